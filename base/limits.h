@@ -1,0 +1,47 @@
+#pragma once
+
+// Every limit of mi7 with its default, in one place. A limit is a promise in two directions: what
+// a peer can make us spend at most, and what a user can count on. Exceeding one gives
+// RESOURCE_EXHAUSTED (or INVALID_ARGUMENT for a malformed message) with the limit's name and value.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/time/time.h"
+
+namespace mi7 {
+
+struct Limits {
+  // Bytes of one message as it travels: header, extra and body. Checked by the sender before a
+  // byte is written and by the receiver before anything is allocated.
+  uint32_t message_bytes_max = 64u << 20;
+  // Bytes of the optional part of a message (metadata, error details, ...).
+  uint32_t extra_bytes_max = 64u << 10;
+  // Segments of one Cap'n Proto message.
+  uint32_t segments_max = 512;
+  // Nesting of pointers in a message.
+  uint32_t nesting_max = 64;
+  // Words a reader may traverse: this factor times the words of the message, plus the constant.
+  // Bounds what a small hostile message with overlapping pointers can make us read.
+  uint32_t traversal_factor = 8;
+  uint32_t traversal_words_extra = 1024;
+  // Connections one server accepts at a time; one more is closed at once.
+  uint32_t connections_max = 100'000;
+  // Calls in flight on one connection, each direction.
+  uint32_t calls_in_flight_max = 65'536;
+  // Time a new connection has to complete its handshake.
+  absl::Duration handshake_timeout = absl::Seconds(10);
+  // Bytes accepted for sending on one connection and not yet handed to the system. At this mark a
+  // server stops reading from that peer, and a client's new call fails. One message larger than
+  // this is still sent when the queue is empty.
+  uint64_t queued_bytes_max = 64u << 20;
+  // How long a peer may leave our queued bytes unread before its connection is closed.
+  absl::Duration write_stall_timeout = absl::Seconds(60);
+};
+
+// The default limits keep these relations; tests assert them for custom ones at Create.
+static_assert(Limits{}.extra_bytes_max < Limits{}.message_bytes_max);
+static_assert(Limits{}.message_bytes_max % 8 == 0);
+static_assert(Limits{}.queued_bytes_max >= Limits{}.message_bytes_max);
+
+}  // namespace mi7

@@ -1,0 +1,105 @@
+#pragma once
+
+// Pooled, word-aligned, reference-counted memory for messages on transports whose memory is
+// private to the process (tcp, inproc).
+//
+// Why a pool: the first touch of a fresh page costs as much as copying it, so hot buffers are
+// handed out again, most recently used first. Each thread keeps a few buffers per size class
+// without locking; the rest is shared under a mutex and bounded (kPooledBytesMax), what exceeds
+// the bound goes back to the system at once.
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+namespace mi7::transport {
+
+// What keeps the bytes of a received message valid. One implementation a transport.
+class Backing {
+ public:
+  // Gives back one reference; `cookie` is what the transport stored in the IncomingMessage.
+  // Called exactly once a message, on any thread.
+  virtual void Release(uint64_t cookie) = 0;
+
+ protected:
+  ~Backing() = default;
+};
+
+// A block of `capacity()` bytes that starts 64-aligned. Memory is not zeroed.
+//
+// Thread-safety: references may be taken and dropped on any thread; the bytes are the business of
+// their users.
+// Memory ordering: dropping a reference releases, the last drop acquires, so that every use of the
+// bytes happens before their reuse. Taking one is relaxed: the taker already has one.
+class Buffer final : public Backing {
+ public:
+  std::byte* data() { return reinterpret_cast<std::byte*>(this) + kHeaderBytes; }
+  size_t capacity() const { return capacity_; }
+  void Ref() { refs_.fetch_add(1, std::memory_order_relaxed); }
+  void Unref();
+  // True when the caller holds the only reference.
+  bool unique() const { return refs_.load(std::memory_order_acquire) == 1; }
+  void Release(uint64_t) override { Unref(); }
+
+ private:
+  friend class BufferPool;
+  static constexpr size_t kHeaderBytes = 64;
+  Buffer(size_t capacity, uint8_t size_class) : capacity_(capacity), size_class_(size_class) {}
+
+  std::atomic<uint32_t> refs_{1};
+  uint8_t size_class_;
+  size_t capacity_;
+  Buffer* next_ = nullptr;  // free list
+};
+
+// Owning reference to a Buffer; empty when default-constructed or moved from.
+class BufferRef {
+ public:
+  BufferRef() = default;
+  // Takes over one reference.
+  explicit BufferRef(Buffer* buffer) : buffer_(buffer) {}
+  BufferRef(BufferRef&& other) noexcept : buffer_(std::exchange(other.buffer_, nullptr)) {}
+  BufferRef& operator=(BufferRef&& other) noexcept {
+    std::swap(buffer_, other.buffer_);
+    return *this;
+  }
+  ~BufferRef() { reset(); }
+  void reset() {
+    if (buffer_ != nullptr) std::exchange(buffer_, nullptr)->Unref();
+  }
+  // A further reference.
+  BufferRef Share() const {
+    buffer_->Ref();
+    return BufferRef(buffer_);
+  }
+  Buffer* get() const { return buffer_; }
+  Buffer* operator->() const { return buffer_; }
+  explicit operator bool() const { return buffer_ != nullptr; }
+  Buffer* release() { return std::exchange(buffer_, nullptr); }
+
+ private:
+  Buffer* buffer_ = nullptr;
+};
+
+// The pool. Process-wide and never destroyed, because messages may outlive every connection,
+// channel and server. Thread-safe.
+class BufferPool {
+ public:
+  // Bytes kept warm for reuse in the shared part, over all size classes.
+  static constexpr size_t kPooledBytesMax = 256u << 20;
+
+  // A buffer of at least `bytes` bytes. Sizes up to kLargeBytes come in powers of two from 4 KiB,
+  // header included; larger ones are rounded up to 1/8 of their power of two and mapped, so that
+  // memory a peer announces but never sends is never committed.
+  static BufferRef Allocate(size_t bytes);
+
+  // Gives back everything that is pooled (this thread's part and the shared part) to the system.
+  static void Trim();
+
+ private:
+  friend class Buffer;
+  static void Recycle(Buffer* buffer);
+};
+
+}  // namespace mi7::transport

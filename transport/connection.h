@@ -1,0 +1,109 @@
+#pragma once
+
+// The seam between rpc and transport.
+//
+// A Connection is reliable, ordered, message-oriented and bidirectional. It carries whole messages
+// (frame.h, message.h) and knows nothing of calls. Each concrete transport (tcp/, inproc/, ...)
+// implements Connection; rpc implements Receiver.
+//
+//   auto message = connection->Reserve(expected_bytes);      // where the message will be built
+//   message->header.type = ...; message->builder...;
+//   absl::Status sent = connection->Send(*std::move(message));
+//
+// Who calls what, on which thread:
+// * Reserve, Send, Close, SetBackground: any thread, at any time, also from inside callbacks.
+// * Await: any thread that is not inside a callback of this connection.
+// * Receiver's callbacks: the thread that drives the connection at that moment: its event loop, or
+//   a thread inside Await. Callbacks of one connection never overlap, and each happens after the
+//   one before it. OnClosed is the last, exactly once, also when Close was called by us.
+//
+// Any thread may drive, one at a time. The event loop drives in the background. A thread in Await
+// drives itself when nobody else does, because handing a reply from one thread to another costs
+// more than a call; otherwise it sleeps until its Completion is completed or its turn comes.
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/deadline.h"
+#include "transport/completion.h"
+#include "transport/message.h"
+
+namespace mi7::transport {
+
+// Implemented by the user of a connection.
+class Receiver {
+ public:
+  virtual ~Receiver() = default;
+
+  // A message arrived. Sends made inside are held back and written together when no further
+  // received message is at hand ("corking"), so a burst of requests is answered by one write.
+  virtual void OnMessage(IncomingMessage message) = 0;
+
+  // There is room again after Send or Reserve answered RESOURCE_EXHAUSTED for a full queue.
+  virtual void OnWritable() = 0;
+
+  // A message that Send had accepted was dropped by a dying connection before any byte of it was
+  // handed to the system: the peer has certainly not seen it. Comes before OnClosed.
+  virtual void OnUnsent(const FrameHeader& header) = 0;
+
+  // The connection is gone; the last callback. OK when we closed it with OK or the peer ended it
+  // in order at a message boundary; otherwise why. The connection drops its reference to the
+  // receiver afterwards.
+  virtual void OnClosed(const absl::Status& why) = 0;
+};
+
+// Facts about a connection; constant from the moment Start is called.
+struct ConnectionInfo {
+  std::string transport;  // "tcp", "inproc", ...
+  std::string peer;       // endpoint text, "tcp:127.0.0.1:4711"
+  std::string local;
+};
+
+class Connection {
+ public:
+  virtual ~Connection() = default;
+
+  // Begins delivery to `receiver`. Exactly once, before anything else; nothing is delivered or
+  // lost before it. The connection shares ownership of the receiver until OnClosed returned.
+  virtual void Start(std::shared_ptr<Receiver> receiver) = 0;
+
+  // Memory for a message whose body is expected to take about `bytes` (a hint, not a bound).
+  // RESOURCE_EXHAUSTED: limits.queued_bytes_max is reached; OnWritable tells when to try again.
+  // UNAVAILABLE: closed.
+  virtual absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) = 0;
+
+  // Queues the message, and writes it at once when possible. The transport fills header.size and
+  // header.extra_size. Consumes the message, also on failure. On failure the peer has not seen and
+  // will not see any of it. Messages of another kind of memory (NewHeapMessage) are accepted by
+  // every transport, at the price of a copy where the transport's memory is another.
+  // RESOURCE_EXHAUSTED: the message exceeds a limit (named), or the queue is full.
+  // UNAVAILABLE: closed.
+  virtual absl::Status Send(OutgoingMessage&& message) = 0;
+
+  // Ends the connection: what was queued is still written as far as that goes without waiting,
+  // then the peer sees the end. OnClosed(why) follows, on the event loop; nothing is delivered in
+  // between, except that a callback that runs right now finishes. Idempotent: the first one counts.
+  // A non-OK `why` is told to the peer in a kClose message.
+  virtual void Close(absl::Status why) = 0;
+
+  // Blocks until `completion` is done (true) or `deadline` passed (false), driving the connection
+  // meanwhile when nobody else does. When the connection closes, the receiver's OnClosed is
+  // expected to complete it.
+  virtual bool Await(Completion& completion, Deadline deadline) = 0;
+
+  // `wanted`: something waits for messages without a thread in Await (callbacks, coroutines), so
+  // the event loop must drive promptly. When not wanted (the initial state of a client's
+  // connection) the loop still notices messages and the end, but possibly up to 10 ms later while
+  // threads use Await. Servers' connections are always driven promptly.
+  virtual void SetBackground(bool wanted) = 0;
+
+  // Whether the calling thread is inside a callback of this connection (where Await would wait
+  // for itself).
+  virtual bool InCallback() const = 0;
+
+  virtual const ConnectionInfo& info() const = 0;
+};
+
+}  // namespace mi7::transport

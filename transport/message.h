@@ -1,0 +1,146 @@
+#pragma once
+
+// Messages as they cross the seam between rpc and transport.
+//
+// OutgoingMessage: reserved before it is filled, so that Cap'n Proto builds it where the transport
+// wants it (a slot in shared memory, a pooled buffer that one gathering write sends).
+// IncomingMessage: a view of where the transport received it; it may outlive the callback that
+// delivered it and may be released in any order.
+
+#include <capnp/message.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "base/limits.h"
+#include "transport/buffer_pool.h"
+#include "transport/frame.h"
+
+namespace mi7::transport {
+
+// A message under construction; one implementation a kind of memory. Not thread-safe.
+class MessageBody : public capnp::MessageBuilder {
+ public:
+  FrameHeader header;
+
+  // The optional part, placed between header and body; `bytes` is a Cap'n Proto message in stream
+  // form, a multiple of 8 long. Copied. Replaces an earlier one.
+  virtual void SetExtra(std::span<const std::byte> bytes) = 0;
+  virtual std::span<const std::byte> extra() const = 0;
+
+  // Destroys the message and gives its memory back. Any thread.
+  virtual void Recycle() = 0;
+
+  // Intrusive link for the queue of whoever owns the message (a connection's send queue).
+  MessageBody* next = nullptr;
+  // Whether the message carries a body: false for control frames. Set by with_body(false).
+  bool has_body = true;
+
+ protected:
+  ~MessageBody() = default;
+};
+
+// Owning handle of a MessageBody. Move-only; empty after it was moved from.
+class OutgoingMessage {
+ public:
+  OutgoingMessage() = default;
+  explicit OutgoingMessage(MessageBody* body) : body_(body) {}
+  OutgoingMessage(OutgoingMessage&& other) noexcept : body_(std::exchange(other.body_, nullptr)) {}
+  OutgoingMessage& operator=(OutgoingMessage&& other) noexcept {
+    std::swap(body_, other.body_);
+    return *this;
+  }
+  ~OutgoingMessage() { reset(); }
+  void reset() {
+    if (body_ != nullptr) std::exchange(body_, nullptr)->Recycle();
+  }
+  MessageBody* get() const { return body_; }
+  MessageBody* operator->() const { return body_; }
+  MessageBody& operator*() const { return *body_; }
+  explicit operator bool() const { return body_ != nullptr; }
+  MessageBody* release() { return std::exchange(body_, nullptr); }
+
+ private:
+  MessageBody* body_ = nullptr;
+};
+
+// A message in pooled private memory: what tcp and inproc reserve, and what a channel builds a
+// request in before it has a connection. The first segment lies in the same block as the builder
+// with room for header and segment table before it, so a one-segment message is one contiguous
+// piece of memory. `bytes` is the expected size of the body; the message grows as needed.
+// Never fails (out of memory aborts, as everywhere in C++). Thread-safe.
+OutgoingMessage NewHeapMessage(size_t bytes);
+
+// A piece of memory to be written, in order. Same shape as iovec, without its header.
+struct ByteSpan {
+  const std::byte* data;
+  size_t size;
+};
+
+// Finishes a heap message for a byte stream: fills header.size and header.extra_size, writes
+// header, extra and segment table into the room before the first segment (or a side block when
+// they do not fit) and appends the pieces, whose sum is header.size, to `pieces`. The pieces stay
+// valid until the message is recycled. `message` must come from NewHeapMessage.
+// RESOURCE_EXHAUSTED when the message exceeds limits.message_bytes_max, extra_bytes_max or
+// segments_max, naming it. `pieces` is a vector-like owned by the caller and kept warm.
+class PieceList;
+absl::Status FinishHeapMessage(MessageBody& message, const Limits& limits, PieceList& pieces);
+
+// Size in bytes that `message` would have now (header + extra + segment table + segments in use).
+size_t MessageBytes(MessageBody& message);
+
+// A received message. Move-only. Not thread-safe, but may be handed to and released on any thread.
+class IncomingMessage {
+ public:
+  using Segment = kj::ArrayPtr<const capnp::word>;
+
+  IncomingMessage() = default;
+  IncomingMessage(IncomingMessage&& other) noexcept { *this = std::move(other); }
+  IncomingMessage& operator=(IncomingMessage&& other) noexcept;
+  ~IncomingMessage() { reset(); }
+
+  // A private copy, already checked by CheckFrameHeader.
+  const FrameHeader& header() const { return header_; }
+  // The optional part, empty when absent: a Cap'n Proto message in stream form.
+  std::span<const std::byte> extra() const { return extra_; }
+  // The body's segments, empty when the message has no body. Their number and sizes are checked;
+  // their content is not: Cap'n Proto validates pointers as they are followed.
+  std::span<const Segment> segments() const {
+    return {more_segments_ ? more_segments_.get() : &first_segment_, segment_count_};
+  }
+  bool has_body() const { return segment_count_ != 0; }
+  // Releases the memory; the message is empty afterwards.
+  void reset();
+
+ private:
+  friend absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader&,
+                                                      std::span<const std::byte>, Backing*,
+                                                      uint64_t, const Limits&);
+  friend IncomingMessage MakeIncoming(OutgoingMessage&& message);
+
+  FrameHeader header_;
+  std::span<const std::byte> extra_;
+  Segment first_segment_;
+  std::unique_ptr<Segment[]> more_segments_;  // all segments, when there are several
+  uint32_t segment_count_ = 0;
+  Backing* backing_ = nullptr;
+  uint64_t cookie_ = 0;
+};
+
+// Parses what follows a checked `header`: `rest` is extra and body, header.size - 32 bytes,
+// 8-aligned. Takes over one reference of `backing`, also on failure.
+// INVALID_ARGUMENT: the segment table contradicts the size, or exceeds limits.segments_max; the
+// message is unusable but the stream goes on. One allocation when there are several segments.
+absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
+                                             std::span<const std::byte> rest, Backing* backing,
+                                             uint64_t cookie, const Limits& limits);
+
+// Turns a heap message around into a received one without copying (inproc). The message must have
+// passed the limits (MessageBytes).
+IncomingMessage MakeIncoming(OutgoingMessage&& message);
+
+}  // namespace mi7::transport

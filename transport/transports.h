@@ -1,0 +1,62 @@
+#pragma once
+
+// The one place where concrete transports are chosen and wired. rpc knows only this header and
+// the seam.
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "base/limits.h"
+#include "transport/connection.h"
+#include "transport/endpoint.h"
+#include "transport/event_loop.h"
+
+namespace mi7::transport {
+
+struct TransportOptions {
+  Limits limits;
+  // How threads in Await wait. Loops have their own policy (EventLoop::Options).
+  WaitPolicy wait = WaitPolicy::kAdaptive;
+};
+
+// Something that accepts connections.
+class Listener {
+ public:
+  // Closes as Close does.
+  virtual ~Listener() = default;
+  // Where it listens, with the port that was picked.
+  virtual const Endpoint& endpoint() const = 0;
+  // Stops accepting; returns when the accept callback does not run and will not run any more.
+  // Accepted connections live on. Not on a loop thread. Idempotent.
+  virtual void Close() = 0;
+};
+
+// Called for every connection whose handshake succeeded, on the loop that drives it. The callee
+// must call Start on the connection, or Close to refuse it.
+using AcceptCallback = std::function<void(std::shared_ptr<Connection>)>;
+
+// Listens. Connections are spread over `loops` (at least one), which must outlive the listener and
+// its connections. INVALID_ARGUMENT: the endpoint cannot be listened on. ALREADY_EXISTS: address
+// or name in use. PERMISSION_DENIED, RESOURCE_EXHAUSTED, NOT_FOUND (host): as the system says.
+// Blocks only for the resolver. Not on a loop thread.
+absl::StatusOr<std::unique_ptr<Listener>> Listen(const Endpoint& endpoint,
+                                                 const std::vector<EventLoop*>& loops,
+                                                 const TransportOptions& options,
+                                                 AcceptCallback on_accept);
+
+// Result of Connect; on success the callee must call Start on the connection.
+using ConnectCallback =
+    absl::AnyInvocable<void(absl::StatusOr<std::shared_ptr<Connection>> connection)>;
+
+// Connects without blocking: resolves the name, tries its addresses in order, shakes hands.
+// `done` is called once, on `loop`, which must outlive the connection. Failures name the endpoint:
+// UNAVAILABLE (refused, unreachable, name not found, peer closed), DEADLINE_EXCEEDED (`deadline`
+// or limits.handshake_timeout), FAILED_PRECONDITION (the peer speaks no mi7, or no common
+// version), INVALID_ARGUMENT (an endpoint that cannot be connected to, such as port 0).
+void Connect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
+             Deadline deadline, ConnectCallback done);
+
+}  // namespace mi7::transport

@@ -1,0 +1,19 @@
+#pragma once
+
+// How a thread waits for the next message.
+
+#include <cstdint>
+
+namespace mi7::transport {
+
+enum class WaitPolicy : uint8_t {
+  // Poll for a short, clock-measured time that follows what was seen to help, yielding the CPU
+  // between polls, then sleep. The default.
+  kAdaptive,
+  // Poll without end. Lowest latency; costs a CPU a waiting thread.
+  kSpin,
+  // Sleep at once. Lowest CPU use.
+  kBlock,
+};
+
+}  // namespace mi7::transport
