@@ -47,7 +47,7 @@ def _pkg_config(ctx, module, package):
             fail("@%s: unexpected flag '%s' of the pkg-config module '%s'" % (ctx.name, flag, module))
     return struct(defines = [flag[len("-D"):] for flag in cflags], linkopts = linkopts)
 
-def _cc_library(name, defines = [], linkopts = [], deps = []):
+def _cc_library(name, defines = [], linkopts = [], deps = "[]"):
     return """
 cc_library(
     name = {name},
@@ -57,16 +57,16 @@ cc_library(
 )
 """.format(name = repr(name), defines = defines, linkopts = linkopts, deps = deps)
 
-def _pkg_config_library(ctx, name, module, package):
+def _pkg_config_library(ctx, name, module, package, deps = "[]"):
     found = _pkg_config(ctx, module, package)
-    return _cc_library(name, defines = found.defines, linkopts = found.linkopts)
+    return _cc_library(name, defines = found.defines, linkopts = found.linkopts, deps = deps)
 
 def _pkg_config_repository_impl(ctx):
     build = _BUILD_HEADER
     for name, module in ctx.attr.modules.items():
         build += _pkg_config_library(ctx, name, module, ctx.attr.package)
     for name, dep in ctx.attr.archives.items():
-        build += _cc_library(name, linkopts = ["-l" + name], deps = [":" + dep])
+        build += _cc_library(name, linkopts = ["-l" + name], deps = repr([":" + dep]))
     ctx.file("BUILD", build)
 
 pkg_config_repository = repository_rule(
@@ -173,10 +173,17 @@ _ABSEIL_MODULES = [
     "variant",
 ]
 
+# Debian's Abseil is not instrumented: see third_party/tsan/absl_annotations.cc.
+_ABSEIL_TSAN_DEPS = """select({
+        "@mi7//third_party/tsan:enabled": ["@mi7//third_party/tsan:absl_annotations"],
+        "//conditions:default": [],
+    })"""
+
 def _abseil_repository_impl(ctx):
     build = _BUILD_HEADER
     for module in _ABSEIL_MODULES:
-        build += _pkg_config_library(ctx, module, "absl_" + module, "libabsl-dev")
+        deps = _ABSEIL_TSAN_DEPS if module in ["status", "statusor", "synchronization"] else "[]"
+        build += _pkg_config_library(ctx, module, "absl_" + module, "libabsl-dev", deps)
     ctx.file("BUILD", build)
 
 abseil_repository = repository_rule(
