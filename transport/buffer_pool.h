@@ -43,13 +43,15 @@ class Buffer final : public Backing {
   void Release(uint64_t) override { Unref(); }
 
  private:
-  friend class BufferPool;
+  friend class BufferPoolParts;
   static constexpr size_t kHeaderBytes = 64;
-  Buffer(size_t capacity, uint8_t size_class) : capacity_(capacity), size_class_(size_class) {}
+  Buffer(size_t capacity, uint8_t size_class, bool zeroed)
+      : size_class_(size_class), zeroed_(zeroed), capacity_(capacity) {}
 
   std::atomic<uint32_t> refs_{1};
-  uint8_t size_class_;
-  size_t capacity_;
+  const uint8_t size_class_;
+  const bool zeroed_;  // from AllocateZeroed
+  const size_t capacity_;
   Buffer* next_ = nullptr;  // free list
 };
 
@@ -89,17 +91,24 @@ class BufferPool {
   // Bytes kept warm for reuse in the shared part, over all size classes.
   static constexpr size_t kPooledBytesMax = 256u << 20;
 
+  // Blocks larger than this are mapped one by one.
+  static constexpr size_t kLargeBytes = 128u << 10;
+  // In a buffer from AllocateZeroed, the bytes from this offset of data() on are zero.
+  static constexpr size_t kZeroedFrom = 704;
+
   // A buffer of at least `bytes` bytes. Sizes up to kLargeBytes come in powers of two from 4 KiB,
   // header included; larger ones are rounded up to 1/8 of their power of two and mapped, so that
-  // memory a peer announces but never sends is never committed.
+  // memory a peer announces but never sends is never committed. Up to 1 TiB; out of memory aborts.
   static BufferRef Allocate(size_t bytes);
+
+  // The same for memory in which Cap'n Proto builds, which it wants zeroed: the bytes from
+  // kZeroedFrom on are zero. The user must clear what it wrote there before it drops the last
+  // reference, so that only dirty words are ever cleared and a small message in a large buffer
+  // costs little.
+  static BufferRef AllocateZeroed(size_t bytes);
 
   // Gives back everything that is pooled (this thread's part and the shared part) to the system.
   static void Trim();
-
- private:
-  friend class Buffer;
-  static void Recycle(Buffer* buffer);
 };
 
 }  // namespace mi7::transport

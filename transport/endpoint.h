@@ -3,8 +3,8 @@
 // Endpoints: where a server listens and a channel connects.
 //
 //   tcp:host:port       one TCP address; host is a name, an IPv4 address or an IPv6 address in
-//                       brackets (tcp:[::1]:4711). To listen: port 0 picks a free one, an empty
-//                       host or * means every address of the machine.
+//                       brackets (tcp:[::1]:4711, tcp:[fe80::1%eth0]:4711). To listen: port 0
+//                       picks a free one, an empty host or * means every address of the machine.
 //   mi7://host:port     the best transport to that server. Today that is TCP.
 //   inproc:name         a server in the same process. Name: 1 to 100 of [A-Za-z0-9_.-].
 
@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
@@ -29,6 +30,10 @@ struct Endpoint {
   static absl::StatusOr<Endpoint> Parse(absl::string_view text);
   // Inverse of Parse.
   std::string ToString() const;
+
+  // INVALID_ARGUMENT when one can only listen on this endpoint: to connect takes a host and a port
+  // that is not 0.
+  absl::Status CheckConnectable() const;
 
   friend bool operator==(const Endpoint&, const Endpoint&) = default;
 };

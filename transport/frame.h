@@ -23,6 +23,7 @@
 #include <type_traits>
 
 #include "absl/status/status.h"
+
 #include "base/limits.h"
 
 namespace mi7::transport {
@@ -32,13 +33,13 @@ static_assert(std::endian::native == std::endian::little,
 
 // What a message is. Values are part of the wire format.
 enum class FrameType : uint8_t {
-  kHello = 1,    // handshake; body: protocol.capnp Hello
-  kCall = 2,     // a request; body: the method's parameter struct
-  kReturn = 3,   // the end of a call; code: canonical status; body: results when code is 0
-  kCancel = 4,   // the caller no longer wants the answer of call_id; a kReturn still follows
-  kGoAway = 5,   // the sender accepts no further calls on this connection
-  kClose = 6,    // last message: why the sender closes; code: status, extra: ErrorInfo
-  kPing = 7,     // answered with kPong and the same call_id
+  kHello = 1,   // handshake; body: protocol.capnp Hello
+  kCall = 2,    // a request; body: the method's parameter struct
+  kReturn = 3,  // the end of a call; code: canonical status; body: results when code is 0
+  kCancel = 4,  // the caller no longer wants the answer of call_id; a kReturn still follows
+  kGoAway = 5,  // the sender accepts no further calls on this connection
+  kClose = 6,   // last message: why the sender closes; code: status, extra: ErrorInfo
+  kPing = 7,    // answered with kPong and the same call_id
   kPong = 8,
 };
 
@@ -79,9 +80,9 @@ inline constexpr size_t kFrameHeaderBytes = sizeof(FrameHeader);
 
 // Checks `header` (a private copy of received bytes) against the layout's rules and `limits`:
 // size, type, extra, and that every field its type does not use is zero.
-// INVALID_ARGUMENT: a broken rule, naming the field and the value; the stream cannot be trusted any more.
-// RESOURCE_EXHAUSTED: larger than limits.message_bytes_max or extra_bytes_max; the message can be skipped
-// by its size and the stream goes on. Allocates only on failure. Thread-safe.
+// INVALID_ARGUMENT: a broken rule, naming the field and the value; the stream cannot be trusted any
+// more. RESOURCE_EXHAUSTED: larger than limits.message_bytes_max or extra_bytes_max; the message
+// can be skipped by its size and the stream goes on. Allocates only on failure. Thread-safe.
 absl::Status CheckFrameHeader(const FrameHeader& header, const Limits& limits);
 
 // A timeout in 32 bits: microseconds (rounded up, so never early) below 2^31, else the low 31 bits

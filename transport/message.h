@@ -7,15 +7,16 @@
 // IncomingMessage: a view of where the transport received it; it may outlive the callback that
 // delivered it and may be released in any order.
 
-#include <capnp/message.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include <capnp/message.h>
+
 #include "base/limits.h"
 #include "transport/buffer_pool.h"
 #include "transport/frame.h"
@@ -28,7 +29,7 @@ class MessageBody : public capnp::MessageBuilder {
   FrameHeader header;
 
   // The optional part, placed between header and body; `bytes` is a Cap'n Proto message in stream
-  // form, a multiple of 8 long. Copied. Replaces an earlier one.
+  // form, a multiple of 8 long. Copied. Replaces an earlier one; empty removes it.
   virtual void SetExtra(std::span<const std::byte> bytes) = 0;
   virtual std::span<const std::byte> extra() const = 0;
 
@@ -72,7 +73,8 @@ class OutgoingMessage {
 // request in before it has a connection. The first segment lies in the same block as the builder
 // with room for header and segment table before it, so a one-segment message is one contiguous
 // piece of memory. `bytes` is the expected size of the body; the message grows as needed.
-// Never fails (out of memory aborts, as everywhere in C++). Thread-safe.
+// Never fails (out of memory aborts, as everywhere in C++). Allocates nothing once warm as long as
+// the body fits its first segment. Thread-safe.
 OutgoingMessage NewHeapMessage(size_t bytes);
 
 // A piece of memory to be written, in order. Same shape as iovec, without its header.
@@ -81,16 +83,23 @@ struct ByteSpan {
   size_t size;
 };
 
+// Pieces of messages to be written, in order. Cleared and reused by its owner, to keep it warm.
+using PieceList = std::vector<ByteSpan>;
+
 // Finishes a heap message for a byte stream: fills header.size and header.extra_size, writes
 // header, extra and segment table into the room before the first segment (or a side block when
-// they do not fit) and appends the pieces, whose sum is header.size, to `pieces`. The pieces stay
-// valid until the message is recycled. `message` must come from NewHeapMessage.
+// they do not fit) and appends the pieces, whose sum is header.size, to `pieces`: one piece for a
+// message of one segment. The pieces stay valid until the message is changed or recycled.
+// `message` must come from NewHeapMessage, and its header must keep the rules of frame.h.
 // RESOURCE_EXHAUSTED when the message exceeds limits.message_bytes_max, extra_bytes_max or
-// segments_max, naming it. `pieces` is a vector-like owned by the caller and kept warm.
-class PieceList;
+// segments_max, naming it; nothing is appended then.
 absl::Status FinishHeapMessage(MessageBody& message, const Limits& limits, PieceList& pieces);
 
+// Whether `message` may be sent under `limits`: what FinishHeapMessage checks, without finishing.
+absl::Status CheckMessageLimits(MessageBody& message, const Limits& limits);
+
 // Size in bytes that `message` would have now (header + extra + segment table + segments in use).
+// A body whose root was never set counts (and travels) as one null pointer.
 size_t MessageBytes(MessageBody& message);
 
 // A received message. Move-only. Not thread-safe, but may be handed to and released on any thread.
@@ -139,8 +148,8 @@ absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
                                              std::span<const std::byte> rest, Backing* backing,
                                              uint64_t cookie, const Limits& limits);
 
-// Turns a heap message around into a received one without copying (inproc). The message must have
-// passed the limits (MessageBytes).
+// Turns a heap message around into a received one without copying (inproc). Fills header.size and
+// header.extra_size. The message must have passed CheckMessageLimits.
 IncomingMessage MakeIncoming(OutgoingMessage&& message);
 
 }  // namespace mi7::transport
