@@ -1,0 +1,24 @@
+#pragma once
+
+// Where mi7 reports what no return value can carry. Rare by design: nothing is logged per call.
+
+#include <functional>
+#include <string>
+
+#include "absl/strings/string_view.h"
+
+namespace mi7 {
+
+enum class LogLevel { kInfo, kWarning, kError };
+
+using LogSink = std::function<void(LogLevel level, absl::string_view text)>;
+
+// Replaces the sink, which may be called on any thread, by several at a time, and must not call
+// back into mi7. The default writes warnings and errors to stderr, one line each. An empty sink
+// discards. Thread-safe.
+void SetLogSink(LogSink sink);
+
+// Thread-safe. `text` is one line without its end.
+void Log(LogLevel level, absl::string_view text);
+
+}  // namespace mi7

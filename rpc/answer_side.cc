@@ -1,0 +1,133 @@
+#include "rpc/answer_side.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/object_pool.h"
+#include "rpc/error_codec.h"
+
+namespace mi7 {
+namespace {
+
+using transport::FrameHeader;
+using transport::FrameType;
+using transport::OutgoingMessage;
+
+// Room to reserve for results whose size nobody knows yet.
+constexpr size_t kResultBytesHint = 512;
+
+}  // namespace
+
+void AnswerSide::OnCall(transport::IncomingMessage message) {
+  const uint32_t call_id = message.header().call_id;
+  if (dispatcher_ == nullptr) {
+    return Refuse(call_id, absl::UnimplementedError("this end of the connection serves nothing"));
+  }
+  if (absl::Status admitted = Admit(call_id); !admitted.ok()) {
+    // An id that is in use is a broken peer, not a call to refuse: its answer would be ambiguous.
+    if (absl::IsInvalidArgument(admitted)) return owner_->connection().Close(std::move(admitted));
+    return Refuse(call_id, admitted);
+  }
+  if (!message.has_body()) {
+    return Refuse(call_id, absl::InvalidArgumentError("call without a body"));
+  }
+  // The queue's limit stops reading before it stops answering, so what was read is answered.
+  absl::StatusOr<OutgoingMessage> response = owner_->connection().Reserve(kResultBytesHint);
+  ServerCall* const call = ObjectPool<ServerCall>::New(
+      this, std::move(message),
+      response.ok() ? *std::move(response) : transport::NewHeapMessage(kResultBytesHint));
+  dispatcher_->Run(*call).Deliver(*call);
+}
+
+absl::Status AnswerSide::Admit(uint32_t call_id) const {
+  absl::MutexLock lock(&mutex_);
+  if (draining_) return absl::UnavailableError("server is shutting down");
+  if (async_calls_.empty()) return absl::OkStatus();
+  if (async_calls_.contains(call_id)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("call id ", call_id, " is in use by a call in flight"));
+  }
+  if (async_unfinished_ >= limits_->calls_in_flight_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("calls_in_flight_max is ", limits_->calls_in_flight_max));
+  }
+  return absl::OkStatus();
+}
+
+void AnswerSide::OnCancel(uint32_t call_id) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = async_calls_.find(call_id);
+  if (found != async_calls_.end()) found->second->Cancel();
+}
+
+void AnswerSide::OnRejectedCall(const FrameHeader& header, const absl::Status& why) {
+  Refuse(header.call_id, why);
+}
+
+void AnswerSide::OnClosed() {
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [id, call] : async_calls_) call->Cancel();
+}
+
+bool AnswerSide::Drain() {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+  return async_unfinished_ == 0;
+}
+
+size_t AnswerSide::in_flight() const {
+  absl::MutexLock lock(&mutex_);
+  return async_unfinished_;
+}
+
+std::shared_ptr<void> AnswerSide::RegisterAsync(ServerCall& call) {
+  absl::MutexLock lock(&mutex_);
+  async_calls_[call.header().call_id] = &call;
+  ++async_unfinished_;
+  return owner_->KeepAlive();
+}
+
+void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
+  const bool async = call.keep_side_alive_ != nullptr;
+  if (async) {
+    // Before the return is sent: the caller may use the id again as soon as it has it.
+    absl::MutexLock lock(&mutex_);
+    async_calls_.erase(call.header().call_id);
+  }
+  SendReturn(call, status);
+  if (!async) return;
+  bool drained;
+  {
+    absl::MutexLock lock(&mutex_);
+    drained = --async_unfinished_ == 0 && draining_;
+  }
+  if (drained) owner_->OnAnswersDrained();
+}
+
+void AnswerSide::SendReturn(ServerCall& call, const absl::Status& status) {
+  OutgoingMessage response = std::move(call.response_);
+  FrameHeader& header = response->header;
+  header.type = FrameType::kReturn;
+  header.call_id = call.header().call_id;
+  if (!status.ok()) EncodeError(status, /*refused=*/false, *limits_, *response);
+  const absl::Status sent = owner_->connection().Send(std::move(response));
+  if (sent.ok() || absl::IsUnavailable(sent)) return;  // closed: the caller learns it by itself
+  // Results that exceed a limit fail this call with that limit's name.
+  OutgoingMessage error = transport::NewHeapMessage(0);
+  error->header.type = FrameType::kReturn;
+  error->header.call_id = call.header().call_id;
+  EncodeError(absl::Status(sent.code(), absl::StrCat("results: ", sent.message())),
+              /*refused=*/false, *limits_, *error);
+  owner_->connection().Send(std::move(error)).IgnoreError();
+}
+
+void AnswerSide::Refuse(uint32_t call_id, const absl::Status& status) {
+  OutgoingMessage message = transport::NewHeapMessage(0);
+  message->header.type = FrameType::kReturn;
+  message->header.call_id = call_id;
+  EncodeError(status, /*refused=*/true, *limits_, *message);
+  // Fails only when the connection is closed: then the caller learns that.
+  owner_->connection().Send(std::move(message)).IgnoreError();
+}
+
+}  // namespace mi7

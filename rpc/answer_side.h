@@ -1,0 +1,77 @@
+#pragma once
+
+// AnswerSide: the half of a session that answers the peer's calls.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "base/limits.h"
+#include "rpc/dispatcher.h"
+#include "rpc/server_call.h"
+#include "transport/connection.h"
+
+namespace mi7 {
+
+// Thread-safety: OnCall, OnCancel on the driving thread (never overlapping); Finish and Drain on
+// any thread.
+class AnswerSide {
+ public:
+  // Told when the last accepted call has ended after Drain; any thread, no lock held.
+  class Owner {
+   public:
+    virtual transport::Connection& connection() = 0;
+    // Keeps the session, and with it this AnswerSide, alive.
+    virtual std::shared_ptr<void> KeepAlive() = 0;
+    virtual void OnAnswersDrained() = 0;
+
+   protected:
+    ~Owner() = default;
+  };
+
+  // `dispatcher`: nullptr for a side that serves nothing. All must outlive the AnswerSide.
+  AnswerSide(Owner* owner, const Dispatcher* dispatcher, const Limits* limits)
+      : owner_(owner), dispatcher_(dispatcher), limits_(limits) {}
+
+  void OnCall(transport::IncomingMessage message);
+  void OnCancel(uint32_t call_id);
+  // A call that the transport could not deliver: too large, or malformed.
+  void OnRejectedCall(const transport::FrameHeader& header, const absl::Status& why);
+  // Marks everything in flight as cancelled; nothing is sent any more.
+  void OnClosed();
+
+  // From now on calls are refused. True when none is in flight, else OnAnswersDrained follows.
+  bool Drain();
+  size_t in_flight() const;
+
+  // --- For ServerCall ---
+  const Limits& limits() const { return *limits_; }
+  std::string peer() { return owner_->connection().info().peer; }
+  std::string transport_name() { return owner_->connection().info().transport; }
+  std::shared_ptr<void> RegisterAsync(ServerCall& call);
+  // Sends the return. Once a call.
+  void Finish(ServerCall& call, const absl::Status& status);
+
+ private:
+  // OK when a new call may start; INVALID_ARGUMENT when the peer broke the protocol.
+  absl::Status Admit(uint32_t call_id) const;
+  void SendReturn(ServerCall& call, const absl::Status& status);
+  // Answers a call that no ServerCall exists for.
+  void Refuse(uint32_t call_id, const absl::Status& status);
+
+  Owner* const owner_;
+  const Dispatcher* const dispatcher_;
+  const Limits* const limits_;
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<uint32_t, ServerCall*> async_calls_ ABSL_GUARDED_BY(mutex_);
+  // Asynchronous calls whose return was not handed to the connection yet; those of async_calls_ and
+  // those that are just being answered.
+  size_t async_unfinished_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace mi7

@@ -1,0 +1,177 @@
+#include "rpc/call_side.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "rpc/call_outcome.h"
+#include "rpc/client_call.h"
+#include "rpc/error_codec.h"
+
+namespace mi7 {
+namespace {
+
+using transport::FrameHeader;
+using transport::FrameType;
+
+// A table that held more than this many ids gives its memory back when it is empty.
+constexpr size_t kKeptIdsMax = 64;
+
+// How a call ends that was in flight when its connection was lost.
+absl::Status LostStatus(const ClientCall& call, const absl::Status& why) {
+  return WithOutcome(absl::UnavailableError(absl::StrCat(
+                         call.method().name, ": connection lost",
+                         why.ok() ? " (closed by the peer)" : absl::StrCat(": ", why.message()))),
+                     CallOutcome::kUnknown);
+}
+
+}  // namespace
+
+void CallSide::Send(ClientCall* call) {
+  transport::OutgoingMessage message = std::move(call->request_);
+  FrameHeader& header = message->header;
+  header.type = FrameType::kCall;
+  header.target = transport::TargetKind::kService;
+  header.code = call->method_->method_id;
+  header.interface_id = call->method_->interface_id;
+  header.target_id = ServiceKey(call->service_->id);
+  header.timeout = transport::EncodeTimeout(call->options_.deadline.remaining_ns());
+
+  absl::Status failure;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopped_) {
+      failure = closed_.ok() ? absl::UnavailableError("connection is closing") : closed_;
+    } else if (in_flight_ >= limits_->calls_in_flight_max) {
+      failure = absl::ResourceExhaustedError(absl::StrCat(
+          in_flight_, " calls in flight, calls_in_flight_max is ", limits_->calls_in_flight_max));
+    } else {
+      if (free_ids_.empty()) {
+        free_ids_.push_back(static_cast<uint32_t>(calls_.size()));
+        calls_.push_back(nullptr);
+      }
+      call->call_id_ = header.call_id = free_ids_.back();
+      free_ids_.pop_back();
+      calls_[header.call_id] = call;
+      call->Ref();
+      ++in_flight_;
+    }
+  }
+  if (failure.ok()) {
+    const uint32_t call_id = header.call_id;
+    failure = connection_->Send(std::move(message));
+    if (failure.ok()) return;
+    // Nothing of it was sent, so no return will come; OnClosed may have taken it meanwhile.
+    if (ClientCall* taken = Take(call_id)) taken->Unref();
+  }
+  call->Fail(WithOutcome(
+      absl::Status(failure.code(), absl::StrCat(call->method().name, ": ", failure.message())),
+      CallOutcome::kNotSent));
+}
+
+void CallSide::SendCancel(ClientCall* call) {
+  // Under the lock, so that no new call can take the id and overtake its predecessor's
+  // cancellation: a new call gets its id under the lock and is sent after that.
+  absl::MutexLock lock(&mutex_);
+  const uint32_t call_id = call->call_id_;
+  if (call_id >= calls_.size() || calls_[call_id] != call) return;
+  transport::OutgoingMessage message = transport::NewHeapMessage(0);
+  message->header.type = FrameType::kCancel;
+  message->header.call_id = call_id;
+  message->has_body = false;
+  // Best effort: a server that never hears of it answers in vain.
+  connection_->Send(std::move(message)).IgnoreError();
+}
+
+absl::Status CallSide::OnReturn(transport::IncomingMessage message) {
+  ClientCall* const call = Take(message.header().call_id);
+  if (call == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("return for call ", message.header().call_id, ", which is not in flight"));
+  }
+  if (call->Claim()) {
+    if (message.header().code != 0) {
+      call->CompleteWith(DecodeError(message, *limits_));
+    } else if (!message.has_body()) {
+      call->CompleteWith(absl::InternalError(
+          absl::StrCat(call->method().name, ": the server's return has neither error nor results")));
+    } else {
+      call->CompleteWith(std::move(message));
+    }
+  }
+  call->Unref();
+  return absl::OkStatus();
+}
+
+absl::Status CallSide::OnRejectedReturn(const FrameHeader& header, const absl::Status& why) {
+  ClientCall* const call = Take(header.call_id);
+  if (call == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("return for call ", header.call_id, ", which is not in flight"));
+  }
+  call->Fail(absl::Status(why.code(), absl::StrCat(call->method().name, ": results: ", why.message())));
+  call->Unref();
+  return absl::OkStatus();
+}
+
+void CallSide::OnUnsent(const FrameHeader& header) {
+  if (header.type != FrameType::kCall) return;
+  ClientCall* const call = Take(header.call_id);
+  if (call == nullptr) return;
+  call->Fail(WithOutcome(
+      absl::UnavailableError(absl::StrCat(call->method().name, ": connection lost")),
+      CallOutcome::kNotSent));
+  call->Unref();
+}
+
+void CallSide::OnClosed(const absl::Status& why) {
+  std::vector<ClientCall*> lost;
+  {
+    absl::MutexLock lock(&mutex_);
+    stopped_ = true;
+    closed_ = absl::UnavailableError(
+        absl::StrCat("connection lost", why.ok() ? "" : ": ", why.ok() ? "" : why.message()));
+    lost.swap(calls_);
+    free_ids_ = {};
+    in_flight_ = 0;
+  }
+  for (ClientCall* call : lost) {
+    if (call == nullptr) continue;
+    call->Fail(LostStatus(*call, why));
+    call->Unref();
+  }
+}
+
+void CallSide::AddBackground() {
+  absl::MutexLock lock(&mutex_);
+  if (background_++ == 0) connection_->SetBackground(true);
+}
+
+void CallSide::ReleaseBackground() {
+  absl::MutexLock lock(&mutex_);
+  if (--background_ == 0) connection_->SetBackground(false);
+}
+
+void CallSide::StopSending() {
+  absl::MutexLock lock(&mutex_);
+  stopped_ = true;
+}
+
+bool CallSide::idle() const {
+  absl::MutexLock lock(&mutex_);
+  return in_flight_ == 0;
+}
+
+ClientCall* CallSide::Take(uint32_t call_id) {
+  absl::MutexLock lock(&mutex_);
+  if (call_id >= calls_.size() || calls_[call_id] == nullptr) return nullptr;
+  ClientCall* const call = std::exchange(calls_[call_id], nullptr);
+  if (--in_flight_ == 0 && calls_.size() > kKeptIdsMax) {
+    calls_ = {};
+    free_ids_ = {};
+  } else {
+    free_ids_.push_back(call_id);
+  }
+  return call;
+}
+
+}  // namespace mi7

@@ -1,0 +1,69 @@
+#pragma once
+
+// CallSide: the half of a session that makes calls: the table of calls in flight (Cap'n Proto
+// RPC's "questions") and what ends them.
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "base/limits.h"
+#include "transport/connection.h"
+#include "transport/message.h"
+
+namespace mi7 {
+
+class ClientCall;
+
+// Thread-safety: any thread, except the On... functions, which the driving thread calls.
+class CallSide {
+ public:
+  CallSide(transport::Connection* connection, const Limits* limits)
+      : connection_(connection), limits_(limits) {}
+
+  // Sends `call` and takes a reference until its return arrived or the connection ended. On
+  // failure the call is failed ("not sent").
+  void Send(ClientCall* call);
+
+  // Tells the peer that nobody waits for `call` any more. Its id stays taken until the return.
+  void SendCancel(ClientCall* call);
+
+  // A return; INVALID_ARGUMENT when it belongs to no call in flight.
+  absl::Status OnReturn(transport::IncomingMessage message);
+  // A return that the transport could not deliver.
+  absl::Status OnRejectedReturn(const transport::FrameHeader& header, const absl::Status& why);
+  // A call that the connection dropped unsent.
+  void OnUnsent(const transport::FrameHeader& header);
+  // Fails every call in flight as UNAVAILABLE, "may have run".
+  void OnClosed(const absl::Status& why);
+
+  // While one or more hold it, the event loop drives the connection (Connection::SetBackground).
+  void AddBackground();
+  void ReleaseBackground();
+
+  // From now on no new call is sent. True when none is in flight; else Idle() becomes true later,
+  // reported by OnReturn's caller checking idle().
+  void StopSending();
+  bool idle() const;
+
+ private:
+  // Removes and returns the call with this id, whose table reference passes to the caller; nullptr
+  // when there is none.
+  ClientCall* Take(uint32_t call_id);
+
+  transport::Connection* const connection_;
+  const Limits* const limits_;
+  mutable absl::Mutex mutex_;
+  // Index: call id; nullptr: free. Ids are dense and reused at once after the return, as in Cap'n
+  // Proto RPC; the order of the connection makes that unambiguous.
+  std::vector<ClientCall*> calls_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint32_t> free_ids_ ABSL_GUARDED_BY(mutex_);
+  uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status closed_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mi7

@@ -1,0 +1,340 @@
+#include "rpc/channel.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "rpc/call_outcome.h"
+#include "rpc/client_call.h"
+#include "transport/transports.h"
+
+namespace mi7 {
+namespace {
+
+// Room to reserve for parameters whose size nobody knows yet.
+constexpr size_t kParamBytesHint = 512;
+
+// Shared by the channels that bring no loop of their own. Never destroyed: a channel may be
+// dropped on the loop's own thread, and at exit in any order.
+absl::StatusOr<transport::EventLoop*> SharedLoop() {
+  static const absl::StatusOr<transport::EventLoop*> loop =
+      []() -> absl::StatusOr<transport::EventLoop*> {
+    absl::StatusOr<std::unique_ptr<transport::EventLoop>> created =
+        transport::EventLoop::Create({.name = "mi7-client"});
+    if (!created.ok()) return created.status();
+    return created->release();
+  }();
+  return loop;
+}
+
+}  // namespace
+
+absl::string_view ChannelStateName(ChannelState state) {
+  switch (state) {
+    case ChannelState::kIdle:
+      return "idle";
+    case ChannelState::kConnecting:
+      return "connecting";
+    case ChannelState::kReady:
+      return "ready";
+    case ChannelState::kBackoff:
+      return "waiting to reconnect";
+    case ChannelState::kClosed:
+      return "closed";
+  }
+  return "unknown";
+}
+
+absl::StatusOr<std::shared_ptr<Channel>> Channel::Create(absl::string_view endpoint,
+                                                         const ChannelOptions& options) {
+  absl::StatusOr<transport::Endpoint> parsed = transport::Endpoint::Parse(endpoint);
+  if (!parsed.ok()) return parsed.status();
+  ChannelOptions complete = options;
+  if (complete.event_loop == nullptr) {
+    absl::StatusOr<transport::EventLoop*> loop = SharedLoop();
+    if (!loop.ok()) return loop.status();
+    complete.event_loop = *loop;
+  }
+  std::shared_ptr<Channel> channel(new Channel(*std::move(parsed), complete));
+  channel->backoff_timer_ = std::make_unique<transport::EventLoop::Timer>(
+      complete.event_loop, [weak = std::weak_ptr<Channel>(channel)] {
+        if (std::shared_ptr<Channel> self = weak.lock()) self->OnBackoffOver();
+      });
+  return channel;
+}
+
+Channel::Channel(transport::Endpoint endpoint, const ChannelOptions& options)
+    : endpoint_(std::move(endpoint)),
+      options_(options),
+      config_(std::make_shared<SessionConfig>(SessionConfig{options.limits, nullptr, nullptr})),
+      loop_(options.event_loop),
+      deadlines_(DeadlineQueue::Create(loop_)),
+      backoff_(options.backoff, reinterpret_cast<uintptr_t>(this) ^
+                                    static_cast<uint64_t>(MonotonicNanos())) {}
+
+Channel::~Channel() {
+  // Every call holds the channel, so none is in flight or queued.
+  if (session_) session_->connection().Close(absl::OkStatus());
+}
+
+std::shared_ptr<Session> Channel::ReadySession() const {
+  absl::MutexLock lock(&mutex_);
+  return session_;
+}
+
+ClientCall* Channel::NewCall(const InterfaceInfo& service, const MethodInfo& method,
+                             const CallOptions& options) {
+  std::shared_ptr<Session> session = ReadySession();
+  absl::Status failure;
+  transport::OutgoingMessage request;
+  if (session) {
+    absl::StatusOr<transport::OutgoingMessage> reserved =
+        session->connection().Reserve(kParamBytesHint);
+    if (reserved.ok()) {
+      request = *std::move(reserved);
+    } else if (!absl::IsUnavailable(reserved.status())) {
+      failure = WithOutcome(
+          absl::Status(reserved.status().code(),
+                       absl::StrCat(method.name, ": ", reserved.status().message())),
+          CallOutcome::kNotSent);
+    }
+  }
+  if (!request) request = transport::NewHeapMessage(kParamBytesHint);
+  ClientCall* const call = ClientCall::New(shared_from_this(), std::move(session), service, method,
+                                           options, std::move(request));
+  call->early_failure_ = std::move(failure);
+  return call;
+}
+
+void Channel::StartCall(ClientCall* call) {
+  absl::Status failure;
+  bool connect = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (call->session_ != session_) call->session_ = session_;
+    if (!session_) {
+      const bool waits = call->options_.wait_for_ready || state_ != ChannelState::kBackoff;
+      if (state_ == ChannelState::kClosed) {
+        failure = absl::FailedPreconditionError("channel is closed");
+      } else if (!waits) {
+        failure = last_failure_;
+      } else if (queue_.size() >= options_.limits.calls_in_flight_max) {
+        failure = absl::ResourceExhaustedError(
+            absl::StrCat(queue_.size(), " calls wait for the connection, calls_in_flight_max is ",
+                         options_.limits.calls_in_flight_max));
+      } else {
+        call->queued_ = true;
+        call->Ref();
+        queue_.push_back(call);
+        connect = state_ == ChannelState::kIdle;
+        if (connect) state_ = ChannelState::kConnecting;
+      }
+    }
+  }
+  if (connect) BeginConnect();
+  if (call->queued_) return;
+  if (!failure.ok()) {
+    call->Fail(WithOutcome(
+        absl::Status(failure.code(), absl::StrCat(call->method().name, ": ", failure.message())),
+        CallOutcome::kNotSent));
+    return;
+  }
+  call->session_->calls().Send(call);
+}
+
+Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
+  std::shared_ptr<Session> session;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = std::find(queue_.begin(), queue_.end(), call);
+    if (found != queue_.end()) {
+      queue_.erase(found);
+      call->Unref();  // the caller holds another
+      return Withdrawn::kBeforeSend;
+    }
+    session = call->session_;
+  }
+  if (!session) return Withdrawn::kBeforeSend;
+  session->calls().SendCancel(call);
+  return Withdrawn::kAfterSend;
+}
+
+void Channel::BeginConnect() {
+  transport::TransportOptions options;
+  options.limits = options_.limits;
+  options.wait = options_.wait;
+  // Shared, not weak: the attempt ends by itself within its deadline, and its result has a home.
+  transport::Connect(endpoint_, loop_, options, Deadline::After(options_.connect_timeout),
+                     [self = shared_from_this()](
+                         absl::StatusOr<std::shared_ptr<transport::Connection>> connection) {
+                       self->OnConnectDone(std::move(connection));
+                     });
+}
+
+void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection) {
+  std::shared_ptr<Session> session;
+  if (connection.ok()) {
+    session = std::make_shared<Session>(*connection, weak_from_this(), config_);
+  }
+  std::deque<ClientCall*> failed;
+  absl::Status failure;
+  bool closed;
+  {
+    absl::MutexLock lock(&mutex_);
+    ++attempts_ended_;
+    closed = state_ == ChannelState::kClosed;
+    if (session && !closed) {
+      backoff_.Reset();
+      last_failure_ = absl::OkStatus();
+    } else if (!closed) {
+      state_ = ChannelState::kBackoff;
+      failure = last_failure_ = connection.status();
+      const auto first_failed =
+          std::stable_partition(queue_.begin(), queue_.end(), [](const ClientCall* call) {
+            return call->options_.wait_for_ready;
+          });
+      failed.assign(first_failed, queue_.end());
+      queue_.erase(first_failed, queue_.end());
+      backoff_timer_->Schedule(Deadline::After(backoff_.Next()));
+    }
+  }
+  if (session) (*connection)->Start(session);
+  if (session && closed) (*connection)->Close(absl::OkStatus());
+  if (session && !closed) SendQueued(session);
+  for (ClientCall* call : failed) {
+    call->Fail(WithOutcome(
+        absl::Status(failure.code(), absl::StrCat(call->method().name, ": ", failure.message())),
+        CallOutcome::kNotSent));
+    call->Unref();
+  }
+}
+
+void Channel::SendQueued(const std::shared_ptr<Session>& session) {
+  for (;;) {
+    ClientCall* call;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (state_ == ChannelState::kClosed) return;
+      if (queue_.empty()) {
+        // Only now do new calls go past the queue, so calls leave in the order they were made.
+        state_ = ChannelState::kReady;
+        session_ = session;
+        return;
+      }
+      call = queue_.front();
+      queue_.pop_front();
+      call->session_ = session;
+      // Whoever waits for this call is not in Connection::Await.
+      session->calls().AddBackground();
+      call->background_.store(true, std::memory_order_release);
+    }
+    session->calls().Send(call);
+    call->Unref();
+  }
+}
+
+void Channel::OnBackoffOver() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (state_ != ChannelState::kBackoff) return;
+    state_ = queue_.empty() ? ChannelState::kIdle : ChannelState::kConnecting;
+    if (state_ == ChannelState::kIdle) return;
+  }
+  BeginConnect();
+}
+
+void Channel::ForgetSession(Session& session) {
+  absl::MutexLock lock(&mutex_);
+  if (session_.get() != &session) return;
+  session_ = nullptr;
+  if (state_ == ChannelState::kReady) state_ = ChannelState::kIdle;
+}
+
+void Channel::OnGoAway(Session& session) { ForgetSession(session); }
+
+void Channel::OnSessionClosed(Session& session, const absl::Status& why) {
+  ForgetSession(session);
+  if (why.ok()) return;
+  absl::MutexLock lock(&mutex_);
+  last_failure_ = why;
+}
+
+absl::Status Channel::Connect(Deadline deadline) {
+  bool connect = false;
+  uint64_t ended_before;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (state_ == ChannelState::kReady) return absl::OkStatus();
+    if (state_ == ChannelState::kIdle || state_ == ChannelState::kBackoff) {
+      state_ = ChannelState::kConnecting;
+      connect = true;
+    }
+    ended_before = attempts_ended_;
+  }
+  if (connect) BeginConnect();
+  absl::MutexLock lock(&mutex_);
+  struct Wait {
+    Channel* channel;
+    uint64_t ended_before;
+  } wait{this, ended_before};
+  const auto ended = +[](Wait* w) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    const ChannelState state = w->channel->state_;
+    if (state == ChannelState::kReady || state == ChannelState::kClosed) return true;
+    return w->channel->attempts_ended_ != w->ended_before && state != ChannelState::kConnecting;
+  };
+  const absl::Duration timeout =
+      deadline.infinite() ? absl::InfiniteDuration() : deadline.remaining();
+  if (!mutex_.AwaitWithTimeout(absl::Condition(ended, &wait), timeout)) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("connecting to ", endpoint_.ToString(), ": deadline passed"));
+  }
+  if (state_ == ChannelState::kReady) return absl::OkStatus();
+  if (state_ == ChannelState::kClosed) return absl::FailedPreconditionError("channel is closed");
+  if (!last_failure_.ok()) return last_failure_;
+  return absl::UnavailableError(
+      absl::StrCat(endpoint_.ToString(), ": the connection was lost at once"));
+}
+
+void Channel::Close() {
+  std::shared_ptr<Session> session;
+  std::deque<ClientCall*> queue;
+  {
+    absl::MutexLock lock(&mutex_);
+    state_ = ChannelState::kClosed;
+    session = std::move(session_);
+    session_ = nullptr;
+    queue.swap(queue_);
+  }
+  backoff_timer_->Cancel();
+  if (session) session->connection().Close(absl::OkStatus());
+  for (ClientCall* call : queue) {
+    call->Fail(WithOutcome(
+        absl::CancelledError(absl::StrCat(call->method().name, ": channel was closed")),
+        CallOutcome::kNotSent));
+    call->Unref();
+  }
+}
+
+ChannelState Channel::state() const {
+  absl::MutexLock lock(&mutex_);
+  return state_;
+}
+
+std::string Channel::transport() const {
+  const std::shared_ptr<Session> session = ReadySession();
+  return session ? session->connection().info().transport : std::string();
+}
+
+std::string Channel::Describe() const {
+  absl::MutexLock lock(&mutex_);
+  std::string text = absl::StrCat(endpoint_.ToString(), ": ", ChannelStateName(state_));
+  if (session_) {
+    const transport::ConnectionInfo& info = session_->connection().info();
+    absl::StrAppend(&text, ", calls go over ", info.transport, " to ", info.peer);
+  }
+  if (!last_failure_.ok()) absl::StrAppend(&text, " (last failure: ", last_failure_.message(), ")");
+  return text;
+}
+
+}  // namespace mi7

@@ -1,0 +1,124 @@
+#pragma once
+
+// Channel: a client's way to a server.
+//
+//   absl::StatusOr<std::shared_ptr<mi7::Channel>> channel = mi7::Channel::Create("tcp:[::1]:4711");
+//   CalculatorStub calculator(*channel);
+//
+// A channel connects when it is first used, and again after its connection was lost, waiting
+// longer after each failed attempt. Calls that were in flight when a connection is lost end with
+// UNAVAILABLE and say whether they may have run (call_outcome.h); mi7 never repeats them by itself.
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/limits.h"
+#include "rpc/backoff.h"
+#include "rpc/call_options.h"
+#include "rpc/deadline_queue.h"
+#include "rpc/session.h"
+#include "transport/endpoint.h"
+#include "transport/event_loop.h"
+#include "transport/wait_policy.h"
+
+namespace mi7 {
+
+class ClientCall;
+struct InterfaceInfo;
+struct MethodInfo;
+
+enum class ChannelState {
+  kIdle,        // not connected, connects with the next call
+  kConnecting,  //
+  kReady,       // connected
+  kBackoff,     // the last attempt failed; the next one follows after a while
+  kClosed,      // Close was called
+};
+absl::string_view ChannelStateName(ChannelState state);
+
+struct ChannelOptions {
+  Limits limits;
+  // How a thread in PendingCall::Wait waits.
+  transport::WaitPolicy wait = transport::WaitPolicy::kAdaptive;
+  // Bound of one connection attempt, name resolution and handshake included.
+  absl::Duration connect_timeout = absl::Seconds(20);
+  BackoffOptions backoff;
+  // Drives the channel in the background: connecting, callbacks, coroutines. Must outlive the
+  // channel. nullptr: a loop that all such channels of the process share.
+  transport::EventLoop* event_loop = nullptr;
+};
+
+// Thread-safe; many threads share one channel.
+class Channel final : public Session::Observer, public std::enable_shared_from_this<Channel> {
+ public:
+  // Does not connect yet. INVALID_ARGUMENT: malformed endpoint.
+  static absl::StatusOr<std::shared_ptr<Channel>> Create(absl::string_view endpoint,
+                                                         const ChannelOptions& options = {});
+  ~Channel();
+
+  // Connects if need be and waits until the channel is ready: OK, or the last attempt's failure.
+  absl::Status Connect(Deadline deadline);
+
+  // Ends the connection; calls in flight fail, later ones fail with FAILED_PRECONDITION.
+  void Close();
+
+  ChannelState state() const;
+  // For people: the endpoint, the state, the transport that carries the calls, the last failure.
+  std::string Describe() const;
+  // The transport in use ("tcp", "inproc"), empty when not connected.
+  std::string transport() const;
+
+  // --- For generated code and the runtime ---
+
+  // A new call in building state. Never fails; what is wrong is reported by its Start.
+  ClientCall* NewCall(const InterfaceInfo& service, const MethodInfo& method,
+                      const CallOptions& options);
+  void StartCall(ClientCall* call);
+  enum class Withdrawn { kBeforeSend, kAfterSend };
+  // Nobody waits for `call` any more: takes it from the queue, or tells the server.
+  Withdrawn WithdrawCall(ClientCall* call);
+  DeadlineQueue& deadlines() { return *deadlines_; }
+  const Limits& limits() const { return options_.limits; }
+
+  // --- Session::Observer ---
+  void OnGoAway(Session& session) override;
+  void OnSessionClosed(Session& session, const absl::Status& why) override;
+  void OnDrained(Session&) override {}
+
+ private:
+  Channel(transport::Endpoint endpoint, const ChannelOptions& options);
+  std::shared_ptr<Session> ReadySession() const;
+  // Begins an attempt; the caller has set kConnecting under the lock and released it.
+  void BeginConnect();
+  void OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection);
+  void OnBackoffOver();
+  void ForgetSession(Session& session);
+  // Sends the calls that waited for a connection.
+  void SendQueued(const std::shared_ptr<Session>& session);
+
+  const transport::Endpoint endpoint_;
+  const ChannelOptions options_;
+  const std::shared_ptr<const SessionConfig> config_;
+  transport::EventLoop* const loop_;
+  std::shared_ptr<DeadlineQueue> deadlines_;
+  std::unique_ptr<transport::EventLoop::Timer> backoff_timer_;
+
+  mutable absl::Mutex mutex_;
+  ChannelState state_ ABSL_GUARDED_BY(mutex_) = ChannelState::kIdle;
+  std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // set in kReady
+  absl::Status last_failure_ ABSL_GUARDED_BY(mutex_);
+  Backoff backoff_ ABSL_GUARDED_BY(mutex_);
+  // Calls that wait for a connection, in order; a reference each.
+  std::deque<ClientCall*> queue_ ABSL_GUARDED_BY(mutex_);
+  // Threads in Connect; woken by mutex_ conditions.
+  uint64_t attempts_ended_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace mi7

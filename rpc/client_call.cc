@@ -1,0 +1,163 @@
+#include "rpc/client_call.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/object_pool.h"
+#include "rpc/call_outcome.h"
+#include "rpc/channel.h"
+#include "rpc/session.h"
+
+namespace mi7 {
+
+ClientCall* ClientCall::New(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
+                            const InterfaceInfo& service, const MethodInfo& method,
+                            const CallOptions& options, transport::OutgoingMessage request) {
+  return ObjectPool<ClientCall>::New(std::move(channel), std::move(session), service, method,
+                                     options, std::move(request));
+}
+
+ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
+                       const InterfaceInfo& service, const MethodInfo& method,
+                       const CallOptions& options, transport::OutgoingMessage request)
+    : channel_(std::move(channel)),
+      session_(std::move(session)),
+      service_(&service),
+      method_(&method),
+      options_(options),
+      request_(std::move(request)) {}
+
+ClientCall::~ClientCall() = default;
+
+void ClientCall::Unref() {
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) ObjectPool<ClientCall>::Delete(this);
+}
+
+void ClientCall::Start() {
+  started_ = true;
+  if (!early_failure_.ok()) return Fail(early_failure_);
+  if (options_.deadline.passed()) {
+    return Fail(WithOutcome(
+        absl::DeadlineExceededError(absl::StrCat(method_->name, ": deadline passed before the send")),
+        CallOutcome::kNotSent));
+  }
+  channel_->StartCall(this);
+}
+
+void ClientCall::Wait() {
+  if (done()) return;
+  if (!queued_ && session_->connection().InCallback()) {
+    if (Claim()) {
+      CompleteWith(absl::FailedPreconditionError(absl::StrCat(
+          method_->name,
+          ": Wait() inside a callback or handler of the same connection would wait for itself; "
+          "use Then() or co_await")));
+    }
+    return;
+  }
+  const auto wait_until = [this](Deadline deadline) {
+    if (!queued_) return session_->connection().Await(completion_, deadline);
+    // No connection yet: the channel's event loop connects, sends and drives.
+    for (;;) {
+      switch (completion_.Sleep(deadline)) {
+        case transport::Completion::Woken::kDone:
+          return true;
+        case transport::Completion::Woken::kDeadline:
+          return false;
+        case transport::Completion::Woken::kTurn:
+          break;
+      }
+    }
+  };
+  if (wait_until(options_.deadline)) return;
+  Expire();
+  // Either Expire completed it, or whoever claimed it before is about to.
+  wait_until(Deadline::Infinite());
+}
+
+void ClientCall::WantBackground() {
+  if (done()) return;
+  if (!options_.deadline.infinite() && !in_deadline_queue_) {
+    in_deadline_queue_ = true;
+    channel_->deadlines().Add(this);
+  }
+  if (!queued_ && session_) {
+    session_->calls().AddBackground();
+    background_.store(true, std::memory_order_release);
+  }
+}
+
+void ClientCall::Cancel() { GiveUp(Ending::kCancelled); }
+
+void ClientCall::Expire() { GiveUp(Ending::kDeadline); }
+
+void ClientCall::GiveUp(Ending ending) {
+  if (!Claim()) return;
+  const Channel::Withdrawn withdrawn = channel_->WithdrawCall(this);
+  std::string text(method_->name);
+  absl::StrAppend(&text, ending == Ending::kDeadline ? ": deadline passed" : ": cancelled");
+  absl::Status status = ending == Ending::kDeadline ? absl::DeadlineExceededError(text)
+                                                    : absl::CancelledError(text);
+  CompleteWith(WithOutcome(status, withdrawn == Channel::Withdrawn::kBeforeSend
+                                       ? CallOutcome::kNotSent
+                                       : CallOutcome::kUnknown));
+}
+
+void ClientCall::Fail(const absl::Status& failure) {
+  if (Claim()) CompleteWith(failure);
+}
+
+void ClientCall::CompleteWith(absl::Status failure) {
+  status_ = std::move(failure);
+  Finish();
+}
+
+void ClientCall::CompleteWith(transport::IncomingMessage response) {
+  response_ = std::move(response);
+  reader_.emplace(response_, channel_->limits());
+  Finish();
+}
+
+void ClientCall::FailMalformed() {
+  status_ = StatusOfException(absl::StatusCode::kInternal, method_->name);
+}
+
+// The caller of Finish holds a reference of its own besides the handle's, or is the handle's
+// owner: the call cannot die before Finish returns.
+void ClientCall::Finish() {
+  const uint32_t before = state_.fetch_or(kDone, std::memory_order_acq_rel);
+  // Runs here or in OnDone: whoever of the two comes second.
+  if ((before & kContinuation) != 0) {
+    RunContinuation();
+  } else {
+    ReleaseBackground();
+  }
+  completion_.Complete();
+}
+
+// Set after AddBackground and cleared by exchange: given back once, and never before it was taken.
+// What OnDone sets too late for Finish to see, RunContinuation sees.
+void ClientCall::ReleaseBackground() {
+  if (background_.load(std::memory_order_acquire) &&
+      background_.exchange(false, std::memory_order_acq_rel)) {
+    session_->calls().ReleaseBackground();
+  }
+}
+
+void ClientCall::RunContinuation() {
+  if (in_deadline_queue_) channel_->deadlines().Remove(this);
+  ReleaseBackground();
+  Ref();  // the continuation may drop the handle
+  try {
+    run_continuation_(continuation_, this);
+  } catch (...) {
+    Log(LogLevel::kError,
+        StatusOfException(absl::StatusCode::kInternal,
+                          absl::StrCat("callback of ", method_->name))
+            .ToString());
+  }
+  Unref();
+}
+
+}  // namespace mi7

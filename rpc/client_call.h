@@ -1,0 +1,171 @@
+#pragma once
+
+// ClientCall: one call on the side that makes it, from the building of the request to the reading
+// of the response. Typed handles over it: rpc/request.h.
+//
+// Life: building -> Start -> pending -> done. A call is done exactly once, by whoever claims it
+// first: the return that arrived, the deadline, a cancellation, or the loss of the connection.
+//
+// Ownership: reference-counted. The handles (Request, PendingCall, Response) share one reference
+// that moves along; the runtime holds another from Start until the call left its tables.
+//
+// Thread-safety: building, Start, Wait, OnDone: one thread at a time (the handle's owner). The
+// runtime completes on any thread.
+//
+// Memory ordering of `state_`: the completer writes the result, then sets kDone (release); a
+// reader of the result has seen kDone or the Completion (acquire). The handle's owner writes the
+// continuation, then sets kContinuation (release). fetch_or makes one of both see the other's bit,
+// and that one runs the continuation.
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "rpc/call_options.h"
+#include "rpc/interface_info.h"
+#include "rpc/message_reader.h"
+#include "transport/completion.h"
+#include "transport/message.h"
+
+namespace mi7 {
+
+class Channel;
+class Session;
+
+class ClientCall {
+ public:
+  // With one reference, the caller's. `session`: the connection the request's memory is from, or
+  // nullptr. Allocates nothing once warm.
+  static ClientCall* New(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
+                         const InterfaceInfo& service, const MethodInfo& method,
+                         const CallOptions& options, transport::OutgoingMessage request);
+  void Ref() { references_.fetch_add(1, std::memory_order_relaxed); }
+  void Unref();
+
+  capnp::MessageBuilder& request() { return *request_; }
+  const MethodInfo& method() const { return *method_; }
+  const CallOptions& options() const { return options_; }
+
+  // Sends the request. Once.
+  void Start();
+  bool started() const { return started_; }
+
+  // Blocks until done. FAILED_PRECONDITION in status() when called inside a callback or handler of
+  // the call's own connection, where it would wait for itself; the call is then cancelled.
+  void Wait();
+  bool done() const { return (state_.load(std::memory_order_acquire) & kDone) != 0; }
+
+  // Runs `continuation(ClientCall&)` once the call is done: inside OnDone when it is already,
+  // else on the thread that completes it. Once. No allocation up to kInlineContinuationBytes.
+  template <typename F>
+  void OnDone(F continuation);
+
+  // Ends the call with CANCELLED unless it is done; the server is told. Any thread.
+  void Cancel();
+
+  // Once done: OK with a response, or why not.
+  const absl::Status& status() const { return status_; }
+  capnp::MessageReader& response() { return *reader_; }
+  // Makes an OK call a failed one: its response turned out to be malformed.
+  void FailMalformed();
+
+  // --- For the runtime ---
+
+  // True for the one that may end the call, with CompleteWith right after.
+  bool Claim() { return (state_.fetch_or(kClaimed, std::memory_order_acq_rel) & kClaimed) == 0; }
+  void CompleteWith(absl::Status failure);
+  void CompleteWith(transport::IncomingMessage response);
+  // Claim, then CompleteWith.
+  void Fail(const absl::Status& failure);
+  // The deadline passed.
+  void Expire();
+
+ private:
+  friend class CallSide;
+  friend class Channel;
+  friend class DeadlineQueue;
+
+  static constexpr size_t kInlineContinuationBytes = 64;
+  enum StateBit : uint32_t { kContinuation = 1, kClaimed = 2, kDone = 4 };
+  enum class Ending { kDeadline, kCancelled };
+
+ public:  // constructed by the object pool only
+  ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
+             const InterfaceInfo& service, const MethodInfo& method, const CallOptions& options,
+             transport::OutgoingMessage request);
+  ~ClientCall();
+  ClientCall(const ClientCall&) = delete;
+  ClientCall& operator=(const ClientCall&) = delete;
+
+ private:
+  void Finish();
+  void WantBackground();
+  void ReleaseBackground();
+  void GiveUp(Ending ending);
+  template <typename F>
+  static void RunStored(void* storage, ClientCall* call);
+  void RunContinuation();
+
+  std::atomic<uint32_t> state_{0};
+  std::atomic<uint32_t> references_{1};
+  transport::Completion completion_;
+  uint32_t call_id_ = 0;  // CallSide, under its mutex
+  bool started_ = false;
+  // Written by Start: the call went to the channel's queue because there was no connection.
+  bool queued_ = false;
+  // The event loop drives for this call's sake; given back in Finish.
+  std::atomic<bool> background_{false};
+
+  std::shared_ptr<Channel> channel_;
+  std::shared_ptr<Session> session_;
+  const InterfaceInfo* service_;
+  const MethodInfo* method_;
+  CallOptions options_;
+  transport::OutgoingMessage request_;
+  absl::Status early_failure_;  // found while building, reported by Start
+
+  absl::Status status_;
+  transport::IncomingMessage response_;
+  std::optional<BodyReader> reader_;
+
+  // Position in the channel's DeadlineQueue, under its mutex; kNotInQueue outside.
+  static constexpr size_t kNotInQueue = ~size_t{0};
+  size_t deadline_index_ = kNotInQueue;
+  bool in_deadline_queue_ = false;  // the handle's owner's: it was put there
+  ClientCall* next_queued_ = nullptr;  // Channel's queue, under its mutex
+
+  void (*run_continuation_)(void* storage, ClientCall* call) = nullptr;
+  alignas(std::max_align_t) std::byte continuation_[kInlineContinuationBytes];
+};
+
+template <typename F>
+void ClientCall::RunStored(void* storage, ClientCall* call) {
+  F* const stored = std::launder(reinterpret_cast<F*>(storage));
+  F continuation(std::move(*stored));
+  stored->~F();
+  continuation(*call);
+}
+
+template <typename F>
+void ClientCall::OnDone(F continuation) {
+  if constexpr (sizeof(F) <= kInlineContinuationBytes && std::is_move_constructible_v<F>) {
+    new (continuation_) F(std::move(continuation));
+    run_continuation_ = &RunStored<F>;
+  } else {
+    auto boxed = [box = std::make_unique<F>(std::move(continuation))](ClientCall& call) {
+      (*box)(call);
+    };
+    new (continuation_) decltype(boxed)(std::move(boxed));
+    run_continuation_ = &RunStored<decltype(boxed)>;
+  }
+  WantBackground();
+  if ((state_.fetch_or(kContinuation, std::memory_order_acq_rel) & kDone) != 0) RunContinuation();
+}
+
+}  // namespace mi7

@@ -1,0 +1,83 @@
+#include "rpc/dispatcher.h"
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "rpc/message_reader.h"
+#include "rpc/server_call.h"
+
+namespace mi7 {
+namespace {
+
+// "handler of Calculator.add", for error messages.
+std::string HandlerName(const Service& service, const transport::FrameHeader& header) {
+  const InterfaceInfo& info = service.interface_info();
+  const InterfaceInfo* interface = FindInterface(info, header.interface_id);
+  if (interface == nullptr || header.code >= interface->method_count) {
+    return absl::StrCat("handler of ", info.name);
+  }
+  return absl::StrCat("handler of ", interface->methods[header.code].name);
+}
+
+}  // namespace
+
+absl::Status Dispatcher::Add(Service* service) {
+  const InterfaceInfo& info = service->interface_info();
+  Entry& entry = by_key_[ServiceKey(info.id)];
+  if (entry.own) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("service ", info.name, " cannot be added: ", entry.interface_name,
+                     entry.service->interface_info().id == info.id ? " is already served"
+                                                                   : " has the same service key"));
+  }
+  entry = Entry{service, true, info.name};
+  names_.emplace_back(info.name);
+  AddBases(service, info);
+  return absl::OkStatus();
+}
+
+void Dispatcher::AddBases(Service* service, const InterfaceInfo& info) {
+  for (size_t i = 0; i < info.base_count; ++i) {
+    const InterfaceInfo& base = *info.bases[i];
+    auto [found, inserted] =
+        by_key_.try_emplace(ServiceKey(base.id), Entry{service, false, base.name});
+    if (!inserted && !found->second.own && found->second.service != service) {
+      found->second.service = nullptr;
+    }
+    AddBases(service, base);
+  }
+}
+
+std::string Dispatcher::Names() const {
+  return names_.empty() ? "no service" : absl::StrJoin(names_, ", ");
+}
+
+Reply Dispatcher::Run(ServerCall& call) const noexcept {
+  const transport::FrameHeader& header = call.header();
+  if (header.target != transport::TargetKind::kService) {
+    return absl::UnimplementedError(
+        absl::StrCat("calls to target kind ", static_cast<int>(header.target),
+                     " (capabilities, promised answers) are not supported"));
+  }
+  const auto found = by_key_.find(header.target_id);
+  if (found == by_key_.end()) {
+    return absl::UnimplementedError(
+        absl::StrCat("no service for interface 0x", absl::Hex(header.interface_id, absl::kZeroPad16),
+                     " (service key 0x", absl::Hex(header.target_id, absl::kZeroPad8),
+                     "); this server has ", Names()));
+  }
+  Service* const service = found->second.service;
+  if (service == nullptr) {
+    return absl::UnimplementedError(
+        absl::StrCat("several services of this server extend ", found->second.interface_name,
+                     "; call it through the stub of one of ", Names()));
+  }
+  try {
+    return service->Dispatch(header.interface_id, header.code, call);
+  } catch (...) {
+    return StatusOfException(absl::StatusCode::kInvalidArgument, HandlerName(*service, header));
+  }
+}
+
+}  // namespace mi7

@@ -1,0 +1,98 @@
+#include "rpc/error_codec.h"
+
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+#include <kj/exception.h>
+
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "rpc/call_outcome.h"
+#include "rpc/message_reader.h"
+#include "schema/protocol.capnp.h"
+
+namespace mi7 {
+namespace {
+
+using Payloads = std::vector<std::pair<std::string, std::string>>;
+
+// Serialized ReturnExtra.
+kj::Array<capnp::word> BuildExtra(absl::string_view text, const Payloads& payloads, bool refused) {
+  capnp::MallocMessageBuilder builder;
+  auto error = builder.initRoot<protocol::ReturnExtra>().initError();
+  error.setMessage(kj::StringPtr(std::string(text).c_str()));
+  error.setRefused(refused);
+  auto details = error.initDetails(static_cast<unsigned>(payloads.size()));
+  for (size_t i = 0; i < payloads.size(); ++i) {
+    auto detail = details[static_cast<unsigned>(i)];
+    detail.setType(payloads[i].first.c_str());
+    detail.setValue(kj::arrayPtr(reinterpret_cast<const kj::byte*>(payloads[i].second.data()),
+                                 payloads[i].second.size()));
+  }
+  return capnp::messageToFlatArray(builder);
+}
+
+// Bytes of a ReturnExtra besides its text, generously.
+constexpr size_t kExtraOverheadBytes = 256;
+
+}  // namespace
+
+void EncodeError(const absl::Status& status, bool refused, const Limits& limits,
+                 transport::MessageBody& message) {
+  message.has_body = false;
+  message.header.code = static_cast<uint16_t>(status.code());
+  Payloads payloads;
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
+    if (url != kOutcomePayload) payloads.emplace_back(std::string(url), std::string(payload));
+  });
+  if (status.message().empty() && payloads.empty() && !refused) return;
+
+  // A NUL would end Cap'n Proto's text early when read as a C string; status texts have none.
+  kj::Array<capnp::word> extra = BuildExtra(status.message(), payloads, refused);
+  if (extra.asBytes().size() > limits.extra_bytes_max) {
+    const std::string note =
+        absl::StrCat(" [cut by mi7: message and details take ", extra.asBytes().size(),
+                     " bytes, extra_bytes_max is ", limits.extra_bytes_max, "]");
+    size_t room = limits.extra_bytes_max;
+    room -= std::min(room, note.size() + kExtraOverheadBytes);
+    extra = BuildExtra(absl::StrCat(status.message().substr(0, room), note), {}, refused);
+    if (extra.asBytes().size() > limits.extra_bytes_max) return;  // a tiny limit: the code alone
+  }
+  const auto bytes = extra.asBytes();
+  message.SetExtra({reinterpret_cast<const std::byte*>(bytes.begin()), bytes.size()});
+}
+
+absl::Status DecodeError(const transport::IncomingMessage& message, const Limits& limits) {
+  const uint16_t wire_code = message.header().code;
+  const absl::StatusCode code = wire_code <= static_cast<uint16_t>(absl::StatusCode::kUnauthenticated)
+                                    ? static_cast<absl::StatusCode>(wire_code)
+                                    : absl::StatusCode::kUnknown;
+  if (message.extra().empty()) return absl::Status(code, "");
+  try {
+    const auto words = kj::arrayPtr(reinterpret_cast<const capnp::word*>(message.extra().data()),
+                                    message.extra().size() / sizeof(capnp::word));
+    if (absl::Status valid = CheckSegmentCount(words, limits); !valid.ok()) {
+      return absl::Status(code, absl::StrCat("(malformed error details: ", valid.message(), ")"));
+    }
+    capnp::FlatArrayMessageReader reader(words, ReaderOptionsFor(words.size(), limits));
+    const auto error = reader.getRoot<protocol::ReturnExtra>().getError();
+    const auto text = error.getMessage();
+    absl::Status status(code, absl::string_view(text.begin(), text.size()));
+    for (const auto detail : error.getDetails()) {
+      const auto type = detail.getType();
+      const auto value = detail.getValue().asChars();
+      status.SetPayload(absl::string_view(type.begin(), type.size()),
+                        absl::Cord(absl::string_view(value.begin(), value.size())));
+    }
+    return error.getRefused() ? WithOutcome(status, CallOutcome::kRefused) : status;
+  } catch (const kj::Exception& exception) {
+    return absl::Status(code, absl::StrCat("(malformed error details: ",
+                                           exception.getDescription().cStr(), ")"));
+  }
+}
+
+}  // namespace mi7

@@ -1,0 +1,204 @@
+#include "rpc/server.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace mi7 {
+
+// Sessions refer to it weakly: what is left of a session after the server is gone tells nobody.
+class Server::Core final : public Session::Observer, public std::enable_shared_from_this<Core> {
+ public:
+  explicit Core(const ServerOptions& options) : options_(options) {}
+
+  absl::Status Init(const std::vector<Service*>& services,
+                    std::vector<std::unique_ptr<Service>> owned,
+                    const std::vector<std::string>& endpoints);
+  std::vector<std::string> endpoints() const;
+  absl::Status Shutdown(Deadline deadline);
+  size_t connection_count() const {
+    absl::MutexLock lock(&mutex_);
+    return sessions_.size();
+  }
+
+  // --- Session::Observer ---
+  void OnGoAway(Session&) override {}  // servers make no calls
+  void OnSessionClosed(Session& session, const absl::Status&) override {
+    absl::MutexLock lock(&mutex_);
+    sessions_.erase(&session);
+  }
+  // The client closes when it has its answers, see Session::CloseIfGoneAway. Were we to close
+  // first, the system could discard answers that the client has not read yet.
+  void OnDrained(Session&) override {}
+
+ private:
+  // What sessions may need when the core is gone.
+  struct Services {
+    Dispatcher dispatcher;
+    std::vector<std::unique_ptr<Service>> owned;
+  };
+
+  void OnAccept(std::shared_ptr<transport::Connection> connection);
+  std::vector<std::shared_ptr<Session>> Sessions() const;
+  bool NoSession() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return sessions_.empty(); }
+
+  const ServerOptions options_;
+  std::shared_ptr<SessionConfig> config_;
+  // Destroyed last: connections and listeners live on them.
+  std::vector<std::unique_ptr<transport::EventLoop>> loops_;
+  absl::Mutex shutdown_mutex_;  // held by a whole Shutdown
+  bool shut_down_ ABSL_GUARDED_BY(shutdown_mutex_) = false;
+  std::vector<std::unique_ptr<transport::Listener>> listeners_;
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<Session*, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
+};
+
+absl::Status Server::Core::Init(const std::vector<Service*>& services,
+                                std::vector<std::unique_ptr<Service>> owned,
+                                const std::vector<std::string>& endpoints) {
+  auto shared = std::make_shared<Services>();
+  shared->owned = std::move(owned);
+  for (Service* service : services) {
+    if (absl::Status added = shared->dispatcher.Add(service); !added.ok()) return added;
+  }
+  if (services.empty()) return absl::InvalidArgumentError("a server needs at least one service");
+  if (endpoints.empty()) return absl::InvalidArgumentError("a server needs at least one endpoint");
+  config_ = std::make_shared<SessionConfig>();
+  config_->limits = options_.limits;
+  config_->dispatcher = &shared->dispatcher;
+  config_->dispatcher_owner = shared;
+
+  const int loop_count =
+      options_.event_loops > 0
+          ? options_.event_loops
+          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2);
+  std::vector<transport::EventLoop*> loops;
+  for (int i = 0; i < loop_count; ++i) {
+    absl::StatusOr<std::unique_ptr<transport::EventLoop>> loop = transport::EventLoop::Create(
+        {.name = absl::StrCat("mi7-server-", i), .wait = options_.wait});
+    if (!loop.ok()) return loop.status();
+    loops.push_back(loop->get());
+    loops_.push_back(*std::move(loop));
+  }
+  transport::TransportOptions transport_options;
+  transport_options.limits = options_.limits;
+  transport_options.wait = options_.wait;
+  for (const std::string& text : endpoints) {
+    absl::StatusOr<transport::Endpoint> endpoint = transport::Endpoint::Parse(text);
+    if (!endpoint.ok()) return endpoint.status();
+    absl::StatusOr<std::unique_ptr<transport::Listener>> listener = transport::Listen(
+        *endpoint, loops, transport_options,
+        [weak = weak_from_this()](std::shared_ptr<transport::Connection> connection) {
+          if (std::shared_ptr<Core> self = weak.lock()) return self->OnAccept(std::move(connection));
+          connection->Close(absl::UnavailableError("server is shutting down"));
+        });
+    if (!listener.ok()) return listener.status();
+    listeners_.push_back(*std::move(listener));
+  }
+  return absl::OkStatus();
+}
+
+void Server::Core::OnAccept(std::shared_ptr<transport::Connection> connection) {
+  auto session = std::make_shared<Session>(connection, weak_from_this(), config_);
+  {
+    absl::MutexLock lock(&mutex_);
+    sessions_.emplace(session.get(), session);
+  }
+  connection->Start(std::move(session));
+}
+
+std::vector<std::string> Server::Core::endpoints() const {
+  std::vector<std::string> endpoints;
+  for (const auto& listener : listeners_) endpoints.push_back(listener->endpoint().ToString());
+  return endpoints;
+}
+
+std::vector<std::shared_ptr<Session>> Server::Core::Sessions() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<Session>> sessions;
+  sessions.reserve(sessions_.size());
+  for (const auto& [key, session] : sessions_) sessions.push_back(session);
+  return sessions;
+}
+
+absl::Status Server::Core::Shutdown(Deadline deadline) {
+  absl::MutexLock shutdown_lock(&shutdown_mutex_);
+  if (shut_down_) return absl::OkStatus();
+  shut_down_ = true;
+  for (auto& listener : listeners_) listener->Close();
+  for (const auto& session : Sessions()) session->Drain();
+
+  const auto closed = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return sessions_.empty(); };
+  bool all_closed;
+  {
+    absl::MutexLock lock(&mutex_);
+    all_closed = mutex_.AwaitWithTimeout(
+        absl::Condition(&closed),
+        deadline.infinite() ? absl::InfiniteDuration() : deadline.remaining());
+  }
+  absl::Status result;
+  if (!all_closed) {
+    size_t calls = 0;
+    const std::vector<std::shared_ptr<Session>> left = Sessions();
+    for (const auto& session : left) {
+      calls += session->answers().in_flight();
+      session->connection().Close(absl::UnavailableError("server is shutting down"));
+    }
+    // Bounded: closing waits for no peer, and a loop is held up at most by a handler that runs.
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&closed));
+    if (calls != 0) {
+      result = absl::DeadlineExceededError(absl::StrCat(
+          calls, " calls on ", left.size(), " connections were cut off at the deadline"));
+    }
+  }
+  // A deferred handler may still keep its session, and with it the connection: without its loop it
+  // is closed already and does nothing.
+  loops_.clear();
+  return result;
+}
+
+Server::Server(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+
+Server::~Server() { Shutdown(Deadline::AtNanos(0)).IgnoreError(); }
+
+std::vector<std::string> Server::endpoints() const { return core_->endpoints(); }
+
+absl::Status Server::Shutdown(Deadline deadline) { return core_->Shutdown(deadline); }
+
+size_t Server::connection_count() const { return core_->connection_count(); }
+
+ServerBuilder& ServerBuilder::SetOptions(const ServerOptions& options) {
+  options_ = options;
+  return *this;
+}
+
+ServerBuilder& ServerBuilder::AddService(Service* service) {
+  services_.push_back(service);
+  return *this;
+}
+
+ServerBuilder& ServerBuilder::AddService(std::unique_ptr<Service> service) {
+  services_.push_back(service.get());
+  owned_services_.push_back(std::move(service));
+  return *this;
+}
+
+ServerBuilder& ServerBuilder::Listen(absl::string_view endpoint) {
+  endpoints_.emplace_back(endpoint);
+  return *this;
+}
+
+absl::StatusOr<std::unique_ptr<Server>> ServerBuilder::Start() {
+  auto core = std::make_shared<Server::Core>(options_);
+  std::unique_ptr<Server> server(new Server(core));
+  if (absl::Status ready = core->Init(services_, std::move(owned_services_), endpoints_);
+      !ready.ok()) {
+    return ready;
+  }
+  return server;
+}
+
+}  // namespace mi7

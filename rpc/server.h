@@ -1,0 +1,88 @@
+#pragma once
+
+// Server: listens, and answers calls with the services it was given.
+//
+//   CalculatorImpl calculator;
+//   absl::StatusOr<std::unique_ptr<mi7::Server>> server =
+//       mi7::ServerBuilder().AddService(&calculator).Listen("tcp:127.0.0.1:0").Start();
+//   ... (*server)->endpoints()[0] ...
+//   (*server)->Shutdown(mi7::Deadline::After(absl::Seconds(10)));
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "base/deadline.h"
+#include "base/limits.h"
+#include "rpc/dispatcher.h"
+#include "rpc/session.h"
+#include "transport/event_loop.h"
+#include "transport/transports.h"
+
+namespace mi7 {
+
+struct ServerOptions {
+  Limits limits;
+  // How the event loops wait for work.
+  transport::WaitPolicy wait = transport::WaitPolicy::kAdaptive;
+  // Event loops, a thread each, over which connections are spread; 0: one for every two CPUs.
+  int event_loops = 0;
+};
+
+// Thread-safe.
+class Server {
+ public:
+  // As Shutdown with a deadline that has passed.
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // Where it listens, in the order of Listen calls, with the ports that were picked.
+  std::vector<std::string> endpoints() const;
+
+  // Stops: accepts no more connections, refuses new calls (clients learn that those have not
+  // run), finishes the accepted ones, and closes each connection when its client has its answers.
+  // What is left at `deadline` is cut off. Returns when no handler runs inline any more and no
+  // connection is left: OK, or DEADLINE_EXCEEDED with the number of calls and connections cut off.
+  // Handlers that were deferred may still hold their calls; their answers go nowhere. Not inside
+  // a handler. A second call waits for the first.
+  absl::Status Shutdown(Deadline deadline);
+
+  // Connections that are open.
+  size_t connection_count() const;
+
+ private:
+  friend class ServerBuilder;
+  class Core;
+  explicit Server(std::shared_ptr<Core> core);
+  const std::shared_ptr<Core> core_;
+};
+
+// Collects what a server is made of. Errors of the steps are reported by Start.
+class ServerBuilder {
+ public:
+  ServerBuilder& SetOptions(const ServerOptions& options);
+  // `service` must outlive the server.
+  ServerBuilder& AddService(Service* service);
+  // The server owns `service`.
+  ServerBuilder& AddService(std::unique_ptr<Service> service);
+  // May be called several times. See transport/endpoint.h; tcp port 0 picks a free one.
+  ServerBuilder& Listen(absl::string_view endpoint);
+
+  // Begins to serve. Errors: the first wrong step's (INVALID_ARGUMENT, ALREADY_EXISTS), or why an
+  // endpoint cannot be listened on. Once.
+  absl::StatusOr<std::unique_ptr<Server>> Start();
+
+ private:
+  ServerOptions options_;
+  std::vector<Service*> services_;
+  std::vector<std::unique_ptr<Service>> owned_services_;
+  std::vector<std::string> endpoints_;
+};
+
+}  // namespace mi7

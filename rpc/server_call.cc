@@ -1,0 +1,85 @@
+#include "rpc/server_call.h"
+
+#include <utility>
+
+#include "base/object_pool.h"
+#include "rpc/answer_side.h"
+
+namespace mi7 {
+
+ServerCall::ServerCall(AnswerSide* side, transport::IncomingMessage request,
+                       transport::OutgoingMessage response)
+    : side_(side), request_(std::move(request)), response_(std::move(response)) {
+  reader_.emplace(request_, side_->limits());
+  const int64_t timeout_ns = transport::DecodeTimeout(request_.header().timeout);
+  if (request_.header().timeout != 0) {
+    deadline_ = Deadline::AtNanos(MonotonicNanos() + timeout_ns);
+  }
+}
+
+ServerCall::~ServerCall() = default;
+
+void ServerCall::PrepareAsync() {
+  if (keep_side_alive_) return;
+  keep_side_alive_ = side_->RegisterAsync(*this);
+}
+
+// Two parties can answer a deferred call: the DeferredCall, and the handler's own return (a bug of
+// the handler, or an exception after Defer). acq_rel: the loser must not touch the messages, and
+// the one that destroys sees all uses before it.
+void ServerCall::Answer(absl::Status status) {
+  if (!deferred_) {
+    side_->Finish(*this, status);
+    ObjectPool<ServerCall>::Delete(this);
+    return;
+  }
+  if (!answered_.exchange(true, std::memory_order_acq_rel)) {
+    side_->Finish(*this, status);
+  }
+  Unref();
+}
+
+void ServerCall::ReturnedLater() {
+  if (!deferred_) {
+    Answer(absl::InternalError("handler returned Reply::Later() without ServerContext::Defer()"));
+    return;
+  }
+  Unref();
+}
+
+void ServerCall::Unref() {
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) ObjectPool<ServerCall>::Delete(this);
+}
+
+DeferredCall ServerContext::Defer() {
+  if (call_->deferred_) return DeferredCall();
+  call_->PrepareAsync();
+  call_->deferred_ = true;
+  call_->references_.store(2, std::memory_order_relaxed);  // not shared yet
+  return DeferredCall(call_);
+}
+
+std::string ServerContext::peer() const { return call_->side_->peer(); }
+std::string ServerContext::transport() const { return call_->side_->transport_name(); }
+Deadline ServerContext::deadline() const { return call_->deadline_; }
+bool ServerContext::cancelled() const {
+  return call_->cancelled_.load(std::memory_order_relaxed) || call_->deadline_.passed();
+}
+
+void DeferredCall::Finish(absl::Status status) {
+  if (call_ != nullptr) std::exchange(call_, nullptr)->Answer(std::move(status));
+}
+
+DeferredCall& DeferredCall::operator=(DeferredCall&& other) noexcept {
+  if (this != &other) {
+    Finish(absl::InternalError("handler dropped the call without an answer"));
+    call_ = std::exchange(other.call_, nullptr);
+  }
+  return *this;
+}
+
+DeferredCall::~DeferredCall() {
+  Finish(absl::InternalError("handler dropped the call without an answer"));
+}
+
+}  // namespace mi7

@@ -1,0 +1,86 @@
+#pragma once
+
+// ServerCall: one call on the side that answers it, from the arrival of the request to the send of
+// its return.
+//
+// Ownership: the session makes it and hands it to the service's handler. An inline answer ends it
+// inside the session's OnMessage. A deferred or coroutine call becomes asynchronous
+// (PrepareAsync): it then keeps its session alive, is known there by its call id (for cancellation
+// and draining), and is ended by Answer on whatever thread.
+//
+// Thread-safety: one thread at a time, handed over by the handler's own means; Cancel() any thread.
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "base/deadline.h"
+#include "rpc/message_reader.h"
+#include "rpc/server_context.h"
+#include "transport/message.h"
+
+namespace mi7 {
+
+class AnswerSide;
+struct MethodInfo;
+
+class ServerCall {
+ public:
+  ServerContext& context() { return context_; }
+
+  // The parameters, read in place. Throws kj::Exception when the message is malformed; caught at
+  // dispatch and answered with INVALID_ARGUMENT.
+  template <typename P>
+  typename P::Reader Params() {
+    return reader_->template getRoot<P>();
+  }
+  // The results, built where the transport sends them from.
+  template <typename R>
+  typename R::Builder Results() {
+    return response_->template initRoot<R>();
+  }
+
+  // --- For the runtime ---
+
+  // `side` outlives the call or is kept alive by PrepareAsync.
+  ServerCall(AnswerSide* side, transport::IncomingMessage request,
+             transport::OutgoingMessage response);
+  ~ServerCall();
+  ServerCall(const ServerCall&) = delete;
+  ServerCall& operator=(const ServerCall&) = delete;
+
+  const transport::FrameHeader& header() const { return request_.header(); }
+  // Sends the return and destroys the call, unless it was answered before (then only the caller's
+  // part in it ends).
+  void Answer(absl::Status status);
+  // The handler returned Reply::Later().
+  void ReturnedLater();
+  // The call outlives the handler's return. Idempotent.
+  void PrepareAsync();
+  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }  // a hint, orders nothing
+
+ private:
+  friend class AnswerSide;
+  friend class ServerContext;
+  friend class DeferredCall;
+
+  void Unref();
+
+  AnswerSide* side_;
+  std::shared_ptr<void> keep_side_alive_;  // set while asynchronous
+  ServerContext context_{this};
+  transport::IncomingMessage request_;
+  transport::OutgoingMessage response_;
+  std::optional<BodyReader> reader_;
+  Deadline deadline_;
+  std::atomic<bool> cancelled_{false};
+  // Whether Defer was called: then the handler's return and the DeferredCall both hold a
+  // reference, and the first answer counts.
+  bool deferred_ = false;
+  std::atomic<bool> answered_{false};
+  std::atomic<int> references_{1};
+};
+
+}  // namespace mi7

@@ -1,0 +1,58 @@
+#pragma once
+
+// ServerContext: what a handler knows about the call it answers. DeferredCall: how it answers later.
+
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "base/deadline.h"
+
+namespace mi7 {
+
+class ServerCall;
+
+// The obligation to answer one call, from any thread, exactly once. Move-only. Dropping it
+// unanswered answers INTERNAL, so that no caller waits for ever.
+class DeferredCall {
+ public:
+  DeferredCall() = default;
+  DeferredCall(DeferredCall&& other) noexcept : call_(std::exchange(other.call_, nullptr)) {}
+  DeferredCall& operator=(DeferredCall&& other) noexcept;
+  ~DeferredCall();
+
+  // Answers; OK sends the results. The call's params, results and context are invalid afterwards.
+  // A second Finish, or one on an empty handle, does nothing.
+  void Finish(absl::Status status);
+
+ private:
+  friend class ServerContext;
+  explicit DeferredCall(ServerCall* call) : call_(call) {}
+  ServerCall* call_ = nullptr;
+};
+
+// Valid from the handler's start until the call is answered. Not thread-safe, except cancelled().
+class ServerContext {
+ public:
+  // "tcp:127.0.0.1:40312". Allocates.
+  std::string peer() const;
+  // Name of the transport that carries the call: "tcp", "inproc", ...
+  std::string transport() const;
+  // When the caller stops waiting, in this machine's monotonic time; infinite without a deadline.
+  // The caller sends the time that remains, so no two clocks are compared.
+  Deadline deadline() const;
+  // True once the caller has given up: it cancelled, its deadline passed, or its connection is
+  // gone. A long handler polls it. Any thread.
+  bool cancelled() const;
+
+  // Takes over the duty to answer; the handler then returns Reply::Later(). At most once a call;
+  // a further one gives an empty handle.
+  DeferredCall Defer();
+
+ private:
+  friend class ServerCall;
+  explicit ServerContext(ServerCall* call) : call_(call) {}
+  ServerCall* call_;
+};
+
+}  // namespace mi7

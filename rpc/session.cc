@@ -1,0 +1,95 @@
+#include "rpc/session.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace mi7 {
+
+using transport::FrameHeader;
+using transport::FrameType;
+
+Session::Session(std::shared_ptr<transport::Connection> connection,
+                 std::weak_ptr<Observer> observer, std::shared_ptr<const SessionConfig> config)
+    : connection_(std::move(connection)),
+      observer_(std::move(observer)),
+      config_(std::move(config)),
+      calls_(connection_.get(), &config_->limits),
+      answers_(this, config_->dispatcher, &config_->limits) {}
+
+void Session::Drain() {
+  // Refusing begins before the peer is told, so every call that came later is answered "refused".
+  const bool drained = answers_.Drain();
+  SendControl(FrameType::kGoAway, 0);
+  if (drained) OnAnswersDrained();
+}
+
+void Session::OnMessage(transport::IncomingMessage message) {
+  const FrameHeader& header = message.header();
+  switch (header.type) {
+    case FrameType::kCall:
+      answers_.OnCall(std::move(message));
+      return;
+    case FrameType::kReturn:
+      if (absl::Status valid = calls_.OnReturn(std::move(message)); !valid.ok()) {
+        connection_->Close(std::move(valid));
+      }
+      CloseIfGoneAway();
+      return;
+    case FrameType::kCancel:
+      answers_.OnCancel(header.call_id);
+      return;
+    case FrameType::kPing:
+      SendControl(FrameType::kPong, header.call_id);
+      return;
+    case FrameType::kPong:
+      return;
+    case FrameType::kGoAway:
+      calls_.StopSending();
+      gone_away_ = true;
+      if (std::shared_ptr<Observer> observer = observer_.lock()) observer->OnGoAway(*this);
+      CloseIfGoneAway();
+      return;
+    case FrameType::kHello:
+    case FrameType::kClose:
+      break;
+  }
+  connection_->Close(absl::InvalidArgumentError(absl::StrCat(
+      "message of type ", static_cast<int>(header.type), " after the handshake")));
+}
+
+void Session::OnRejected(const FrameHeader& header, const absl::Status& why) {
+  if (header.type == FrameType::kCall) {
+    answers_.OnRejectedCall(header, why);
+    return;
+  }
+  absl::Status valid = header.type == FrameType::kReturn ? calls_.OnRejectedReturn(header, why) : why;
+  if (!valid.ok()) connection_->Close(std::move(valid));
+  CloseIfGoneAway();
+}
+
+void Session::OnClosed(const absl::Status& why) {
+  answers_.OnClosed();
+  // Before the calls end, so that a caller that tries again at once gets a new connection.
+  if (std::shared_ptr<Observer> observer = observer_.lock()) observer->OnSessionClosed(*this, why);
+  calls_.OnClosed(why);
+}
+
+void Session::OnAnswersDrained() {
+  if (std::shared_ptr<Observer> observer = observer_.lock()) observer->OnDrained(*this);
+}
+
+void Session::SendControl(FrameType type, uint32_t call_id) {
+  transport::OutgoingMessage message = transport::NewHeapMessage(0);
+  message->header.type = type;
+  message->header.call_id = call_id;
+  message->has_body = false;
+  // Fails only when the connection is closed, and then the message has no meaning.
+  connection_->Send(std::move(message)).IgnoreError();
+}
+
+void Session::CloseIfGoneAway() {
+  if (gone_away_ && calls_.idle()) connection_->Close(absl::OkStatus());
+}
+
+}  // namespace mi7
