@@ -1,0 +1,130 @@
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+#include "bench/harness/plan.h"
+#include "bench/harness/report.h"
+#include "bench/harness/runner.h"
+
+namespace mi7::bench {
+namespace {
+
+// A subject (cell 0) held against a limit (cell 1) with a target of 1.2, unpinned only.
+class EvaluateTest : public ::testing::Test {
+ protected:
+  EvaluateTest() {
+    plan_.cells = {Cell{.subject = "subject"}, Cell{.subject = "limit"}};
+    Row row = {.id = "X1", .what = "subject / limit"};
+    row.cell = 0;
+    row.limit = 1;
+    row.target = 1.2;
+    row.placements = {Placement::kUnpinned};
+    plan_.rows = {row};
+    result_.cpus[Placement::kUnpinned] = {};
+  }
+
+  void AddRound(double subject_ns, double limit_ns) {
+    for (size_t cell : {0, 1}) {
+      Sample sample;
+      sample.calls.p50_ns = cell == 0 ? subject_ns : limit_ns;
+      result_.cells[{cell, Placement::kUnpinned}].rounds.emplace_back(sample);
+    }
+  }
+
+  Figure Evaluated() { return Evaluate(plan_, result_).at(0); }
+
+  Plan plan_;
+  RunResult result_;
+};
+
+TEST_F(EvaluateTest, RatioIsTheMedianOfTheRoundsOwnRatios) {
+  // The second half of the run was three times slower for both: a ratio of medians would not
+  // be 1.1.
+  AddRound(110, 100);
+  AddRound(110, 100);
+  AddRound(330, 300);
+  AddRound(330, 300);
+  AddRound(330, 300);
+  const Figure figure = Evaluated();
+  EXPECT_DOUBLE_EQ(figure.value.median, 330);
+  EXPECT_DOUBLE_EQ(figure.limit.value(), 300);
+  EXPECT_NEAR(figure.ratio->median, 1.1, 1e-9);
+  EXPECT_NEAR(figure.ratio->relative(), 0, 1e-9);
+  EXPECT_EQ(figure.met, true);
+}
+
+TEST_F(EvaluateTest, AboveTheTargetIsMissed) {
+  AddRound(130, 100);
+  EXPECT_EQ(Evaluated().met, false);
+}
+
+TEST_F(EvaluateTest, RoundsWithoutALimitAreLeftOutOfTheRatio) {
+  AddRound(110, 100);
+  AddRound(500, 100);
+  AddRound(110, 100);
+  result_.cells[{1, Placement::kUnpinned}].rounds[1].reset();
+  const Figure figure = Evaluated();
+  EXPECT_EQ(figure.ratio->rounds, 2u);
+  EXPECT_NEAR(figure.ratio->median, 1.1, 1e-9);
+}
+
+TEST_F(EvaluateTest, RoundsThatDisagreeAreMarked) {
+  AddRound(110, 100);
+  AddRound(210, 100);
+  AddRound(310, 100);
+  const Figure figure = Evaluated();
+  EXPECT_FALSE(figure.stable);
+  EXPECT_NE(ToTable({figure}, result_).find("MISSED?"), std::string::npos);
+}
+
+TEST_F(EvaluateTest, FailedSubjectSaysWhy) {
+  CellResult& cell = result_.cells[{0, Placement::kUnpinned}];
+  cell.rounds.emplace_back();
+  cell.failure = absl::UnavailableError("no such program");
+  const Figure figure = Evaluated();
+  EXPECT_EQ(figure.missing, "subject: no such program");
+  EXPECT_EQ(figure.met, std::nullopt) << "what was not measured is neither met nor missed";
+  EXPECT_NE(ToTable({figure}, result_).find("not measured: subject: no such program"),
+            std::string::npos);
+}
+
+TEST_F(EvaluateTest, PlacementThisMachineLacksSaysWhy) {
+  result_.cpus.clear();
+  result_.impossible[Placement::kUnpinned] = absl::FailedPreconditionError("needs two CPUs");
+  EXPECT_EQ(Evaluated().missing, "needs two CPUs");
+}
+
+TEST_F(EvaluateTest, JsonHasEveryPromisedField) {
+  AddRound(150, 100);
+  AddRound(150, 100);
+  Figure figure = Evaluated();
+  figure.what = "a \"quoted\" name";
+  EXPECT_EQ(ToJson(figure),
+            "{\"id\":\"X1\",\"what\":\"a \\\"quoted\\\" name\",\"placement\":\"unpinned\","
+            "\"value\":150,\"unit\":\"ns\",\"limit\":100,\"ratio\":1.5,\"target\":1.2,"
+            "\"met\":false,\"stable\":true,\"rounds\":2,\"spread\":0,\"min\":150,\"max\":150,"
+            "\"ratio_spread\":0,"
+            "\"p99\":0,\"client_cpu_ns\":0,\"server_cpu_ns\":0,\"others_share\":0,"
+            "\"missing\":null}");
+}
+
+TEST(PlanTest, EveryRowNamesCellsThatExist) {
+  const Plan plan = MakePlan({});
+  for (const Row& row : plan.rows) {
+    EXPECT_LT(row.cell, plan.cells.size()) << row.id;
+    EXPECT_FALSE(row.placements.empty()) << row.id;
+    EXPECT_LT(row.limit.value_or(0), plan.cells.size()) << row.id;
+  }
+}
+
+TEST(HumanValueTest, PicksTheUnit) {
+  EXPECT_EQ(HumanValue(91.5, "ns"), "91.5 ns");
+  EXPECT_EQ(HumanValue(83'420, "ns"), "83.42 us");
+  EXPECT_EQ(HumanValue(1'200'000, "ns"), "1.20 ms");
+  EXPECT_EQ(HumanValue(512, "bytes"), "512 B");
+  EXPECT_EQ(HumanValue(11'776, "bytes"), "11.5 KiB");
+}
+
+}  // namespace
+}  // namespace mi7::bench

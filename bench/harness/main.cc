@@ -1,0 +1,132 @@
+// The bench: `tools/bench` builds and runs it. See bench/README.md.
+
+#include <unistd.h>
+
+#include <climits>
+#include <cstdio>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+#include "bench/harness/machine.h"
+#include "bench/harness/plan.h"
+#include "bench/harness/report.h"
+#include "bench/harness/runner.h"
+
+ABSL_FLAG(bool, quick, false, "short runs: everything in under 3 minutes");
+ABSL_FLAG(int, rounds, 0, "rounds; 0: 9 when quick, else 15");
+ABSL_FLAG(absl::Duration, measure, absl::ZeroDuration(),
+          "measured time of each run; 0: 60ms when quick, else 250ms");
+ABSL_FLAG(std::vector<std::string>, placements,
+          std::vector<std::string>({"different", "one", "unpinned"}),
+          "where client and server run: any of different, one, unpinned");
+ABSL_FLAG(std::vector<std::string>, only, {},
+          "rows to measure, by the beginning of their id (T1, raw, capnp); default: all");
+ABSL_FLAG(int, idle_connections, 0, "idle connections; 0: 2000 when quick, else 10000");
+ABSL_FLAG(std::string, json, "", "file to write one JSON object per row into");
+ABSL_FLAG(std::string, programs, "",
+          "directory of the subjects' programs; default: bench/subjects next to this one");
+
+namespace mi7::bench {
+namespace {
+
+// Above this share, other work on the machine is worth a warning.
+constexpr double kBusyShare = 0.10;
+
+std::string DefaultProgramDirectory() {
+  char path[PATH_MAX];
+  const ssize_t size = ::readlink("/proc/self/exe", path, sizeof(path));
+  const std::string self(path, size > 0 ? static_cast<size_t>(size) : 0);
+  return absl::StrCat(self.substr(0, self.rfind('/')), "/../subjects");
+}
+
+void KeepOnly(Plan& plan, const std::vector<std::string>& prefixes) {
+  if (prefixes.empty()) return;
+  std::erase_if(plan.rows, [&](const Row& row) {
+    for (const std::string& prefix : prefixes) {
+      if (row.id.rfind(prefix, 0) == 0) return false;
+    }
+    return true;
+  });
+}
+
+void WarnIfBusy() {
+  const MachineLoad load;
+  absl::SleepFor(absl::Milliseconds(500));
+  const double share = load.OthersShare();
+  if (share < kBusyShare) return;
+  std::printf(
+      "Others keep %.0f%% of this machine busy. Ratios still mean something, because rounds are\n"
+      "interleaved and medians taken; times and tails mean less.\n",
+      100 * share);
+}
+
+int Main() {
+  const bool quick = absl::GetFlag(FLAGS_quick);
+  const int rounds = absl::GetFlag(FLAGS_rounds);
+  const absl::Duration measure = absl::GetFlag(FLAGS_measure);
+  const int idle_connections = absl::GetFlag(FLAGS_idle_connections);
+  Workload base;
+  base.measure_ns = absl::ToInt64Nanoseconds(
+      measure > absl::ZeroDuration() ? measure : absl::Milliseconds(quick ? 60 : 250));
+  RunOptions options;
+  options.rounds = rounds > 0 ? rounds : (quick ? 9 : 15);
+  options.idle_connections = idle_connections > 0 ? idle_connections : (quick ? 2'000 : 10'000);
+  options.program_directory = absl::GetFlag(FLAGS_programs);
+  if (options.program_directory.empty()) options.program_directory = DefaultProgramDirectory();
+  options.progress = stderr;
+  for (const std::string& name : absl::GetFlag(FLAGS_placements)) {
+    const std::optional<Placement> placement = ParsePlacement(name);
+    if (!placement.has_value()) {
+      std::fprintf(stderr, "--placements: '%s' is none of different, one, unpinned\n",
+                   name.c_str());
+      return 2;
+    }
+    options.placements.push_back(*placement);
+  }
+  Plan plan = MakePlan(base);
+  KeepOnly(plan, absl::GetFlag(FLAGS_only));
+
+  std::printf("%s\n", DescribeMachine().c_str());
+  WarnIfBusy();
+  std::printf(
+      "%d rounds of %lld ms a run; every run has fresh processes; +- is half the middle half\n",
+      options.rounds, static_cast<long long>(base.measure_ns / 1'000'000));
+  std::fflush(stdout);
+
+  const absl::StatusOr<RunResult> result = RunPlan(plan, options);
+  if (!result.ok()) {
+    std::fprintf(stderr, "%s\n", result.status().ToString().c_str());
+    return 1;
+  }
+  const std::vector<Figure> figures = Evaluate(plan, *result);
+  std::fputs(ToTable(figures, *result).c_str(), stdout);
+  const std::string json_path = absl::GetFlag(FLAGS_json);
+  if (!json_path.empty()) {
+    std::ofstream json(json_path);
+    for (const Figure& figure : figures) json << ToJson(figure) << "\n";
+    json.flush();
+    if (!json) {
+      std::fprintf(stderr, "--json: cannot write %s\n", json_path.c_str());
+      return 1;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace mi7::bench
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage("measures mi7, peers and limits side by side; see bench/README.md");
+  absl::ParseCommandLine(argc, argv);
+  return mi7::bench::Main();
+}

@@ -1,0 +1,119 @@
+#include "bench/harness/plan.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace mi7::bench {
+namespace {
+
+constexpr int kPipelined = 64;
+// A typed call of 8 bytes on the wire: header of 32, segment table, root pointer and the value.
+constexpr size_t kTypedFrameBytes = 56;
+constexpr size_t kRawFrameBytes = 64;
+
+class PlanBuilder {
+ public:
+  explicit PlanBuilder(const Workload& base) : base_(base) {}
+
+  size_t AddCell(const char* subject, Waiting waiting, int outstanding,
+                 size_t frame_bytes = kTypedFrameBytes) {
+    Workload workload = base_;
+    workload.waiting = waiting;
+    workload.outstanding = outstanding;
+    workload.frame_bytes = frame_bytes;
+    plan_.cells.push_back({.subject = subject, .workload = workload});
+    return plan_.cells.size() - 1;
+  }
+  size_t AddIdleCell(const char* subject) {
+    plan_.cells.push_back({.subject = subject, .workload = base_, .idle_connections = true});
+    return plan_.cells.size() - 1;
+  }
+  // A figure to be seen: a limit or a peer.
+  void Show(const char* id, const char* what, size_t cell) { AddRow(id, what, cell); }
+  // A figure that has to be at most `target` times that of `limit`.
+  void Promise(const char* id, const char* what, size_t cell, size_t limit, double target) {
+    Row& row = AddRow(id, what, cell);
+    row.limit = limit;
+    row.target = target;
+  }
+  // User memory of a connection at either end; `target` in bytes.
+  void ShowIdle(const char* id, const char* what, size_t cell, std::optional<double> target) {
+    for (Quantity end : {Quantity::kIdleServer, Quantity::kIdleClient}) {
+      const char* name = end == Quantity::kIdleServer ? "server" : "client";
+      plan_.rows.push_back({.id = absl::StrCat(id, ".", name),
+                            .what = absl::StrCat(what, ", ", name),
+                            .cell = cell,
+                            .quantity = end,
+                            .target = target,
+                            .placements = {Placement::kUnpinned}});
+    }
+  }
+  Plan Take() { return std::move(plan_); }
+
+ private:
+  Row& AddRow(const char* id, const char* what, size_t cell) {
+    const Workload& workload = plan_.cells[cell].workload;
+    Row row = {.id = id, .what = what, .cell = cell};
+    row.quantity = workload.outstanding == 1 ? Quantity::kP50 : Quantity::kPerCall;
+    row.placements = {Placement::kDifferentCpus, Placement::kUnpinned};
+    // Two that spin on one CPU measure the scheduler's time slice and nothing of themselves.
+    if (workload.waiting != Waiting::kSpinning) row.placements.push_back(Placement::kOneCpu);
+    plan_.rows.push_back(std::move(row));
+    return plan_.rows.back();
+  }
+
+  const Workload base_;
+  Plan plan_;
+};
+
+}  // namespace
+
+Plan MakePlan(const Workload& base) {
+  PlanBuilder plan(base);
+  // Cells that are compared stand next to each other, so that they are measured close in time.
+  const size_t raw_blocking_64 = plan.AddCell("raw_tcp", Waiting::kBlocking, 1, kRawFrameBytes);
+  const size_t raw_blocking = plan.AddCell("raw_tcp", Waiting::kBlocking, 1);
+  const size_t mi7_blocking = plan.AddCell("mi7", Waiting::kBlocking, 1);
+  const size_t capnp = plan.AddCell("capnp_rpc", Waiting::kBlocking, 1);
+  const size_t mi7_default = plan.AddCell("mi7", Waiting::kDefault, 1);
+  const size_t raw_spinning_64 = plan.AddCell("raw_tcp", Waiting::kSpinning, 1, kRawFrameBytes);
+  const size_t raw_spinning = plan.AddCell("raw_tcp", Waiting::kSpinning, 1);
+  const size_t mi7_spinning = plan.AddCell("mi7", Waiting::kSpinning, 1);
+  const size_t batch_spinning = plan.AddCell("raw_tcp_batch", Waiting::kSpinning, kPipelined);
+  const size_t mi7_spinning_many = plan.AddCell("mi7", Waiting::kSpinning, kPipelined);
+  const size_t batch_blocking = plan.AddCell("raw_tcp_batch", Waiting::kBlocking, kPipelined);
+  const size_t mi7_blocking_many = plan.AddCell("mi7", Waiting::kBlocking, kPipelined);
+  const size_t mi7_default_many = plan.AddCell("mi7", Waiting::kDefault, kPipelined);
+  const size_t capnp_many = plan.AddCell("capnp_rpc", Waiting::kBlocking, kPipelined);
+  const size_t mi7_idle = plan.AddIdleCell("mi7");
+  const size_t capnp_idle = plan.AddIdleCell("capnp_rpc");
+
+  plan.Show("raw.tcp.blocking.64B", "raw framed TCP 64 B, blocking", raw_blocking_64);
+  plan.Show("raw.tcp.blocking", "raw framed TCP 56 B, blocking", raw_blocking);
+  plan.Promise("T1", "mi7 unary, blocking / raw", mi7_blocking, raw_blocking, 1.10);
+  plan.Show("raw.tcp.spinning.64B", "raw framed TCP 64 B, spinning", raw_spinning_64);
+  plan.Show("raw.tcp.spinning", "raw framed TCP 56 B, spinning", raw_spinning);
+  plan.Promise("T2", "mi7 unary, spinning / raw", mi7_spinning, raw_spinning, 1.15);
+  plan.Show("capnp.tcp", "Cap'n Proto RPC unary", capnp);
+  plan.Promise("V4.capnp", "mi7 unary, blocking / Cap'n Proto", mi7_blocking, capnp, 1.0);
+  plan.Promise("V4.capnp.adaptive", "mi7 unary, adaptive / Cap'n Proto", mi7_default, capnp, 0.2);
+
+  plan.Show("raw.tcp.batch.blocking", "raw batched x64, blocking", batch_blocking);
+  plan.Promise("T3", "mi7 x64, blocking / raw", mi7_blocking_many, batch_blocking, 1.6);
+  plan.Show("raw.tcp.batch.spinning", "raw batched x64, spinning", batch_spinning);
+  plan.Promise("T3.spinning", "mi7 x64, spinning / raw", mi7_spinning_many, batch_spinning, 1.6);
+  plan.Promise("T3.adaptive", "mi7 x64, adaptive / raw blocking", mi7_default_many, batch_blocking,
+               1.6);
+  plan.Show("capnp.tcp.64", "Cap'n Proto RPC x64", capnp_many);
+  // At least four times the rate.
+  plan.Promise("V5.capnp", "mi7 x64, blocking / Cap'n Proto", mi7_blocking_many, capnp_many, 0.25);
+  plan.Promise("V5.capnp.adaptive", "mi7 x64, adaptive / Cap'n Proto", mi7_default_many, capnp_many,
+               0.25);
+
+  plan.ShowIdle("T5.idle", "mi7 idle connection", mi7_idle, 1024);
+  plan.ShowIdle("capnp.idle", "Cap'n Proto RPC idle connection", capnp_idle, std::nullopt);
+  return plan.Take();
+}
+
+}  // namespace mi7::bench

@@ -1,0 +1,124 @@
+#pragma once
+
+// Times calls inside the client process: a warm-up, then a measured stretch whose end it announces.
+// Latencies go into memory that was allocated and touched before; nothing here allocates.
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+
+#include "base/deadline.h"
+#include "bench/harness/workload.h"
+
+namespace mi7::bench {
+
+// Not thread-safe: one thread makes the calls.
+class Recorder {
+ public:
+  // Called when measuring begins and when it has ended, outside of the timed stretch.
+  using Edge = void (*)(void* context);
+
+  // `latencies_ns` receives one latency a call (or one in 17, see Issue) until it is full.
+  Recorder(const Workload& workload, std::span<uint32_t> latencies_ns, Edge on_begin, Edge on_end,
+           void* context)
+      : workload_(workload),
+        latencies_(latencies_ns),
+        on_begin_(on_begin),
+        on_end_(on_end),
+        context_(context) {}
+  Recorder(const Recorder&) = delete;
+  Recorder& operator=(const Recorder&) = delete;
+
+  // Starts the warm-up; first of all, once.
+  void Begin() {
+    last_ns_ = MonotonicNanos();
+    edge_ns_ = last_ns_ + workload_.warmup_ns;
+  }
+
+  // One outstanding call: to be called after each; false when it was the last one. Costs one
+  // reading of the clock, which ends this call's time and begins the next one's.
+  bool Continue() {
+    const int64_t now_ns = MonotonicNanos();
+    if (measuring_) {
+      ++calls_;
+      Store(now_ns - last_ns_);
+    }
+    last_ns_ = now_ns;
+    if (now_ns < edge_ns_) [[likely]]
+      return true;
+    return PassEdge();
+  }
+
+  // Several outstanding: the stamp to give to Complete when the call now being sent is answered.
+  // Reads the clock for one call in 17 only (a number that shares no factor with batch sizes), so
+  // that measuring costs a pipelined call little.
+  int64_t Issue() {
+    if (--until_stamp_ != 0) [[likely]]
+      return kNoStamp;
+    until_stamp_ = kStampEvery;
+    return MonotonicNanos();
+  }
+
+  // A call was answered; false when no further call is to be sent. Keeps answering false while the
+  // remaining calls come in, and does not count them.
+  bool Complete(int64_t stamp_ns) {
+    if (done_) return false;
+    ++calls_;
+    if (stamp_ns == kNoStamp) [[likely]]
+      return true;
+    const int64_t now_ns = MonotonicNanos();
+    if (measuring_) Store(now_ns - stamp_ns);
+    if (now_ns < edge_ns_) [[likely]]
+      return true;
+    return PassEdge();
+  }
+
+  // After the last call: calls made in the measured stretch, its length, latencies stored.
+  uint64_t calls() const { return calls_; }
+  int64_t elapsed_ns() const { return elapsed_ns_; }
+  size_t stored() const { return stored_; }
+  bool done() const { return done_; }
+
+ private:
+  static constexpr int64_t kNoStamp = 0;
+  static constexpr int kStampEvery = 17;
+
+  void Store(int64_t latency_ns) {
+    if (stored_ == latencies_.size()) return;
+    constexpr int64_t kMax = std::numeric_limits<uint32_t>::max();
+    latencies_[stored_++] = static_cast<uint32_t>(latency_ns < kMax ? latency_ns : kMax);
+  }
+
+  bool PassEdge() {
+    if (!measuring_) {
+      measuring_ = true;
+      on_begin_(context_);
+      calls_ = 0;
+      begin_ns_ = last_ns_ = MonotonicNanos();
+      edge_ns_ = begin_ns_ + workload_.measure_ns;
+      return true;
+    }
+    elapsed_ns_ = MonotonicNanos() - begin_ns_;
+    done_ = true;
+    on_end_(context_);
+    return false;
+  }
+
+  const Workload workload_;
+  const std::span<uint32_t> latencies_;
+  const Edge on_begin_;
+  const Edge on_end_;
+  void* const context_;
+  bool measuring_ = false;
+  bool done_ = false;
+  int until_stamp_ = 1;
+  int64_t last_ns_ = 0;
+  int64_t edge_ns_ = 0;
+  int64_t begin_ns_ = 0;
+  int64_t elapsed_ns_ = 0;
+  uint64_t calls_ = 0;
+  size_t stored_ = 0;
+};
+
+}  // namespace mi7::bench

@@ -1,0 +1,72 @@
+#include "bench/harness/recorder.h"
+
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace mi7::bench {
+namespace {
+
+struct Edges {
+  int begun = 0;
+  int ended = 0;
+};
+
+Recorder MakeRecorder(const Workload& workload, std::span<uint32_t> latencies, Edges& edges) {
+  return Recorder(
+      workload, latencies, [](void* context) { ++static_cast<Edges*>(context)->begun; },
+      [](void* context) { ++static_cast<Edges*>(context)->ended; }, &edges);
+}
+
+Workload Short() {
+  Workload workload;
+  workload.warmup_ns = 100'000;
+  workload.measure_ns = 1'000'000;
+  return workload;
+}
+
+TEST(RecorderTest, CountsOnlyTheMeasuredStretch) {
+  std::vector<uint32_t> latencies(1 << 20);
+  Edges edges;
+  Recorder recorder = MakeRecorder(Short(), latencies, edges);
+  recorder.Begin();
+  uint64_t made = 0;
+  do {
+    ++made;
+  } while (recorder.Continue());
+  EXPECT_TRUE(recorder.done());
+  EXPECT_EQ(edges.begun, 1);
+  EXPECT_EQ(edges.ended, 1);
+  EXPECT_GT(recorder.calls(), 0u);
+  EXPECT_LT(recorder.calls(), made);
+  EXPECT_EQ(recorder.stored(), recorder.calls());
+  EXPECT_GE(recorder.elapsed_ns(), Short().measure_ns);
+}
+
+TEST(RecorderTest, FullMemoryStopsStoringButNotCounting) {
+  std::vector<uint32_t> latencies(3);
+  Edges edges;
+  Recorder recorder = MakeRecorder(Short(), latencies, edges);
+  recorder.Begin();
+  while (recorder.Continue()) {
+  }
+  EXPECT_EQ(recorder.stored(), 3u);
+  EXPECT_GT(recorder.calls(), 3u);
+}
+
+TEST(RecorderTest, PipelinedCallsAreAllCountedAndSomeTimed) {
+  std::vector<uint32_t> latencies(1 << 20);
+  Edges edges;
+  Recorder recorder = MakeRecorder(Short(), latencies, edges);
+  recorder.Begin();
+  while (recorder.Complete(recorder.Issue())) {
+  }
+  EXPECT_GT(recorder.calls(), 10 * recorder.stored());
+  EXPECT_LT(recorder.calls(), 20 * recorder.stored());
+  const uint64_t calls = recorder.calls();
+  EXPECT_FALSE(recorder.Complete(recorder.Issue())) << "a late answer asks for no further call";
+  EXPECT_EQ(recorder.calls(), calls) << "and is not counted";
+}
+
+}  // namespace
+}  // namespace mi7::bench

@@ -1,0 +1,49 @@
+#pragma once
+
+// From samples to figures: the rows of a run, as a table for people and as JSON lines.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bench/harness/plan.h"
+#include "bench/harness/runner.h"
+#include "bench/harness/stats.h"
+
+namespace mi7::bench {
+
+// A row of the plan at one placement, evaluated.
+struct Figure {
+  std::string id;
+  std::string what;
+  Placement placement = Placement::kUnpinned;
+  std::string unit;  // "ns" or "bytes"
+  Spread value;
+  std::optional<double> p99;            // median over the rounds, where the figure is a latency
+  std::optional<double> client_cpu_ns;  // per call, median over the rounds
+  std::optional<double> server_cpu_ns;
+  std::optional<double> limit;  // median over the rounds
+  // Of the rounds' own ratios: what disturbs the machine for seconds disturbs both and cancels.
+  std::optional<Spread> ratio;
+  std::optional<double> target;
+  std::optional<bool> met;
+  // The rounds agree: the quartiles of what is compared with the target (or of the value) are not
+  // further apart than a quarter of the median. Otherwise run again on a quieter machine.
+  bool stable = true;
+  double others_share = 0;  // of the machine, median over the rounds
+  std::string missing;      // why there is no value
+};
+
+// In the order of the plan, placement by placement.
+std::vector<Figure> Evaluate(const Plan& plan, const RunResult& result);
+
+// A table of at most 110 columns, ending with a line feed.
+std::string ToTable(const std::vector<Figure>& figures, const RunResult& result);
+
+// One JSON object on one line, without a line feed.
+std::string ToJson(const Figure& figure);
+
+// "83.4 us", "1.20 ms", "512 B".
+std::string HumanValue(double value, const std::string& unit);
+
+}  // namespace mi7::bench

@@ -1,0 +1,54 @@
+#include "bench/harness/workload.h"
+
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace mi7::bench {
+
+std::string_view WaitingName(Waiting waiting) {
+  switch (waiting) {
+    case Waiting::kBlocking:
+      return "blocking";
+    case Waiting::kSpinning:
+      return "spinning";
+    case Waiting::kDefault:
+      return "default";
+  }
+  return "?";
+}
+
+std::string Workload::Encode() const {
+  return absl::StrCat(std::string(WaitingName(waiting)), ":", outstanding, ":", frame_bytes, ":",
+                      warmup_ns, ":", measure_ns);
+}
+
+absl::StatusOr<Workload> Workload::Decode(std::string_view text) {
+  const std::vector<std::string> parts = absl::StrSplit(std::string(text), ':');
+  Workload workload;
+  bool good = parts.size() == 5;
+  if (good) {
+    good = false;
+    for (Waiting waiting : {Waiting::kBlocking, Waiting::kSpinning, Waiting::kDefault}) {
+      if (parts[0] != WaitingName(waiting)) continue;
+      workload.waiting = waiting;
+      good = true;
+    }
+    uint64_t frame_bytes = 0;
+    good = good && absl::SimpleAtoi(parts[1], &workload.outstanding) &&
+           absl::SimpleAtoi(parts[2], &frame_bytes) &&
+           absl::SimpleAtoi(parts[3], &workload.warmup_ns) &&
+           absl::SimpleAtoi(parts[4], &workload.measure_ns);
+    workload.frame_bytes = frame_bytes;
+  }
+  if (!good || workload.outstanding < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("workload '", std::string(text),
+                     "' is not WAITING:OUTSTANDING:FRAME_BYTES:WARMUP_NS:MEASURE_NS"));
+  }
+  return workload;
+}
+
+}  // namespace mi7::bench

@@ -1,0 +1,12 @@
+@0xb7c1d0a4e6f25a93;
+
+# The typed call of the bench: 8 bytes in, 8 bytes out. Every typed subject serves this schema.
+
+using Cxx = import "/capnp/c++.capnp";
+
+$Cxx.namespace("mi7::bench");
+
+interface Echo {
+  # Answers with what it was given.
+  echo @0 (value :UInt64) -> (value :UInt64);
+}
