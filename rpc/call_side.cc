@@ -1,5 +1,6 @@
 #include "rpc/call_side.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,6 +27,12 @@ absl::Status LostStatus(const ClientCall& call, const absl::Status& why) {
 
 }  // namespace
 
+CallSide::CallSide(transport::Connection* connection, const Limits* limits)
+    : connection_(connection),
+      limits_(limits),
+      in_flight_max_(std::min(limits->calls_in_flight_max,
+                              connection->info().negotiated.calls_in_flight_max)) {}
+
 void CallSide::Send(ClientCall* call) {
   transport::OutgoingMessage message = std::move(call->request_);
   FrameHeader& header = message->header;
@@ -41,9 +48,9 @@ void CallSide::Send(ClientCall* call) {
     absl::MutexLock lock(&mutex_);
     if (stopped_) {
       failure = closed_.ok() ? absl::UnavailableError("connection is closing") : closed_;
-    } else if (in_flight_ >= limits_->calls_in_flight_max) {
-      failure = absl::ResourceExhaustedError(absl::StrCat(
-          in_flight_, " calls in flight, calls_in_flight_max is ", limits_->calls_in_flight_max));
+    } else if (in_flight_ >= in_flight_max_) {
+      failure = absl::ResourceExhaustedError(
+          absl::StrCat(in_flight_, " calls in flight, calls_in_flight_max is ", in_flight_max_));
     } else {
       if (free_ids_.empty()) {
         free_ids_.push_back(static_cast<uint32_t>(calls_.size()));

@@ -20,8 +20,8 @@ class ClientCall;
 // Thread-safety: any thread, except the On... functions, which the driving thread calls.
 class CallSide {
  public:
-  CallSide(transport::Connection* connection, const Limits* limits)
-      : connection_(connection), limits_(limits) {}
+  // Both must outlive the CallSide.
+  CallSide(transport::Connection* connection, const Limits* limits);
 
   // Sends `call` and takes a reference until its return arrived or the connection ended. On
   // failure the call is failed ("not sent").
@@ -55,6 +55,7 @@ class CallSide {
 
   transport::Connection* const connection_;
   const Limits* const limits_;
+  const uint32_t in_flight_max_;  // ours or the peer's limit, whichever is lower
   mutable absl::Mutex mutex_;
   // Index: call id; nullptr: free. Ids are dense and reused at once after the return, as in Cap'n
   // Proto RPC; the order of the connection makes that unambiguous.
