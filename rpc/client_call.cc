@@ -104,6 +104,15 @@ void ClientCall::GiveUp(Ending ending) {
                                        : CallOutcome::kUnknown));
 }
 
+void ClientCall::Abandon() {
+  if (!Claim()) return;
+  channel_->WithdrawCall(this);
+  status_ = absl::CancelledError(absl::StrCat(method_->name, ": abandoned"));
+  state_.fetch_or(kDone, std::memory_order_acq_rel);
+  if (in_deadline_queue_) channel_->deadlines().Remove(this);
+  ReleaseBackground();
+}
+
 void ClientCall::Fail(const absl::Status& failure) {
   if (Claim()) CompleteWith(failure);
 }

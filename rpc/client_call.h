@@ -69,6 +69,10 @@ class ClientCall {
   // Ends the call with CANCELLED unless it is done; the server is told. Any thread.
   void Cancel();
 
+  // As Cancel, for an owner that goes away: a continuation that is set (which must be trivially
+  // destructible) does not run any more. Not while the call may complete on another thread.
+  void Abandon();
+
   // Once done: OK with a response, or why not.
   const absl::Status& status() const { return status_; }
   capnp::MessageReader& response() { return *reader_; }

@@ -108,8 +108,9 @@ class [[nodiscard]] PendingCall {
       pending->OnDone([coroutine](ClientCall&) { coroutine.resume(); });
     }
     Result await_resume() { return Take(std::move(call)); }
+    // A coroutine that is destroyed while it waits must not be resumed.
     ~Awaiter() {
-      if (call) call->Cancel();
+      if (call) call->Abandon();
     }
   };
   Awaiter operator co_await() && { return Awaiter{std::move(call_)}; }
