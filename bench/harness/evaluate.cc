@@ -20,6 +20,8 @@ double ValueOf(const Sample& sample, Quantity quantity) {
       return sample.calls.p50_ns;
     case Quantity::kPerCall:
       return sample.calls.per_call_ns;
+    case Quantity::kCpuPerCall:
+      return sample.calls.client_cpu_ns + sample.calls.server_cpu_ns;
     case Quantity::kIdleClient:
       return larger(sample.idle.client);
     case Quantity::kIdleServer:
@@ -71,7 +73,7 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   figure.stable = figure.value.relative() <= kStableSpread;
   figure.others_share =
       Quantile(Collect(cell, [](const Sample& s) { return s.others_share; }), 0.5);
-  if (!IsMemory(row.quantity)) {
+  if (row.quantity == Quantity::kP50 || row.quantity == Quantity::kPerCall) {
     figure.p99 = Quantile(Collect(cell, [](const Sample& s) { return s.calls.p99_ns; }), 0.5);
     figure.client_cpu_ns =
         Quantile(Collect(cell, [](const Sample& s) { return s.calls.client_cpu_ns; }), 0.5);

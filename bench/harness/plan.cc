@@ -37,6 +37,11 @@ class PlanBuilder {
     row.limit = limit;
     row.target = target;
   }
+  // The same for the CPU time of a call.
+  void PromiseCpu(const char* id, const char* what, size_t cell, size_t limit, double target) {
+    Promise(id, what, cell, limit, target);
+    plan_.rows.back().quantity = Quantity::kCpuPerCall;
+  }
   // User memory of a connection at either end; `target` in bytes.
   void ShowIdle(const char* id, const char* what, size_t cell, std::optional<double> target) {
     for (Quantity end : {Quantity::kIdleServer, Quantity::kIdleClient}) {
@@ -111,8 +116,13 @@ Plan MakePlan(const Workload& base) {
   plan.Promise("V5.capnp.adaptive", "mi7 x64, adaptive / Cap'n Proto", mi7_default_many, capnp_many,
                0.25);
 
+  plan.PromiseCpu("V7.capnp", "CPU: mi7, blocking / Cap'n Proto", mi7_blocking, capnp, 1.0);
+  plan.PromiseCpu("V7.capnp.adaptive", "CPU: mi7, adaptive / Cap'n Proto", mi7_default, capnp, 1.0);
+  plan.PromiseCpu("V7.capnp.64", "CPU: mi7 x64, blocking / Cap'n P.", mi7_blocking_many, capnp_many,
+                  1.0);
+
   plan.ShowIdle("T5.idle", "mi7 idle connection", mi7_idle, 1024);
-  plan.ShowIdle("capnp.idle", "Cap'n Proto RPC idle connection", capnp_idle, std::nullopt);
+  plan.ShowIdle("capnp.idle", "Cap'n Proto idle connection", capnp_idle, std::nullopt);
   return plan.Take();
 }
 

@@ -19,6 +19,7 @@ namespace mi7::bench {
 enum class Quantity {
   kP50,         // median latency of one call
   kPerCall,     // time per call, with all outstanding ones in flight
+  kCpuPerCall,  // CPU time per call, client and server together
   kIdleClient,  // user memory per idle connection, the larger of heap and resident
   kIdleServer,
 };
