@@ -249,9 +249,12 @@ absl::Status FinishHeapMessage(MessageBody& message, const Limits& limits, Piece
   return checked;
 }
 
-absl::Status CheckMessageLimits(MessageBody& message, const Limits& limits) {
+absl::Status SealMessage(MessageBody& message, const Limits& limits) {
   HeapMessage& heap = Downcast(message);
-  return CheckMeasured(heap, Measure(heap), limits);
+  const Measured measured = Measure(heap);
+  absl::Status checked = CheckMeasured(heap, measured, limits);
+  if (checked.ok()) heap.SealHeader(measured.total_bytes);
+  return checked;
 }
 
 size_t MessageBytes(MessageBody& message) { return Measure(Downcast(message)).total_bytes; }
@@ -336,18 +339,17 @@ absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
 
 IncomingMessage MakeIncoming(OutgoingMessage&& message) {
   HeapMessage& heap = Downcast(*message);
-  const Measured measured = Measure(heap);
-  MI7_CHECK(measured.total_bytes <= UINT32_MAX, "MakeIncoming is called after CheckMessageLimits");
-  heap.SealHeader(measured.total_bytes);
+  const SegmentsView segments = heap.Segments();
+  MI7_CHECK(heap.header.size >= kFrameHeaderBytes, "MakeIncoming is called after SealMessage");
   IncomingMessage incoming;
   incoming.header_ = heap.header;
   incoming.extra_ = heap.extra();
-  incoming.segment_count_ = static_cast<uint32_t>(measured.segments.size());
-  if (measured.segments.size() == 1) {
-    incoming.first_segment_ = measured.segments[0];
-  } else if (measured.segments.size() > 1) {
-    incoming.more_segments_ = std::make_unique<Segment[]>(measured.segments.size());
-    std::copy(measured.segments.begin(), measured.segments.end(), incoming.more_segments_.get());
+  incoming.segment_count_ = static_cast<uint32_t>(segments.size());
+  if (segments.size() == 1) {
+    incoming.first_segment_ = segments[0];
+  } else if (segments.size() > 1) {
+    incoming.more_segments_ = std::make_unique<Segment[]>(segments.size());
+    std::copy(segments.begin(), segments.end(), incoming.more_segments_.get());
   }
   incoming.backing_ = &heap;
   static_cast<void>(message.release());

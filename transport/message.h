@@ -95,8 +95,9 @@ using PieceList = std::vector<ByteSpan>;
 // segments_max, naming it; nothing is appended then.
 absl::Status FinishHeapMessage(MessageBody& message, const Limits& limits, PieceList& pieces);
 
-// Whether `message` may be sent under `limits`: what FinishHeapMessage checks, without finishing.
-absl::Status CheckMessageLimits(MessageBody& message, const Limits& limits);
+// What FinishHeapMessage does to the header, without the pieces: checks the limits and fills
+// header.size and header.extra_size. The message is not changed afterwards.
+absl::Status SealMessage(MessageBody& message, const Limits& limits);
 
 // Size in bytes that `message` would have now (header + extra + segment table + segments in use).
 // A body whose root was never set counts (and travels) as one null pointer.
@@ -148,8 +149,8 @@ absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
                                              std::span<const std::byte> rest, Backing* backing,
                                              uint64_t cookie, const Limits& limits);
 
-// Turns a heap message around into a received one without copying (inproc). Fills header.size and
-// header.extra_size. The message must have passed CheckMessageLimits.
+// Turns a heap message around into a received one without copying (inproc). The message must be
+// sealed.
 IncomingMessage MakeIncoming(OutgoingMessage&& message);
 
 }  // namespace mi7::transport

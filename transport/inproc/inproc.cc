@@ -1,0 +1,214 @@
+#include "transport/inproc/inproc.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "base/check.h"
+#include "transport/inproc/link.h"
+
+namespace mi7::transport::inproc {
+namespace {
+
+// One side of a link, as its user holds it. Dropping it ends the connection as Close(OK) does.
+class InprocConnection final : public Connection {
+ public:
+  InprocConnection(std::shared_ptr<Link> link, Link::Which which)
+      : link_(std::move(link)), which_(which) {}
+  ~InprocConnection() override { link_->Close(which_, absl::OkStatus()); }
+
+  void Start(std::shared_ptr<Receiver> receiver) override {
+    link_->Start(which_, std::move(receiver));
+  }
+  absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override {
+    return link_->Reserve(which_, bytes);
+  }
+  absl::Status Send(OutgoingMessage&& message) override {
+    return link_->Send(which_, std::move(message));
+  }
+  void Close(absl::Status why) override { link_->Close(which_, std::move(why)); }
+  bool Await(Completion& completion, Deadline deadline) override {
+    return link_->Await(which_, completion, deadline);
+  }
+  void SetBackground(bool wanted) override { link_->SetBackground(which_, wanted); }
+  bool InCallback() const override { return link_->InCallback(which_); }
+  ConnectionInfo info() const override { return link_->info(which_); }
+
+ private:
+  const std::shared_ptr<Link> link_;
+  const Link::Which which_;
+};
+
+// What a listener shares with the connectors that found it and with what they posted.
+class Acceptor : public std::enable_shared_from_this<Acceptor> {
+ public:
+  Acceptor(Endpoint endpoint, std::vector<EventLoop*> loops, TransportOptions options,
+           AcceptCallback on_accept)
+      : endpoint_(std::move(endpoint)),
+        loops_(std::move(loops)),
+        options_(std::move(options)),
+        on_accept_(std::move(on_accept)) {}
+
+  const Endpoint& endpoint() const { return endpoint_; }
+
+  // The connector's end of a new link, whose other end is on its way to the accept callback.
+  absl::StatusOr<std::shared_ptr<Connection>> Connect(EventLoop* loop,
+                                                      const TransportOptions& options) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (closed_) return NobodyListens(endpoint_);
+      if (connections_ < options_.limits.connections_max) return NewLink(loop, options);
+    }
+    absl::Status refused = absl::UnavailableError(
+        absl::StrCat(endpoint_.ToString(), ": the server has as many connections as its ",
+                     "limits.connections_max allows, ", options_.limits.connections_max));
+    if (options_.on_refused) options_.on_refused(endpoint_.ToString(), refused);
+    return refused;
+  }
+
+  void Close() {
+    absl::MutexLock lock(&mutex_);
+    closed_ = true;
+    mutex_.Await(absl::Condition(
+        +[](int* accepting) { return *accepting == 0; }, &accepting_));
+  }
+
+  static absl::Status NobodyListens(const Endpoint& endpoint) {
+    return absl::UnavailableError(
+        absl::StrCat(endpoint.ToString(), ": nobody in this process listens on that name"));
+  }
+
+ private:
+  std::shared_ptr<Connection> NewLink(EventLoop* loop, const TransportOptions& options)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    ++connections_;
+    std::shared_ptr<void> while_open(nullptr, [self = shared_from_this()](void*) {
+      absl::MutexLock lock(&self->mutex_);
+      --self->connections_;
+    });
+    EventLoop* const accepting = loops_[next_loop_++ % loops_.size()];
+    auto link = std::make_shared<Link>(endpoint_.ToString(),
+                                       SideOptions{.loop = loop,
+                                                   .limits = options.limits,
+                                                   .wait = options.wait,
+                                                   .accepted = false,
+                                                   .while_open = nullptr},
+                                       SideOptions{.loop = accepting,
+                                                   .limits = options_.limits,
+                                                   .wait = options_.wait,
+                                                   .accepted = true,
+                                                   .while_open = std::move(while_open)});
+    // Posted under the mutex: Close comes after, and with it the end of the loop.
+    accepting->Post([self = shared_from_this(), accepted = std::make_shared<InprocConnection>(
+                                                    link, Link::kAcceptor)]() mutable {
+      self->Accept(std::move(accepted));
+    });
+    return std::make_shared<InprocConnection>(std::move(link), Link::kConnector);
+  }
+
+  // On the loop of the accepted end.
+  void Accept(std::shared_ptr<Connection> connection) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!closed_) {
+        ++accepting_;
+      } else {
+        connection->Close(absl::UnavailableError("the server stopped listening"));
+        return;
+      }
+    }
+    on_accept_(std::move(connection));
+    absl::MutexLock lock(&mutex_);
+    --accepting_;
+  }
+
+  const Endpoint endpoint_;
+  const std::vector<EventLoop*> loops_;
+  const TransportOptions options_;
+  const AcceptCallback on_accept_;
+  absl::Mutex mutex_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  int accepting_ ABSL_GUARDED_BY(mutex_) = 0;  // calls of on_accept_ that run
+  uint32_t connections_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t next_loop_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// The process's names. Never destroyed: static objects may hold listeners.
+class Names {
+ public:
+  static Names& Get() {
+    static Names& names = *new Names;
+    return names;
+  }
+  bool Add(const std::shared_ptr<Acceptor>& acceptor) {
+    absl::MutexLock lock(&mutex_);
+    return acceptors_.try_emplace(acceptor->endpoint().name, acceptor).second;
+  }
+  void Remove(const std::string& name) {
+    absl::MutexLock lock(&mutex_);
+    acceptors_.erase(name);
+  }
+  std::shared_ptr<Acceptor> Find(const std::string& name) {
+    absl::MutexLock lock(&mutex_);
+    const auto found = acceptors_.find(name);
+    return found == acceptors_.end() ? nullptr : found->second;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  absl::flat_hash_map<std::string, std::shared_ptr<Acceptor>> acceptors_ ABSL_GUARDED_BY(mutex_);
+};
+
+class InprocListener final : public Listener {
+ public:
+  explicit InprocListener(std::shared_ptr<Acceptor> acceptor) : acceptor_(std::move(acceptor)) {}
+  ~InprocListener() override { Close(); }
+  const Endpoint& endpoint() const override { return acceptor_->endpoint(); }
+  void Close() override {
+    if (!std::exchange(listed_, false)) return;
+    Names::Get().Remove(acceptor_->endpoint().name);
+    acceptor_->Close();
+  }
+
+ private:
+  const std::shared_ptr<Acceptor> acceptor_;
+  bool listed_ = true;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Listener>> Listen(const Endpoint& endpoint,
+                                                 const std::vector<EventLoop*>& loops,
+                                                 const TransportOptions& options,
+                                                 AcceptCallback on_accept) {
+  MI7_CHECK(endpoint.scheme == Endpoint::Scheme::kInproc, "an inproc endpoint is given");
+  MI7_CHECK(!loops.empty(), "a listener has a loop");
+  auto acceptor = std::make_shared<Acceptor>(endpoint, loops, options, std::move(on_accept));
+  if (!Names::Get().Add(acceptor)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(endpoint.ToString(), ": this process listens on that name already"));
+  }
+  return std::make_unique<InprocListener>(std::move(acceptor));
+}
+
+void Connect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
+             Deadline deadline, ConnectCallback done) {
+  MI7_CHECK(endpoint.scheme == Endpoint::Scheme::kInproc, "an inproc endpoint is given");
+  absl::StatusOr<std::shared_ptr<Connection>> connection;
+  if (deadline.passed()) {
+    connection = absl::DeadlineExceededError(
+        absl::StrCat(endpoint.ToString(), ": the deadline passed before connecting"));
+  } else if (const auto acceptor = Names::Get().Find(endpoint.name)) {
+    connection = acceptor->Connect(loop, options);
+  } else {
+    connection = Acceptor::NobodyListens(endpoint);
+  }
+  loop->Post([connection = std::move(connection), done = std::move(done)]() mutable {
+    done(std::move(connection));
+  });
+}
+
+}  // namespace mi7::transport::inproc
