@@ -21,6 +21,7 @@
 // drives itself when nobody else does, because handing a reply from one thread to another costs
 // more than a call; otherwise it sleeps until its Completion is completed or its turn comes.
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -41,6 +42,12 @@ class Receiver {
   // received message is at hand ("corking"), so a burst of requests is answered by one write.
   virtual void OnMessage(IncomingMessage message) = 0;
 
+  // A message arrived whose header is sound but which cannot be used: it exceeds a limit
+  // (RESOURCE_EXHAUSTED; its bytes were skipped, never stored) or its segment table is wrong
+  // (INVALID_ARGUMENT). The stream goes on; what to answer is the receiver's affair: `header` says
+  // which call it was. Sends are corked as in OnMessage.
+  virtual void OnRejected(const FrameHeader& header, const absl::Status& why) = 0;
+
   // There is room again after Send or Reserve answered RESOURCE_EXHAUSTED for a full queue.
   virtual void OnWritable() = 0;
 
@@ -49,9 +56,19 @@ class Receiver {
   virtual void OnUnsent(const FrameHeader& header) = 0;
 
   // The connection is gone; the last callback. OK when we closed it with OK or the peer ended it
-  // in order at a message boundary; otherwise why. The connection drops its reference to the
-  // receiver afterwards.
+  // in order at a message boundary; the peer's status, its message prefixed with who said it, when
+  // the peer told why (kClose, which the transport reads itself and never delivers); otherwise what
+  // happened. The connection drops its reference to the receiver afterwards.
   virtual void OnClosed(const absl::Status& why) = 0;
+};
+
+// What both ends agreed on, and what the peer accepts (protocol.capnp Hello). The transport keeps
+// message_bytes_max itself; calls_in_flight_max is for the receiver to keep.
+struct Negotiated {
+  uint16_t version = 1;
+  uint64_t features = 0;  // bits that both ends have
+  uint32_t message_bytes_max = 0;
+  uint32_t calls_in_flight_max = 0;
 };
 
 // Facts about a connection; constant from the moment Start is called.
@@ -59,6 +76,7 @@ struct ConnectionInfo {
   std::string transport;  // "tcp", "inproc", ...
   std::string peer;       // endpoint text, "tcp:127.0.0.1:4711"
   std::string local;
+  Negotiated negotiated;
 };
 
 class Connection {
@@ -71,6 +89,8 @@ class Connection {
 
   // Memory for a message whose body is expected to take about `bytes` (a hint, not a bound).
   // RESOURCE_EXHAUSTED: limits.queued_bytes_max is reached; OnWritable tells when to try again.
+  // Only on connections that we opened: accepted ones take what their handlers answer, and stop
+  // reading further requests instead.
   // UNAVAILABLE: closed.
   virtual absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) = 0;
 
@@ -103,7 +123,9 @@ class Connection {
   // for itself).
   virtual bool InCallback() const = 0;
 
-  virtual const ConnectionInfo& info() const = 0;
+  // Built on demand, so that an idle connection does not hold the texts. Any thread, also after
+  // the end.
+  virtual ConnectionInfo info() const = 0;
 };
 
 }  // namespace mi7::transport

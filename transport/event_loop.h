@@ -1,11 +1,18 @@
 #pragma once
 
-// EventLoop: a thread that runs libuv and drives connections in the background.
+// EventLoop: a thread that watches descriptors, runs timers and posted tasks, and drives
+// connections in the background.
+//
+// It waits in an epoll of its own, in which libuv's loop is one descriptor among others. libuv
+// gives what takes a thread pool (the resolver) and can host what users bring; sockets are watched
+// directly, because any thread must be able to hand a socket to the loop or take it back without
+// waking the loop (docs/decisions/0002-tcp-own-sockets.md).
+//
+// An idle loop makes no wakeups: it sleeps until a descriptor, a timer or a task needs it.
 
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
@@ -25,6 +32,16 @@ class SpinSource {
 
  protected:
   ~SpinSource() = default;
+};
+
+// What a descriptor's readiness is told to. Loop thread only.
+class Watcher {
+ public:
+  // `events`: EPOLLIN, EPOLLOUT, ... as epoll reports them, level-triggered.
+  virtual void OnReady(uint32_t events) = 0;
+
+ protected:
+  ~Watcher() = default;
 };
 
 class EventLoop {
@@ -47,10 +64,11 @@ class EventLoop {
 
   bool InLoopThread() const;
 
-  // A timer of the loop. Its callback runs on the loop's thread, at most once a Schedule.
-  // Owned by its user, who may be any thread for Schedule and Cancel. After Cancel or destruction
-  // returns on the loop's thread the callback does not run any more; on another thread it may be
-  // running at that moment, so callbacks hold weak references to what they touch.
+  // A timer of the loop. Its callback runs on the loop's thread, at most once a Schedule, never
+  // early. Owned by its user, who may be any thread for Schedule and Cancel. After Cancel or
+  // destruction returns on the loop's thread the callback does not run any more; on another thread
+  // it may be running at that moment, so callbacks hold weak references to what they touch.
+  // Schedule wakes the loop only when it sleeps and would sleep past `at`.
   class Timer {
    public:
     Timer(EventLoop* loop, absl::AnyInvocable<void()> callback);
@@ -60,14 +78,25 @@ class EventLoop {
     void Cancel();
 
    private:
+    friend class EventLoop;
     struct State;
     std::shared_ptr<State> state_;
   };
 
-  // For transports, loop thread only.
+  // Watches `fd` for `events` (level-triggered; 0: registered but silent). `watcher` must live
+  // until Unwatch. RESOURCE_EXHAUSTED when the system's bound on watches is reached. Thread-safe.
+  absl::Status Watch(int fd, uint32_t events, Watcher* watcher);
+  // Changes what is watched for; 0 silences the descriptor, errors and hang-up included (which
+  // are reported at most once more). Does not wake the loop unless the descriptor is ready.
+  // Thread-safe.
+  void Rewatch(int fd, uint32_t events, Watcher* watcher);
+  // Ends watching: no OnReady afterwards. Loop thread only.
+  void Unwatch(int fd, Watcher* watcher);
+
+  // For what libuv does. Loop thread only; valid while the loop lives.
   uv_loop_s* uv();
   // Makes `source` the one that is polled first while the loop spins; nullptr forgets it. A source
-  // must be forgotten (ForgetSpinSource) before it dies.
+  // must be forgotten (ForgetSpinSource) before it dies. Loop thread only.
   void SetSpinSource(SpinSource* source);
   void ForgetSpinSource(SpinSource* source);
   WaitPolicy wait_policy() const;

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -20,6 +21,11 @@ struct TransportOptions {
   Limits limits;
   // How threads in Await wait. Loops have their own policy (EventLoop::Options).
   WaitPolicy wait = WaitPolicy::kAdaptive;
+  // Told of every peer that a listener turned away before it became a connection: it spoke
+  // something else or no common version, said nothing until limits.handshake_timeout, or came when
+  // limits.connections_max was reached. `peer` is an endpoint text. For logs and counters; runs on
+  // a loop and must not block. May be empty.
+  std::function<void(const std::string& peer, const absl::Status& why)> on_refused;
 };
 
 // Something that accepts connections.

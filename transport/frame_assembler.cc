@@ -1,0 +1,100 @@
+#include "transport/frame_assembler.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "transport/frame.h"
+
+namespace mi7::transport {
+
+std::span<std::byte> FrameAssembler::Space() {
+  if (!buffer_) {
+    buffer_ = BufferPool::Allocate(std::max<size_t>(kChunkBytes, frame_bytes_));
+    begin_ = end_ = 0;
+  }
+  if (begin_ == end_ && end_ != 0 && buffer_->unique()) begin_ = end_ = 0;
+  // Room that the message at begin_ needs; for an unknown one enough for many small messages.
+  const size_t whole = std::max<size_t>(frame_bytes_, kFrameHeaderBytes);
+  const size_t capacity = buffer_->capacity();
+  const bool fits = capacity - begin_ >= whole;
+  const bool roomy = frame_bytes_ != 0 || capacity - end_ >= kRoomBytesMin;
+  if (!fits || !roomy) {
+    if (begin_ != 0 && capacity >= whole + kRoomBytesMin && buffer_->unique()) {
+      std::memmove(buffer_->data(), buffer_->data() + begin_, end_ - begin_);
+      end_ -= begin_;
+      begin_ = 0;
+    } else {
+      MoveTo(BufferPool::Allocate(std::max(kChunkBytes, whole)));
+    }
+  }
+  // A large message's buffer is for that message alone, which may be kept for long.
+  const size_t limit = frame_bytes_ > kChunkBytes ? begin_ + frame_bytes_ : buffer_->capacity();
+  MI7_CHECK(limit > end_, "there is always room to receive into");
+  return {buffer_->data() + end_, limit - end_};
+}
+
+void FrameAssembler::MoveTo(BufferRef buffer) {
+  const size_t held = end_ - begin_;
+  std::memcpy(buffer->data(), buffer_->data() + begin_, held);
+  buffer_ = std::move(buffer);
+  begin_ = 0;
+  end_ = held;
+}
+
+FrameAssembler::Result FrameAssembler::Next(Received& received) {
+  if (skip_ != 0) [[unlikely]] {
+    const size_t dropped = std::min<size_t>(skip_, end_ - begin_);
+    begin_ += dropped;
+    skip_ -= static_cast<uint32_t>(dropped);
+    if (skip_ != 0) return Result::kNeedMore;
+  }
+  if (end_ - begin_ < kFrameHeaderBytes) return Result::kNeedMore;
+  const std::byte* const start = buffer_->data() + begin_;
+  FrameHeader header;
+  std::memcpy(&header, start, sizeof(header));
+  if (frame_bytes_ == 0) {
+    received.status = CheckFrameHeader(header, *limits_);
+    if (!received.status.ok()) [[unlikely]] {
+      if (!absl::IsResourceExhausted(received.status)) return Result::kBroken;
+      received.rejected = header;
+      const size_t dropped = std::min<size_t>(header.size, end_ - begin_);
+      begin_ += dropped;
+      skip_ = header.size - static_cast<uint32_t>(dropped);
+      return Result::kRejected;
+    }
+    frame_bytes_ = header.size;
+  }
+  if (end_ - begin_ < frame_bytes_) return Result::kNeedMore;
+  begin_ += frame_bytes_;
+  frame_bytes_ = 0;
+  Buffer* const backing = buffer_.get();
+  if (header.size > kChunkBytes) {
+    static_cast<void>(buffer_.release());  // was for this message alone
+    begin_ = end_ = 0;
+  } else {
+    backing->Ref();
+  }
+  absl::StatusOr<IncomingMessage> message = ParseMessage(
+      header, {start + kFrameHeaderBytes, header.size - kFrameHeaderBytes}, backing, 0, *limits_);
+  if (!message.ok()) [[unlikely]] {
+    received.rejected = header;
+    received.status = std::move(message).status();
+    return Result::kRejected;
+  }
+  received.message = *std::move(message);
+  return Result::kMessage;
+}
+
+void FrameAssembler::ReleaseIdle() {
+  if (!buffer_ || begin_ != end_) return;
+  if (!buffer_->unique() && buffer_->capacity() - end_ >= kRoomBytesMin &&
+      buffer_->capacity() <= kChunkBytes) {
+    return;
+  }
+  buffer_.reset();
+  begin_ = end_ = 0;
+}
+
+}  // namespace mi7::transport

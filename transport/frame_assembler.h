@@ -1,0 +1,90 @@
+#pragma once
+
+// FrameAssembler: turns received bytes into messages, in the memory they were received into.
+//
+//   for (;;) {
+//     std::span<std::byte> space = assembler.Space();
+//     assembler.Filled(read(fd, space.data(), space.size()));
+//     while ((what = assembler.Next(received)) != kNeedMore) ...
+//     assembler.ReleaseIdle();                          // before a wait that may be long
+//   }
+//
+// Buffers are kChunkBytes and hold many messages, each a view with a reference. The part of a
+// message at a buffer's end moves to the next buffer; a message larger than a buffer gets one of
+// its own size, after its header was checked against the limits, and is received straight into it.
+// Such memory is mapped lazily: bytes that a peer announces and never sends cost nothing.
+//
+// Knows nothing of sockets, so that tests and fuzzers feed it.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "absl/status/status.h"
+#include "base/limits.h"
+#include "transport/buffer_pool.h"
+#include "transport/message.h"
+
+namespace mi7::transport {
+
+// Not thread-safe. 48 bytes; no buffer when idle.
+class FrameAssembler {
+ public:
+  // Usable bytes of an ordinary buffer: with its header one of the pool's 64 KiB blocks.
+  static constexpr size_t kChunkBytes = (64u << 10) - 64;
+
+  // `limits` must outlive the assembler, or be replaced.
+  explicit FrameAssembler(const Limits* limits) : limits_(limits) {}
+  FrameAssembler(FrameAssembler&&) = default;
+  FrameAssembler& operator=(FrameAssembler&&) = default;
+
+  void set_limits(const Limits* limits) { limits_ = limits; }
+
+  // Where the next bytes are to be received; never empty. Valid until the next call of anything.
+  std::span<std::byte> Space();
+  // `bytes` were received at the start of the last Space().
+  void Filled(size_t bytes) { end_ += bytes; }
+
+  enum class Result {
+    kNeedMore,  // no whole message is at hand
+    kMessage,   // `message`
+    kRejected,  // `rejected` cannot be used because of `status`; the stream goes on
+    kBroken,    // `status` says what is wrong with the stream; nothing after it can be trusted
+  };
+  struct Received {
+    IncomingMessage message;
+    FrameHeader rejected;
+    absl::Status status;
+  };
+  // The next thing in the stream. Call until kNeedMore or kBroken.
+  Result Next(Received& received);
+
+  // Gives the buffer back unless a part of a message is in it. When earlier messages of the same
+  // buffer are still kept, it is filled further instead: they pin it anyway, and so messages that
+  // are kept for long share buffers rather than pinning one each.
+  void ReleaseIdle();
+
+  // Whether the stream is between two messages, where it may end in order.
+  bool AtBoundary() const { return begin_ == end_ && skip_ == 0; }
+  // Bytes that were received and not yet taken by Next.
+  size_t buffered_bytes() const { return end_ - begin_; }
+  // Bytes that the message at hand still needs, 0 when unknown.
+  size_t missing_bytes() const {
+    return frame_bytes_ > end_ - begin_ ? frame_bytes_ - (end_ - begin_) : 0;
+  }
+
+ private:
+  // A read into less room than this costs more than moving on to the next buffer.
+  static constexpr size_t kRoomBytesMin = 4096;
+
+  void MoveTo(BufferRef buffer);
+
+  BufferRef buffer_;
+  size_t begin_ = 0;          // of what is not taken yet
+  size_t end_ = 0;            // of what was received
+  uint32_t frame_bytes_ = 0;  // size of the message at begin_ once its header is checked, else 0
+  uint32_t skip_ = 0;         // bytes of a rejected message still to be dropped
+  const Limits* limits_;
+};
+
+}  // namespace mi7::transport

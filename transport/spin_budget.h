@@ -1,0 +1,64 @@
+#pragma once
+
+// SpinBudget: how long a waiting thread polls before it sleeps.
+//
+// A sleeping thread costs its waker a system call and itself up to ~40 us until it runs again;
+// polling costs a CPU. Polling pays when the next message comes soon, and what comes next is
+// foretold by what came last: a wait that ended within kPromisingNs (which may include a sleep on
+// both sides, that polling would have saved) makes the next wait poll for kSpinNs; a longer one
+// makes it sleep at once. Polls that found nothing make further ones rarer, so that a peer whose
+// messages come just too late costs little.
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace mi7::transport {
+
+// Not thread-safe: one waiter at a time.
+class SpinBudget {
+ public:
+  static constexpr int64_t kSpinNs = 50'000;
+  static constexpr int64_t kPromisingNs = 250'000;
+
+  // Nanoseconds to poll in the wait that begins now; 0 to sleep at once.
+  int64_t Begin() {
+    if (!promising_) return 0;
+    if (skip_ > 0) {
+      --skip_;
+      return 0;
+    }
+    return kSpinNs;
+  }
+
+  // The wait that Begin began has ended after `waited_ns`, of which `budget_ns` were polled.
+  void End(int64_t budget_ns, int64_t waited_ns) {
+    promising_ = waited_ns <= kPromisingNs;
+    if (budget_ns == 0) return;
+    if (waited_ns <= budget_ns) {
+      misses_ = 0;
+    } else if (misses_ < kMissesMax) {
+      ++misses_;
+      skip_ = static_cast<uint8_t>((1u << misses_) - 2);  // 0, 2, 6, 14, 30, 62
+    } else {
+      skip_ = 62;
+    }
+  }
+
+ private:
+  static constexpr uint8_t kMissesMax = 6;
+  bool promising_ = true;
+  uint8_t misses_ = 0;
+  uint8_t skip_ = 0;
+};
+
+// Whether the calling thread can run on one CPU only, so that it must give up the CPU for anybody
+// else to make progress. A system call.
+inline bool OnSingleCpu() {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  return ::sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && CPU_COUNT(&cpus) == 1;
+}
+
+}  // namespace mi7::transport

@@ -1,0 +1,83 @@
+#pragma once
+
+// Small helpers around sockets: ownership, addresses, error texts.
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace mi7::transport {
+
+// Owns a descriptor; move-only.
+class UniqueFd {
+ public:
+  UniqueFd() = default;
+  explicit UniqueFd(int fd) : fd_(fd) {}
+  UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  UniqueFd& operator=(UniqueFd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~UniqueFd() { reset(); }
+  int get() const { return fd_; }
+  explicit operator bool() const { return fd_ >= 0; }
+  void reset() {
+    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+  }
+
+ private:
+  int fd_ = -1;
+};
+
+// An IPv4 or IPv6 address with its port; 28 bytes.
+class SocketAddress {
+ public:
+  SocketAddress() : v6_{} {}
+  // IPv4 or IPv6; anything else gives an address that says so.
+  explicit SocketAddress(const sockaddr* address);
+  // From numbers such as "127.0.0.1" or "::1" (also with a scope, "fe80::1%eth0"). False when
+  // `host` is a name.
+  static bool FromNumeric(const std::string& host, uint16_t port, SocketAddress& address);
+  // Every address of the machine.
+  static SocketAddress Any(int family, uint16_t port);
+  static SocketAddress LocalOf(int fd);
+  static SocketAddress PeerOf(int fd);
+
+  int family() const { return base_.sa_family; }
+  const sockaddr* get() const { return &base_; }
+  socklen_t length() const {
+    return family() == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+  }
+  uint16_t port() const;
+  void set_port(uint16_t port);
+  // "127.0.0.1:4711", "[::1]:4711"; an IPv4 peer of an IPv6 socket is shown as IPv4.
+  std::string ToString() const;
+
+  friend bool operator==(const SocketAddress& a, const SocketAddress& b);
+
+ private:
+  union {
+    sockaddr base_;
+    sockaddr_in v4_;
+    sockaddr_in6 v6_;
+  };
+};
+static_assert(sizeof(SocketAddress) == 28);
+
+// The status for a failed system call on a socket: UNAVAILABLE for what the network or the peer
+// did, RESOURCE_EXHAUSTED, PERMISSION_DENIED, ALREADY_EXISTS, NOT_FOUND, INVALID_ARGUMENT for what
+// the machine says. The text is `what`, a colon and the system's words.
+absl::Status SocketError(absl::string_view what, int error);
+
+// Ordinary settings of a connected socket: no delay, blocking (callers pass MSG_DONTWAIT where
+// they do not want to wait), and for `bounded_reads` a bound on how long a blocking read sleeps.
+void ConfigureConnected(int fd, bool bounded_reads);
+
+}  // namespace mi7::transport

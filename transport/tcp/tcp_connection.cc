@@ -1,0 +1,252 @@
+#include "transport/tcp/tcp_connection.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "transport/handshake.h"
+#include "transport/tcp/dispatch_scope.h"
+
+namespace mi7::transport {
+
+constinit thread_local TcpConnection::DispatchScope* TcpConnection::DispatchScope::innermost_ =
+    nullptr;
+
+TcpConnection::TcpConnection(Made made)
+    : context_(std::move(made.context)),
+      loop_(made.loop),
+      socket_(std::move(made.socket)),
+      peer_(SocketAddress::PeerOf(socket_.get())),
+      local_(SocketAddress::LocalOf(socket_.get())),
+      negotiated_(made.negotiated),
+      accepted_(made.accepted),
+      assembler_(std::move(made.assembler)),
+      watch_(made.loop, socket_.get(), this) {
+  assembler_.set_limits(&context_->options.limits);
+  ConfigureConnected(socket_.get(), /*bounded_reads=*/true);
+}
+
+TcpConnection::~TcpConnection() {
+  if (accepted_) context_->connections.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void TcpConnection::Start(std::shared_ptr<Receiver> receiver) {
+  MI7_CHECK(!closing() && token_.TryTake(), "a connection is started first of all");
+  MI7_CHECK(receiver_ == nullptr && receiver != nullptr, "a connection is started once");
+  receiver_ = std::move(receiver);
+  self_ = shared_from_this();
+  if (token_.Release()) CallLoop();
+  if (absl::Status started = watch_.Start(); !started.ok()) {
+    BeginClose(std::move(started), /*tell=*/true);
+    return;
+  }
+  if (assembler_.buffered_bytes() != 0) {
+    CallLoop();  // what came with the handshake is read like anything else, and the watch begun
+  } else {
+    watch_.WatchReads(true);
+  }
+}
+
+ConnectionInfo TcpConnection::info() const {
+  return {.transport = "tcp",
+          .peer = absl::StrCat("tcp:", peer_.ToString()),
+          .local = absl::StrCat("tcp:", local_.ToString()),
+          .negotiated = negotiated_};
+}
+
+bool TcpConnection::InCallback() const {
+  for (auto* scope = DispatchScope::innermost(); scope != nullptr; scope = scope->outer()) {
+    if (scope->connection() == this) return true;
+  }
+  return false;
+}
+
+absl::Status TcpConnection::ClosedError() const {
+  absl::MutexLock lock(&close_mutex_);
+  return absl::UnavailableError(
+      absl::StrCat("connection to tcp:", peer_.ToString(), " is closed",
+                   close_status_.ok() ? "" : absl::StrCat(": ", close_status_.message())));
+}
+
+Limits TcpConnection::send_limits() const {
+  Limits limits = context_->options.limits;
+  limits.message_bytes_max = std::min(limits.message_bytes_max, negotiated_.message_bytes_max);
+  return limits;
+}
+
+absl::StatusOr<OutgoingMessage> TcpConnection::Reserve(size_t bytes) {
+  if (closing()) [[unlikely]]
+    return ClosedError();
+  const uint64_t queue_max = context_->options.limits.queued_bytes_max;
+  if (!accepted_ && writer_.Full(queue_max)) [[unlikely]] {
+    writer_.WantRoom();
+    // The queue may have drained before that was seen.
+    if (writer_.TakeRoom(queue_max / 2)) return NewHeapMessage(bytes);
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "limits.queued_bytes_max, ", queue_max, " bytes, wait to be sent to tcp:", peer_.ToString(),
+        ", which does not read; try again later"));
+  }
+  return NewHeapMessage(bytes);
+}
+
+absl::Status TcpConnection::Send(OutgoingMessage&& message) {
+  OutgoingMessage taken = std::move(message);
+  PieceList& pieces = Writer::ThreadPieces();
+  pieces.clear();
+  const Limits& own = context_->options.limits;
+  absl::Status finished = negotiated_.message_bytes_max >= own.message_bytes_max
+                              ? FinishHeapMessage(*taken, own, pieces)
+                              : FinishHeapMessage(*taken, send_limits(), pieces);
+  if (!finished.ok()) [[unlikely]]
+    return finished;
+  const uint64_t queue_max = accepted_ ? UINT64_MAX : own.queued_bytes_max;
+  switch (writer_.Add(taken, /*hold_back=*/InCallback(), queue_max)) {
+    case Writer::Added::kQueued:
+      break;
+    case Writer::Added::kWrite:
+      AfterWrite(writer_.Write(socket_.get(), std::move(taken), pieces));
+      break;
+    case Writer::Added::kFlush:
+      Flush();
+      break;
+    case Writer::Added::kFull:
+      writer_.WantRoom();
+      // Should it have drained before that was seen, the loop tells at once.
+      if (writer_.queued_bytes() <= queue_max / 2) CallLoop();
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "message of ", taken->header.size, " bytes does not fit limits.queued_bytes_max, ",
+          queue_max, " bytes, of which ", writer_.queued_bytes(),
+          " wait to be sent to tcp:", peer_.ToString(), "; try again later"));
+    case Writer::Added::kClosed:
+      return ClosedError();
+  }
+  return absl::OkStatus();
+}
+
+void TcpConnection::AfterWrite(const Writer::Result& result) {
+  if (result.outcome == Writer::Result::kDone && !result.wrote) return;
+  if (result.wrote) writes_.fetch_add(1, std::memory_order_relaxed);
+  switch (result.outcome) {
+    case Writer::Result::kDone:
+      break;
+    case Writer::Result::kBlocked:
+      watch_.WatchWrites(writer_.blocked_flag());
+      // Once a stall timeout at most: CheckStall keeps itself going while there is need.
+      if (!stall_watched_.exchange(true, std::memory_order_seq_cst)) {
+        loop_->Post([self = shared_from_this()] { self->CheckStall(); });
+      }
+      break;
+    case Writer::Result::kFailed:
+      // What the peer said before it went away is worth more than our error: the loop reads to
+      // the end, and the end of the stream closes.
+      write_error_.store(result.error, std::memory_order_seq_cst);
+      CallLoop();
+      return;
+  }
+  const uint64_t low_mark = context_->options.limits.queued_bytes_max / 2;
+  if (writer_.queued_bytes() > low_mark) return;
+  if (paused_.load(std::memory_order_seq_cst) || writer_.room_wanted()) CallLoop();
+}
+
+void TcpConnection::CheckStall() {
+  // S1 and S2: a sender that finds the flag set after S1 relies on the check at S2, one that finds
+  // it cleared posts a new CheckStall.
+  if (closing() || !writer_.blocked()) {
+    stall_timer_.reset();
+    stall_watched_.store(false, std::memory_order_seq_cst);  // S1
+    if (closing() || !writer_.blocked()) return;             // S2
+    if (stall_watched_.exchange(true, std::memory_order_seq_cst)) return;
+  }
+  const Limits& limits = context_->options.limits;
+  const uint32_t writes = writes_.load(std::memory_order_relaxed);
+  if (stall_timer_ == nullptr) {
+    stall_timer_ = std::make_unique<EventLoop::Timer>(loop_, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->CheckStall();
+    });
+  } else if (writes == stall_seen_) {
+    BeginClose(absl::UnavailableError(absl::StrCat(
+                   "tcp:", peer_.ToString(), " has not read for limits.write_stall_timeout, ",
+                   absl::FormatDuration(limits.write_stall_timeout), ", while ",
+                   writer_.queued_bytes(), " bytes wait to be sent")),
+               /*tell=*/false);
+    return;
+  }
+  stall_seen_ = writes;
+  stall_timer_->Schedule(Deadline::After(limits.write_stall_timeout));
+}
+
+void TcpConnection::Close(absl::Status why) {
+  const bool tell = !why.ok();
+  BeginClose(std::move(why), tell);
+}
+
+void TcpConnection::BeginClose(absl::Status why, bool tell) {
+  OutgoingMessage last;
+  if (tell) last = MakeClose(why);
+  {
+    absl::MutexLock lock(&close_mutex_);
+    if (closing()) return;
+    close_status_ = std::move(why);
+    closing_.store(true, std::memory_order_seq_cst);
+  }
+  if (last) {
+    PieceList& pieces = Writer::ThreadPieces();
+    pieces.clear();
+    if (FinishHeapMessage(*last, context_->options.limits, pieces).ok()) {
+      // Held back: it is written below with everything that was queued before it.
+      writer_.Add(last, /*hold_back=*/true, UINT64_MAX);
+    }
+  }
+  // Not AfterWrite: nothing waits for room any more.
+  writer_.Flush(socket_.get());
+  // Wakes a thread that blocks in recv. The descriptor is valid: only Finalize, posted below, ends
+  // its life.
+  ::shutdown(socket_.get(), SHUT_RD);
+  CallLoop();
+}
+
+void TcpConnection::Finalize() {
+  writer_.Flush(socket_.get());
+  MessageBody* unsent = nullptr;
+  if (!writer_.Close(unsent)) {
+    // Some thread is inside a write, which does not block. The token stays ours.
+    loop_->Post([self = shared_from_this()] { self->Finalize(); });
+    return;
+  }
+  loop_->ForgetSpinSource(this);
+  watch_.Stop();
+  lent_timer_.reset();
+  stall_timer_.reset();
+  ::shutdown(socket_.get(), SHUT_WR);
+  // Closing a socket with unread bytes resets the connection, which may destroy what the peer has
+  // not read yet, the reason for the end above all.
+  for (int i = 0; i < 64; ++i) {
+    if (::recv(socket_.get(), nullptr, size_t{1} << 20, MSG_DONTWAIT | MSG_TRUNC) <= 0) break;
+  }
+  socket_.reset();
+
+  absl::Status why;
+  {
+    absl::MutexLock lock(&close_mutex_);
+    why = close_status_;
+  }
+  const std::shared_ptr<TcpConnection> self = std::move(self_);  // may be the last reference
+  const std::shared_ptr<Receiver> receiver = std::move(receiver_);
+  {
+    DispatchScope scope(this);
+    while (unsent != nullptr) {
+      OutgoingMessage message(std::exchange(unsent, unsent->next));
+      if (receiver != nullptr && message->header.type != FrameType::kClose) {
+        receiver->OnUnsent(message->header);
+      }
+    }
+    if (receiver != nullptr) receiver->OnClosed(why);
+  }
+  assembler_ = FrameAssembler(&context_->options.limits);
+}
+
+}  // namespace mi7::transport

@@ -1,0 +1,176 @@
+#pragma once
+
+// TcpConnection: a Connection over a TCP socket of our own.
+//
+// The socket is in blocking mode and belongs to no libuv handle: whoever drives reads it directly,
+// a thread in Await as well as the event loop (driver.h). The loop watches it for readability only
+// while nobody else drives:
+//
+// * A thread that begins to drive silences the loop's watch, so that a reply does not wake the loop
+//   as well; when it stops it restores the watch. That is two system calls a call, so after
+//   kHotDrives calls in a row the watch is left silent ("lent") and a timer of the loop restores it
+//   when nobody has driven for a tick: a hot synchronous caller makes no system call but its send
+//   and recv.
+// * Why a message is never left unseen. All marked events are sequentially consistent.
+//     loop, readable, token taken:  L1 watch off     L2 TryTake, and drive when it succeeds
+//     driver that stops:            R1 token free    R2 if the watch is off and not lent: watch on
+//     loop's timer:                 T1 not lent      T2 if the token is free: watch on
+//     SetBackground(true):          B1 background    B2 if the token is free: watch on
+//   Whatever comes first, the last of them finds what the others left: if L2 fails, then R1, and so
+//   R2, is after L1 and restores the watch, unless lent, in which case T2 is still to come. If R2
+//   sees "lent", T1 is after it, and T2 sees the free token or a later driver, whose R2 follows.
+//   The watch is level-triggered, so what arrived meanwhile is reported then.
+//
+// Files: tcp_connection.cc sends and ends, tcp_driving.cc reads and waits.
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "transport/connection.h"
+#include "transport/driver.h"
+#include "transport/event_loop.h"
+#include "transport/frame_assembler.h"
+#include "transport/spin_budget.h"
+#include "transport/tcp/socket.h"
+#include "transport/tcp/socket_watch.h"
+#include "transport/tcp/writer.h"
+#include "transport/transports.h"
+
+namespace mi7::transport {
+
+// What the connections of one listener, or of one Connect, have in common.
+struct TcpContext {
+  TransportOptions options;
+  // Connections of a listener that exist, handshakes included.
+  std::atomic<uint32_t> connections{0};
+};
+
+class TcpConnection final : public Connection,
+                            public Watcher,
+                            public SpinSource,
+                            public std::enable_shared_from_this<TcpConnection> {
+ public:
+  // What the handshake leaves.
+  struct Made {
+    std::shared_ptr<TcpContext> context;
+    EventLoop* loop;
+    UniqueFd socket;           // connected, blocking, unwatched
+    FrameAssembler assembler;  // with what came after the handshake
+    Negotiated negotiated;
+    bool accepted;  // by a listener, in whose context it is counted
+  };
+  explicit TcpConnection(Made made);
+  ~TcpConnection() override;
+
+  void Start(std::shared_ptr<Receiver> receiver) override;
+  absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override;
+  absl::Status Send(OutgoingMessage&& message) override;
+  void Close(absl::Status why) override;
+  bool Await(Completion& completion, Deadline deadline) override;
+  void SetBackground(bool wanted) override;
+  bool InCallback() const override;
+  ConnectionInfo info() const override;
+
+  // Loop thread only.
+  void OnReady(uint32_t events) override;
+  bool Poll() override;
+
+ private:
+  // Marks this thread as running callbacks of a connection; they nest when a callback waits on
+  // another connection.
+  class DispatchScope;
+
+  enum class Read {
+    kSome,     // and there was room for more
+    kFull,     // as much as there was room for
+    kNothing,  // in time
+    kEnded,    // the stream, or the connection
+  };
+
+  // --- Sending and ending: tcp_connection.cc
+
+  Limits send_limits() const;
+  absl::Status ClosedError() const;
+  // Does what a write's result asks for.
+  void AfterWrite(const Writer::Result& result);
+  void Flush() { AfterWrite(writer_.Flush(socket_.get())); }
+  // Begins the end; the first one counts. `tell`: in a kClose message to the peer.
+  void BeginClose(absl::Status why, bool tell);
+  // The end itself. Loop thread, holding the token for ever.
+  void Finalize();
+  void CheckStall();
+  bool closing() const { return closing_.load(std::memory_order_seq_cst); }
+
+  // --- Driving: tcp_driving.cc. Except where noted by the holder of the token.
+
+  // Drives until `completion` is done, `deadline` has passed or nobody can drive.
+  void Drive(Completion& completion, Deadline deadline);
+  bool AwaitTurns(Completion& completion, Deadline deadline);
+  // Any thread: sends of outer callbacks on this thread must not wait for us.
+  static void FlushOuterScopes();
+  // One recv, and the dispatch of what it brought. `flags`: MSG_DONTWAIT or 0.
+  Read ReadOnce(int flags);
+  // Blocks until something is readable or `deadline` has passed; then reads.
+  Read ReadBlocking(Deadline deadline);
+  void Dispatch();
+  void Deliver(FrameAssembler::Received& received);
+  // The stream has ended; `error` is recv's errno, 0 for an orderly end.
+  void EndOfStream(int error);
+  // Delivers OnWritable when its time has come.
+  void TellRoom();
+  bool PauseWhenFull();
+  bool CanDrive() const { return !closing() && !paused_.load(std::memory_order_seq_cst); }
+  void ReleaseToken();
+  void LendWatch();
+  // Any thread: makes the loop run LoopTurn.
+  void CallLoop();
+  void LoopTurn();
+  void CheckLent();
+  bool wants_background() const { return accepted_ || background_.load(std::memory_order_seq_cst); }
+
+  const std::shared_ptr<TcpContext> context_;
+  EventLoop* const loop_;
+  UniqueFd socket_;
+  const SocketAddress peer_;
+  const SocketAddress local_;
+  const Negotiated negotiated_;
+  const bool accepted_;
+
+  DriverToken token_;
+  // Guarded by the token.
+  FrameAssembler assembler_;
+  SpinBudget budget_;
+  std::shared_ptr<Receiver> receiver_;
+  std::shared_ptr<TcpConnection> self_;  // from Start until the end: the loop refers to it
+
+  Writer writer_;
+  SocketWatch watch_;
+
+  std::atomic<bool> closing_{false};
+  std::atomic<bool> background_{false};
+  // An accepted connection reads no further until the peer has taken our answers.
+  std::atomic<bool> paused_{false};
+  std::atomic<bool> lent_{false};
+  std::atomic<uint8_t> hot_drives_{0};
+  std::atomic<bool> stall_watched_{false};
+  std::atomic<int> write_error_{0};
+  std::atomic<uint32_t> drives_{0};
+  std::atomic<uint32_t> writes_{0};
+
+  mutable absl::Mutex close_mutex_;
+  absl::Status close_status_ ABSL_GUARDED_BY(close_mutex_);
+
+  // Loop thread only; made when first needed.
+  std::unique_ptr<EventLoop::Timer> lent_timer_;
+  std::unique_ptr<EventLoop::Timer> stall_timer_;
+  uint32_t lent_seen_ = 0;
+  uint32_t stall_seen_ = 0;
+};
+
+// An idle established connection takes at most 1 KiB of user memory with what rpc adds to it.
+static_assert(sizeof(TcpConnection) <= 520);
+
+}  // namespace mi7::transport

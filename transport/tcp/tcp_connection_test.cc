@@ -1,0 +1,99 @@
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "transport/tcp/testing.h"
+
+namespace mi7::transport::testing {
+namespace {
+
+TEST(TcpConnectionTest, MessagesTravelBothWays) {
+  TestServer server;
+  TestClient client(server.endpoint());
+  auto [accepted, received] = server.Accepted(0);
+  received->set_keep(true);
+  ASSERT_TRUE(client.connection().Send(MakeMessage(FrameType::kCall, 5, 100)).ok());
+  ASSERT_TRUE(received->WaitMessages(1));
+  const auto kept = received->TakeKept();
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_EQ(kept[0].header().call_id, 5u);
+  EXPECT_EQ(BodyOf(kept[0]), std::string(100, '\7'));
+
+  ASSERT_TRUE(accepted->Send(MakeMessage(FrameType::kReturn, 5, 0)).ok());
+  ASSERT_TRUE(client.receiver().WaitMessages(1));
+  EXPECT_EQ(client.connection().info().transport, "tcp");
+  EXPECT_EQ(client.connection().info().peer, server.endpoint().ToString());
+  EXPECT_EQ(client.connection().info().local, accepted->info().peer);
+}
+
+class AwaitTest : public ::testing::TestWithParam<WaitPolicy> {};
+INSTANTIATE_TEST_SUITE_P(Policies, AwaitTest,
+                         ::testing::Values(WaitPolicy::kBlock, WaitPolicy::kAdaptive,
+                                           WaitPolicy::kSpin));
+
+TEST_P(AwaitTest, ThreadsShareOneConnectionAndDriveInTurn) {
+  TransportOptions options;
+  options.wait = GetParam();
+  TestServer server(options, /*echo=*/true, /*loops=*/1, GetParam());
+  TestClient client(server.endpoint(), options);
+  constexpr int kThreads = 4;
+  constexpr int kCalls = 300;
+  std::vector<Completion*> waiting(kThreads);
+  client.receiver().set_hook(
+      [&waiting](IncomingMessage message) { waiting[message.header().call_id]->Complete(); });
+  std::vector<std::thread> threads;
+  std::atomic<int> answered{0};
+  for (uint32_t id = 0; id < kThreads; ++id) {
+    threads.emplace_back([&, id] {
+      for (int i = 0; i < kCalls; ++i) {
+        Completion completion;
+        waiting[id] = &completion;
+        const size_t bytes = i % 50 == 7 ? 300'000 : 64;
+        ASSERT_TRUE(client.connection().Send(MakeMessage(FrameType::kCall, id, bytes)).ok());
+        const Deadline deadline = i % 3 == 0 ? Deadline() : Deadline::After(kPatience);
+        ASSERT_TRUE(client.connection().Await(completion, deadline));
+        answered.fetch_add(1);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(answered.load(), kThreads * kCalls);
+}
+
+TEST_P(AwaitTest, DeadlineEndsTheWait) {
+  TransportOptions options;
+  options.wait = GetParam();
+  TestServer server(options);
+  TestClient client(server.endpoint(), options);
+  Completion completion;
+  const Deadline deadline = Deadline::After(absl::Milliseconds(20));
+  EXPECT_FALSE(client.connection().Await(completion, deadline));
+  EXPECT_TRUE(deadline.passed());
+}
+
+TEST(TcpConnectionTest, CloseIsSeenByBothSidesInOrder) {
+  TestServer server;
+  TestClient client(server.endpoint());
+  auto [accepted, received] = server.Accepted(0);
+  client.connection().Close(absl::OkStatus());
+  EXPECT_EQ(client.receiver().WaitClosed(), absl::OkStatus());
+  EXPECT_EQ(received->WaitClosed(), absl::OkStatus());
+  EXPECT_EQ(accepted->Send(MakeMessage(FrameType::kReturn, 1, 0)).code(),
+            absl::StatusCode::kUnavailable);
+}
+
+TEST(TcpConnectionTest, ReasonOfCloseTravels) {
+  TestServer server;
+  TestClient client(server.endpoint());
+  auto [accepted, received] = server.Accepted(0);
+  accepted->Close(absl::ResourceExhaustedError("too much of it"));
+  EXPECT_EQ(client.receiver().WaitClosed(),
+            absl::ResourceExhaustedError("peer closed: too much of it"));
+  EXPECT_EQ(received->WaitClosed(), absl::ResourceExhaustedError("too much of it"));
+}
+
+}  // namespace
+}  // namespace mi7::transport::testing

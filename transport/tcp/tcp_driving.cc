@@ -1,0 +1,332 @@
+// The driving half of TcpConnection: reading, dispatching, waiting, and who does it.
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <string.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "transport/handshake.h"
+#include "transport/tcp/dispatch_scope.h"
+#include "transport/tcp/tcp_connection.h"
+
+namespace mi7::transport {
+namespace {
+
+// Consecutive drives by threads after which the loop's watch is lent.
+constexpr uint8_t kHotDrives = 8;
+// A lent watch comes back after one to two ticks without a drive.
+constexpr auto kLentTick = absl::Milliseconds(5);
+// Reads that the loop makes for one connection before it looks at the others.
+constexpr int kReadsPerTurn = 8;
+// While a burst is dispatched, answers are written when so many bytes of them are there, so that
+// the peer works on them meanwhile.
+constexpr uint64_t kCorkedBytesMax = 32u << 10;
+
+}  // namespace
+
+// --- Waiting
+
+bool TcpConnection::Await(Completion& completion, Deadline deadline) {
+  if (completion.done()) return true;
+  MI7_CHECK(!InCallback(), "Await inside a callback of the same connection would wait for itself");
+  if (DispatchScope::innermost() != nullptr) [[unlikely]]
+    FlushOuterScopes();
+  if (CanDrive() && token_.TryTake()) {
+    Drive(completion, deadline);
+    ReleaseToken();
+    if (completion.done()) return true;
+    if (deadline.passed()) return false;
+  }
+  return AwaitTurns(completion, deadline);
+}
+
+bool TcpConnection::AwaitTurns(Completion& completion, Deadline deadline) {
+  // Waits of this thread for replies that others read, on whatever connection.
+  static thread_local SpinBudget budget;
+  const WaitPolicy policy = context_->options.wait;
+  for (;;) {
+    const int64_t start_ns = policy == WaitPolicy::kAdaptive ? MonotonicNanos() : 0;
+    const int64_t budget_ns = policy == WaitPolicy::kAdaptive ? budget.Begin() : 0;
+    token_.List(completion);
+    for (;;) {
+      if (CanDrive() && token_.TryTake()) {  // W2 of driver.h
+        token_.Unlist(completion);
+        Drive(completion, deadline);
+        ReleaseToken();
+        if (completion.done()) return true;
+        if (deadline.passed()) return false;
+        break;  // list again
+      }
+      const bool spin = policy == WaitPolicy::kSpin ||
+                        (budget_ns != 0 && MonotonicNanos() - start_ns < budget_ns);
+      if (spin && !completion.done() && !deadline.passed()) {
+        ::sched_yield();
+        continue;
+      }
+      const Completion::Woken woken = completion.Sleep(deadline);
+      // Of a turn that was offered in vain we are told by the release of whoever took the token.
+      if (woken == Completion::Woken::kTurn) continue;
+      token_.Unlist(completion);
+      if (policy == WaitPolicy::kAdaptive) budget.End(budget_ns, MonotonicNanos() - start_ns);
+      return woken == Completion::Woken::kDone || completion.done();
+    }
+  }
+}
+
+void TcpConnection::FlushOuterScopes() {
+  for (auto* scope = DispatchScope::innermost(); scope != nullptr; scope = scope->outer()) {
+    scope->connection()->Flush();
+  }
+}
+
+void TcpConnection::Drive(Completion& completion, Deadline deadline) {
+  if (watch_.watches_reads()) watch_.WatchReads(false);
+  const WaitPolicy policy = context_->options.wait;
+  while (!completion.done() && CanDrive()) {
+    TellRoom();
+    int64_t budget_ns = 0;
+    int64_t start_ns = 0;
+    if (policy != WaitPolicy::kBlock) {
+      start_ns = MonotonicNanos();
+      budget_ns = policy == WaitPolicy::kSpin ? INT64_MAX : budget_.Begin();
+    }
+    Read read = Read::kNothing;
+    for (uint32_t polls = 1; budget_ns != 0; ++polls) {
+      read = ReadOnce(MSG_DONTWAIT);
+      if (read != Read::kNothing || completion.done() || !CanDrive()) break;
+      if (policy == WaitPolicy::kSpin) {
+        if (polls % 32 == 0) {
+          if (deadline.passed()) return;
+          TellRoom();
+          static thread_local const bool single_cpu = OnSingleCpu();
+          if (single_cpu || polls % 1024 == 0) ::sched_yield();
+        }
+        continue;
+      }
+      const int64_t now_ns = MonotonicNanos();
+      if (now_ns >= deadline.at_ns()) return;
+      if (now_ns - start_ns > budget_ns) break;
+      ::sched_yield();
+    }
+    if (read == Read::kNothing && !completion.done() && CanDrive()) read = ReadBlocking(deadline);
+    if (policy == WaitPolicy::kAdaptive) budget_.End(budget_ns, MonotonicNanos() - start_ns);
+    if (read == Read::kNothing && deadline.passed()) return;
+  }
+}
+
+// --- Reading
+
+TcpConnection::Read TcpConnection::ReadBlocking(Deadline deadline) {
+  // Bounded by the socket's read timeout, so that what another thread wants of the driver
+  // (OnWritable, a completion by somebody else) waits for 50 ms at most.
+  if (deadline.infinite()) return ReadOnce(0);
+  const int64_t left_ns = std::min<int64_t>(deadline.remaining_ns(), 50'000'000);
+  const timespec timeout{0, static_cast<long>(left_ns)};
+  pollfd descriptor{socket_.get(), POLLIN, 0};
+  if (::ppoll(&descriptor, 1, &timeout, nullptr) <= 0) return Read::kNothing;
+  return ReadOnce(MSG_DONTWAIT);
+}
+
+TcpConnection::Read TcpConnection::ReadOnce(int flags) {
+  const std::span<std::byte> space = assembler_.Space();
+  const ssize_t got = ::recv(socket_.get(), space.data(), space.size(), flags);
+  if (got > 0) [[likely]] {
+    assembler_.Filled(static_cast<size_t>(got));
+    Dispatch();
+    return static_cast<size_t>(got) == space.size() ? Read::kFull : Read::kSome;
+  }
+  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
+    return Read::kNothing;
+  }
+  EndOfStream(got == 0 ? 0 : errno);
+  return Read::kEnded;
+}
+
+void TcpConnection::EndOfStream(int error) {
+  const int write_error = write_error_.load(std::memory_order_seq_cst);
+  if (error == 0) error = write_error;
+  if (error != 0) {
+    BeginClose(SocketError(absl::StrCat("connection to tcp:", peer_.ToString()), error),
+               /*tell=*/false);
+  } else if (!assembler_.AtBoundary()) {
+    BeginClose(absl::UnavailableError(absl::StrCat("connection to tcp:", peer_.ToString(),
+                                                   " ended in the middle of a message, ", "after ",
+                                                   assembler_.buffered_bytes(), " bytes of it")),
+               /*tell=*/false);
+  } else {
+    BeginClose(absl::OkStatus(), /*tell=*/false);
+  }
+}
+
+void TcpConnection::Dispatch() {
+  const uint64_t corked_max = std::min(kCorkedBytesMax, context_->options.limits.queued_bytes_max);
+  {
+    DispatchScope scope(this);
+    FrameAssembler::Received received;
+    while (CanDrive()) {
+      const FrameAssembler::Result result = assembler_.Next(received);
+      if (result == FrameAssembler::Result::kNeedMore) break;
+      if (result == FrameAssembler::Result::kMessage) [[likely]] {
+        Deliver(received);
+      } else if (result == FrameAssembler::Result::kRejected) {
+        receiver_->OnRejected(received.rejected, received.status);
+      } else {
+        BeginClose(
+            absl::Status(received.status.code(), absl::StrCat("stream from tcp:", peer_.ToString(),
+                                                              ": ", received.status.message())),
+            /*tell=*/true);
+      }
+      if (writer_.queued_bytes() >= corked_max) {
+        Flush();
+        if (PauseWhenFull()) break;
+      }
+    }
+  }
+  Flush();
+}
+
+void TcpConnection::Deliver(FrameAssembler::Received& received) {
+  switch (received.message.header().type) {
+    case FrameType::kClose:
+      BeginClose(ReadClose(received.message), /*tell=*/false);
+      break;
+    case FrameType::kHello:
+      BeginClose(absl::InvalidArgumentError(absl::StrCat("stream from tcp:", peer_.ToString(),
+                                                         ": a second hello message")),
+                 /*tell=*/true);
+      break;
+    default:
+      receiver_->OnMessage(std::move(received.message));
+  }
+  received.message.reset();
+}
+
+bool TcpConnection::PauseWhenFull() {
+  const uint64_t queue_max = context_->options.limits.queued_bytes_max;
+  if (!accepted_ || !writer_.Full(queue_max)) return false;
+  paused_.store(true, std::memory_order_seq_cst);
+  // Whoever drains the queue sees that we pause, or we see that it has drained.
+  if (writer_.queued_bytes() <= queue_max / 2) {
+    paused_.store(false, std::memory_order_seq_cst);
+    return false;
+  }
+  watch_.WatchReads(false);
+  return true;
+}
+
+void TcpConnection::TellRoom() {
+  if (!writer_.TakeRoom(context_->options.limits.queued_bytes_max / 2)) return;
+  {
+    DispatchScope scope(this);
+    receiver_->OnWritable();
+  }
+  Flush();
+}
+
+// --- Who drives
+
+void TcpConnection::ReleaseToken() {
+  assembler_.ReleaseIdle();
+  drives_.fetch_add(1, std::memory_order_relaxed);
+  if (token_.Release()) CallLoop();                                         // R1
+  if (!watch_.watches_reads() && !lent_.load(std::memory_order_seq_cst)) {  // R2
+    LendWatch();
+  }
+}
+
+void TcpConnection::LendWatch() {
+  if (!CanDrive()) return;
+  if (wants_background() || loop_->InLoopThread() ||
+      hot_drives_.fetch_add(1, std::memory_order_relaxed) < kHotDrives) {
+    watch_.WatchReads(true);
+    return;
+  }
+  if (lent_.exchange(true, std::memory_order_seq_cst)) return;
+  loop_->Post([self = shared_from_this()] { self->CheckLent(); });
+}
+
+void TcpConnection::CheckLent() {
+  if (closing()) return;
+  const uint32_t drives = drives_.load(std::memory_order_relaxed);
+  if (lent_timer_ == nullptr) {
+    lent_timer_ = std::make_unique<EventLoop::Timer>(loop_, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->CheckLent();
+    });
+  } else if (drives == lent_seen_) {
+    // Nobody has stopped driving since the last tick: nobody drives, or one drive is long, which
+    // restores the watch itself when it ends.
+    hot_drives_.store(0, std::memory_order_relaxed);
+    lent_.store(false, std::memory_order_seq_cst);              // T1
+    if (!token_.held() && CanDrive()) watch_.WatchReads(true);  // T2
+    lent_timer_.reset();
+    return;
+  }
+  lent_seen_ = drives;
+  lent_timer_->Schedule(Deadline::After(kLentTick));
+}
+
+void TcpConnection::SetBackground(bool wanted) {
+  background_.store(wanted, std::memory_order_seq_cst);  // B1
+  if (wanted && !watch_.watches_reads() && !token_.held() && CanDrive()) {
+    watch_.WatchReads(true);  // B2
+  }
+}
+
+void TcpConnection::CallLoop() {
+  loop_->Post([self = shared_from_this()] { self->LoopTurn(); });
+}
+
+void TcpConnection::LoopTurn() {
+  if (!token_.TryTakeForLoop()) return;
+  if (closing()) {
+    Finalize();
+    return;
+  }
+  MI7_CHECK(receiver_ != nullptr, "a connection is started before it is used");
+  TellRoom();
+  const bool resume = paused_.load(std::memory_order_seq_cst) &&
+                      writer_.queued_bytes() <= context_->options.limits.queued_bytes_max / 2;
+  if (resume) paused_.store(false, std::memory_order_seq_cst);
+  if (CanDrive() && assembler_.buffered_bytes() != 0) Dispatch();
+  const int write_error = write_error_.load(std::memory_order_seq_cst);
+  if (write_error != 0) {
+    for (Read read = Read::kSome; CanDrive() && (read == Read::kSome || read == Read::kFull);) {
+      read = ReadOnce(MSG_DONTWAIT);
+    }
+    // Neither an end nor anything more to read.
+    if (!closing()) EndOfStream(write_error);
+  }
+  ReleaseToken();
+}
+
+void TcpConnection::OnReady(uint32_t events) {
+  if ((events & EPOLLOUT) != 0) {
+    AfterWrite(writer_.Resume(socket_.get()));
+    watch_.WatchWrites(writer_.blocked_flag());
+  }
+  if ((events & ~uint32_t{EPOLLOUT}) == 0) return;
+  if (!token_.TryTake()) {
+    watch_.WatchReads(false);       // L1
+    if (!token_.TryTake()) return;  // L2
+  }
+  for (int reads = 0; reads < kReadsPerTurn && CanDrive(); ++reads) {
+    // After a read that left room there is nothing more, and no need to ask.
+    if (ReadOnce(MSG_DONTWAIT) != Read::kFull) break;
+  }
+  if (wants_background()) loop_->SetSpinSource(this);
+  ReleaseToken();
+}
+
+bool TcpConnection::Poll() {
+  if (!CanDrive() || !wants_background() || !token_.TryTake()) return false;
+  const Read read = ReadOnce(MSG_DONTWAIT);
+  ReleaseToken();
+  return read != Read::kNothing;
+}
+
+}  // namespace mi7::transport

@@ -1,0 +1,203 @@
+#include "transport/tcp/writer.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+
+#include "base/check.h"
+
+namespace mi7::transport {
+namespace {
+
+// A PieceList is handed to the system as it is.
+static_assert(sizeof(ByteSpan) == sizeof(iovec));
+static_assert(offsetof(ByteSpan, data) == offsetof(iovec, iov_base));
+static_assert(offsetof(ByteSpan, size) == offsetof(iovec, iov_len));
+
+constexpr int kFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
+
+void RecycleAll(MessageBody* first) {
+  while (first != nullptr) std::exchange(first, first->next)->Recycle();
+}
+
+}  // namespace
+
+PieceList& Writer::ThreadPieces() {
+  static thread_local PieceList pieces;
+  return pieces;
+}
+
+Writer::~Writer() { RecycleAll(first_); }
+
+Writer::Added Writer::Add(OutgoingMessage& message, bool hold_back, uint64_t queue_max) {
+  const uint64_t bytes = message->header.size;
+  absl::MutexLock lock(&mutex_);
+  if (closed_) return Added::kClosed;
+  if (first_ == nullptr && !writing_ && !hold_back) {
+    writing_ = true;
+    return Added::kWrite;
+  }
+  const uint64_t queued = queued_bytes_.load(std::memory_order_relaxed);
+  if (queued != 0 && queued + bytes > queue_max) return Added::kFull;
+  queued_bytes_.store(queued + bytes, std::memory_order_seq_cst);
+  MessageBody* const body = message.release();
+  body->next = nullptr;
+  (last_ == nullptr ? first_ : last_->next) = body;
+  last_ = body;
+  // Nobody writes although messages are queued: they are held back by a callback that still runs.
+  const bool idle = !hold_back && !writing_ && !blocked_.load(std::memory_order_relaxed);
+  return idle ? Added::kFlush : Added::kQueued;
+}
+
+Writer::Result Writer::Write(int fd, OutgoingMessage message, PieceList& pieces) {
+  MessageBody* const body = message.release();
+  body->next = nullptr;
+  return WriteAll(fd, Batch{body, body, 0, true}, pieces);
+}
+
+Writer::Result Writer::Flush(int fd) {
+  Batch batch;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (writing_ || first_ == nullptr || blocked_.load(std::memory_order_relaxed)) return {};
+    writing_ = true;
+    batch = TakeBatch();
+  }
+  return WriteAll(fd, batch, ThreadPieces());
+}
+
+Writer::Result Writer::Resume(int fd) {
+  {
+    absl::MutexLock lock(&mutex_);
+    blocked_.store(false, std::memory_order_seq_cst);
+  }
+  return Flush(fd);
+}
+
+Writer::Batch Writer::TakeBatch() {
+  Batch batch{first_, first_, written_, false};
+  uint64_t bytes = 0;
+  for (int count = 1;; ++count) {
+    bytes += batch.last->header.size;
+    if (count == kMessagesMax || batch.last->next == nullptr) break;
+    batch.last = batch.last->next;
+  }
+  first_ = std::exchange(batch.last->next, nullptr);
+  if (first_ == nullptr) last_ = nullptr;
+  queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - (bytes - written_),
+                      std::memory_order_seq_cst);
+  written_ = 0;
+  return batch;
+}
+
+Writer::Result Writer::WriteAll(int fd, Batch batch, PieceList& pieces) {
+  Result result;
+  for (;;) {
+    const int error = WriteBatch(fd, batch, pieces, result);
+    absl::MutexLock lock(&mutex_);
+    if (error != 0) {
+      // What is left goes back to the front.
+      uint64_t bytes = 0;
+      for (MessageBody* body = batch.first; body != nullptr; body = body->next) {
+        bytes += body->header.size;
+      }
+      batch.last->next = first_;
+      if (first_ == nullptr) last_ = batch.last;
+      first_ = batch.first;
+      written_ = batch.written;
+      queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) + bytes - written_,
+                          std::memory_order_seq_cst);
+      writing_ = false;
+      // On failure too: nobody else is to try.
+      blocked_.store(true, std::memory_order_seq_cst);
+      result.outcome = error == EAGAIN ? Result::kBlocked : Result::kFailed;
+      result.error = error;
+      return result;
+    }
+    if (first_ == nullptr) {
+      writing_ = false;
+      return result;
+    }
+    batch = TakeBatch();
+  }
+}
+
+int Writer::WriteBatch(int fd, Batch& batch, PieceList& pieces, Result& result) {
+  if (!batch.pieces_ready) {
+    pieces.clear();
+    for (MessageBody* body = batch.first; body != nullptr; body = body->next) {
+      // Its limits were checked when it was added: by the peer's, which are not wider than these.
+      static constexpr Limits kUnlimited = {.message_bytes_max = UINT32_MAX,
+                                            .extra_bytes_max = UINT32_MAX,
+                                            .segments_max = UINT32_MAX};
+      MI7_CHECK(FinishHeapMessage(*body, kUnlimited, pieces).ok(), "a queued message is sound");
+    }
+  }
+  // Skip what is out already.
+  size_t next = 0;
+  for (size_t skip = batch.written; skip != 0;) {
+    ByteSpan& piece = pieces[next];
+    const size_t part = std::min(skip, piece.size);
+    piece.data += part;
+    piece.size -= part;
+    skip -= part;
+    if (piece.size == 0) ++next;
+  }
+  size_t out = 0;
+  int error = 0;
+  while (next < pieces.size()) {
+    ssize_t written;
+    if (pieces.size() - next == 1) {
+      written = ::send(fd, pieces[next].data, pieces[next].size, kFlags);
+    } else {
+      msghdr header{};
+      header.msg_iov = reinterpret_cast<iovec*>(pieces.data() + next);
+      header.msg_iovlen = std::min<size_t>(pieces.size() - next, IOV_MAX);
+      written = ::sendmsg(fd, &header, kFlags);
+    }
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      error = errno == EWOULDBLOCK ? EAGAIN : errno;
+      break;
+    }
+    out += static_cast<size_t>(written);
+    result.wrote = true;
+    for (size_t skip = static_cast<size_t>(written); skip != 0;) {
+      ByteSpan& piece = pieces[next];
+      const size_t part = std::min(skip, piece.size);
+      piece.data += part;
+      piece.size -= part;
+      skip -= part;
+      if (piece.size == 0) ++next;
+    }
+  }
+  // Recycle what is out. Its memory is not looked at afterwards.
+  batch.written += out;
+  while (batch.first != nullptr && batch.written >= batch.first->header.size) {
+    MessageBody* const body = batch.first;
+    batch.written -= body->header.size;
+    batch.first = body->next;
+    body->Recycle();
+  }
+  return error;
+}
+
+bool Writer::Close(MessageBody*& unsent) {
+  absl::MutexLock lock(&mutex_);
+  closed_ = true;
+  if (writing_) return false;
+  unsent = std::exchange(first_, nullptr);
+  last_ = nullptr;
+  queued_bytes_.store(0, std::memory_order_seq_cst);
+  if (unsent != nullptr && std::exchange(written_, 0) != 0) {
+    std::exchange(unsent, unsent->next)->Recycle();
+  }
+  return true;
+}
+
+}  // namespace mi7::transport
