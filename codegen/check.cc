@@ -1,0 +1,262 @@
+#include "codegen/check.h"
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "codegen/ancestors.h"
+#include "codegen/build.h"
+#include "codegen/capability_search.h"
+#include "codegen/names.h"
+
+namespace mi7::codegen {
+namespace {
+
+class Checker {
+ public:
+  Checker(const Schema& schema, CodeGeneratorRequest::RequestedFile::Reader requested,
+          const SourceFinder& sources)
+      : schema_(schema),
+        requested_(requested),
+        file_(requested.getId()),
+        text_(sources.Read(requested.getFilename().cStr(), file_)),
+        capabilities_(schema) {}
+
+  std::vector<Problem> Check() {
+    const std::vector<uint64_t> interfaces = InterfacesOf(schema_, file_);
+    if (!interfaces.empty()) CheckNamespace();
+    for (uint64_t interface : interfaces) {
+      CheckNames(interface);
+      CheckBrands(interface);
+    }
+    // Own methods of all interfaces first, so that what is inherited is not reported again.
+    for (bool inherited : {false, true}) {
+      for (uint64_t interface : interfaces) CheckMethods(interface, inherited);
+    }
+    CheckImports();
+    return std::move(problems_);
+  }
+
+ private:
+  void Report(const std::string& subject, const std::vector<std::string>& declaration,
+              std::string what, std::string remedy) {
+    problems_.push_back({.file = requested_.getFilename().cStr(),
+                         .line = FindDeclaration(text_, declaration),
+                         .subject = subject,
+                         .what = std::move(what),
+                         .remedy = std::move(remedy)});
+  }
+
+  // {"Outer", "Inner"}
+  std::vector<std::string> Path(uint64_t id) const {
+    std::vector<std::string> path;
+    const std::vector<uint64_t> chain = schema_.ScopeChain(id);
+    for (size_t i = 1; i < chain.size(); ++i) path.push_back(schema_.Name(chain[i]));
+    return path;
+  }
+
+  void ReportInterface(uint64_t interface, std::string what, std::string remedy) {
+    Report("interface " + schema_.ScopedName(interface), Path(interface), std::move(what),
+           std::move(remedy));
+  }
+
+  void ReportMethod(uint64_t interface, uint64_t declared_in, const std::string& method,
+                    std::string what, std::string remedy) {
+    std::vector<std::string> path = Path(interface);
+    std::string subject = "method " + schema_.ScopedName(interface) + "." + method;
+    if (interface == declared_in) {
+      path.push_back(method);
+    } else {
+      subject += " (inherited from " + schema_.ScopedName(declared_in) + ")";
+    }
+    Report(subject, path, std::move(what), std::move(remedy));
+  }
+
+  void CheckNamespace() {
+    for (const std::string& part : schema_.CppNamespace(file_)) {
+      if (IsUsableIdentifier(part)) continue;
+      Report("$Cxx.namespace", {}, "'" + part + "' is no C++ name", "use an identifier");
+    }
+  }
+
+  void CheckNames(uint64_t interface) {
+    for (uint64_t scope : schema_.ScopeChain(interface)) {
+      if (scope == file_ || IsUsableIdentifier(schema_.CppName(scope))) continue;
+      ReportInterface(interface, "$Cxx.name(\"" + schema_.CppName(scope) + "\") is no C++ name",
+                      "use an identifier that is no keyword and has no leading or double "
+                      "underscore");
+    }
+
+    std::set<std::string> nested;  // what capnpc-c++ declares in its type of the interface
+    for (auto declaration : schema_.Find(interface).getNestedNodes()) {
+      nested.insert(schema_.Has(declaration.getId()) ? schema_.CppName(declaration.getId())
+                                                     : declaration.getName().cStr());
+    }
+    std::map<std::string, std::string> methods;  // by name in C++
+    for (auto method : schema_.Find(interface).getInterface().getMethods()) {
+      const std::string own = method.getName().cStr();
+      const std::string name = Capitalize(NameInCpp(method));
+      if (!IsUsableIdentifier(name)) {
+        ReportMethod(interface, interface, own,
+                     "$Cxx.name(\"" + NameInCpp(method) + "\") is no C++ name",
+                     "use an identifier that is no keyword and has no leading or double "
+                     "underscore");
+        continue;
+      }
+      const auto [first, is_new] = methods.emplace(name, own);
+      if (!is_new) {
+        ReportMethod(interface, interface, own,
+                     "is called " + name + " in C++, as is " + first->second +
+                         ", so that capnpc-c++ would define their parameters twice",
+                     "give one of them another $Cxx.name");
+      }
+      for (uint64_t id : {method.getParamStructType(), method.getResultStructType()}) {
+        if (schema_.FindImplicit(id) == nullptr || nested.count(schema_.CppName(id)) == 0) continue;
+        ReportMethod(
+            interface, interface, own,
+            "capnpc-c++ calls the struct of its " +
+                std::string(schema_.FindImplicit(id)->is_results ? "results" : "parameters") + " " +
+                schema_.CppName(id) + ", as another type in the interface",
+            "rename one of them, or use that type in the method's declaration");
+      }
+    }
+  }
+
+  // One interface that is reached twice must have the same type arguments: a call names its
+  // interface by id alone.
+  void CheckBrands(uint64_t interface) {
+    const TypeWriter types(schema_, schema_.CppNamespace(file_), {});
+    std::map<uint64_t, std::string> seen;
+    CheckBrands(interface, interface, SelfBindings(schema_, interface, {}), types, seen);
+  }
+
+  void CheckBrands(uint64_t interface, uint64_t ancestor, const Bindings<CppType>& bindings,
+                   const TypeWriter& types, std::map<uint64_t, std::string>& seen) {
+    const std::string name = types.Named(ancestor, bindings).name;
+    const auto [first, is_new] = seen.emplace(ancestor, name);
+    if (!is_new) {
+      if (first->second == name) return;
+      ReportInterface(interface,
+                      "extends " + schema_.ScopedName(ancestor) +
+                          " twice with different type arguments (" + first->second + " and " +
+                          name + "), and a call cannot say which of them it means",
+                      "extend it once");
+      first->second = name;  // Report each conflict once.
+      return;
+    }
+    for (auto superclass : schema_.Find(ancestor).getInterface().getSuperclasses()) {
+      CheckBrands(interface, superclass.getId(), types.Inside(superclass.getBrand(), bindings),
+                  types, seen);
+    }
+  }
+
+  void CheckMethods(uint64_t interface, bool inherited) {
+    for (const Ancestor& ancestor : AncestorsOf(schema_, interface)) {
+      if (ancestor.path.empty() == inherited) continue;
+      uint16_t ordinal = 0;
+      for (auto method : schema_.Find(ancestor.id).getInterface().getMethods()) {
+        const std::pair<uint64_t, uint16_t> key(ancestor.id, ordinal++);
+        if (reported_.count(key) != 0) continue;
+        const size_t before = problems_.size();
+        CheckMethod(interface, ancestor, method);
+        if (problems_.size() != before && !inherited) reported_.insert(key);
+      }
+    }
+  }
+
+  void CheckMethod(uint64_t interface, const Ancestor& ancestor,
+                   ::capnp::schema::Method::Reader method) {
+    const std::string name = method.getName().cStr();
+    if (HasAnnotation(method.getAnnotations(), kStreamingAnnotation)) {
+      ReportMethod(interface, ancestor.id, name,
+                   "has the annotation $Mi7.streaming, which mi7 does not support yet",
+                   "remove the annotation, or split the stream into calls that carry a part each");
+    }
+    if (method.getResultStructType() == kStreamResult) {
+      ReportMethod(interface, ancestor.id, name, "returns 'stream', which mi7 does not support yet",
+                   "return '()' instead of 'stream', and wait for each call's answer");
+    } else {
+      CheckMessage(interface, ancestor, name, method.getResultStructType(), method.getResultBrand(),
+                   "result");
+    }
+    CheckMessage(interface, ancestor, name, method.getParamStructType(), method.getParamBrand(),
+                 "parameter");
+  }
+
+  void CheckMessage(uint64_t interface, const Ancestor& ancestor, const std::string& method,
+                    uint64_t message, Brand::Reader brand, const std::string& kind) {
+    std::vector<Brand::Reader> brands = ancestor.brands;
+    brands.push_back(brand);
+    uint32_t through = 0;
+    const CapabilityField found = capabilities_.Find(message, brands, &through);
+    if (!found) return;
+
+    auto fields = schema_.Find(message).getStruct().getFields();
+    std::string what = schema_.FindImplicit(message) != nullptr
+                           ? kind + " '" + fields[through].getName().cStr() + "'"
+                           : "field '" + std::string(fields[through].getName().cStr()) +
+                                 "' of its " + kind + " type " + schema_.ScopedName(message);
+    if (found.owner != message) {
+      auto field = schema_.Find(found.owner).getStruct().getFields()[found.field];
+      what += " leads to field '" + std::string(field.getName().cStr()) + "' of " +
+              schema_.ScopedName(found.owner) + ", which";
+    }
+    what += found.interface == kAnyCapability
+                ? " is a Capability"
+                : " is an interface (" + schema_.ScopedName(found.interface) + ")";
+    ReportMethod(interface, ancestor.id, method,
+                 what + ", and mi7 does not support interfaces in messages yet",
+                 "pass an id or an address that the peer can call instead, or move the field out "
+                 "of the method's types");
+  }
+
+  // Types of this file that have a name which the generated header of an import declares too.
+  void CheckImports() {
+    std::map<std::string, uint64_t> own;
+    for (auto nested : schema_.Find(file_).getNestedNodes()) {
+      if (schema_.Has(nested.getId())) own.emplace(schema_.CppName(nested.getId()), nested.getId());
+    }
+    for (auto import : requested_.getImports()) {
+      if (!schema_.Has(import.getId()) ||
+          schema_.CppNamespace(import.getId()) != schema_.CppNamespace(file_)) {
+        continue;
+      }
+      for (uint64_t interface : InterfacesOf(schema_, import.getId())) {
+        for (const std::string& name : GeneratedNames(schema_, interface)) {
+          auto found = own.find(name);
+          if (found == own.end()) continue;
+          Report(schema_.Name(found->second), Path(found->second),
+                 "has in C++ the name that mi7 gives to a class for the interface " +
+                     schema_.ScopedName(interface) + " of " + schema_.FileName(interface) +
+                     ", in the same namespace",
+                 "rename it, give it another $Cxx.name, or put it into another $Cxx.namespace");
+        }
+      }
+    }
+  }
+
+  const Schema& schema_;
+  CodeGeneratorRequest::RequestedFile::Reader requested_;
+  uint64_t file_;
+  std::string text_;
+  CapabilitySearch capabilities_;
+  std::vector<Problem> problems_;
+  std::set<std::pair<uint64_t, uint16_t>> reported_;  // interface and method
+};
+
+}  // namespace
+
+std::string Problem::ToString() const {
+  return file + (line == 0 ? "" : ":" + std::to_string(line)) + ": error: " + subject + ": " +
+         what + "; " + remedy + ".";
+}
+
+std::vector<Problem> CheckFile(const Schema& schema,
+                               CodeGeneratorRequest::RequestedFile::Reader requested,
+                               const SourceFinder& sources) {
+  return Checker(schema, requested, sources).Check();
+}
+
+}  // namespace mi7::codegen
