@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "base/check.h"
+#include "transport/inproc/inproc.h"
 #include "transport/tcp/tcp_connector.h"
 #include "transport/tcp/tcp_listener.h"
 
@@ -16,9 +18,9 @@ absl::StatusOr<std::unique_ptr<Listener>> Listen(const Endpoint& endpoint,
     case Endpoint::Scheme::kMi7:
       return TcpListen(endpoint, loops, options, std::move(on_accept));
     case Endpoint::Scheme::kInproc:
-      break;
+      return inproc::Listen(endpoint, loops, options, std::move(on_accept));
   }
-  return absl::InvalidArgumentError("cannot listen on " + endpoint.ToString());
+  MI7_CHECK(false, "an endpoint has one of the known schemes");
 }
 
 void Connect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
@@ -29,11 +31,10 @@ void Connect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& 
       TcpConnect(endpoint, loop, options, deadline, std::move(done));
       return;
     case Endpoint::Scheme::kInproc:
-      break;
+      inproc::Connect(endpoint, loop, options, deadline, std::move(done));
+      return;
   }
-  loop->Post([text = endpoint.ToString(), done = std::move(done)]() mutable {
-    done(absl::InvalidArgumentError("cannot connect to " + text));
-  });
+  MI7_CHECK(false, "an endpoint has one of the known schemes");
 }
 
 }  // namespace mi7::transport
