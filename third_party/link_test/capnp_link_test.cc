@@ -1,7 +1,5 @@
 #include <filesystem>
 
-#include "gmock/gmock.h"
-#include "gtest/gtest.h"
 #include <capnp/message.h>
 #include <capnp/rpc-twoparty.h>
 #include <capnp/schema-parser.h>
@@ -9,6 +7,9 @@
 #include <capnp/serialize.h>
 #include <kj/async-io.h>
 #include <kj/filesystem.h>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
 
 namespace {
 

@@ -1,5 +1,6 @@
-#include "gtest/gtest.h"
 #include <uv.h>
+
+#include "gtest/gtest.h"
 
 namespace {
 

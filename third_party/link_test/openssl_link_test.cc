@@ -1,7 +1,8 @@
 #include <array>
 
-#include "gtest/gtest.h"
 #include <openssl/evp.h>
+
+#include "gtest/gtest.h"
 
 namespace {
 
