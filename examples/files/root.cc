@@ -1,0 +1,204 @@
+#include "examples/files/root.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace files {
+namespace {
+
+// Attempts while others rename what the path leads through, upon which the kernel says EAGAIN.
+constexpr int kAttemptsMax = 16;
+
+// glibc has no wrapper for it.
+int OpenAt2Call(int directory, const char* path, const open_how& how) {
+  return static_cast<int>(::syscall(SYS_openat2, directory, path, &how, sizeof how));
+}
+
+bool KernelHasOpenAt2(int directory) {
+  open_how how{};
+  how.flags = O_PATH | O_CLOEXEC;
+  how.resolve = RESOLVE_BENEATH;
+  return Fd(OpenAt2Call(directory, ".", how)).valid();
+}
+
+bool IsSymlink(int directory, const std::string& name) {
+  struct stat info;
+  return ::fstatat(directory, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0 &&
+         S_ISLNK(info.st_mode);
+}
+
+absl::StatusCode CodeOf(int error) {
+  switch (error) {
+    case ENOENT:
+      return absl::StatusCode::kNotFound;
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case EXDEV:  // openat2: leads out of the root
+    case ELOOP:  // openat2: a symbolic link where none may be
+      return absl::StatusCode::kPermissionDenied;
+    case EEXIST:
+      return absl::StatusCode::kAlreadyExists;
+    case ENOTDIR:
+    case EISDIR:
+    case ENOTEMPTY:
+    case EBUSY:
+    case ENXIO:  // a socket, or a device without a driver
+    case ETXTBSY:
+      return absl::StatusCode::kFailedPrecondition;
+    case ENAMETOOLONG:
+    case EINVAL:
+      return absl::StatusCode::kInvalidArgument;
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+    case EMLINK:
+      return absl::StatusCode::kResourceExhausted;
+    case EAGAIN:
+      return absl::StatusCode::kAborted;
+    default:
+      return absl::StatusCode::kInternal;
+  }
+}
+
+std::string TextOf(int error) {
+  switch (error) {
+    case EXDEV:
+      return "it leads out of the served directory";
+    case ELOOP:
+      return "it leads through a symbolic link that may not be followed";
+    case EAGAIN:
+      return "what it leads through is being renamed; try again";
+    default:
+      return std::strerror(error);
+  }
+}
+
+}  // namespace
+
+std::string Quoted(absl::string_view path) {
+  constexpr size_t kEdge = 100;
+  if (path.size() <= 2 * kEdge) return absl::StrCat("'", absl::CHexEscape(path), "'");
+  return absl::StrCat("'", absl::CHexEscape(path.substr(0, kEdge)), "...",
+                      absl::CHexEscape(path.substr(path.size() - kEdge)), "'");
+}
+
+absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view path) {
+  return absl::Status(CodeOf(error),
+                      absl::StrCat("cannot ", action, " ", Quoted(path), ": ", TextOf(error)));
+}
+
+absl::Status CheckPath(absl::string_view path) {
+  const auto wrong = [path](auto... why) {
+    return absl::InvalidArgumentError(absl::StrCat("path ", Quoted(path), " ", why...));
+  };
+  if (path.empty()) return wrong("is empty; the served directory itself is '.'");
+  if (path.find('\0') != path.npos) return wrong("holds a NUL byte");
+  if (path.size() >= PATH_MAX) {
+    return wrong("has ", path.size(), " bytes; at most ", PATH_MAX - 1, " are possible");
+  }
+  if (path.front() == '/') return wrong("is absolute; paths are relative to the served directory");
+  if (path == ".") return absl::OkStatus();
+  for (absl::string_view component : absl::StrSplit(path, '/')) {
+    if (component == "..") return wrong("holds '..'; paths never leave the served directory");
+    if (component == ".") return wrong("holds '.'; leave it out");
+    if (component.empty()) return wrong("holds '//' or ends in '/'; names are not empty");
+    if (component.size() > NAME_MAX) {
+      return wrong("holds a name of ", component.size(), " bytes; at most ", NAME_MAX,
+                   " are possible");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Root> Root::Open(const std::string& directory, Lookup lookup) {
+  Fd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, "serve", directory);
+  const bool has_openat2 = lookup != Lookup::kComponents && KernelHasOpenAt2(fd.get());
+  if (lookup == Lookup::kKernel && !has_openat2) {
+    return absl::UnimplementedError("this kernel has no openat2, or a sandbox forbids it");
+  }
+  return Root(std::move(fd), has_openat2);
+}
+
+int Root::OpenAt2(const std::string& path, int flags, bool follow_links) const {
+  open_how how{};
+  how.flags = static_cast<unsigned>(flags);
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | (follow_links ? 0 : RESOLVE_NO_SYMLINKS);
+  int fd = -1;
+  for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+    fd = OpenAt2Call(fd_.get(), path.c_str(), how);
+    if (fd >= 0 || (errno != EAGAIN && errno != EINTR)) break;
+  }
+  return fd;
+}
+
+int Root::OpenComponents(const std::string& path, int flags) const {
+  Fd at;  // the directory reached so far; the root when not valid
+  const auto directory = [&] { return at.valid() ? at.get() : fd_.get(); };
+  const std::vector<std::string> components = absl::StrSplit(path, '/');
+  for (size_t i = 0; i + 1 < components.size(); ++i) {
+    Fd next(::openat(directory(), components[i].c_str(),
+                     O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!next.valid()) {
+      if (errno == ENOTDIR && IsSymlink(directory(), components[i])) errno = ELOOP;
+      return -1;
+    }
+    at = std::move(next);
+  }
+  const std::string& name = components.back();
+  const int fd = ::openat(directory(), name.c_str(), flags | O_NOFOLLOW);
+  if (fd < 0) {
+    if (errno == ENOTDIR && IsSymlink(directory(), name)) errno = ELOOP;
+    return -1;
+  }
+  // With O_PATH, O_NOFOLLOW opens the link itself.
+  struct stat info;
+  if ((flags & O_PATH) != 0 && ::fstat(fd, &info) == 0 && S_ISLNK(info.st_mode)) {
+    ::close(fd);
+    errno = ELOOP;
+    return -1;
+  }
+  return fd;
+}
+
+absl::StatusOr<Fd> Root::OpenToRead(absl::string_view path, int flags) const {
+  if (absl::Status checked = CheckPath(path); !checked.ok()) return checked;
+  flags |= O_CLOEXEC;
+  if ((flags & O_PATH) == 0) flags |= O_NONBLOCK | O_NOCTTY;
+  const std::string text(path);
+  Fd fd(has_openat2_ ? OpenAt2(text, flags, /*follow_links=*/true) : OpenComponents(text, flags));
+  if (!fd.valid()) return ErrnoStatus(errno, "open", path);
+  return fd;
+}
+
+absl::StatusOr<Root::Place> Root::Locate(absl::string_view path) const {
+  if (absl::Status checked = CheckPath(path); !checked.ok()) return checked;
+  if (path == ".") {
+    return absl::FailedPreconditionError("'.' is the served directory itself and stays as it is");
+  }
+  const size_t slash = path.rfind('/');
+  const std::string parent(slash == path.npos ? "." : path.substr(0, slash));
+  constexpr int kFlags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+  Fd fd(has_openat2_ ? OpenAt2(parent, kFlags, /*follow_links=*/false)
+                     : OpenComponents(parent, kFlags));
+  if (!fd.valid()) return ErrnoStatus(errno, "reach", path);
+  return Place{std::move(fd), std::string(slash == path.npos ? path : path.substr(slash + 1)),
+               std::string(path)};
+}
+
+}  // namespace files
