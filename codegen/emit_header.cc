@@ -9,7 +9,10 @@ namespace {
 // The comment of a method: the schema's, and the declaration that it stands below there.
 void EmitMethodComment(const File& file, const Interface& interface, const Method& method,
                        Printer& out) {
-  if (!method.doc.empty()) out.Comment(method.doc);
+  if (!method.doc.empty()) {
+    out.Comment(method.doc);
+    out.Line("//");
+  }
   const bool inherited = method.table != interface.table;
   out.Comment((inherited ? file.tables[method.table].name + "." : "") + method.signature);
 }
