@@ -44,12 +44,12 @@ enum class ChannelState {
 absl::string_view ChannelStateName(ChannelState state);
 
 struct ChannelOptions {
-  Limits limits;
+  Limits limits = {};
   // How a thread in PendingCall::Wait waits.
   transport::WaitPolicy wait = transport::WaitPolicy::kAdaptive;
   // Bound of one connection attempt, name resolution and handshake included.
   absl::Duration connect_timeout = absl::Seconds(20);
-  BackoffOptions backoff;
+  BackoffOptions backoff = {};
   // Drives the channel in the background: connecting, callbacks, coroutines. Must outlive the
   // channel. nullptr: a loop that all such channels of the process share.
   transport::EventLoop* event_loop = nullptr;

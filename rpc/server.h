@@ -27,7 +27,7 @@
 namespace mi7 {
 
 struct ServerOptions {
-  Limits limits;
+  Limits limits = {};
   // How the event loops wait for work.
   transport::WaitPolicy wait = transport::WaitPolicy::kAdaptive;
   // Event loops, a thread each, over which connections are spread; 0: one for every two CPUs.

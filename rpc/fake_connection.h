@@ -1,0 +1,135 @@
+#pragma once
+
+// For tests of what is above the seam: a Connection whose other end is the test. What is sent is
+// kept for the test to look at; what arrives, the test delivers; nothing happens by itself.
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/check.h"
+#include "base/limits.h"
+#include "transport/connection.h"
+
+namespace mi7 {
+
+// Thread-safe where Connection is; Deliver... are the driving thread's.
+class FakeConnection final : public transport::Connection {
+ public:
+  explicit FakeConnection(const Limits& limits = {}) : limits_(limits) {}
+
+  // --- The test's end ---
+
+  void Deliver(transport::OutgoingMessage message) {
+    MI7_CHECK(transport::SealMessage(*message, {}).ok(), "the test's message keeps the limits");
+    Deliver(transport::MakeIncoming(std::move(message)));
+  }
+  void Deliver(transport::IncomingMessage message) {
+    in_callback_ = std::this_thread::get_id();
+    receiver_->OnMessage(std::move(message));
+    in_callback_ = std::thread::id();
+  }
+  void DeliverRejected(const transport::FrameHeader& header, const absl::Status& why) {
+    receiver_->OnRejected(header, why);
+  }
+  void DeliverUnsent(const transport::FrameHeader& header) { receiver_->OnUnsent(header); }
+  // Ends the connection, as Connection promises it after Close too.
+  void DeliverClosed(const absl::Status& why) {
+    {
+      absl::MutexLock lock(&mutex_);
+      ended_ = true;
+    }
+    std::shared_ptr<transport::Receiver> receiver = std::move(receiver_);
+    receiver->OnClosed(why);
+  }
+  // The oldest message that was sent and not taken; waits up to 20 s for it. Empty when none came.
+  transport::IncomingMessage TakeSent() {
+    absl::MutexLock lock(&mutex_);
+    const auto has_sent = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !sent_.empty(); };
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&has_sent), absl::Seconds(20))) return {};
+    transport::IncomingMessage message = std::move(sent_.front());
+    sent_.pop_front();
+    return message;
+  }
+  size_t sent_count() const {
+    absl::MutexLock lock(&mutex_);
+    return sent_.size();
+  }
+  // The status of the first Close, if there was one.
+  std::optional<absl::Status> closed_with() const {
+    absl::MutexLock lock(&mutex_);
+    return closed_with_;
+  }
+  // Sends fail with it from now on, unless it is OK.
+  void FailSends(absl::Status status) {
+    absl::MutexLock lock(&mutex_);
+    send_failure_ = std::move(status);
+  }
+  bool background() const { return background_; }
+
+  // --- transport::Connection ---
+
+  void Start(std::shared_ptr<transport::Receiver> receiver) override {
+    receiver_ = std::move(receiver);
+  }
+  absl::StatusOr<transport::OutgoingMessage> Reserve(size_t bytes) override {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return absl::UnavailableError("fake connection is closed");
+    return transport::NewHeapMessage(bytes);
+  }
+  absl::Status Send(transport::OutgoingMessage&& message) override {
+    transport::OutgoingMessage own = std::move(message);
+    absl::MutexLock lock(&mutex_);
+    if (ended_ || closed_with_) return absl::UnavailableError("fake connection is closed");
+    if (!send_failure_.ok()) return send_failure_;
+    if (absl::Status valid = transport::SealMessage(*own, limits_); !valid.ok()) {
+      return valid;
+    }
+    sent_.push_back(transport::MakeIncoming(std::move(own)));
+    return absl::OkStatus();
+  }
+  void Close(absl::Status why) override {
+    absl::MutexLock lock(&mutex_);
+    if (!closed_with_) closed_with_ = std::move(why);
+  }
+  bool Await(transport::Completion& completion, Deadline deadline) override {
+    for (;;) {
+      switch (completion.Sleep(deadline)) {
+        case transport::Completion::Woken::kDone:
+          return true;
+        case transport::Completion::Woken::kDeadline:
+          return false;
+        case transport::Completion::Woken::kTurn:
+          break;
+      }
+    }
+  }
+  void SetBackground(bool wanted) override { background_ = wanted; }
+  bool InCallback() const override { return in_callback_ == std::this_thread::get_id(); }
+  transport::ConnectionInfo info() const override {
+    return {.transport = "fake",
+            .peer = "fake:peer",
+            .local = "fake:local",
+            .negotiated = {.message_bytes_max = limits_.message_bytes_max,
+                           .calls_in_flight_max = limits_.calls_in_flight_max}};
+  }
+
+ private:
+  const Limits limits_;
+  std::shared_ptr<transport::Receiver> receiver_;
+  std::atomic<std::thread::id> in_callback_{};
+  std::atomic<bool> background_{false};
+  mutable absl::Mutex mutex_;
+  std::deque<transport::IncomingMessage> sent_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Status> closed_with_ ABSL_GUARDED_BY(mutex_);
+  absl::Status send_failure_ ABSL_GUARDED_BY(mutex_);
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace mi7

@@ -1,0 +1,82 @@
+#include "rpc/task.h"
+
+#include <coroutine>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+namespace mi7 {
+namespace {
+
+struct OnOtherThread {
+  std::thread* thread;
+  bool await_ready() const { return false; }
+  void await_suspend(std::coroutine_handle<> coroutine) {
+    *thread = std::thread([coroutine] { coroutine.resume(); });
+  }
+  void await_resume() const {}
+};
+
+Task<int> Value(int value) { co_return value; }
+Task<int> Sum(int count) {
+  int sum = 0;
+  for (int i = 0; i < count; ++i) sum += co_await Value(i);
+  co_return sum;
+}
+Task<std::string> Throws() {
+  throw std::runtime_error("no luck");
+  co_return "";
+}
+Task<std::string> Catches() {
+  try {
+    co_return co_await Throws();
+  } catch (const std::runtime_error& error) {
+    co_return std::string("caught ") + error.what();
+  }
+}
+Task<std::unique_ptr<int>> MoveOnly() { co_return std::make_unique<int>(5); }
+Task<std::thread::id> Elsewhere(std::thread* thread) {
+  co_await OnOtherThread{thread};
+  co_return std::this_thread::get_id();
+}
+
+TEST(TaskTest, BlockOnGivesTheValue) { EXPECT_EQ(BlockOn(Value(7)), 7); }
+
+TEST(TaskTest, TasksAwaitTasks) { EXPECT_EQ(BlockOn(Sum(100)), 4950); }
+
+TEST(TaskTest, ExceptionsReachWhoeverAwaits) {
+  EXPECT_EQ(BlockOn(Catches()), "caught no luck");
+  EXPECT_THROW(BlockOn(Throws()), std::runtime_error);
+}
+
+TEST(TaskTest, MoveOnlyValues) { EXPECT_EQ(*BlockOn(MoveOnly()), 5); }
+
+TEST(TaskTest, MayEndOnAnotherThread) {
+  for (int i = 0; i < 100; ++i) {
+    std::thread thread;
+    const std::thread::id ran_on = BlockOn(Elsewhere(&thread));
+    EXPECT_EQ(ran_on, thread.get_id());
+    thread.join();
+  }
+}
+
+TEST(TaskTest, TaskThatIsNeverStartedIsFreed) {
+  auto alive = std::make_shared<int>(1);
+  std::weak_ptr<int> watch = alive;
+  bool started = false;
+  {
+    const auto lazy = [](std::shared_ptr<int>, bool* starts) -> Task<int> {
+      *starts = true;
+      co_return 1;
+    };
+    Task<int> task = lazy(std::move(alive), &started);
+  }
+  EXPECT_FALSE(started);
+  EXPECT_TRUE(watch.expired());
+}
+
+}  // namespace
+}  // namespace mi7
