@@ -209,7 +209,8 @@ bool EventLoop::Impl::RunTimers() {
 void EventLoop::Impl::RunUv() {
   uv_dirty = false;
   uv_run(&uv, UV_RUN_NOWAIT);
-  const int timeout_ms = uv_backend_timeout(&uv);
+  // Without anything to wait for libuv says 0, which means that its loop would end.
+  const int timeout_ms = uv_loop_alive(&uv) != 0 ? uv_backend_timeout(&uv) : -1;
   uv_next_ns = timeout_ms < 0 ? kNever : MonotonicNanos() + int64_t{timeout_ms} * 1'000'000;
 }
 

@@ -10,6 +10,8 @@
 namespace mi7::transport {
 
 std::span<std::byte> FrameAssembler::Space() {
+  if (skip_ != 0) [[unlikely]]
+    return SpaceToSkip();
   if (!buffer_) {
     buffer_ = BufferPool::Allocate(std::max<size_t>(kChunkBytes, frame_bytes_));
     begin_ = end_ = 0;
@@ -33,6 +35,14 @@ std::span<std::byte> FrameAssembler::Space() {
   const size_t limit = frame_bytes_ > kChunkBytes ? begin_ + frame_bytes_ : buffer_->capacity();
   MI7_CHECK(limit > end_, "there is always room to receive into");
   return {buffer_->data() + end_, limit - end_};
+}
+
+std::span<std::byte> FrameAssembler::SpaceToSkip() {
+  // What is skipped is overwritten by the next bytes, unless messages before it are still kept.
+  if (!buffer_ || !buffer_->unique()) buffer_ = BufferPool::Allocate(kChunkBytes);
+  // So that the message after it is 8-aligned.
+  begin_ = end_ = (8 - skip_ % 8) % 8;
+  return {buffer_->data() + end_, buffer_->capacity() - end_};
 }
 
 void FrameAssembler::MoveTo(BufferRef buffer) {

@@ -66,6 +66,8 @@ class FrameAssembler {
 
   // Whether the stream is between two messages, where it may end in order.
   bool AtBoundary() const { return begin_ == end_ && skip_ == 0; }
+  // Whether it holds memory.
+  bool holds_buffer() const { return static_cast<bool>(buffer_); }
   // Bytes that were received and not yet taken by Next.
   size_t buffered_bytes() const { return end_ - begin_; }
   // Bytes that the message at hand still needs, 0 when unknown.
@@ -77,6 +79,7 @@ class FrameAssembler {
   // A read into less room than this costs more than moving on to the next buffer.
   static constexpr size_t kRoomBytesMin = 4096;
 
+  std::span<std::byte> SpaceToSkip();
   void MoveTo(BufferRef buffer);
 
   BufferRef buffer_;

@@ -1,0 +1,252 @@
+#include "transport/event_loop.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <latch>
+#include <optional>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <uv.h>
+
+#include "absl/time/time.h"
+#include "transport/spin_budget.h"
+#include "transport/timer_heap.h"
+
+namespace mi7::transport {
+namespace {
+
+std::unique_ptr<EventLoop> NewLoop(WaitPolicy wait = WaitPolicy::kAdaptive) {
+  auto loop = EventLoop::Create({.name = "event_loop_test", .wait = wait});
+  EXPECT_TRUE(loop.ok()) << loop.status();
+  return *std::move(loop);
+}
+
+class EventLoopTest : public ::testing::TestWithParam<WaitPolicy> {};
+INSTANTIATE_TEST_SUITE_P(Policies, EventLoopTest,
+                         ::testing::Values(WaitPolicy::kBlock, WaitPolicy::kAdaptive,
+                                           WaitPolicy::kSpin));
+
+TEST_P(EventLoopTest, TasksRunInOrderOnTheLoop) {
+  auto loop = NewLoop(GetParam());
+  constexpr int kThreads = 3;
+  constexpr int kTasks = 2000;
+  std::vector<int> last(kThreads, -1);  // touched on the loop only
+  std::atomic<bool> in_order{true};
+  std::latch done(kThreads * kTasks);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kTasks; ++i) {
+        loop->Post([&, t, i] {
+          if (!loop->InLoopThread() || last[t] != i - 1) in_order = false;
+          last[t] = i;
+          done.count_down();
+        });
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  done.wait();
+  EXPECT_TRUE(in_order);
+  EXPECT_FALSE(loop->InLoopThread());
+}
+
+TEST_P(EventLoopTest, TimersFireInOrderAndNotEarly) {
+  auto loop = NewLoop(GetParam());
+  std::vector<int> fired;
+  std::latch done(3);
+  const int64_t start_ns = MonotonicNanos();
+  std::atomic<bool> early{false};
+  const auto timer = [&](int ms) {
+    return EventLoop::Timer(loop.get(), [&, ms] {
+      if (MonotonicNanos() < start_ns + int64_t{ms} * 1'000'000) early = true;
+      fired.push_back(ms);
+      done.count_down();
+    });
+  };
+  EventLoop::Timer late = timer(9);
+  EventLoop::Timer soon = timer(2);
+  EventLoop::Timer middle = timer(5);
+  EventLoop::Timer never = timer(1);
+  late.Schedule(Deadline::AtNanos(start_ns + 9'000'000));
+  soon.Schedule(Deadline::AtNanos(start_ns + 2'000'000));
+  middle.Schedule(Deadline::AtNanos(start_ns + 5'000'000));
+  never.Schedule(Deadline::AtNanos(start_ns + 3'600'000'000'000));
+  never.Cancel();
+  done.wait();
+  EXPECT_EQ(fired, (std::vector<int>{2, 5, 9}));
+  EXPECT_FALSE(early);
+}
+
+TEST_P(EventLoopTest, TimerCanRescheduleAndDestroyItselfInItsCallback) {
+  auto loop = NewLoop(GetParam());
+  std::latch done(1);
+  int runs = 0;
+  std::optional<EventLoop::Timer> timer;
+  loop->Post([&] {
+    timer.emplace(loop.get(), [&] {
+      if (++runs < 3) {
+        timer->Schedule(Deadline::After(absl::Microseconds(100)));
+      } else {
+        timer.reset();
+        done.count_down();
+      }
+    });
+    timer->Schedule(Deadline::After(absl::ZeroDuration()));
+  });
+  done.wait();
+  EXPECT_EQ(runs, 3);
+}
+
+class CountingWatcher final : public Watcher {
+ public:
+  CountingWatcher(EventLoop* loop, int fd) : loop_(loop), fd_(fd) {}
+  void OnReady(uint32_t events) override {
+    EXPECT_NE(events & EPOLLIN, 0u);
+    uint64_t value;
+    ASSERT_EQ(::read(fd_, &value, sizeof(value)), static_cast<ssize_t>(sizeof(value)));
+    if (++seen == 3) {
+      loop_->Unwatch(fd_, this);
+      done.count_down();
+    } else {
+      const uint64_t one = 1;
+      ASSERT_EQ(::write(fd_, &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
+    }
+  }
+  int seen = 0;
+  std::latch done{1};
+
+ private:
+  EventLoop* const loop_;
+  const int fd_;
+};
+
+TEST_P(EventLoopTest, WatcherSeesReadinessUntilUnwatched) {
+  auto loop = NewLoop(GetParam());
+  const int fd = ::eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC);
+  CountingWatcher watcher(loop.get(), fd);
+  ASSERT_TRUE(loop->Watch(fd, 0, &watcher).ok());
+  loop->Rewatch(fd, EPOLLIN, &watcher);
+  watcher.done.wait();
+  EXPECT_EQ(watcher.seen, 3);
+  loop.reset();
+  ::close(fd);
+}
+
+TEST(EventLoopUvTest, LibuvRunsInside) {
+  auto loop = NewLoop();
+  std::latch done(2);
+  uv_timer_t timer;
+  uv_getaddrinfo_t request;
+  struct Context {
+    std::latch* done;
+  } context{&done};
+  loop->Post([&] {
+    timer.data = &context;
+    uv_timer_init(loop->uv(), &timer);
+    uv_timer_start(
+        &timer,
+        [](uv_timer_t* handle) {
+          uv_close(reinterpret_cast<uv_handle_t*>(handle), [](uv_handle_t* closed) {
+            static_cast<Context*>(closed->data)->done->count_down();
+          });
+        },
+        5, 0);
+    request.data = &context;
+    uv_getaddrinfo(
+        loop->uv(), &request,
+        [](uv_getaddrinfo_t* handle, int, addrinfo* result) {
+          uv_freeaddrinfo(result);
+          static_cast<Context*>(handle->data)->done->count_down();
+        },
+        "localhost", nullptr, nullptr);
+  });
+  done.wait();
+}
+
+int64_t ThreadCpuNanos(clockid_t clock) {
+  timespec time;
+  EXPECT_EQ(::clock_gettime(clock, &time), 0);
+  return time.tv_sec * 1'000'000'000 + time.tv_nsec;
+}
+
+TEST(EventLoopIdleTest, AnIdleLoopUsesNoCpu) {
+  for (WaitPolicy wait : {WaitPolicy::kBlock, WaitPolicy::kAdaptive}) {
+    auto loop = NewLoop(wait);
+    std::latch started(1);
+    clockid_t clock;
+    loop->Post([&] {
+      ASSERT_EQ(::pthread_getcpuclockid(::pthread_self(), &clock), 0);
+      started.count_down();
+    });
+    started.wait();
+    // Half a second in the loop's own life, waited for on its own timer: what it spins after being
+    // busy is over by then.
+    std::latch settled(1);
+    EventLoop::Timer timer(loop.get(), [&] { settled.count_down(); });
+    timer.Schedule(Deadline::After(absl::Milliseconds(50)));
+    settled.wait();
+    const int64_t before_ns = ThreadCpuNanos(clock);
+    std::latch later(1);
+    EventLoop::Timer second(loop.get(), [&] { later.count_down(); });
+    second.Schedule(Deadline::After(absl::Milliseconds(300)));
+    later.wait();
+    EXPECT_LT(ThreadCpuNanos(clock) - before_ns, 3'000'000);
+  }
+}
+
+TEST(TimerHeapTest, AnyOrderOfInsertsAndRemovalsComesOutSorted) {
+  std::mt19937 random(11);
+  TimerHeap heap;
+  std::vector<std::shared_ptr<TimerHeap::Entry>> entries;
+  for (int i = 0; i < 500; ++i) {
+    entries.push_back(std::make_shared<TimerHeap::Entry>());
+    heap.Insert(entries.back(), static_cast<int64_t>(random() % 100));
+  }
+  size_t left = entries.size();
+  for (int i = 0; i < 200; ++i) {
+    auto& entry = *entries[random() % entries.size()];
+    if (entry.place != SIZE_MAX) --left;
+    heap.Remove(entry);
+  }
+  int64_t last = -1;
+  while (auto due = heap.PopDue(1000)) {
+    EXPECT_GE(due->at_ns, last);
+    last = due->at_ns;
+    --left;
+  }
+  EXPECT_EQ(left, 0u);
+  EXPECT_EQ(heap.next_ns(), INT64_MAX);
+}
+
+TEST(SpinBudgetTest, PollsWhileMessagesComeSoonAndStopsWhenTheyDoNot) {
+  SpinBudget budget;
+  EXPECT_EQ(budget.Begin(), SpinBudget::kSpinNs) << "the first wait is worth a try";
+  budget.End(SpinBudget::kSpinNs, 8'000);
+  EXPECT_EQ(budget.Begin(), SpinBudget::kSpinNs);
+  budget.End(SpinBudget::kSpinNs, 1'000'000'000);
+  EXPECT_EQ(budget.Begin(), 0);
+  budget.End(0, 90'000);  // both sides slept: polling would have helped
+  EXPECT_EQ(budget.Begin(), SpinBudget::kSpinNs);
+}
+
+TEST(SpinBudgetTest, PollsThatFindNothingBecomeRare) {
+  SpinBudget budget;
+  int64_t polled_ns = 0;
+  for (int i = 0; i < 1000; ++i) {
+    const int64_t budget_ns = budget.Begin();
+    polled_ns += budget_ns;
+    budget.End(budget_ns, 200'000);  // always a little too late
+  }
+  EXPECT_LT(polled_ns, 40 * SpinBudget::kSpinNs);
+}
+
+}  // namespace
+}  // namespace mi7::transport

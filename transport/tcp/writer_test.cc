@@ -1,0 +1,150 @@
+#include "transport/tcp/writer.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "transport/tcp/socket.h"
+
+namespace mi7::transport {
+namespace {
+
+OutgoingMessage Finished(uint32_t call_id, size_t words = 0) {
+  OutgoingMessage message = NewHeapMessage(words * 8);
+  message->header.type = FrameType::kCall;
+  message->header.target = TargetKind::kService;
+  message->header.call_id = call_id;
+  message->initRoot<capnp::AnyPointer>().initAs<capnp::Data>(static_cast<capnp::uint>(words * 8));
+  Writer::ThreadPieces().clear();
+  EXPECT_TRUE(FinishHeapMessage(*message, Limits{}, Writer::ThreadPieces()).ok());
+  return message;
+}
+
+class WriterTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    int fds[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    ours_ = UniqueFd(fds[0]);
+    theirs_ = UniqueFd(fds[1]);
+  }
+  // What one read gives at most.
+  std::string Read(size_t most = 1 << 20) {
+    std::string bytes(most, '\0');
+    const ssize_t got = ::recv(theirs_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+    bytes.resize(got > 0 ? static_cast<size_t>(got) : 0);
+    return bytes;
+  }
+  UniqueFd ours_;
+  UniqueFd theirs_;
+  Writer writer_;
+};
+
+TEST_F(WriterTest, LoneMessageIsWrittenAtOnce) {
+  OutgoingMessage message = Finished(1, 4);
+  const size_t bytes = message->header.size;
+  ASSERT_EQ(writer_.Add(message, false, 100), Writer::Added::kWrite);
+  const auto result = writer_.Write(ours_.get(), std::move(message), Writer::ThreadPieces());
+  EXPECT_EQ(result.outcome, Writer::Result::kDone);
+  EXPECT_TRUE(result.wrote);
+  EXPECT_EQ(Read().size(), bytes);
+}
+
+TEST_F(WriterTest, HeldBackMessagesGoTogetherInOrder) {
+  size_t bytes = 0;
+  for (uint32_t id = 0; id < 200; ++id) {
+    OutgoingMessage message = Finished(id, id % 5);
+    bytes += message->header.size;
+    ASSERT_EQ(writer_.Add(message, true, UINT64_MAX), Writer::Added::kQueued);
+  }
+  EXPECT_EQ(Read(), "");
+  EXPECT_EQ(writer_.queued_bytes(), bytes);
+  EXPECT_EQ(writer_.Flush(ours_.get()).outcome, Writer::Result::kDone);
+  EXPECT_EQ(writer_.queued_bytes(), 0u);
+  std::string stream;
+  for (std::string part; !(part = Read()).empty();) stream += part;
+  ASSERT_EQ(stream.size(), bytes);
+  size_t at = 0;
+  for (uint32_t id = 0; id < 200; ++id) {
+    FrameHeader header;
+    std::memcpy(&header, stream.data() + at, sizeof(header));
+    ASSERT_EQ(header.call_id, id);
+    at += header.size;
+  }
+}
+
+TEST_F(WriterTest, AnotherThreadsSendFlushesWhatIsHeldBack) {
+  OutgoingMessage held = Finished(1);
+  ASSERT_EQ(writer_.Add(held, true, UINT64_MAX), Writer::Added::kQueued);
+  OutgoingMessage other = Finished(2);
+  EXPECT_EQ(writer_.Add(other, false, UINT64_MAX), Writer::Added::kFlush);
+  writer_.Flush(ours_.get());
+  EXPECT_EQ(writer_.queued_bytes(), 0u);
+}
+
+TEST_F(WriterTest, FullSocketKeepsTheRestAndResumesWhereItStopped) {
+  OutgoingMessage large = Finished(1, 1 << 17);  // 1 MiB: more than the socket takes
+  const size_t large_bytes = large->header.size;
+  ASSERT_EQ(writer_.Add(large, false, 100), Writer::Added::kWrite);
+  auto result = writer_.Write(ours_.get(), std::move(large), Writer::ThreadPieces());
+  ASSERT_EQ(result.outcome, Writer::Result::kBlocked);
+  EXPECT_TRUE(writer_.blocked());
+  OutgoingMessage second = Finished(2, 1);
+  const size_t second_bytes = second->header.size;
+  EXPECT_EQ(writer_.Add(second, false, 100), Writer::Added::kFull) << "something is queued";
+  EXPECT_TRUE(second) << "a refused message is untouched";
+  EXPECT_EQ(writer_.Add(second, false, 10u << 20), Writer::Added::kQueued);
+  writer_.WantRoom();
+  EXPECT_FALSE(writer_.TakeRoom(1000));
+  EXPECT_EQ(writer_.Flush(ours_.get()).wrote, false) << "nobody but Resume tries";
+
+  size_t received = 0;
+  while (received < large_bytes + second_bytes) {
+    received += Read(100'000).size();
+    writer_.Resume(ours_.get());
+  }
+  EXPECT_EQ(received, large_bytes + second_bytes);
+  EXPECT_EQ(writer_.queued_bytes(), 0u);
+  EXPECT_TRUE(writer_.TakeRoom(1000));
+  EXPECT_FALSE(writer_.TakeRoom(1000)) << "told once";
+}
+
+TEST_F(WriterTest, CloseGivesBackWhatWasNotBegun) {
+  OutgoingMessage large = Finished(1, 1 << 17);
+  ASSERT_EQ(writer_.Add(large, false, 100), Writer::Added::kWrite);
+  writer_.Write(ours_.get(), std::move(large), Writer::ThreadPieces());
+  for (uint32_t id = 2; id < 4; ++id) {
+    OutgoingMessage message = Finished(id);
+    ASSERT_EQ(writer_.Add(message, false, 10u << 20), Writer::Added::kQueued);
+  }
+  MessageBody* unsent = nullptr;
+  ASSERT_TRUE(writer_.Close(unsent));
+  std::vector<uint32_t> ids;
+  while (unsent != nullptr) {
+    OutgoingMessage message(std::exchange(unsent, unsent->next));
+    ids.push_back(message->header.call_id);
+  }
+  EXPECT_EQ(ids, (std::vector<uint32_t>{2, 3})) << "the first was partly written";
+  OutgoingMessage late = Finished(9);
+  EXPECT_EQ(writer_.Add(late, false, 100), Writer::Added::kClosed);
+}
+
+TEST_F(WriterTest, BrokenSocketIsReportedWithoutASignal) {
+  theirs_.reset();
+  OutgoingMessage message = Finished(1);
+  ASSERT_EQ(writer_.Add(message, false, 100), Writer::Added::kWrite);
+  const auto result = writer_.Write(ours_.get(), std::move(message), Writer::ThreadPieces());
+  EXPECT_EQ(result.outcome, Writer::Result::kFailed);
+  EXPECT_EQ(result.error, EPIPE);
+  MessageBody* unsent = nullptr;
+  ASSERT_TRUE(writer_.Close(unsent));
+  ASSERT_NE(unsent, nullptr) << "not a byte of it was written";
+  OutgoingMessage back(unsent);
+  EXPECT_EQ(back->header.call_id, 1u);
+}
+
+}  // namespace
+}  // namespace mi7::transport
