@@ -111,18 +111,20 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
 
   // On the loop of the accepted end.
   void Accept(std::shared_ptr<Connection> connection) {
-    {
-      absl::MutexLock lock(&mutex_);
-      if (!closed_) {
-        ++accepting_;
-      } else {
-        connection->Close(absl::UnavailableError("the server stopped listening"));
-        return;
-      }
+    if (!BeginAccepting()) {
+      connection->Close(absl::UnavailableError("the server stopped listening"));
+      return;
     }
     on_accept_(std::move(connection));
     absl::MutexLock lock(&mutex_);
     --accepting_;
+  }
+
+  bool BeginAccepting() {
+    absl::MutexLock lock(&mutex_);
+    if (closed_) return false;
+    ++accepting_;
+    return true;
   }
 
   const Endpoint endpoint_;

@@ -359,7 +359,7 @@ void Link::End(Side& side) {
     other.inbox_bytes.store(0, std::memory_order_relaxed);
   }
   side.timer.reset();
-  const std::shared_ptr<void> while_open = std::move(side.while_open);
+  std::shared_ptr<void> while_open = std::move(side.while_open);
   std::shared_ptr<Receiver> receiver = std::move(side.receiver);
   const absl::Status why = side.why;
   side.driven.store(true, std::memory_order_relaxed);
@@ -373,6 +373,7 @@ void Link::End(Side& side) {
     receiver->OnClosed(why);
     receiver.reset();
   }
+  while_open.reset();  // is its owner's code, which may lock
   mutex_.Lock();
   side.driven.store(false, std::memory_order_relaxed);
 }

@@ -1,0 +1,172 @@
+// Limits and back-pressure: memory stays bounded whatever the peer does, and nothing is lost.
+
+#include <capnp/any.h>
+#include <gmock/gmock.h>
+
+#include "tests/conformance/connection_conformance.h"
+
+namespace mi7::transport::conformance {
+namespace {
+
+using testing::HasSubstr;
+
+TEST_P(ConnectionConformance, MessageOverTheLimitIsRefusedAndTheConnectionGoesOn) {
+  Limits limits;
+  limits.message_bytes_max = 64 << 10;
+  ConnectAndStart(nullptr, nullptr, limits);
+  const absl::Status refused = SendCall(*client_connection_, 1, 64 << 10);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("message of 65584 bytes exceeds limits.message_bytes_max, 65536 bytes"));
+  // The largest that is allowed: header, table and root pointer take 48.
+  ASSERT_TRUE(SendCall(*client_connection_, 2, (64 << 10) - 48).ok());
+  ASSERT_TRUE(server_->WaitForMessages(1));
+  EXPECT_TRUE(IsCall(server_->TakeMessages()[0], 2, (64 << 10) - 48));
+}
+
+TEST_P(ConnectionConformance, ThePeersLimitIsKeptByTheSender) {
+  Limits server_limits;
+  server_limits.message_bytes_max = 32 << 10;
+  ASSERT_NO_FATAL_FAILURE(Connect(server_limits));
+  server_ = std::make_shared<RecordingReceiver>();
+  client_ = std::make_shared<RecordingReceiver>();
+  server_connection_->Start(server_);
+  client_connection_->Start(client_);
+  EXPECT_EQ(client_connection_->info().negotiated.message_bytes_max, 32u << 10);
+  const absl::Status refused = SendCall(*client_connection_, 1, 32 << 10);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("message_bytes_max, 32768"));
+  ASSERT_TRUE(SendCall(*client_connection_, 2, 16 << 10).ok());
+  ASSERT_TRUE(server_->WaitForMessages(1));
+}
+
+TEST_P(ConnectionConformance, ExtraPartOverTheLimitIsRefused) {
+  Limits limits;
+  limits.extra_bytes_max = 1024;
+  ConnectAndStart(nullptr, nullptr, limits);
+  const std::vector<std::byte> extra(1032);
+  OutgoingMessage message = NewCall(*client_connection_, 1, 10);
+  message->SetExtra(extra);
+  const absl::Status refused = client_connection_->Send(std::move(message));
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("1032 bytes"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("limits.extra_bytes_max, 1024"));
+  ASSERT_TRUE(SendCall(*client_connection_, 2, 10).ok());
+  EXPECT_TRUE(server_->WaitForMessages(1));
+}
+
+TEST_P(ConnectionConformance, TooManySegmentsAreRefused) {
+  ConnectAndStart();
+  static const std::vector<capnp::word> outside(8);
+  const uint32_t parts = Limits{}.segments_max;
+  absl::StatusOr<OutgoingMessage> message = client_connection_->Reserve(64 << 10);
+  ASSERT_TRUE(message.ok());
+  (*message)->header.type = FrameType::kReturn;
+  auto list = (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::List<capnp::Data>>(parts);
+  const capnp::Data::Reader part(reinterpret_cast<const kj::byte*>(outside.data()), 64);
+  for (uint32_t i = 0; i < parts; ++i) {
+    list.adopt(i, (*message)->getOrphanage().referenceExternalData(part));
+  }
+  const absl::Status refused = client_connection_->Send(*std::move(message));
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("message of 513 segments exceeds limits.segments_max, 512"));
+  ASSERT_TRUE(SendCall(*client_connection_, 2, 10).ok());
+  EXPECT_TRUE(server_->WaitForMessages(1));
+}
+
+TEST_P(ConnectionConformance, APeerThatTakesNothingStopsTheSender) {
+  Limits limits;
+  limits.queued_bytes_max = 1u << 20;
+  limits.message_bytes_max = 1u << 20;
+  ASSERT_NO_FATAL_FAILURE(Connect(limits, limits));
+  client_ = std::make_shared<RecordingReceiver>();
+  client_connection_->Start(client_);
+  uint32_t accepted = 0;
+  absl::Status refused;
+  // Far more than any system buffer holds.
+  while (refused.ok() && accepted < 10'000) {
+    refused = SendCall(*client_connection_, accepted + 1, 50'000);
+    if (refused.ok()) ++accepted;
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("limits.queued_bytes_max"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("1048576"));
+  EXPECT_GE(accepted, 20u);
+
+  server_ = std::make_shared<RecordingReceiver>();
+  server_connection_->Start(server_);
+  ASSERT_TRUE(client_->WaitForWritable(1));
+  EXPECT_TRUE(SendCall(*client_connection_, accepted + 1, 50'000).ok());
+  ++accepted;
+  ASSERT_TRUE(server_->WaitForMessages(accepted));
+  const std::vector<IncomingMessage> messages = server_->TakeMessages();
+  ASSERT_EQ(messages.size(), accepted);
+  for (uint32_t i = 1; i <= accepted; ++i) ASSERT_TRUE(IsCall(messages[i - 1], i, 50'000));
+}
+
+TEST_P(ConnectionConformance, SendingFromOnWritableNeverLosesOrReorders) {
+  Limits limits;
+  limits.queued_bytes_max = 256u << 10;
+  limits.message_bytes_max = 256u << 10;
+  ASSERT_NO_FATAL_FAILURE(Connect(limits, limits));
+  constexpr uint32_t kCount = 2000;
+  uint32_t sent = 0;  // by the first thread, then by callbacks only
+  const auto send_all = [&] {
+    while (sent < kCount && SendCall(*client_connection_, sent + 1, 20'000).ok()) ++sent;
+  };
+  client_ = std::make_shared<RecordingReceiver>();
+  client_->on_writable = send_all;
+  uint32_t seen = 0;
+  server_ = std::make_shared<RecordingReceiver>([&](IncomingMessage message) {
+    ++seen;
+    EXPECT_EQ(message.header().call_id, seen);
+  });
+  send_all();
+  client_connection_->Start(client_);
+  server_connection_->Start(server_);
+  ASSERT_TRUE(server_->WaitForMessages(kCount));
+}
+
+TEST_P(ConnectionConformance, OneMessageLargerThanTheQueueIsSentWhenTheQueueIsEmpty) {
+  Limits limits;
+  limits.queued_bytes_max = 64 << 10;
+  ConnectAndStart(nullptr, nullptr, limits);
+  for (uint32_t i = 1; i <= 3; ++i) {
+    ASSERT_TRUE(SendCall(*client_connection_, i, 8u << 20).ok());
+    ASSERT_TRUE(server_->WaitForMessages(i));
+    // Delivered, but the sender's own accounts may lag behind by a moment.
+    while (!client_connection_->Reserve(10).ok()) ASSERT_TRUE(client_->WaitForWritable(1));
+  }
+  const std::vector<IncomingMessage> messages = server_->TakeMessages();
+  for (uint32_t i = 1; i <= 3; ++i) EXPECT_TRUE(IsCall(messages[i - 1], i, 8u << 20));
+}
+
+TEST_P(ConnectionConformance, AServerWhoseRepliesAreNotTakenStopsTakingRequests) {
+  Limits limits;
+  limits.queued_bytes_max = 512u << 10;
+  limits.message_bytes_max = 512u << 10;
+  ConnectToEcho(limits);
+  // The client takes nothing yet: first its own Sends go on, until the server's replies fill the
+  // way back and the server stops reading.
+  uint32_t accepted = 0;
+  absl::Status refused;
+  while (refused.ok() && accepted < 20'000) {
+    refused = SendCall(*client_connection_, accepted + 1, 20'000);
+    if (refused.ok()) ++accepted;
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_LT(server_->message_count(), accepted);
+
+  client_ = std::make_shared<RecordingReceiver>();
+  client_connection_->Start(client_);
+  client_connection_->SetBackground(true);
+  ASSERT_TRUE(client_->WaitForMessages(accepted));
+  const std::vector<IncomingMessage> replies = client_->TakeMessages();
+  ASSERT_EQ(replies.size(), accepted);
+  for (uint32_t i = 1; i <= accepted; ++i) ASSERT_TRUE(IsCall(replies[i - 1], i, 20'000));
+  EXPECT_TRUE(client_->WaitForWritable(1));
+}
+
+}  // namespace
+}  // namespace mi7::transport::conformance
