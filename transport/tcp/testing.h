@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -246,6 +247,20 @@ class TestServer {
     };
     MI7_CHECK(mutex_.AwaitWithTimeout(absl::Condition(&there), kPatience), "it is accepted");
     return {connections_[n], receivers_[n]};
+  }
+  // Waits until the n-th connection is closed, and drops it.
+  void Forget(size_t n) {
+    auto [connection, receiver] = Accepted(n);
+    static_cast<void>(receiver->WaitClosed());
+    std::weak_ptr<Connection> last = connection;
+    connection.reset();
+    {
+      absl::MutexLock lock(&mutex_);
+      connections_.erase(connections_.begin() + static_cast<std::ptrdiff_t>(n));
+      receivers_.erase(receivers_.begin() + static_cast<std::ptrdiff_t>(n));
+    }
+    // The loop drops the last reference when OnClosed has returned.
+    while (!last.expired()) std::this_thread::yield();
   }
   std::vector<std::shared_ptr<Connection>> connections() {
     absl::MutexLock lock(&mutex_);

@@ -1,0 +1,173 @@
+// Connecting and listening: names, deadlines, failures and their texts.
+
+#include <sys/socket.h>
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "transport/tcp/socket.h"
+#include "transport/tcp/testing.h"
+
+namespace mi7::transport::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+Endpoint At(const std::string& host, uint16_t port) {
+  Endpoint endpoint;
+  endpoint.host = host;
+  endpoint.port = port;
+  return endpoint;
+}
+
+// A port on which nobody listens.
+uint16_t FreePort() {
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  SocketAddress address;
+  SocketAddress::FromNumeric("127.0.0.1", 0, address);
+  MI7_CHECK(::bind(fd.get(), address.get(), address.length()) == 0, "binds");
+  return SocketAddress::LocalOf(fd.get()).port();
+}
+
+TEST(ConnectTest, NamesAreResolvedAndAddressesTriedInOrder) {
+  TestServer server;  // 127.0.0.1 only; localhost may be ::1 first
+  auto loop = NewLoop();
+  auto connected = ConnectTo(At("localhost", server.endpoint().port), loop.get());
+  ASSERT_TRUE(connected.ok()) << connected.status();
+  (*connected)->Close(absl::OkStatus());
+}
+
+TEST(ConnectTest, RefusedNamesEveryAddress) {
+  auto loop = NewLoop();
+  const uint16_t port = FreePort();
+  const auto connected = ConnectTo(At("127.0.0.1", port), loop.get());
+  EXPECT_EQ(connected.status(), absl::UnavailableError(absl::StrCat(
+                                    "connecting to tcp:127.0.0.1:", port,
+                                    " failed: 127.0.0.1:", port, ": Connection refused")));
+}
+
+TEST(ConnectTest, UnknownHostIsUnavailable) {
+  auto loop = NewLoop();
+  const auto connected = ConnectTo(At("no-such-host.invalid", 1), loop.get());
+  EXPECT_EQ(connected.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(connected.status().message()),
+              HasSubstr("connecting to tcp:no-such-host.invalid:1: host name "
+                        "'no-such-host.invalid' not found"));
+}
+
+TEST(ConnectTest, PortZeroAndEveryAddressAreInvalid) {
+  auto loop = NewLoop();
+  EXPECT_EQ(ConnectTo(At("127.0.0.1", 0), loop.get()).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ConnectTo(At("", 80), loop.get()).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(ConnectTest, DeadlineEndsTheHandshakeWithASilentServer) {
+  UniqueFd listening(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  SocketAddress address;
+  SocketAddress::FromNumeric("127.0.0.1", 0, address);
+  ASSERT_EQ(::bind(listening.get(), address.get(), address.length()), 0);
+  ASSERT_EQ(::listen(listening.get(), 8), 0);
+  const Endpoint endpoint = At("127.0.0.1", SocketAddress::LocalOf(listening.get()).port());
+  auto loop = NewLoop();
+  const auto connected =
+      ConnectTo(endpoint, loop.get(), {}, Deadline::After(absl::Milliseconds(50)));
+  EXPECT_EQ(connected.status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(connected.status().message()),
+              AllOf(HasSubstr(endpoint.ToString()), HasSubstr("said nothing")));
+  TransportOptions options;
+  options.limits.handshake_timeout = absl::Milliseconds(50);
+  EXPECT_EQ(ConnectTo(endpoint, loop.get(), options).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST(ConnectTest, PassedDeadlineFailsAtOnce) {
+  TestServer server;
+  auto loop = NewLoop();
+  const auto connected = ConnectTo(server.endpoint(), loop.get(), {}, Deadline::AtNanos(1));
+  EXPECT_EQ(connected.status().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST(ListenTest, EveryAddressServesBothFamilies) {
+  auto loop = NewLoop();
+  auto listener = Listen(At("", 0), {loop.get()}, {}, [](std::shared_ptr<Connection> connection) {
+    connection->Close(absl::OkStatus());
+  });
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  EXPECT_NE((*listener)->endpoint().port, 0);
+  EXPECT_TRUE(ConnectTo(At("127.0.0.1", (*listener)->endpoint().port), loop.get()).ok());
+  SocketAddress v6;
+  SocketAddress::FromNumeric("::1", 0, v6);
+  UniqueFd probe(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (probe && ::bind(probe.get(), v6.get(), v6.length()) == 0) {
+    auto connected = ConnectTo(At("::1", (*listener)->endpoint().port), loop.get());
+    ASSERT_TRUE(connected.ok()) << connected.status();
+    EXPECT_THAT((*connected)->info().peer, HasSubstr("tcp:[::1]:"));
+  }
+  (*listener)->Close();
+}
+
+TEST(ListenTest, AddressInUseAlreadyExists) {
+  TestServer server;
+  auto loop = NewLoop();
+  const auto second =
+      Listen(server.endpoint(), {loop.get()}, {}, [](std::shared_ptr<Connection>) {});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr("listening on " + server.endpoint().ToString()));
+}
+
+TEST(ListenTest, ForeignAddressAndUnknownHostAreNotFound) {
+  auto loop = NewLoop();
+  const auto foreign =
+      Listen(At("192.0.2.1", 0), {loop.get()}, {}, [](std::shared_ptr<Connection>) {});
+  EXPECT_EQ(foreign.status().code(), absl::StatusCode::kNotFound);
+  const auto unknown =
+      Listen(At("no-such-host.invalid", 0), {loop.get()}, {}, [](std::shared_ptr<Connection>) {});
+  EXPECT_EQ(unknown.status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(ListenTest, ConnectionsAreDealtToAllLoops) {
+  TestServer server({}, /*echo=*/false, /*loops=*/2);
+  TestClient a(server.endpoint());
+  TestClient b(server.endpoint());
+  TestClient c(server.endpoint());
+  server.Accepted(2);
+}
+
+TEST(ListenTest, NothingIsAcceptedAfterClose) {
+  TestServer server;
+  const Endpoint endpoint = server.endpoint();
+  server.listener().Close();
+  server.listener().Close();  // idempotent
+  auto loop = NewLoop();
+  EXPECT_EQ(ConnectTo(endpoint, loop.get()).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(ListenTest, ClosedListenerLeavesItsConnectionsAlive) {
+  TestServer server({}, /*echo=*/true);
+  TestClient client(server.endpoint());
+  server.Accepted(0);
+  server.listener().Close();
+  Completion completion;
+  client.receiver().set_hook([&](IncomingMessage) { completion.Complete(); });
+  ASSERT_TRUE(client.connection().Send(MakeMessage(FrameType::kCall, 1, 8)).ok());
+  EXPECT_TRUE(client.connection().Await(completion, Deadline::After(kPatience)));
+}
+
+TEST(SocketAddressTest, TextsAreEndpointTexts) {
+  SocketAddress address;
+  ASSERT_TRUE(SocketAddress::FromNumeric("127.0.0.1", 80, address));
+  EXPECT_EQ(address.ToString(), "127.0.0.1:80");
+  ASSERT_TRUE(SocketAddress::FromNumeric("::1", 81, address));
+  EXPECT_EQ(address.ToString(), "[::1]:81");
+  ASSERT_TRUE(SocketAddress::FromNumeric("::ffff:10.0.0.1", 82, address));
+  EXPECT_EQ(address.ToString(), "10.0.0.1:82");
+  EXPECT_FALSE(SocketAddress::FromNumeric("localhost", 80, address));
+}
+
+}  // namespace
+}  // namespace mi7::transport::testing

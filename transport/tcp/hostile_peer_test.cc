@@ -1,0 +1,468 @@
+// What a peer can do wrong, one by one: the exact status, and everybody else goes on.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/match.h"
+#include "transport/frame_assembler.h"
+#include "transport/handshake.h"
+#include "transport/tcp/socket.h"
+#include "transport/tcp/testing.h"
+
+namespace mi7::transport::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+
+// A plain socket to or from us.
+class RawPeer {
+ public:
+  explicit RawPeer(UniqueFd fd) : fd_(std::move(fd)) {}
+  static RawPeer ConnectTo(const Endpoint& endpoint) {
+    SocketAddress address;
+    MI7_CHECK(SocketAddress::FromNumeric(endpoint.host, endpoint.port, address), "numeric");
+    UniqueFd fd(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+    MI7_CHECK(::connect(fd.get(), address.get(), address.length()) == 0, "connects");
+    return RawPeer(std::move(fd));
+  }
+  void Send(const std::string& bytes) {
+    size_t at = 0;
+    while (at < bytes.size()) {
+      const ssize_t sent = ::send(fd_.get(), bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL);
+      if (sent <= 0) return;  // closed by the other side, which the test will see
+      at += static_cast<size_t>(sent);
+    }
+  }
+  // Sends until nothing more is taken for `patience_ms`; returns how much was.
+  size_t SendUntilBlocked(const std::string& bytes, int patience_ms) {
+    size_t at = 0;
+    pollfd descriptor{fd_.get(), POLLOUT, 0};
+    while (at < bytes.size() && ::poll(&descriptor, 1, patience_ms) == 1) {
+      const ssize_t sent =
+          ::send(fd_.get(), bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (sent > 0) at += static_cast<size_t>(sent);
+    }
+    return at;
+  }
+  // Everything until the end, or as much as `most`.
+  std::string Read(size_t most = SIZE_MAX) {
+    std::string all;
+    char part[4096];
+    pollfd descriptor{fd_.get(), POLLIN, 0};
+    while (all.size() < most && ::poll(&descriptor, 1, 20'000) == 1) {
+      const ssize_t got = ::recv(fd_.get(), part, std::min(sizeof(part), most - all.size()), 0);
+      if (got <= 0) break;
+      all.append(part, static_cast<size_t>(got));
+    }
+    return all;
+  }
+  void CloseSending() { ::shutdown(fd_.get(), SHUT_WR); }
+  void Reset() {
+    const linger now{1, 0};
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+    fd_.reset();
+  }
+  void Close() { fd_.reset(); }
+
+ private:
+  UniqueFd fd_;
+};
+
+std::string BytesOf(OutgoingMessage message) {
+  PieceList pieces;
+  EXPECT_TRUE(FinishHeapMessage(*message, Limits{}, pieces).ok());
+  std::string bytes;
+  for (const ByteSpan& piece : pieces) {
+    bytes.append(reinterpret_cast<const char*>(piece.data), piece.size);
+  }
+  return bytes;
+}
+std::string Opening() { return {reinterpret_cast<const char*>(kOpening.data()), kOpening.size()}; }
+// Bytes of what the library sends: its Hello has an instance id.
+size_t GreetingBytes() {
+  const std::array<std::byte, 16> id{};
+  return kOpeningBytes + BytesOf(MakeHello(Limits{}, id)).size();
+}
+std::string Greeting() { return Opening() + BytesOf(MakeHello(Limits{}, {})); }
+
+// The status in the kClose message that ends `bytes`.
+absl::Status CloseIn(const std::string& bytes) {
+  const Limits limits;
+  FrameAssembler assembler(&limits);
+  FrameAssembler::Received received;
+  absl::Status last = absl::NotFoundError("no close message in " + std::to_string(bytes.size()));
+  for (size_t at = kOpeningBytes; at < bytes.size();) {
+    const auto space = assembler.Space();
+    const size_t part = std::min(space.size(), bytes.size() - at);
+    std::memcpy(space.data(), bytes.data() + at, part);
+    assembler.Filled(part);
+    at += part;
+    while (assembler.Next(received) == FrameAssembler::Result::kMessage) {
+      if (received.message.header().type == FrameType::kClose) last = ReadClose(received.message);
+      received.message.reset();
+    }
+  }
+  return last;
+}
+
+// Collects what a server turns away.
+class Refusals {
+ public:
+  void Attach(TransportOptions& options) {
+    options.on_refused = [this](const std::string& peer, const absl::Status& why) {
+      absl::MutexLock lock(&mutex_);
+      peers_.push_back(peer);
+      refused_.push_back(why);
+    };
+  }
+  absl::Status Wait(size_t n = 0) {
+    absl::MutexLock lock(&mutex_);
+    const auto there = [this, n]()
+                           ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return refused_.size() > n; };
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&there), kPatience)) {
+      return absl::DeadlineExceededError("nobody was refused");
+    }
+    return refused_[n];
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<std::string> peers_;
+  std::vector<absl::Status> refused_;
+};
+
+class HostilePeerTest : public ::testing::Test {
+ protected:
+  HostilePeerTest() { refusals_.Attach(options_); }
+  void StartServer(bool echo = false) { server_ = std::make_unique<TestServer>(options_, echo); }
+  RawPeer ConnectRaw() { return RawPeer::ConnectTo(server_->endpoint()); }
+  // The server still serves others.
+  void ExpectServing() {
+    TestClient client(server_->endpoint());
+    Completion completion;
+    client.receiver().set_hook([&](IncomingMessage) { completion.Complete(); });
+    ASSERT_TRUE(client.connection().Send(MakeMessage(FrameType::kCall, 1, 8)).ok());
+    EXPECT_TRUE(client.connection().Await(completion, Deadline::After(kPatience)));
+  }
+
+  Refusals refusals_;
+  TransportOptions options_;
+  std::unique_ptr<TestServer> server_;
+};
+
+TEST_F(HostilePeerTest, HttpPeerIsNamedAndClosed) {
+  StartServer(true);
+  RawPeer peer = ConnectRaw();
+  peer.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(peer.Read(), "") << "no mi7 is spoken to who speaks none";
+  const absl::Status why = refusals_.Wait();
+  EXPECT_EQ(why.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(why.message()),
+              AllOf(HasSubstr("peer speaks HTTP"), HasSubstr("474554202f204854 (\"GET / HT\")")));
+  ExpectServing();
+}
+
+TEST_F(HostilePeerTest, OtherWireVersionIsAnsweredWithOurs) {
+  StartServer(true);
+  RawPeer peer = ConnectRaw();
+  std::string opening = Opening();
+  opening[4] = 2;
+  peer.Send(opening);
+  const std::string answer = peer.Read();
+  EXPECT_EQ(answer.substr(0, kOpeningBytes), Opening());
+  EXPECT_EQ(CloseIn(answer),
+            absl::FailedPreconditionError(
+                "peer closed: peer speaks version 2 of the wire format, this end only version 1"));
+  ExpectServing();
+}
+
+TEST_F(HostilePeerTest, NoCommonProtocolVersionIsAnsweredNamingBothRanges) {
+  StartServer(true);
+  RawPeer peer = ConnectRaw();
+  std::string hello = BytesOf(MakeHello(Limits{}, {}));
+  // The struct's first two fields, after header, segment table and root pointer.
+  hello[48] = 7;
+  hello[50] = 9;
+  peer.Send(Opening() + hello);
+  EXPECT_EQ(CloseIn(peer.Read()),
+            absl::FailedPreconditionError(
+                "peer closed: peer speaks protocol versions 7 to 9, this end 1 to 1"));
+  ExpectServing();
+}
+
+TEST_F(HostilePeerTest, SilentPeerIsClosedAfterTheHandshakeTimeout) {
+  options_.limits.handshake_timeout = absl::Milliseconds(50);
+  StartServer(true);
+  RawPeer silent = ConnectRaw();
+  EXPECT_EQ(silent.Read(), "");
+  EXPECT_THAT(refusals_.Wait().ToString(),
+              AllOf(HasSubstr("DEADLINE_EXCEEDED"), HasSubstr("said nothing")));
+  RawPeer stuck = ConnectRaw();
+  stuck.Send(Opening() + "\x40");
+  EXPECT_EQ(stuck.Read(), "");
+  EXPECT_THAT(refusals_.Wait(1).ToString(), HasSubstr("began and stopped"));
+  ExpectServing();
+}
+
+TEST_F(HostilePeerTest, PeerThatLeavesDuringTheHandshakeIsForgotten) {
+  StartServer(true);
+  ConnectRaw().Close();
+  EXPECT_THAT(refusals_.Wait().ToString(),
+              AllOf(HasSubstr("UNAVAILABLE"), HasSubstr("closed the connection")));
+  RawPeer resets = ConnectRaw();
+  resets.Send(Opening());
+  resets.Reset();
+  EXPECT_EQ(refusals_.Wait(1).code(), absl::StatusCode::kUnavailable);
+  ExpectServing();
+}
+
+TEST_F(HostilePeerTest, FirstMessageThatIsNoHelloIsRefused) {
+  StartServer(true);
+  RawPeer peer = ConnectRaw();
+  peer.Send(Opening() + BytesOf(MakeMessage(FrameType::kCall, 1, 8)));
+  EXPECT_THAT(CloseIn(peer.Read()).ToString(), HasSubstr("must be a hello (1)"));
+  RawPeer huge = ConnectRaw();
+  huge.Send(Opening() + BytesOf(MakeMessage(FrameType::kCall, 1, 100'000)));
+  EXPECT_THAT(CloseIn(huge.Read()).ToString(),
+              HasSubstr("peer's first message: message of 100048 bytes exceeds"));
+  ExpectServing();
+}
+
+TEST_F(HostilePeerTest, BytesRightAfterTheHelloAreNotLost) {
+  StartServer(true);
+  RawPeer peer = ConnectRaw();
+  peer.Send(Greeting() + BytesOf(MakeMessage(FrameType::kCall, 3, 16)) +
+            BytesOf(MakeMessage(FrameType::kCall, 4, 16)));
+  const size_t answer = BytesOf(MakeMessage(FrameType::kReturn, 3, 16)).size();
+  const size_t greeting = GreetingBytes();
+  EXPECT_EQ(peer.Read(greeting + 2 * answer).size(), greeting + 2 * answer);
+}
+
+TEST_F(HostilePeerTest, BrokenHeaderClosesWithTheReasonOnBothSides) {
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  std::string bad = BytesOf(MakeMessage(FrameType::kReturn, 1, 8));
+  bad[16] = 1;  // interface_id, which a return does not use
+  peer.Send(Greeting() + bad);
+  EXPECT_THAT(CloseIn(peer.Read()).ToString(),
+              AllOf(HasSubstr("INVALID_ARGUMENT"), HasSubstr("interface_id is 1, must be 0")));
+  EXPECT_THAT(server_->Accepted(0).second->WaitClosed().ToString(),
+              AllOf(HasSubstr("INVALID_ARGUMENT: stream from tcp:127.0.0.1:"),
+                    HasSubstr("interface_id is 1, must be 0")));
+}
+
+TEST_F(HostilePeerTest, SecondHelloClosesTheConnection) {
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  peer.Send(Greeting() + BytesOf(MakeHello(Limits{}, {})));
+  EXPECT_THAT(server_->Accepted(0).second->WaitClosed().ToString(),
+              HasSubstr("a second hello message"));
+}
+
+TEST_F(HostilePeerTest, TruncatedMessageIsUnavailable) {
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  peer.Send(Greeting() + BytesOf(MakeMessage(FrameType::kCall, 1, 64)).substr(0, 50));
+  peer.CloseSending();
+  EXPECT_THAT(server_->Accepted(0).second->WaitClosed().ToString(),
+              AllOf(HasSubstr("UNAVAILABLE: connection to tcp:127.0.0.1:"),
+                    HasSubstr("ended in the middle of a message, after 50 bytes of it")));
+}
+
+TEST_F(HostilePeerTest, ResetIsUnavailable) {
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  peer.Send(Greeting());
+  auto [connection, receiver] = server_->Accepted(0);
+  peer.Reset();
+  EXPECT_THAT(receiver->WaitClosed().ToString(),
+              AllOf(HasSubstr("UNAVAILABLE"), HasSubstr("Connection reset by peer")));
+}
+
+TEST_F(HostilePeerTest, OversizedMessageFailsAloneAndIsNeverStored) {
+  options_.limits.message_bytes_max = 8192;
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  peer.Send(Greeting() + BytesOf(MakeMessage(FrameType::kCall, 1, 8)) +
+            BytesOf(MakeMessage(FrameType::kCall, 2, 1'000'000)) +
+            BytesOf(MakeMessage(FrameType::kCall, 3, 8)));
+  auto [connection, receiver] = server_->Accepted(0);
+  ASSERT_TRUE(receiver->WaitMessages(2));
+  ASSERT_EQ(receiver->rejected().size(), 1u);
+  EXPECT_EQ(receiver->rejected()[0].first.call_id, 2u);
+  EXPECT_THAT(receiver->rejected()[0].second.ToString(),
+              HasSubstr("RESOURCE_EXHAUSTED: message of 1000048 bytes exceeds "
+                        "limits.message_bytes_max, 8192"));
+}
+
+TEST_F(HostilePeerTest, BadSegmentTableFailsAlone) {
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  std::string bad = BytesOf(MakeMessage(FrameType::kCall, 1, 8));
+  bad[36] = 77;  // words of the only segment
+  peer.Send(Greeting() + bad + BytesOf(MakeMessage(FrameType::kCall, 2, 8)));
+  auto [connection, receiver] = server_->Accepted(0);
+  ASSERT_TRUE(receiver->WaitMessages(1));
+  ASSERT_EQ(receiver->rejected().size(), 1u);
+  EXPECT_EQ(receiver->rejected()[0].second.code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(HostilePeerTest, OneConnectionMoreThanAllowedIsToldAndClosed) {
+  options_.limits.connections_max = 2;
+  StartServer(true);
+  TestClient first(server_->endpoint());
+  auto second = std::make_unique<TestClient>(server_->endpoint());
+  auto loop = NewLoop();
+  const auto third = ConnectTo(server_->endpoint(), loop.get());
+  EXPECT_EQ(third.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(third.status().message()),
+              HasSubstr("peer closed: the server has limits.connections_max, 2, connections"));
+  EXPECT_EQ(refusals_.Wait().code(), absl::StatusCode::kResourceExhausted);
+  // Whose place is free again once it is gone on the server.
+  server_->Accepted(1).second.reset();
+  second.reset();
+  server_->Forget(1);
+  TestClient again(server_->endpoint());
+}
+
+TEST_F(HostilePeerTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
+  options_.limits.write_stall_timeout = absl::Milliseconds(100);
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  peer.Send(Greeting());
+  auto [connection, receiver] = server_->Accepted(0);
+  for (uint32_t id = 0; id < 20; ++id) {
+    ASSERT_TRUE(connection->Send(MakeMessage(FrameType::kReturn, id, 1 << 20)).ok());
+  }
+  EXPECT_THAT(receiver->WaitClosed().ToString(),
+              AllOf(HasSubstr("UNAVAILABLE"),
+                    ContainsRegex("has not read for limits.write_stall_timeout, 100ms, while "
+                                  "[0-9]+ bytes wait")));
+  const std::vector<uint32_t> unsent = receiver->unsent();
+  ASSERT_FALSE(unsent.empty());
+  EXPECT_EQ(unsent.back(), 19u);
+}
+
+TEST_F(HostilePeerTest, ServerStopsReadingFromAPeerThatDoesNotRead) {
+  options_.limits.queued_bytes_max = 1 << 20;
+  StartServer(true);
+  RawPeer peer = ConnectRaw();
+  peer.Send(Greeting());
+  auto [connection, receiver] = server_->Accepted(0);
+  const size_t greeting = GreetingBytes();
+  EXPECT_EQ(peer.Read(greeting).size(), greeting);
+  // Far more than the sockets and the queue can hold. A server that went on reading would take it.
+  constexpr int kCalls = 800;
+  std::string calls;
+  for (int i = 0; i < kCalls; ++i) calls += BytesOf(MakeMessage(FrameType::kCall, 1, 64 << 10));
+  const size_t sent = peer.SendUntilBlocked(calls, 300);
+  EXPECT_LT(sent, calls.size());
+  EXPECT_LT(receiver->messages(), kCalls);
+  // Once its answers are read it goes on, and answers everything.
+  std::thread sender([&] { peer.Send(calls.substr(sent)); });
+  const size_t answers = kCalls * BytesOf(MakeMessage(FrameType::kReturn, 1, 64 << 10)).size();
+  EXPECT_EQ(peer.Read(answers).size(), answers);
+  sender.join();
+  EXPECT_EQ(receiver->messages(), kCalls);
+  EXPECT_FALSE(receiver->closed());
+}
+
+TEST_F(HostilePeerTest, ClientIsRefusedWhenItsQueueIsFullAndToldOfRoom) {
+  StartServer();
+  UniqueFd listening(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  SocketAddress any;
+  SocketAddress::FromNumeric("127.0.0.1", 0, any);
+  ASSERT_EQ(::bind(listening.get(), any.get(), any.length()), 0);
+  ASSERT_EQ(::listen(listening.get(), 1), 0);
+  Endpoint endpoint;
+  endpoint.host = "127.0.0.1";
+  endpoint.port = SocketAddress::LocalOf(listening.get()).port();
+  TransportOptions options;
+  options.limits.queued_bytes_max = 1 << 20;
+  std::optional<RawPeer> peer;
+  std::thread accepting([&] {
+    peer.emplace(UniqueFd(::accept(listening.get(), nullptr, nullptr)));
+    peer->Send(Greeting());
+  });
+  TestClient client(endpoint, options);
+  accepting.join();
+  absl::Status sent;
+  size_t bytes = 0;
+  for (uint32_t id = 0; sent.ok(); ++id) {
+    OutgoingMessage message = MakeMessage(FrameType::kCall, id, 100'000);
+    sent = client.connection().Send(std::move(message));
+    if (sent.ok()) bytes += 100'048;
+    ASSERT_LT(id, 1000u);
+  }
+  EXPECT_EQ(sent.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(sent.message()),
+              HasSubstr("message of 100048 bytes does not fit limits.queued_bytes_max, 1048576"));
+  const size_t greeting = GreetingBytes();
+  EXPECT_EQ(peer->Read(greeting + bytes).size(), greeting + bytes);
+  EXPECT_TRUE(client.receiver().WaitWritable());
+  EXPECT_TRUE(client.connection().Reserve(10).ok());
+}
+
+TEST_F(HostilePeerTest, ClientNamesAServerThatSpeaksSomethingElse) {
+  UniqueFd listening(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  SocketAddress any;
+  SocketAddress::FromNumeric("127.0.0.1", 0, any);
+  ASSERT_EQ(::bind(listening.get(), any.get(), any.length()), 0);
+  ASSERT_EQ(::listen(listening.get(), 1), 0);
+  Endpoint endpoint;
+  endpoint.host = "127.0.0.1";
+  endpoint.port = SocketAddress::LocalOf(listening.get()).port();
+  auto loop = NewLoop();
+  std::thread accepting([&] {
+    RawPeer peer(UniqueFd(::accept(listening.get(), nullptr, nullptr)));
+    peer.Send("HTTP/1.1 400 Bad Request\r\n\r\n");
+    peer.Read();
+  });
+  const auto connected = ConnectTo(endpoint, loop.get());
+  accepting.join();
+  EXPECT_EQ(connected.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(connected.status().message()),
+              AllOf(HasSubstr(endpoint.ToString()), HasSubstr("peer speaks HTTP")));
+}
+
+TEST_F(HostilePeerTest, DescriptorsUsedUpPauseAcceptingAndItRecovers) {
+  StartServer(true);
+  rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  std::vector<UniqueFd> eaten;
+  auto loop = NewLoop();
+  rlimit low = before;
+  low.rlim_cur = 64;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+  for (;;) {
+    UniqueFd fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    if (!fd) break;
+    eaten.push_back(std::move(fd));
+  }
+  eaten.pop_back();  // one for the client's socket: the server gets none
+  RawPeer peer = ConnectRaw();
+  peer.Send(Greeting());
+  eaten.clear();
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_NE(peer.Read(1), "") << "accepted once there is a descriptor again";
+  ExpectServing();
+}
+
+}  // namespace
+}  // namespace mi7::transport::testing
