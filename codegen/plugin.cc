@@ -105,6 +105,7 @@ void Write(const Files& files) {
     for (const auto& [name, content] : files) {
       const fs::path path(name);
       if (path.has_parent_path()) fs::create_directories(path.parent_path());
+      if (fs::is_directory(path)) throw std::runtime_error(name + ": is a folder");
       written.emplace_back(name + ".tmp" + std::to_string(getpid()), path);
       std::ofstream out(written.back().first, std::ios::binary);
       out << content;

@@ -1,0 +1,19 @@
+#!/bin/bash
+# Every schema that Cap'n Proto installs is accepted, alone and all together.
+source "$TEST_SRCDIR/$TEST_WORKSPACE/tests/codegen/test_lib.sh"
+
+mapfile -t all < <(find -L "$standard/capnp" -name '*.capnp' | LC_ALL=C sort)
+((${#all[@]} >= 7)) || fail "only ${#all[@]} installed schemas were found in $standard"
+for set in "${all[@]}" "${all[*]}"; do
+  rm -rf "$TEST_TMPDIR/out_files" && mkdir "$TEST_TMPDIR/out_files"
+  # shellcheck disable=SC2086  # the last set is all of them
+  run "$capnp" compile "${imports[@]}" "-o$plugin:$TEST_TMPDIR/out_files" \
+    "-o$mock_plugin:$TEST_TMPDIR/out_files" "--src-prefix=$standard" $set
+  expect_status 0 "$set"
+  for schema in $set; do
+    stem=${schema#"$standard/"}
+    stem=$TEST_TMPDIR/out_files/${stem%.capnp}
+    [[ -s $stem.mi7.h && -s $stem.mi7.cc && -s $stem.mi7.mock.h ]] || fail "no output for $schema"
+  done
+done
+finish "${#all[@]} installed schemas were accepted"
