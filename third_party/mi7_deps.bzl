@@ -53,7 +53,7 @@ def mi7_dependencies():
     _maybe(
         shim_repository,
         name = "rules_cc",
-        files = {"//third_party:shims/rules_cc_defs.bzl": "cc/defs.bzl"},
+        files = {Label("//third_party:shims/rules_cc_defs.bzl"): "cc/defs.bzl"},
         packages = {
             "": "",
             "cc": "exports_files([\"defs.bzl\"], visibility = [\"//visibility:public\"])\n",

@@ -36,11 +36,11 @@ def _query(ctx, option, module, package):
 def _pkg_config(ctx, module, package):
     """Returns struct(defines, linkopts) of a pkg-config module, or fails naming its package."""
     cflags = _query(ctx, "--cflags", module, package)
-    libs = _query(ctx, "--libs", module, package)
 
-    # Only what a program really uses becomes a dependency of it: Abseil's modules name dozens of
-    # libraries each, and each one loaded costs every process start.
-    linkopts = ["-Wl,--push-state,--as-needed"] + libs + ["-Wl,--pop-state"]
+
+    # All of them, without --as-needed: where Bazel makes shared libraries of our code, as it does by
+    # default for tests, the linker of the program does not see what those need.
+    linkopts = _query(ctx, "--libs", module, package)
     for flag in cflags:
         if not flag.startswith("-D"):
             # An include directory outside the default path would need more than a flag here.
