@@ -1,7 +1,8 @@
+# shellcheck shell=sh
 # Shared by the scripts in tools/. Source it with `set -eu` on; it changes into the root of the tree.
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
-cd "$root"
+cd "$root" || exit
 
 # Everything that the scripts keep between two runs, ignored by git and by Bazel. Delete it freely.
 cache=${MI7_CACHE:-$root/.cache}
