@@ -72,7 +72,8 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
 
   if (absl::Status status = Run(stop_signals); !status.ok()) {
-    absl::FPrintF(stderr, "server: %s\n", status.ToString());
+    absl::FPrintF(stderr, "server: %s\n",
+                  status.ToString(absl::StatusToStringMode::kWithNoExtraData));
     return 1;
   }
   return 0;

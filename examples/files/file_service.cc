@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/deadline.h"
+#include "examples/files/paths.h"
 
 namespace files {
 namespace {
@@ -188,21 +189,26 @@ mi7::Reply FileService::List(mi7::ServerContext& context, FileStore::ListParams:
     if (!directory) return ErrnoStatus(errno, "list", path);
     const int directory_fd = fd->Release();  // now the DIR's
 
-    // One more than asked for tells whether there are more.
-    absl::StatusOr<std::set<std::string>> names =
-        NamesAfter(directory.get(), path, after, limit + size_t{1});
-    if (!names.ok()) return names.status();
-    results.setMore(names->size() > limit);
-    if (names->size() > limit) names->erase(std::prev(names->end()));
-
+    // One page; a further one when others have removed all that was on it.
     std::vector<std::pair<std::string, struct stat>> found;
-    for (const std::string& name : *names) {
-      struct stat info;
-      // What somebody has removed since is left out.
-      if (::fstatat(directory_fd, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) {
-        found.emplace_back(name, info);
+    bool more = true;
+    while (more && found.empty()) {
+      ::rewinddir(directory.get());
+      // One name more than asked for tells whether there are more.
+      absl::StatusOr<std::set<std::string>> names =
+          NamesAfter(directory.get(), path, after, limit + size_t{1});
+      if (!names.ok()) return names.status();
+      more = names->size() > limit;
+      if (more) names->erase(std::prev(names->end()));
+      for (const std::string& name : *names) {
+        struct stat info;
+        if (::fstatat(directory_fd, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) {
+          found.emplace_back(name, info);
+        }
+        after = name;
       }
     }
+    results.setMore(more);
     auto entries = results.initEntries(static_cast<unsigned>(found.size()));
     for (unsigned i = 0; i < entries.size(); ++i) {
       entries[i].setName(found[i].first);

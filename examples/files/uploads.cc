@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "examples/files/paths.h"
 
 namespace files {
 namespace {
