@@ -15,7 +15,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-
 #include "bench/harness/placement.h"
 
 namespace mi7::bench {

@@ -11,7 +11,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-
 #include "base/deadline.h"
 
 namespace mi7::bench {

@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-
 #include "bench/harness/report.h"
 
 namespace mi7::bench {
@@ -11,10 +10,11 @@ namespace {
 
 constexpr double kStableSpread = 0.25;
 
+const MemoryUse& MemoryOf(const Sample& sample, Quantity quantity) {
+  return quantity == Quantity::kIdleClient ? sample.idle.client : sample.idle.server;
+}
+
 double ValueOf(const Sample& sample, Quantity quantity) {
-  const auto larger = [](const MemoryUse& use) {
-    return static_cast<double>(std::max(use.heap_bytes, use.anonymous_bytes));
-  };
   switch (quantity) {
     case Quantity::kP50:
       return sample.calls.p50_ns;
@@ -23,9 +23,10 @@ double ValueOf(const Sample& sample, Quantity quantity) {
     case Quantity::kCpuPerCall:
       return sample.calls.client_cpu_ns + sample.calls.server_cpu_ns;
     case Quantity::kIdleClient:
-      return larger(sample.idle.client);
-    case Quantity::kIdleServer:
-      return larger(sample.idle.server);
+    case Quantity::kIdleServer: {
+      const MemoryUse& use = MemoryOf(sample, quantity);
+      return static_cast<double>(std::max(use.heap_bytes, use.anonymous_bytes));
+    }
   }
   return 0;
 }
@@ -79,6 +80,20 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
         Quantile(Collect(cell, [](const Sample& s) { return s.calls.client_cpu_ns; }), 0.5);
     figure.server_cpu_ns =
         Quantile(Collect(cell, [](const Sample& s) { return s.calls.server_cpu_ns; }), 0.5);
+  }
+  if (IsMemory(row.quantity)) {
+    figure.heap_bytes =
+        Quantile(Collect(cell,
+                         [&](const Sample& s) {
+                           return static_cast<double>(MemoryOf(s, row.quantity).heap_bytes);
+                         }),
+                 0.5);
+    figure.resident_bytes =
+        Quantile(Collect(cell,
+                         [&](const Sample& s) {
+                           return static_cast<double>(MemoryOf(s, row.quantity).anonymous_bytes);
+                         }),
+                 0.5);
   }
   if (!row.limit.has_value()) {
     if (row.target.has_value()) figure.met = figure.value.median <= *row.target;

@@ -1,11 +1,10 @@
 #include <string>
 #include <vector>
 
-#include "gtest/gtest.h"
-
 #include "bench/harness/plan.h"
 #include "bench/harness/report.h"
 #include "bench/harness/runner.h"
+#include "gtest/gtest.h"
 
 namespace mi7::bench {
 namespace {
@@ -105,8 +104,24 @@ TEST_F(EvaluateTest, JsonHasEveryPromisedField) {
             "\"value\":150,\"unit\":\"ns\",\"limit\":100,\"ratio\":1.5,\"target\":1.2,"
             "\"met\":false,\"stable\":true,\"rounds\":2,\"spread\":0,\"min\":150,\"max\":150,"
             "\"ratio_spread\":0,"
-            "\"p99\":0,\"client_cpu_ns\":0,\"server_cpu_ns\":0,\"others_share\":0,"
+            "\"p99\":0,\"client_cpu_ns\":0,\"server_cpu_ns\":0,\"heap_bytes\":null,"
+            "\"resident_bytes\":null,\"others_share\":0,"
             "\"missing\":null}");
+}
+
+TEST_F(EvaluateTest, MemoryIsTheLargerOfItsParts) {
+  plan_.rows[0].quantity = Quantity::kIdleServer;
+  plan_.rows[0].limit.reset();
+  plan_.rows[0].target = 1024;
+  Sample sample;
+  sample.idle.server = {.heap_bytes = 700, .anonymous_bytes = 2000};
+  result_.cells[{0, Placement::kUnpinned}].rounds.emplace_back(sample);
+  const Figure figure = Evaluated();
+  EXPECT_EQ(figure.unit, "bytes");
+  EXPECT_DOUBLE_EQ(figure.value.median, 2000);
+  EXPECT_EQ(figure.heap_bytes, 700);
+  EXPECT_EQ(figure.resident_bytes, 2000);
+  EXPECT_EQ(figure.met, false);
 }
 
 TEST(PlanTest, EveryRowNamesCellsThatExist) {

@@ -15,7 +15,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-
 #include "bench/harness/machine.h"
 #include "bench/harness/plan.h"
 #include "bench/harness/report.h"

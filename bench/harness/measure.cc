@@ -3,7 +3,6 @@
 #include <poll.h>
 
 #include "absl/strings/str_cat.h"
-
 #include "bench/harness/child_process.h"
 #include "bench/harness/stats.h"
 

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-
 #include "bench/harness/memory_use.h"
 #include "bench/harness/placement.h"
 #include "bench/harness/result.h"

@@ -111,7 +111,9 @@ std::string ToJson(const Figure& figure) {
       &json, ",\"min\":", Number(figure.value.min), ",\"max\":", Number(figure.value.max),
       ",\"ratio_spread\":", figure.ratio.has_value() ? Number(figure.ratio->relative()) : "null",
       ",\"p99\":", OrNull(figure.p99), ",\"client_cpu_ns\":", OrNull(figure.client_cpu_ns),
-      ",\"server_cpu_ns\":", OrNull(figure.server_cpu_ns));
+      ",\"server_cpu_ns\":", OrNull(figure.server_cpu_ns),
+      ",\"heap_bytes\":", OrNull(figure.heap_bytes),
+      ",\"resident_bytes\":", OrNull(figure.resident_bytes));
   absl::StrAppend(&json, ",\"others_share\":", Number(figure.others_share),
                   ",\"missing\":", there ? "null" : Quoted(figure.missing), "}");
   return json;

@@ -22,6 +22,8 @@ struct Figure {
   std::optional<double> p99;            // median over the rounds, where the figure is a latency
   std::optional<double> client_cpu_ns;  // per call, median over the rounds
   std::optional<double> server_cpu_ns;
+  std::optional<double> heap_bytes;  // of a memory figure, its two parts, medians
+  std::optional<double> resident_bytes;
   std::optional<double> limit;  // median over the rounds
   // Of the rounds' own ratios: what disturbs the machine for seconds disturbs both and cancels.
   std::optional<Spread> ratio;

@@ -6,7 +6,6 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
-
 #include "base/deadline.h"
 #include "bench/harness/machine.h"
 

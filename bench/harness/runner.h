@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "absl/status/status.h"
-
 #include "bench/harness/measure.h"
 #include "bench/harness/plan.h"
 

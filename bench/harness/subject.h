@@ -16,7 +16,6 @@
 #include <string>
 
 #include "absl/status/status.h"
-
 #include "bench/harness/recorder.h"
 #include "bench/harness/workload.h"
 

@@ -23,7 +23,6 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-
 #include "bench/harness/child_process.h"
 #include "bench/harness/memory_use.h"
 #include "bench/harness/recorder.h"
