@@ -2,7 +2,7 @@
 
 #include <set>
 
-#include <kj/debug.h>
+#include "codegen/names.h"
 
 namespace mi7::codegen {
 namespace {
@@ -12,8 +12,9 @@ void Visit(const Schema& schema, const Ancestor& current, std::set<uint64_t>& se
   if (!seen.insert(current.id).second) return;
   result.push_back(current);
   Node::Reader node = schema.Find(current.id);
-  KJ_REQUIRE(node.isInterface(), "an interface extends what is no interface",
-             schema.ScopedName(current.id));
+  if (!node.isInterface()) {
+    FailBrokenRequest(Hex(current.id) + " is extended, but no interface");
+  }
   size_t index = 0;
   for (auto superclass : node.getInterface().getSuperclasses()) {
     Ancestor next = current;

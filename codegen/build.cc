@@ -5,8 +5,6 @@
 #include <string>
 #include <utility>
 
-#include <kj/debug.h>
-
 #include "codegen/ancestors.h"
 #include "codegen/signature.h"
 
@@ -18,7 +16,8 @@ constexpr const char* kRuntimeMembers[] = {"Dispatch", "NewRequest", "Service", 
 
 void CollectInterfaces(const Schema& schema, uint64_t scope, std::vector<uint64_t>& result) {
   for (auto nested : schema.Find(scope).getNestedNodes()) {
-    if (!schema.Has(nested.getId())) continue;
+    // Also guards against scopes that contain each other.
+    if (!schema.Has(nested.getId()) || schema.ScopeOf(nested.getId()) != scope) continue;
     if (schema.Find(nested.getId()).isInterface()) result.push_back(nested.getId());
     CollectInterfaces(schema, nested.getId(), result);
   }
@@ -141,6 +140,7 @@ class Builder {
         out.base_path = ancestor.path;
         if (LooksLikeMacro(name)) members.Reserve(name);
         out.cpp_name = members.Claim(name);
+        out.is_renamed = out.cpp_name != Capitalize(NameInCpp(method));
         out.doc = schema_.MemberDoc(ancestor.id, ordinal);
         out.signature = Signature(schema_, ancestor.id, ordinal);
         ++ordinal;
@@ -152,8 +152,7 @@ class Builder {
   size_t AddTable(uint64_t id) {
     auto found = tables_.find(id);
     if (found != tables_.end()) return found->second;
-    KJ_REQUIRE(open_tables_.insert(id).second, "an interface of the request extends itself",
-               schema_.ScopedName(id));
+    if (!open_tables_.insert(id).second) FailBrokenRequest(Hex(id) + " extends itself");
 
     Table table;
     table.id = id;

@@ -52,10 +52,7 @@ CapabilityField CapabilitySearch::OfType(Type::Reader type, const Values& outer)
 
 CapabilityField CapabilitySearch::OfField(uint64_t owner, uint32_t field, const Values& outer) {
   auto reader = schema_.Find(owner).getStruct().getFields()[field];
-  if (reader.isGroup()) {
-    uint32_t through = 0;
-    return OfFields(reader.getGroup().getTypeId(), outer, &through);
-  }
+  if (reader.isGroup()) return OfStruct({reader.getGroup().getTypeId(), outer});
   CapabilityField result = OfType(reader.getSlot().getType(), outer);
   if (result && result.owner == 0) {
     result.owner = owner;

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include <kj/debug.h>
+#include "codegen/names.h"
 
 namespace mi7::codegen {
 namespace {
@@ -17,7 +17,7 @@ TypeWriter::TypeWriter(const Schema& schema, std::vector<std::string> cpp_namesp
 
 CppType TypeWriter::Named(uint64_t id, const Bindings<CppType>& bindings) const {
   const std::vector<uint64_t> chain = schema_.ScopeChain(id);
-  KJ_REQUIRE(chain.size() > 1, "the request uses a file as a type", kj::hex(id));
+  if (chain.size() < 2) FailBrokenRequest(Hex(id) + " is used as a type, but has no scope");
 
   CppType result{.name = ""};
   const std::vector<std::string> its_namespace = schema_.CppNamespace(chain[0]);

@@ -1,8 +1,5 @@
 #include "codegen/emit_common.h"
 
-#include <cinttypes>
-#include <cstdio>
-
 namespace mi7::codegen {
 namespace {
 
@@ -89,12 +86,6 @@ void CloseNamespace(const File& file, Printer& out) {
 }
 
 std::string BaseName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
-
-std::string Hex(uint64_t id) {
-  char text[24];
-  std::snprintf(text, sizeof(text), "0x%016" PRIx64, id);
-  return text;
-}
 
 void EmitTemplateHead(const Interface& interface, bool defaults, Printer& out) {
   if (interface.template_params.empty()) return;

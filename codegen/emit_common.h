@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "codegen/model.h"
+#include "codegen/names.h"
 #include "codegen/printer.h"
 
 namespace mi7::codegen {
@@ -19,9 +20,6 @@ void CloseNamespace(const File& file, Printer& out);
 
 // "calculator.capnp" of "calc/calculator.capnp".
 std::string BaseName(const std::string& path);
-
-// "0x8b9489a50f184eb2"
-std::string Hex(uint64_t id);
 
 // "template <typename K, typename V>"; nothing for an interface that is not generic. With
 // `defaults`, as a first declaration has it.

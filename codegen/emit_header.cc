@@ -15,6 +15,9 @@ void EmitMethodComment(const File& file, const Interface& interface, const Metho
   }
   const bool inherited = method.table != interface.table;
   out.Comment((inherited ? file.tables[method.table].name + "." : "") + method.signature);
+  if (method.is_renamed) {
+    out.Comment("(Called " + method.cpp_name + " here because the plain name is taken.)");
+  }
 }
 
 // A generic interface is a template, and a message cannot hold what some arguments stand for.

@@ -41,10 +41,11 @@ struct Method {
   uint16_t ordinal = 0;
   // From the interface that offers the method to the one that declares it: indices of `bases`.
   std::vector<size_t> base_path;
-  std::string cpp_name;   // "Add"
-  std::string doc;        // The schema's comment; lines end in '\n'.
-  std::string signature;  // "add @0 (a :Int64, b :Int64) -> (sum :Int64)"
-  CppType params;         // As seen from inside the generated classes.
+  std::string cpp_name;     // "Add"
+  bool is_renamed = false;  // That is not the schema's name, which is taken.
+  std::string doc;          // The schema's comment; lines end in '\n'.
+  std::string signature;    // "add @0 (a :Int64, b :Int64) -> (sum :Int64)"
+  CppType params;           // As seen from inside the generated classes.
   CppType results;
 };
 

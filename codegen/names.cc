@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
+#include <cinttypes>
+#include <cstdio>
 
 namespace mi7::codegen {
 namespace {
@@ -47,6 +48,12 @@ bool IsLower(char c) { return c >= 'a' && c <= 'z'; }
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
 }  // namespace
+
+std::string Hex(uint64_t id) {
+  char text[24];
+  std::snprintf(text, sizeof(text), "0x%016" PRIx64, id);
+  return text;
+}
 
 std::string Capitalize(std::string_view name) {
   std::string result(name);

@@ -1,12 +1,17 @@
 #pragma once
 
-// C++ identifiers: which are possible, which are taken, and what to use instead.
+// Names and ids as C++ has them: which names are possible, which are taken, and what to use
+// instead.
 
+#include <cstdint>
 #include <set>
 #include <string>
 #include <string_view>
 
 namespace mi7::codegen {
+
+// An id as schemas have it, after the '@': "0x8b9489a50f184eb2".
+std::string Hex(uint64_t id);
 
 // "add" to "Add".
 std::string Capitalize(std::string_view name);

@@ -1,8 +1,7 @@
 #include "codegen/schema.h"
 
 #include <algorithm>
-
-#include <kj/debug.h>
+#include <stdexcept>
 
 #include "codegen/names.h"
 
@@ -23,6 +22,8 @@ bool HasAnnotation(::capnp::List<::capnp::schema::Annotation>::Reader annotation
   }
   return false;
 }
+
+void FailBrokenRequest(const std::string& what) { throw std::runtime_error(what); }
 
 Schema::Schema(CodeGeneratorRequest::Reader request) : request_(request) {
   for (auto node : request.getNodes()) {
@@ -50,8 +51,7 @@ Schema::Schema(CodeGeneratorRequest::Reader request) : request_(request) {
 
 Node::Reader Schema::Find(uint64_t id) const {
   auto found = nodes_.find(id);
-  KJ_REQUIRE(found != nodes_.end(), "the request refers to a declaration that it lacks",
-             kj::hex(id));
+  if (found == nodes_.end()) FailBrokenRequest("it lacks the declaration " + Hex(id));
   return found->second;
 }
 
@@ -69,8 +69,7 @@ std::vector<uint64_t> Schema::ScopeChain(uint64_t id) const {
   std::vector<uint64_t> chain;
   for (uint64_t scope = id; scope != 0; scope = ScopeOf(scope)) {
     chain.push_back(scope);
-    KJ_REQUIRE(chain.size() <= nodes_.size(), "a declaration of the request encloses itself",
-               kj::hex(id));
+    if (chain.size() > nodes_.size()) FailBrokenRequest(Hex(id) + " encloses itself");
   }
   std::reverse(chain.begin(), chain.end());
   return chain;

@@ -43,8 +43,12 @@ struct ImplicitStruct {
   bool is_results = false;
 };
 
-// An index over one request, which outlives it. A request that contradicts itself (an id without
-// its node) ends in a kj::Exception. Const methods are thread-safe.
+// Throws std::runtime_error: the request contradicts itself, which no compiler's does. Caught where
+// the plugin begins.
+[[noreturn]] void FailBrokenRequest(const std::string& what);
+
+// An index over one request, which outlives it. Const methods are thread-safe, and fail (see
+// above) where the request lacks a declaration that it refers to.
 class Schema {
  public:
   explicit Schema(CodeGeneratorRequest::Reader request);

@@ -147,6 +147,7 @@ class ShadowsStub : public ::mi7::Stub {
 class ServiceUserService : public ::mi7::Service {
  public:
   // service @0 Service -> Stub
+  // (Called Service_ here because the plain name is taken.)
   virtual ::mi7::Reply Service_(::mi7::ServerContext& context,
                                 ::golden::collisions::Service::Reader params,
                                 ::golden::collisions::Stub::Builder results);
@@ -167,6 +168,7 @@ class ServiceUserStub : public ::mi7::Stub {
   using ::mi7::Stub::Stub;
 
   // service @0 Service -> Stub
+  // (Called Service_ here because the plain name is taken.)
   ::mi7::Request<::golden::collisions::Service, ::golden::collisions::Stub> Service_(
       const ::mi7::CallOptions& options = {}) const;
 
@@ -254,22 +256,27 @@ class BothService : public ::mi7::Service {
                             ::golden::collisions::Both::BothResults::Builder results);
 
   // One.same @0 () -> ()
+  // (Called Same_One here because the plain name is taken.)
   virtual ::mi7::Reply Same_One(::mi7::ServerContext& context, One::SameParams::Reader params,
                                 One::SameResults::Builder results);
 
   // One.both @1 () -> ()
+  // (Called Both_One here because the plain name is taken.)
   virtual ::mi7::Reply Both_One(::mi7::ServerContext& context, One::BothParams::Reader params,
                                 One::BothResults::Builder results);
 
   // Two.same @0 () -> ()
+  // (Called Same_Two here because the plain name is taken.)
   virtual ::mi7::Reply Same_Two(::mi7::ServerContext& context, Two::SameParams::Reader params,
                                 Two::SameResults::Builder results);
 
   // Two.both @1 () -> ()
+  // (Called Both_Two here because the plain name is taken.)
   virtual ::mi7::Reply Both_Two(::mi7::ServerContext& context, Two::BothParams::Reader params,
                                 Two::BothResults::Builder results);
 
   // Two.sameOne @2 () -> ()
+  // (Called Same_One_ here because the plain name is taken.)
   virtual ::mi7::Reply Same_One_(::mi7::ServerContext& context, Two::Same_OneParams::Reader params,
                                  Two::Same_OneResults::Builder results);
 
@@ -289,22 +296,27 @@ class BothStub : public ::mi7::Stub {
   Both(const ::mi7::CallOptions& options = {}) const;
 
   // One.same @0 () -> ()
+  // (Called Same_One here because the plain name is taken.)
   ::mi7::Request<One::SameParams, One::SameResults> Same_One(
       const ::mi7::CallOptions& options = {}) const;
 
   // One.both @1 () -> ()
+  // (Called Both_One here because the plain name is taken.)
   ::mi7::Request<One::BothParams, One::BothResults> Both_One(
       const ::mi7::CallOptions& options = {}) const;
 
   // Two.same @0 () -> ()
+  // (Called Same_Two here because the plain name is taken.)
   ::mi7::Request<Two::SameParams, Two::SameResults> Same_Two(
       const ::mi7::CallOptions& options = {}) const;
 
   // Two.both @1 () -> ()
+  // (Called Both_Two here because the plain name is taken.)
   ::mi7::Request<Two::BothParams, Two::BothResults> Both_Two(
       const ::mi7::CallOptions& options = {}) const;
 
   // Two.sameOne @2 () -> ()
+  // (Called Same_One_ here because the plain name is taken.)
   ::mi7::Request<Two::Same_OneParams, Two::Same_OneResults> Same_One_(
       const ::mi7::CallOptions& options = {}) const;
 };

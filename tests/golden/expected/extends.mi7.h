@@ -78,6 +78,7 @@ class FileService : public ::mi7::Service {
                             ::golden::base::Named::NameResults::Builder results);
 
   // Named.close @1 () -> ()
+  // (Called Close_Named here because the plain name is taken.)
   virtual ::mi7::Reply Close_Named(::mi7::ServerContext& context,
                                    ::golden::base::Named::CloseParams::Reader params,
                                    ::golden::base::Named::CloseResults::Builder results);
@@ -94,10 +95,12 @@ class FileService : public ::mi7::Service {
                             Sized::SizeResults::Builder results);
 
   // Sized.close @1 (flush :Bool) -> ()
+  // (Called Close_Sized here because the plain name is taken.)
   virtual ::mi7::Reply Close_Sized(::mi7::ServerContext& context, Sized::CloseParams::Reader params,
                                    Sized::CloseResults::Builder results);
 
   // Sized.reset @2 () -> ()
+  // (Called Reset_Sized here because the plain name is taken.)
   virtual ::mi7::Reply Reset_Sized(::mi7::ServerContext& context, Sized::ResetParams::Reader params,
                                    Sized::ResetResults::Builder results);
 
@@ -123,6 +126,7 @@ class FileStub : public ::mi7::Stub {
       const ::mi7::CallOptions& options = {}) const;
 
   // Named.close @1 () -> ()
+  // (Called Close_Named here because the plain name is taken.)
   ::mi7::Request<::golden::base::Named::CloseParams, ::golden::base::Named::CloseResults>
   Close_Named(const ::mi7::CallOptions& options = {}) const;
 
@@ -137,10 +141,12 @@ class FileStub : public ::mi7::Stub {
       const ::mi7::CallOptions& options = {}) const;
 
   // Sized.close @1 (flush :Bool) -> ()
+  // (Called Close_Sized here because the plain name is taken.)
   ::mi7::Request<Sized::CloseParams, Sized::CloseResults> Close_Sized(
       const ::mi7::CallOptions& options = {}) const;
 
   // Sized.reset @2 () -> ()
+  // (Called Reset_Sized here because the plain name is taken.)
   ::mi7::Request<Sized::ResetParams, Sized::ResetResults> Reset_Sized(
       const ::mi7::CallOptions& options = {}) const;
 };
@@ -186,6 +192,7 @@ class FilesService : public ::mi7::Service {
   // Hides Sized.reset.
   //
   // File.reset @0 (hard :Bool) -> ()
+  // (Called Reset_File here because the plain name is taken.)
   virtual ::mi7::Reply Reset_File(::mi7::ServerContext& context, File::ResetParams::Reader params,
                                   File::ResetResults::Builder results);
 
@@ -195,6 +202,7 @@ class FilesService : public ::mi7::Service {
                             ::golden::base::Named::NameResults::Builder results);
 
   // Named.close @1 () -> ()
+  // (Called Close_Named here because the plain name is taken.)
   virtual ::mi7::Reply Close_Named(::mi7::ServerContext& context,
                                    ::golden::base::Named::CloseParams::Reader params,
                                    ::golden::base::Named::CloseResults::Builder results);
@@ -211,10 +219,12 @@ class FilesService : public ::mi7::Service {
                             Sized::SizeResults::Builder results);
 
   // Sized.close @1 (flush :Bool) -> ()
+  // (Called Close_Sized here because the plain name is taken.)
   virtual ::mi7::Reply Close_Sized(::mi7::ServerContext& context, Sized::CloseParams::Reader params,
                                    Sized::CloseResults::Builder results);
 
   // Sized.reset @2 () -> ()
+  // (Called Reset_Sized here because the plain name is taken.)
   virtual ::mi7::Reply Reset_Sized(::mi7::ServerContext& context, Sized::ResetParams::Reader params,
                                    Sized::ResetResults::Builder results);
 
@@ -243,6 +253,7 @@ class FilesStub : public ::mi7::Stub {
   // Hides Sized.reset.
   //
   // File.reset @0 (hard :Bool) -> ()
+  // (Called Reset_File here because the plain name is taken.)
   ::mi7::Request<File::ResetParams, File::ResetResults> Reset_File(
       const ::mi7::CallOptions& options = {}) const;
 
@@ -251,6 +262,7 @@ class FilesStub : public ::mi7::Stub {
       const ::mi7::CallOptions& options = {}) const;
 
   // Named.close @1 () -> ()
+  // (Called Close_Named here because the plain name is taken.)
   ::mi7::Request<::golden::base::Named::CloseParams, ::golden::base::Named::CloseResults>
   Close_Named(const ::mi7::CallOptions& options = {}) const;
 
@@ -265,10 +277,12 @@ class FilesStub : public ::mi7::Stub {
       const ::mi7::CallOptions& options = {}) const;
 
   // Sized.close @1 (flush :Bool) -> ()
+  // (Called Close_Sized here because the plain name is taken.)
   ::mi7::Request<Sized::CloseParams, Sized::CloseResults> Close_Sized(
       const ::mi7::CallOptions& options = {}) const;
 
   // Sized.reset @2 () -> ()
+  // (Called Reset_Sized here because the plain name is taken.)
   ::mi7::Request<Sized::ResetParams, Sized::ResetResults> Reset_Sized(
       const ::mi7::CallOptions& options = {}) const;
 

@@ -57,21 +57,25 @@ class KeywordsStub : public ::mi7::Stub {
 class RuntimeService : public ::mi7::Service {
  public:
   // dispatch @0 () -> ()
+  // (Called Dispatch_ here because the plain name is taken.)
   virtual ::mi7::Reply Dispatch_(::mi7::ServerContext& context,
                                  ::golden::names::Runtime::DispatchParams::Reader params,
                                  ::golden::names::Runtime::DispatchResults::Builder results);
 
   // newRequest @1 () -> ()
+  // (Called NewRequest_ here because the plain name is taken.)
   virtual ::mi7::Reply NewRequest_(::mi7::ServerContext& context,
                                    ::golden::names::Runtime::NewRequestParams::Reader params,
                                    ::golden::names::Runtime::NewRequestResults::Builder results);
 
   // service @2 () -> ()
+  // (Called Service_ here because the plain name is taken.)
   virtual ::mi7::Reply Service_(::mi7::ServerContext& context,
                                 ::golden::names::Runtime::ServiceParams::Reader params,
                                 ::golden::names::Runtime::ServiceResults::Builder results);
 
   // stub @3 () -> ()
+  // (Called Stub_ here because the plain name is taken.)
   virtual ::mi7::Reply Stub_(::mi7::ServerContext& context,
                              ::golden::names::Runtime::StubParams::Reader params,
                              ::golden::names::Runtime::StubResults::Builder results);
@@ -87,11 +91,13 @@ class RuntimeService : public ::mi7::Service {
       ::golden::names::Runtime::InterfaceInfoResults::Builder results);
 
   // runtimeService @6 () -> ()
+  // (Called RuntimeService_ here because the plain name is taken.)
   virtual ::mi7::Reply RuntimeService_(
       ::mi7::ServerContext& context, ::golden::names::Runtime::RuntimeServiceParams::Reader params,
       ::golden::names::Runtime::RuntimeServiceResults::Builder results);
 
   // runtimeStub @7 () -> ()
+  // (Called RuntimeStub_ here because the plain name is taken.)
   virtual ::mi7::Reply RuntimeStub_(::mi7::ServerContext& context,
                                     ::golden::names::Runtime::RuntimeStubParams::Reader params,
                                     ::golden::names::Runtime::RuntimeStubResults::Builder results);
@@ -138,20 +144,24 @@ class RuntimeStub : public ::mi7::Stub {
   using ::mi7::Stub::Stub;
 
   // dispatch @0 () -> ()
+  // (Called Dispatch_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::DispatchParams,
                  ::golden::names::Runtime::DispatchResults>
   Dispatch_(const ::mi7::CallOptions& options = {}) const;
 
   // newRequest @1 () -> ()
+  // (Called NewRequest_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::NewRequestParams,
                  ::golden::names::Runtime::NewRequestResults>
   NewRequest_(const ::mi7::CallOptions& options = {}) const;
 
   // service @2 () -> ()
+  // (Called Service_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::ServiceParams, ::golden::names::Runtime::ServiceResults>
   Service_(const ::mi7::CallOptions& options = {}) const;
 
   // stub @3 () -> ()
+  // (Called Stub_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::StubParams, ::golden::names::Runtime::StubResults> Stub_(
       const ::mi7::CallOptions& options = {}) const;
 
@@ -165,11 +175,13 @@ class RuntimeStub : public ::mi7::Stub {
   InterfaceInfo(const ::mi7::CallOptions& options = {}) const;
 
   // runtimeService @6 () -> ()
+  // (Called RuntimeService_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::RuntimeServiceParams,
                  ::golden::names::Runtime::RuntimeServiceResults>
   RuntimeService_(const ::mi7::CallOptions& options = {}) const;
 
   // runtimeStub @7 () -> ()
+  // (Called RuntimeStub_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::RuntimeStubParams,
                  ::golden::names::Runtime::RuntimeStubResults>
   RuntimeStub_(const ::mi7::CallOptions& options = {}) const;
@@ -203,10 +215,12 @@ class RuntimeStub : public ::mi7::Stub {
 class MacrosService : public ::mi7::Service {
  public:
   // nULL @0 () -> ()
+  // (Called NULL_ here because the plain name is taken.)
   virtual ::mi7::Reply NULL_(::mi7::ServerContext& context, Macros::NULLParams::Reader params,
                              Macros::NULLResults::Builder results);
 
   // eOF @1 () -> ()
+  // (Called EOF_ here because the plain name is taken.)
   virtual ::mi7::Reply EOF_(::mi7::ServerContext& context, Macros::EOFParams::Reader params,
                             Macros::EOFResults::Builder results);
 
@@ -230,10 +244,12 @@ class MacrosStub : public ::mi7::Stub {
   using ::mi7::Stub::Stub;
 
   // nULL @0 () -> ()
+  // (Called NULL_ here because the plain name is taken.)
   ::mi7::Request<Macros::NULLParams, Macros::NULLResults> NULL_(
       const ::mi7::CallOptions& options = {}) const;
 
   // eOF @1 () -> ()
+  // (Called EOF_ here because the plain name is taken.)
   ::mi7::Request<Macros::EOFParams, Macros::EOFResults> EOF_(
       const ::mi7::CallOptions& options = {}) const;
 
