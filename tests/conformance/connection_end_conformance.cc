@@ -100,14 +100,6 @@ TEST_P(ConnectionConformance, ReserveAndSendAfterTheEndAreUnavailable) {
   EXPECT_TRUE(absl::IsUnavailable(peer_sent)) << peer_sent;
 }
 
-TEST_P(ConnectionConformance, DroppingAConnectionClosesIt) {
-  ConnectAndStart();
-  client_connection_.reset();
-  ASSERT_TRUE(server_->WaitForClosed());
-  ASSERT_TRUE(client_->WaitForClosed());
-  EXPECT_TRUE(server_->closed_why().ok()) << server_->closed_why();
-}
-
 TEST_P(ConnectionConformance, DroppingAConnectionThatNeverStartedClosesIt) {
   ASSERT_NO_FATAL_FAILURE(Connect());
   server_ = std::make_shared<RecordingReceiver>();

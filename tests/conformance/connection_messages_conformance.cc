@@ -160,7 +160,8 @@ TEST_P(ConnectionConformance, MessageOfAsManySegmentsAsAllowedArrives) {
   (*message)->header.type = FrameType::kReturn;
   auto list = (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::List<capnp::Data>>(parts);
   for (uint32_t i = 0; i < parts; ++i) {
-    const capnp::Data::Reader part(reinterpret_cast<const kj::byte*>(outside.data()), 8 * (1 + i % 63));
+    const capnp::Data::Reader part(reinterpret_cast<const kj::byte*>(outside.data()),
+                                   8 * (1 + i % 63));
     list.adopt(i, (*message)->getOrphanage().referenceExternalData(part));
   }
   ASSERT_TRUE(client_connection_->Send(*std::move(message)).ok());

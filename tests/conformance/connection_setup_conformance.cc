@@ -111,10 +111,14 @@ TEST_P(ConnectionConformance, OneConnectionMoreThanAllowedIsTurnedAway) {
   const std::shared_ptr<Caller> caller = StartCaller();
   EXPECT_TRUE(caller->Echo(*client_connection_, 1, 10));
   absl::StatusOr<std::shared_ptr<Connection>> second = ConnectTo(listener_->endpoint(), {});
-  EXPECT_FALSE(second.ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(second.status())) << second.status();
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr("the server has limits.connections_max, 1, connections"));
   EXPECT_TRUE(caller->Echo(*client_connection_, 2, 10));
-  // Room again once the first has closed.
+  // Room again once the first has closed and is forgotten.
   CloseBoth();
+  client_connection_.reset();
+  server_connection_.reset();
   second = absl::UnavailableError("not tried");
   const Deadline deadline = TestDeadline();
   while (!second.ok() && !deadline.passed()) second = ConnectTo(listener_->endpoint(), {});

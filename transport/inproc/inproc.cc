@@ -62,9 +62,9 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
       if (closed_) return NobodyListens(endpoint_);
       if (connections_ < options_.limits.connections_max) return NewLink(loop, options);
     }
-    absl::Status refused = absl::UnavailableError(
-        absl::StrCat(endpoint_.ToString(), ": the server has as many connections as its ",
-                     "limits.connections_max allows, ", options_.limits.connections_max));
+    absl::Status refused = absl::ResourceExhaustedError(
+        absl::StrCat(endpoint_.ToString(), ": the server has limits.connections_max, ",
+                     options_.limits.connections_max, ", connections"));
     if (options_.on_refused) options_.on_refused(endpoint_.ToString(), refused);
     return refused;
   }

@@ -23,9 +23,9 @@ absl::StatusOr<std::unique_ptr<Listener>> Listen(const Endpoint& endpoint,
                                                  const TransportOptions& options,
                                                  AcceptCallback on_accept);
 
-// As transport::Connect. UNAVAILABLE: nobody in this process listens on that name, or
-// limits.connections_max of the listener is reached. DEADLINE_EXCEEDED: `deadline` has passed
-// already; connecting itself waits for nothing.
+// As transport::Connect. UNAVAILABLE: nobody in this process listens on that name.
+// RESOURCE_EXHAUSTED: the listener has limits.connections_max connections. DEADLINE_EXCEEDED:
+// `deadline` has passed already; connecting itself waits for nothing.
 void Connect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
              Deadline deadline, ConnectCallback done);
 
