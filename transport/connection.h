@@ -79,6 +79,8 @@ struct ConnectionInfo {
   Negotiated negotiated;
 };
 
+// Held by shared_ptr: dropping the last one closes the connection as Close(OK) does, and OnClosed
+// follows all the same.
 class Connection {
  public:
   virtual ~Connection() = default;

@@ -30,8 +30,13 @@ TcpConnection::TcpConnection(Made made)
   ConfigureConnected(socket_.get(), /*bounded_reads=*/true);
 }
 
-TcpConnection::~TcpConnection() {
-  if (accepted_) context_->connections.fetch_sub(1, std::memory_order_relaxed);
+std::shared_ptr<Connection> TcpConnection::Create(Made made) {
+  auto connection = std::make_shared<TcpConnection>(std::move(made));
+  Connection* const raw = connection.get();
+  // The deleter holds what it is called for.
+  return std::shared_ptr<Connection>(raw, [connection = std::move(connection)](Connection*) {
+    connection->Close(absl::OkStatus());
+  });
 }
 
 void TcpConnection::Start(std::shared_ptr<Receiver> receiver) {
@@ -39,12 +44,13 @@ void TcpConnection::Start(std::shared_ptr<Receiver> receiver) {
   MI7_CHECK(receiver_ == nullptr && receiver != nullptr, "a connection is started once");
   receiver_ = std::move(receiver);
   self_ = shared_from_this();
+  const bool more_at_hand = assembler_.buffered_bytes() != 0;
   if (token_.Release()) CallLoop();
   if (absl::Status started = watch_.Start(); !started.ok()) {
     BeginClose(std::move(started), /*tell=*/true);
     return;
   }
-  if (assembler_.buffered_bytes() != 0) {
+  if (more_at_hand) {
     CallLoop();  // what came with the handshake is read like anything else, and the watch begun
   } else {
     watch_.WatchReads(true);
@@ -228,6 +234,7 @@ void TcpConnection::Finalize() {
     if (::recv(socket_.get(), nullptr, size_t{1} << 20, MSG_DONTWAIT | MSG_TRUNC) <= 0) break;
   }
   socket_.reset();
+  if (accepted_) context_->connections.fetch_sub(1, std::memory_order_relaxed);
 
   absl::Status why;
   {

@@ -62,8 +62,10 @@ class TcpConnection final : public Connection,
     Negotiated negotiated;
     bool accepted;  // by a listener, in whose context it is counted
   };
-  explicit TcpConnection(Made made);
-  ~TcpConnection() override;
+  // The user's handle: closes the connection when the last copy is dropped. The object itself
+  // lives until its end, which happens on the loop.
+  static std::shared_ptr<Connection> Create(Made made);
+  explicit TcpConnection(Made made);  // for make_shared in Create
 
   void Start(std::shared_ptr<Receiver> receiver) override;
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override;

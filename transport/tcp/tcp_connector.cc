@@ -153,12 +153,12 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
     }
     timer_.Cancel();
     TcpHandshake::Start(loop_, std::move(socket_), context_, /*accepted=*/false, deadline_,
-                        [self = self_](absl::StatusOr<std::shared_ptr<TcpConnection>> made) {
+                        [self = self_](absl::StatusOr<std::shared_ptr<Connection>> made) {
                           self->OnHandshake(std::move(made));
                         });
   }
 
-  void OnHandshake(absl::StatusOr<std::shared_ptr<TcpConnection>> made) {
+  void OnHandshake(absl::StatusOr<std::shared_ptr<Connection>> made) {
     if (made.ok()) {
       Finish(*std::move(made));
     } else if (absl::IsUnavailable(made.status()) && next_ < addresses_.size()) {

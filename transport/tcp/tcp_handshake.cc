@@ -181,7 +181,7 @@ void TcpHandshake::Finish(absl::StatusOr<Negotiated> result) {
     done(std::move(result).status());
     return;
   }
-  done(std::make_shared<TcpConnection>(TcpConnection::Made{
+  done(TcpConnection::Create({
       .context = context_,
       .loop = loop_,
       .socket = std::move(socket_),

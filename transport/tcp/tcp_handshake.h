@@ -18,7 +18,7 @@ namespace mi7::transport {
 // Lives until its result is delivered. Loop thread only.
 class TcpHandshake final : public Watcher, public std::enable_shared_from_this<TcpHandshake> {
  public:
-  using Done = absl::AnyInvocable<void(absl::StatusOr<std::shared_ptr<TcpConnection>>)>;
+  using Done = absl::AnyInvocable<void(absl::StatusOr<std::shared_ptr<Connection>>)>;
 
   // `socket` is connected. `accepted`: by a listener; then it is counted in `context` already,
   // and no longer when the handshake fails. `done` is called once, possibly inside Start.

@@ -56,7 +56,7 @@ void ShakeHands(const std::shared_ptr<Shared>& shared, size_t index, UniqueFd so
   std::shared_ptr<TcpHandshake> handshake = TcpHandshake::Start(
       shared->loops[index], std::move(socket), shared->context, /*accepted=*/true,
       Deadline::After(shared->context->options.limits.handshake_timeout),
-      [shared, index, own, peer](absl::StatusOr<std::shared_ptr<TcpConnection>> made) {
+      [shared, index, own, peer](absl::StatusOr<std::shared_ptr<Connection>> made) {
         if (auto ended = own->lock()) shared->handshakes[index].erase(ended);
         *own = {};
         if (!made.ok()) {
