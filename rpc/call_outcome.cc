@@ -32,9 +32,8 @@ absl::Status WithOutcome(const absl::Status& status, CallOutcome outcome) {
   for (const OutcomeText& text : kOutcomes) {
     if (text.outcome != outcome) continue;
     absl::Status result(status.code(), absl::StrCat(status.message(), "; ", text.sentence));
-    status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
-      result.SetPayload(url, payload);
-    });
+    status.ForEachPayload(
+        [&](absl::string_view url, const absl::Cord& payload) { result.SetPayload(url, payload); });
     result.SetPayload(kOutcomePayload, absl::Cord(text.value));
     return result;
   }

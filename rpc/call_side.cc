@@ -67,8 +67,9 @@ void CallSide::Send(ClientCall* call) {
     const uint32_t call_id = header.call_id;
     failure = connection_->Send(std::move(message));
     if (failure.ok()) return;
-    // Nothing of it was sent, so no return will come; OnClosed may have taken it meanwhile.
-    if (ClientCall* taken = Take(call_id)) taken->Unref();
+    // Nothing of it was sent, so no return is due; but OnClosed may have taken it meanwhile, or a
+    // return that a broken peer made up, and the id may be another call's by now.
+    if (Take(call_id, call) != nullptr) call->Unref();
   }
   call->Fail(WithOutcome(
       absl::Status(failure.code(), absl::StrCat(call->method().name, ": ", failure.message())),
@@ -99,8 +100,8 @@ absl::Status CallSide::OnReturn(transport::IncomingMessage message) {
     if (message.header().code != 0) {
       call->CompleteWith(DecodeError(message, *limits_));
     } else if (!message.has_body()) {
-      call->CompleteWith(absl::InternalError(
-          absl::StrCat(call->method().name, ": the server's return has neither error nor results")));
+      call->CompleteWith(absl::InternalError(absl::StrCat(
+          call->method().name, ": the server's return has neither error nor results")));
     } else {
       call->CompleteWith(std::move(message));
     }
@@ -115,7 +116,8 @@ absl::Status CallSide::OnRejectedReturn(const FrameHeader& header, const absl::S
     return absl::InvalidArgumentError(
         absl::StrCat("return for call ", header.call_id, ", which is not in flight"));
   }
-  call->Fail(absl::Status(why.code(), absl::StrCat(call->method().name, ": results: ", why.message())));
+  call->Fail(
+      absl::Status(why.code(), absl::StrCat(call->method().name, ": results: ", why.message())));
   call->Unref();
   return absl::OkStatus();
 }
@@ -124,9 +126,9 @@ void CallSide::OnUnsent(const FrameHeader& header) {
   if (header.type != FrameType::kCall) return;
   ClientCall* const call = Take(header.call_id);
   if (call == nullptr) return;
-  call->Fail(WithOutcome(
-      absl::UnavailableError(absl::StrCat(call->method().name, ": connection lost")),
-      CallOutcome::kNotSent));
+  call->Fail(
+      WithOutcome(absl::UnavailableError(absl::StrCat(call->method().name, ": connection lost")),
+                  CallOutcome::kNotSent));
   call->Unref();
 }
 
@@ -168,9 +170,10 @@ bool CallSide::idle() const {
   return in_flight_ == 0;
 }
 
-ClientCall* CallSide::Take(uint32_t call_id) {
+ClientCall* CallSide::Take(uint32_t call_id, const ClientCall* expected) {
   absl::MutexLock lock(&mutex_);
   if (call_id >= calls_.size() || calls_[call_id] == nullptr) return nullptr;
+  if (expected != nullptr && calls_[call_id] != expected) return nullptr;
   ClientCall* const call = std::exchange(calls_[call_id], nullptr);
   if (--in_flight_ == 0 && calls_.size() > kKeptIdsMax) {
     calls_ = {};

@@ -50,8 +50,8 @@ class CallSide {
 
  private:
   // Removes and returns the call with this id, whose table reference passes to the caller; nullptr
-  // when there is none.
-  ClientCall* Take(uint32_t call_id);
+  // when there is none, or it is not the `expected` one.
+  ClientCall* Take(uint32_t call_id, const ClientCall* expected = nullptr);
 
   transport::Connection* const connection_;
   const Limits* const limits_;

@@ -28,6 +28,12 @@ absl::StatusOr<transport::EventLoop*> SharedLoop() {
   return loop;
 }
 
+// Why calls fail when a connection attempt did. That the attempt took too long says nothing about
+// the deadlines of the calls.
+absl::Status ConnectFailure(const absl::Status& status) {
+  return absl::IsDeadlineExceeded(status) ? absl::UnavailableError(status.message()) : status;
+}
+
 }  // namespace
 
 absl::string_view ChannelStateName(ChannelState state) {
@@ -70,8 +76,8 @@ Channel::Channel(transport::Endpoint endpoint, const ChannelOptions& options)
       config_(std::make_shared<SessionConfig>(SessionConfig{options.limits, nullptr, nullptr})),
       loop_(options.event_loop),
       deadlines_(DeadlineQueue::Create(loop_)),
-      backoff_(options.backoff, reinterpret_cast<uintptr_t>(this) ^
-                                    static_cast<uint64_t>(MonotonicNanos())) {}
+      backoff_(options.backoff,
+               reinterpret_cast<uintptr_t>(this) ^ static_cast<uint64_t>(MonotonicNanos())) {}
 
 Channel::~Channel() {
   // Every call holds the channel, so none is in flight or queued.
@@ -94,10 +100,10 @@ ClientCall* Channel::NewCall(const InterfaceInfo& service, const MethodInfo& met
     if (reserved.ok()) {
       request = *std::move(reserved);
     } else if (!absl::IsUnavailable(reserved.status())) {
-      failure = WithOutcome(
-          absl::Status(reserved.status().code(),
-                       absl::StrCat(method.name, ": ", reserved.status().message())),
-          CallOutcome::kNotSent);
+      failure =
+          WithOutcome(absl::Status(reserved.status().code(),
+                                   absl::StrCat(method.name, ": ", reserved.status().message())),
+                      CallOutcome::kNotSent);
     }
   }
   if (!request) request = transport::NewHeapMessage(kParamBytesHint);
@@ -189,11 +195,10 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
       last_failure_ = absl::OkStatus();
     } else if (!closed) {
       state_ = ChannelState::kBackoff;
-      failure = last_failure_ = connection.status();
-      const auto first_failed =
-          std::stable_partition(queue_.begin(), queue_.end(), [](const ClientCall* call) {
-            return call->options_.wait_for_ready;
-          });
+      failure = last_failure_ = ConnectFailure(connection.status());
+      const auto first_failed = std::stable_partition(
+          queue_.begin(), queue_.end(),
+          [](const ClientCall* call) { return call->options_.wait_for_ready; });
       failed.assign(first_failed, queue_.end());
       queue_.erase(first_failed, queue_.end());
       backoff_timer_->Schedule(Deadline::After(backoff_.Next()));
@@ -215,7 +220,7 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
     ClientCall* call;
     {
       absl::MutexLock lock(&mutex_);
-      if (state_ == ChannelState::kClosed) return;
+      if (state_ == ChannelState::kClosed) break;
       if (queue_.empty()) {
         // Only now do new calls go past the queue, so calls leave in the order they were made.
         state_ = ChannelState::kReady;
@@ -232,6 +237,8 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
     session->calls().Send(call);
     call->Unref();
   }
+  // Close came between, and did not know this connection.
+  session->connection().Close(absl::OkStatus());
 }
 
 void Channel::OnBackoffOver() {
@@ -266,6 +273,10 @@ absl::Status Channel::Connect(Deadline deadline) {
   {
     absl::MutexLock lock(&mutex_);
     if (state_ == ChannelState::kReady) return absl::OkStatus();
+    if (loop_->InLoopThread()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          endpoint_.ToString(), ": Connect() on the event loop's thread would wait for itself"));
+    }
     if (state_ == ChannelState::kIdle || state_ == ChannelState::kBackoff) {
       state_ = ChannelState::kConnecting;
       connect = true;
@@ -309,9 +320,9 @@ void Channel::Close() {
   backoff_timer_->Cancel();
   if (session) session->connection().Close(absl::OkStatus());
   for (ClientCall* call : queue) {
-    call->Fail(WithOutcome(
-        absl::CancelledError(absl::StrCat(call->method().name, ": channel was closed")),
-        CallOutcome::kNotSent));
+    call->Fail(
+        WithOutcome(absl::CancelledError(absl::StrCat(call->method().name, ": channel was closed")),
+                    CallOutcome::kNotSent));
     call->Unref();
   }
 }

@@ -64,6 +64,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   ~Channel();
 
   // Connects if need be and waits until the channel is ready: OK, or the last attempt's failure.
+  // FAILED_PRECONDITION in a callback, which runs on the event loop that has to connect.
   absl::Status Connect(Deadline deadline);
 
   // Ends the connection; calls in flight fail, later ones fail with FAILED_PRECONDITION.
@@ -86,6 +87,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   Withdrawn WithdrawCall(ClientCall* call);
   DeadlineQueue& deadlines() { return *deadlines_; }
   const Limits& limits() const { return options_.limits; }
+  // Whether the calling thread is the one that connects the channel.
+  bool InLoopThread() const { return loop_->InLoopThread(); }
 
   // --- Session::Observer ---
   void OnGoAway(Session& session) override;

@@ -1,5 +1,6 @@
 #include "rpc/client_call.h"
 
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,29 +32,25 @@ ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session
 ClientCall::~ClientCall() = default;
 
 void ClientCall::Unref() {
-  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) ObjectPool<ClientCall>::Delete(this);
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1)
+    ObjectPool<ClientCall>::Delete(this);
 }
 
 void ClientCall::Start() {
   started_ = true;
   if (!early_failure_.ok()) return Fail(early_failure_);
   if (options_.deadline.passed()) {
-    return Fail(WithOutcome(
-        absl::DeadlineExceededError(absl::StrCat(method_->name, ": deadline passed before the send")),
-        CallOutcome::kNotSent));
+    return Fail(WithOutcome(absl::DeadlineExceededError(
+                                absl::StrCat(method_->name, ": deadline passed before the send")),
+                            CallOutcome::kNotSent));
   }
   channel_->StartCall(this);
 }
 
 void ClientCall::Wait() {
   if (done()) return;
-  if (!queued_ && session_->connection().InCallback()) {
-    if (Claim()) {
-      CompleteWith(absl::FailedPreconditionError(absl::StrCat(
-          method_->name,
-          ": Wait() inside a callback or handler of the same connection would wait for itself; "
-          "use Then() or co_await")));
-    }
+  if (queued_ ? channel_->InLoopThread() : session_->connection().InCallback()) {
+    RefuseToWait();
     return;
   }
   const auto wait_until = [this](Deadline deadline) {
@@ -74,6 +71,23 @@ void ClientCall::Wait() {
   Expire();
   // Either Expire completed it, or whoever claimed it before is about to.
   wait_until(Deadline::Infinite());
+}
+
+void ClientCall::RefuseToWait() {
+  if (!Claim()) {
+    // Somebody else is ending the call at this moment, and waits for nothing to do so.
+    while (!done()) std::this_thread::yield();
+    return;
+  }
+  const Channel::Withdrawn withdrawn = channel_->WithdrawCall(this);
+  const absl::Status status = absl::FailedPreconditionError(
+      absl::StrCat(method_->name, ": Wait() inside a callback ",
+                   queued_ ? "of the event loop that has to connect the channel"
+                           : "or handler of the same connection",
+                   " would wait for itself; use Then() or co_await"));
+  CompleteWith(WithOutcome(status, withdrawn == Channel::Withdrawn::kBeforeSend
+                                       ? CallOutcome::kNotSent
+                                       : CallOutcome::kUnknown));
 }
 
 void ClientCall::WantBackground() {
@@ -97,8 +111,8 @@ void ClientCall::GiveUp(Ending ending) {
   const Channel::Withdrawn withdrawn = channel_->WithdrawCall(this);
   std::string text(method_->name);
   absl::StrAppend(&text, ending == Ending::kDeadline ? ": deadline passed" : ": cancelled");
-  absl::Status status = ending == Ending::kDeadline ? absl::DeadlineExceededError(text)
-                                                    : absl::CancelledError(text);
+  absl::Status status =
+      ending == Ending::kDeadline ? absl::DeadlineExceededError(text) : absl::CancelledError(text);
   CompleteWith(WithOutcome(status, withdrawn == Channel::Withdrawn::kBeforeSend
                                        ? CallOutcome::kNotSent
                                        : CallOutcome::kUnknown));
@@ -162,8 +176,7 @@ void ClientCall::RunContinuation() {
     run_continuation_(continuation_, this);
   } catch (...) {
     Log(LogLevel::kError,
-        StatusOfException(absl::StatusCode::kInternal,
-                          absl::StrCat("callback of ", method_->name))
+        StatusOfException(absl::StatusCode::kInternal, absl::StrCat("callback of ", method_->name))
             .ToString());
   }
   Unref();

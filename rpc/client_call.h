@@ -109,6 +109,7 @@ class ClientCall {
 
  private:
   void Finish();
+  void RefuseToWait();
   void WantBackground();
   void ReleaseBackground();
   void GiveUp(Ending ending);
@@ -141,7 +142,7 @@ class ClientCall {
   // Position in the channel's DeadlineQueue, under its mutex; kNotInQueue outside.
   static constexpr size_t kNotInQueue = ~size_t{0};
   size_t deadline_index_ = kNotInQueue;
-  bool in_deadline_queue_ = false;  // the handle's owner's: it was put there
+  bool in_deadline_queue_ = false;     // the handle's owner's: it was put there
   ClientCall* next_queued_ = nullptr;  // Channel's queue, under its mutex
 
   void (*run_continuation_)(void* storage, ClientCall* call) = nullptr;

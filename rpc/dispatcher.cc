@@ -63,15 +63,15 @@ Reply Dispatcher::Run(ServerCall& call) const noexcept {
   const auto found = by_key_.find(header.target_id);
   if (found == by_key_.end()) {
     return absl::UnimplementedError(
-        absl::StrCat("no service for interface 0x", absl::Hex(header.interface_id, absl::kZeroPad16),
-                     " (service key 0x", absl::Hex(header.target_id, absl::kZeroPad8),
-                     "); this server has ", Names()));
+        absl::StrCat("no service for interface 0x",
+                     absl::Hex(header.interface_id, absl::kZeroPad16), " (service key 0x",
+                     absl::Hex(header.target_id, absl::kZeroPad8), "); this server has ", Names()));
   }
   Service* const service = found->second.service;
   if (service == nullptr) {
-    return absl::UnimplementedError(
-        absl::StrCat("several services of this server extend ", found->second.interface_name,
-                     "; call it through the stub of one of ", Names()));
+    return absl::UnimplementedError(absl::StrCat("several services of this server extend ",
+                                                 found->second.interface_name,
+                                                 "; call it through the stub of one of ", Names()));
   }
   try {
     return service->Dispatch(header.interface_id, header.code, call);

@@ -1,13 +1,13 @@
 #include "rpc/error_codec.h"
 
-#include <capnp/message.h>
-#include <capnp/serialize.h>
-#include <kj/exception.h>
-
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+#include <kj/exception.h>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
@@ -68,9 +68,10 @@ void EncodeError(const absl::Status& status, bool refused, const Limits& limits,
 
 absl::Status DecodeError(const transport::IncomingMessage& message, const Limits& limits) {
   const uint16_t wire_code = message.header().code;
-  const absl::StatusCode code = wire_code <= static_cast<uint16_t>(absl::StatusCode::kUnauthenticated)
-                                    ? static_cast<absl::StatusCode>(wire_code)
-                                    : absl::StatusCode::kUnknown;
+  const absl::StatusCode code =
+      wire_code <= static_cast<uint16_t>(absl::StatusCode::kUnauthenticated)
+          ? static_cast<absl::StatusCode>(wire_code)
+          : absl::StatusCode::kUnknown;
   if (message.extra().empty()) return absl::Status(code, "");
   try {
     const auto words = kj::arrayPtr(reinterpret_cast<const capnp::word*>(message.extra().data()),
@@ -90,8 +91,8 @@ absl::Status DecodeError(const transport::IncomingMessage& message, const Limits
     }
     return error.getRefused() ? WithOutcome(status, CallOutcome::kRefused) : status;
   } catch (const kj::Exception& exception) {
-    return absl::Status(code, absl::StrCat("(malformed error details: ",
-                                           exception.getDescription().cStr(), ")"));
+    return absl::Status(
+        code, absl::StrCat("(malformed error details: ", exception.getDescription().cStr(), ")"));
   }
 }
 

@@ -22,8 +22,7 @@ absl::Status StatusOfException(absl::StatusCode malformed, absl::string_view wha
   } catch (const kj::Exception& exception) {
     const absl::string_view text = exception.getDescription().cStr();
     if (IsMalformedMessage(exception)) {
-      return absl::Status(malformed,
-                          absl::StrCat(what, ": malformed Cap'n Proto message: ", text));
+      return absl::Status(malformed, absl::StrCat(what, ": malformed Cap'n Proto message: ", text));
     }
     return absl::InternalError(absl::StrCat(what, " threw kj::Exception: ", text));
   } catch (const std::exception& exception) {

@@ -2,10 +2,10 @@
 
 // Reading received Cap'n Proto messages within limits.
 
+#include <exception>
+
 #include <capnp/message.h>
 #include <kj/exception.h>
-
-#include <exception>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"

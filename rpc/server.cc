@@ -91,7 +91,8 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
     absl::StatusOr<std::unique_ptr<transport::Listener>> listener = transport::Listen(
         *endpoint, loops, transport_options,
         [weak = weak_from_this()](std::shared_ptr<transport::Connection> connection) {
-          if (std::shared_ptr<Core> self = weak.lock()) return self->OnAccept(std::move(connection));
+          if (std::shared_ptr<Core> self = weak.lock())
+            return self->OnAccept(std::move(connection));
           connection->Close(absl::UnavailableError("server is shutting down"));
         });
     if (!listener.ok()) return listener.status();
@@ -134,9 +135,9 @@ absl::Status Server::Core::Shutdown(Deadline deadline) {
   bool all_closed;
   {
     absl::MutexLock lock(&mutex_);
-    all_closed = mutex_.AwaitWithTimeout(
-        absl::Condition(&closed),
-        deadline.infinite() ? absl::InfiniteDuration() : deadline.remaining());
+    all_closed = mutex_.AwaitWithTimeout(absl::Condition(&closed), deadline.infinite()
+                                                                       ? absl::InfiniteDuration()
+                                                                       : deadline.remaining());
   }
   absl::Status result;
   if (!all_closed) {

@@ -48,7 +48,8 @@ void ServerCall::ReturnedLater() {
 }
 
 void ServerCall::Unref() {
-  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) ObjectPool<ServerCall>::Delete(this);
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1)
+    ObjectPool<ServerCall>::Delete(this);
 }
 
 DeferredCall ServerContext::Defer() {

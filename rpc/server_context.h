@@ -1,6 +1,7 @@
 #pragma once
 
-// ServerContext: what a handler knows about the call it answers. DeferredCall: how it answers later.
+// ServerContext: what a handler knows about the call it answers. DeferredCall: how it answers
+// later.
 
 #include <string>
 #include <utility>

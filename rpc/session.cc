@@ -54,8 +54,8 @@ void Session::OnMessage(transport::IncomingMessage message) {
     case FrameType::kClose:
       break;
   }
-  connection_->Close(absl::InvalidArgumentError(absl::StrCat(
-      "message of type ", static_cast<int>(header.type), " after the handshake")));
+  connection_->Close(absl::InvalidArgumentError(
+      absl::StrCat("message of type ", static_cast<int>(header.type), " after the handshake")));
 }
 
 void Session::OnRejected(const FrameHeader& header, const absl::Status& why) {
@@ -63,7 +63,8 @@ void Session::OnRejected(const FrameHeader& header, const absl::Status& why) {
     answers_.OnRejectedCall(header, why);
     return;
   }
-  absl::Status valid = header.type == FrameType::kReturn ? calls_.OnRejectedReturn(header, why) : why;
+  absl::Status valid =
+      header.type == FrameType::kReturn ? calls_.OnRejectedReturn(header, why) : why;
   if (!valid.ok()) connection_->Close(std::move(valid));
   CloseIfGoneAway();
 }

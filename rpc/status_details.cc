@@ -16,9 +16,9 @@ std::string DetailTypeUrl(uint64_t type_id) {
 void AttachDetailOfType(uint64_t type_id, capnp::MessageBuilder& message, absl::Status& status) {
   const kj::Array<capnp::word> words = capnp::messageToFlatArray(message);
   const auto bytes = words.asBytes();
-  status.SetPayload(DetailTypeUrl(type_id),
-                    absl::Cord(absl::string_view(reinterpret_cast<const char*>(bytes.begin()),
-                                                 bytes.size())));
+  status.SetPayload(
+      DetailTypeUrl(type_id),
+      absl::Cord(absl::string_view(reinterpret_cast<const char*>(bytes.begin()), bytes.size())));
 }
 
 bool ReadDetailOfType(uint64_t type_id, const absl::Status& status,
@@ -28,8 +28,7 @@ bool ReadDetailOfType(uint64_t type_id, const absl::Status& status,
     return false;
   }
   // A copy, because a Cord's bytes are neither contiguous nor aligned.
-  kj::Array<capnp::word> words =
-      kj::heapArray<capnp::word>(payload->size() / sizeof(capnp::word));
+  kj::Array<capnp::word> words = kj::heapArray<capnp::word>(payload->size() / sizeof(capnp::word));
   char* out = reinterpret_cast<char*>(words.begin());
   for (absl::string_view chunk : payload->Chunks()) {
     out = std::copy(chunk.begin(), chunk.end(), out);

@@ -9,12 +9,12 @@
 //
 //   mi7::ReadDetail<DivisionProblem>(status, [](DivisionProblem::Reader problem) { ... });
 
-#include <capnp/message.h>
-#include <capnp/schema.h>
-
 #include <cstdint>
 #include <functional>
 #include <string>
+
+#include <capnp/message.h>
+#include <capnp/schema.h>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -39,9 +39,8 @@ void AttachDetail(capnp::MessageBuilder& message, absl::Status& status) {
 }
 template <typename T, typename F>
 bool ReadDetail(const absl::Status& status, F read) {
-  return ReadDetailOfType(capnp::typeId<T>(), status, [&read](capnp::MessageReader& message) {
-    read(message.getRoot<T>());
-  });
+  return ReadDetailOfType(capnp::typeId<T>(), status,
+                          [&read](capnp::MessageReader& message) { read(message.getRoot<T>()); });
 }
 
 }  // namespace mi7

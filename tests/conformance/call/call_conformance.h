@@ -1,0 +1,158 @@
+#pragma once
+
+// What calls must do on every transport. The tests (call_*.cc) are instantiated for a transport by
+// a test program that names its endpoints:
+//
+//   INSTANTIATE_TEST_SUITE_P(Tcp, CallTest, Values(CallTransport{"tcp", ...}), CallTransportName);
+
+#include <functional>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
+#include "rpc/channel.h"
+#include "rpc/server.h"
+#include "rpc/status_testing.h"
+#include "tests/conformance/call/probe.mi7.h"
+#include "transport/wait_policy.h"
+
+namespace mi7::conformance {
+
+struct CallTransport {
+  const char* name;  // letters, digits, _
+  // What Channel::transport() and ServerContext::transport() say.
+  const char* transport;
+  // A new endpoint to listen on, each time another one.
+  std::function<std::string()> new_endpoint;
+  transport::WaitPolicy wait = transport::WaitPolicy::kAdaptive;
+};
+
+inline std::ostream& operator<<(std::ostream& out, const CallTransport& transport) {
+  return out << transport.name;
+}
+inline std::string CallTransportName(const testing::TestParamInfo<CallTransport>& info) {
+  return info.param.name;
+}
+
+// How long a test waits for what must happen. Long, because test machines are slow; never slept.
+inline constexpr absl::Duration kSoon = absl::Seconds(30);
+
+inline bool Happens(absl::Notification& event) {
+  return event.WaitForNotificationWithTimeout(kSoon);
+}
+
+using EchoHandler =
+    std::function<Reply(ServerContext&, Probe::EchoParams::Reader, Probe::EchoResults::Builder)>;
+using EchoResult = absl::StatusOr<Response<Probe::EchoResults>>;
+
+// Copies text and data.
+Reply Echo(ServerContext& context, Probe::EchoParams::Reader params,
+           Probe::EchoResults::Builder results);
+
+// Answers echo with a handler of the test, and holds calls of hold until the test answers them.
+class ProbeImpl final : public ProbeService {
+ public:
+  struct Held {
+    uint32_t number;
+    ServerContext* context;  // until `call` is answered
+    Probe::HoldResults::Builder results;
+    DeferredCall call;
+
+    // With the number it was called with.
+    void Answer() {
+      results.setNumber(number);
+      call.Finish(absl::OkStatus());
+    }
+  };
+
+  Reply Echo(ServerContext& context, Probe::EchoParams::Reader params,
+             Probe::EchoResults::Builder results) override {
+    return on_echo(context, params, results);
+  }
+  Reply Hold(ServerContext& context, Probe::HoldParams::Reader params,
+             Probe::HoldResults::Builder results) override;
+  Reply Name(ServerContext&, Named::NameParams::Reader,
+             Named::NameResults::Builder results) override {
+    results.setName("probe");
+    return absl::OkStatus();
+  }
+
+  // Waits for the oldest held call and takes it; number is ~0u when none came.
+  Held TakeHeld();
+  // Waits until `count` calls are held.
+  bool AwaitHeld(size_t count);
+
+  EchoHandler on_echo = conformance::Echo;  // set before the server starts
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<Held> held_ ABSL_GUARDED_BY(mutex_);
+};
+
+class CounterImpl : public CounterService {
+ public:
+  Reply Next(ServerContext&, Counter::NextParams::Reader,
+             Counter::NextResults::Builder results) override {
+    results.setValue(++value_);
+    return absl::OkStatus();
+  }
+  Reply Name(ServerContext&, Named::NameParams::Reader,
+             Named::NameResults::Builder results) override {
+    results.setName("counter");
+    return absl::OkStatus();
+  }
+
+ private:
+  std::atomic<uint64_t> value_{0};
+};
+
+class CallTest : public testing::TestWithParam<CallTransport> {
+ protected:
+  ~CallTest() override;
+
+  // Starts server_ with probe_ on a new endpoint, or again on the last one.
+  void StartServer(const ServerOptions& options = {});
+  void RestartServer(const ServerOptions& options = {});
+  // Ends server_ at once; nobody listens on endpoint_ then.
+  void StopServer() { server_ = nullptr; }
+  // A channel to endpoint_.
+  std::shared_ptr<Channel> NewChannel(ChannelOptions options = {}) const;
+  // Server and channel_, not connected yet.
+  void Start(const ServerOptions& server = {}, const ChannelOptions& channel = {});
+  // Start with a handler for echo.
+  void Start(EchoHandler on_echo) {
+    probe_.on_echo = std::move(on_echo);
+    Start();
+  }
+
+  ProbeStub stub() const { return ProbeStub(channel_); }
+  // A call of echo, ready to be sent.
+  Request<Probe::EchoParams, Probe::EchoResults> EchoRequest(const std::string& text,
+                                                             const CallOptions& options = {}) const;
+  PendingCall<Probe::EchoResults> SendEcho(const std::string& text,
+                                           const CallOptions& options = {}) const {
+    return EchoRequest(text, options).Send();
+  }
+  PendingCall<Probe::HoldResults> SendHold(uint32_t number, const CallOptions& options = {}) const;
+  // A blocking echo; the text that came back.
+  absl::StatusOr<std::string> EchoText(const std::string& text,
+                                       const CallOptions& options = {}) const;
+  // Whether a call works, now.
+  testing::AssertionResult Works() const;
+
+  ProbeImpl probe_;
+  std::string endpoint_;
+  std::unique_ptr<Server> server_;
+  std::shared_ptr<Channel> channel_;
+};
+
+}  // namespace mi7::conformance

@@ -1,0 +1,275 @@
+// Deadlines and cancellation.
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/blocking_counter.h"
+#include "rpc/task.h"
+#include "tests/conformance/call/call_conformance.h"
+
+namespace mi7::conformance {
+namespace {
+
+using testing::StartsWith;
+
+constexpr absl::Duration kShort = absl::Milliseconds(30);
+
+// Waits until the handler of `held` sees that its caller has given up.
+testing::AssertionResult SeesCancellation(const ProbeImpl::Held& held) {
+  const Deadline patience = Deadline::After(kSoon);
+  while (!held.context->cancelled()) {
+    if (patience.passed()) return testing::AssertionFailure() << "not cancelled";
+    std::this_thread::yield();
+  }
+  return testing::AssertionSuccess();
+}
+
+TEST_P(CallTest, BlockingCallEndsAtItsDeadline) {
+  Start();
+  ASSERT_TRUE(Works());
+  const Deadline deadline = Deadline::After(kShort);
+  const auto result = SendHold(1, {.deadline = deadline}).Wait();
+  EXPECT_TRUE(deadline.passed()) << "not early";
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded,
+                               StartsWith("Probe.hold: deadline passed")));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  ProbeImpl::Held held = probe_.TakeHeld();
+  EXPECT_TRUE(SeesCancellation(held));
+  held.Answer();  // too late, and no harm
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, BlockingFirstCallEndsAtItsDeadline) {
+  Start();
+  const Deadline deadline = Deadline::After(kShort);
+  EXPECT_THAT(SendHold(1, {.deadline = deadline}).Wait(),
+              StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_TRUE(deadline.passed());
+}
+
+TEST_P(CallTest, CallbackAndCoroutineEndAtTheirDeadlines) {
+  Start();
+  const Deadline deadline = Deadline::After(kShort);
+  absl::Notification done;
+  absl::Status by_callback;
+  SendHold(1, {.deadline = deadline}).Then([&](auto result) {
+    by_callback = result.status();
+    EXPECT_TRUE(deadline.passed());
+    done.Notify();
+  });
+  const auto coroutine = [](ProbeStub stub, CallOptions options) -> Task<absl::Status> {
+    auto request = stub.Hold(options);
+    co_return (co_await request.Send()).status();
+  };
+  EXPECT_THAT(BlockOn(coroutine(stub(), {.deadline = deadline})),
+              StatusIs(absl::StatusCode::kDeadlineExceeded));
+  ASSERT_TRUE(Happens(done));
+  EXPECT_THAT(by_callback, StatusIs(absl::StatusCode::kDeadlineExceeded,
+                                    StartsWith("Probe.hold: deadline passed")));
+  EXPECT_THAT(by_callback, OutcomeIs(CallOutcome::kUnknown));
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, HandlerSeesTheDeadline) {
+  Start();
+  const Deadline deadline = Deadline::After(absl::Seconds(100));
+  auto call = SendHold(1, {.deadline = deadline});
+  ProbeImpl::Held held = probe_.TakeHeld();
+  const absl::Duration remaining = held.context->deadline().remaining();
+  EXPECT_GT(remaining, absl::Seconds(50));
+  EXPECT_LE(remaining, absl::Seconds(100) + absl::Microseconds(2));
+  EXPECT_FALSE(held.context->cancelled());
+  held.Answer();
+  EXPECT_THAT(call.Wait(), IsOk());
+}
+
+TEST_P(CallTest, HandlerSeesThatThereIsNoDeadline) {
+  Start();
+  auto call = SendHold(1);
+  ProbeImpl::Held held = probe_.TakeHeld();
+  EXPECT_TRUE(held.context->deadline().infinite());
+  held.Answer();
+  EXPECT_THAT(call.Wait(), IsOk());
+}
+
+TEST_P(CallTest, DeadlineThatHasPassedSendsNothing) {
+  std::atomic<int> ran{0};
+  Start([&](ServerContext& context, Probe::EchoParams::Reader params,
+            Probe::EchoResults::Builder results) {
+    ++ran;
+    return Echo(context, params, results);
+  });
+  for (const bool connected : {false, true}) {
+    SCOPED_TRACE(connected);
+    if (connected) {
+      ASSERT_TRUE(Works());
+      ASSERT_EQ(ran, 1);
+    }
+    for (const Deadline deadline : {Deadline::AtNanos(0), Deadline::After(absl::ZeroDuration())}) {
+      const EchoResult result = SendEcho("x", {.deadline = deadline}).Wait();
+      EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded,
+                                   StartsWith("Probe.echo: deadline passed before the send")));
+      EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+    }
+  }
+  ASSERT_TRUE(Works());
+  EXPECT_EQ(ran, 2);
+}
+
+TEST_P(CallTest, DeadlinePassesWhileTheCallWaitsForAConnection) {
+  ASSERT_NO_FATAL_FAILURE(StartServer());
+  StopServer();
+  channel_ = NewChannel();
+  const Deadline deadline = Deadline::After(kShort);
+  const EchoResult blocking = SendEcho("x", {.deadline = deadline, .wait_for_ready = true}).Wait();
+  EXPECT_TRUE(deadline.passed());
+  EXPECT_THAT(blocking, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(blocking, OutcomeIs(CallOutcome::kNotSent));
+
+  absl::Notification done;
+  absl::Status by_callback;
+  SendEcho("x", {.deadline = Deadline::After(kShort), .wait_for_ready = true})
+      .Then([&](EchoResult result) {
+        by_callback = result.status();
+        done.Notify();
+      });
+  ASSERT_TRUE(Happens(done));
+  EXPECT_THAT(by_callback, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(by_callback, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_P(CallTest, AnswersInTimeAreNotHurtByDeadlines) {
+  Start();
+  const CallOptions options = {.deadline = Deadline::After(kSoon)};
+  for (int i = 0; i < 200; ++i) ASSERT_THAT(EchoText("x", options), IsOk());
+  absl::BlockingCounter all(200);
+  std::atomic<int> right{0};
+  for (int i = 0; i < 200; ++i) {
+    SendEcho("x", options).Then([&](EchoResult result) {
+      right += result.ok();
+      all.DecrementCount();
+    });
+  }
+  all.Wait();
+  EXPECT_EQ(right, 200);
+}
+
+TEST_P(CallTest, ManyDeadlinesAndAnswersRace) {
+  Start();
+  constexpr int kCalls = 2000;
+  std::atomic<int> answered{0}, late{0}, other{0};
+  absl::BlockingCounter all(kCalls);
+  for (int i = 0; i < kCalls; ++i) {
+    const CallOptions options = {.deadline = Deadline::After(absl::Microseconds(i % 400))};
+    const auto count = [&](const absl::Status& status) {
+      (status.ok() ? answered : absl::IsDeadlineExceeded(status) ? late : other) += 1;
+      all.DecrementCount();
+    };
+    if (i % 3 == 0) {
+      count(SendEcho("x", options).Wait().status());
+    } else {
+      SendEcho("x", options).Then([count](EchoResult result) { count(result.status()); });
+    }
+  }
+  all.Wait();
+  EXPECT_EQ(other, 0);
+  EXPECT_EQ(answered + late, kCalls);
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, CancelEndsTheCallAndTellsTheHandler) {
+  Start();
+  auto call = SendHold(1);
+  ProbeImpl::Held held = probe_.TakeHeld();
+  EXPECT_FALSE(held.context->cancelled());
+  call.Cancel();
+  EXPECT_TRUE(SeesCancellation(held));
+  const auto result = call.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kCancelled, StartsWith("Probe.hold: cancelled")));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  held.Answer();
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, DroppingTheHandleCancels) {
+  Start();
+  {
+    auto call = SendHold(1);
+    ASSERT_TRUE(probe_.AwaitHeld(1));
+  }
+  ProbeImpl::Held held = probe_.TakeHeld();
+  EXPECT_TRUE(SeesCancellation(held));
+  held.Answer();
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, ReplacingTheHandleCancels) {
+  Start();
+  auto call = SendHold(1);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  call = SendHold(2);
+  ASSERT_TRUE(probe_.AwaitHeld(2));
+  ProbeImpl::Held first = probe_.TakeHeld();
+  EXPECT_EQ(first.number, 1u);
+  EXPECT_TRUE(SeesCancellation(first));
+  ProbeImpl::Held second = probe_.TakeHeld();
+  EXPECT_FALSE(second.context->cancelled());
+  second.Answer();
+  EXPECT_THAT(call.Wait(), IsOk());
+}
+
+TEST_P(CallTest, CancelAfterTheAnswerDoesNothing) {
+  Start();
+  auto call = SendEcho("x");
+  ASSERT_TRUE(Works()) << "answered after the first one";
+  call.Cancel();
+  EXPECT_THAT(call.Wait(), IsOk());
+}
+
+TEST_P(CallTest, CancelWhileTheCallWaitsForAConnection) {
+  ASSERT_NO_FATAL_FAILURE(StartServer());
+  StopServer();
+  channel_ = NewChannel();
+  auto call = SendEcho("x", {.wait_for_ready = true});
+  call.Cancel();
+  const EchoResult result = call.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_P(CallTest, CancellationsAndAnswersRace) {
+  Start();
+  for (int i = 0; i < 1000; ++i) {
+    auto call = SendEcho("x");
+    if (i % 2 == 0) call.Cancel();
+    if (i % 3 == 0) continue;  // dropped
+    const EchoResult result = call.Wait();
+    if (!result.ok()) {
+      ASSERT_THAT(result, StatusIs(absl::StatusCode::kCancelled));
+    }
+  }
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, CancelledCallsFreeTheirPlaces) {
+  ServerOptions options;
+  options.limits.calls_in_flight_max = 2;
+  Start(options);
+  for (int round = 0; round < 5; ++round) {
+    auto first = SendHold(1), second = SendHold(2);
+    ASSERT_TRUE(probe_.AwaitHeld(2));
+    first.Cancel();
+    second.Cancel();
+    probe_.TakeHeld().Answer();
+    probe_.TakeHeld().Answer();
+    // The places are free once both returns are here.
+    const Deadline patience = Deadline::After(kSoon);
+    while (!EchoText("x").ok()) ASSERT_FALSE(patience.passed());
+  }
+}
+
+}  // namespace
+}  // namespace mi7::conformance

@@ -1,0 +1,295 @@
+// Server::Shutdown, and what servers are made of.
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/blocking_counter.h"
+#include "tests/conformance/call/call_conformance.h"
+
+namespace mi7::conformance {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::SizeIs;
+using testing::StartsWith;
+
+TEST_P(CallTest, ShutdownWithoutClientsIsOk) {
+  ASSERT_NO_FATAL_FAILURE(StartServer());
+  EXPECT_THAT(server_->Shutdown(Deadline::Infinite()), IsOk());
+}
+
+TEST_P(CallTest, ShutdownWithIdleClientsIsOk) {
+  Start();
+  std::vector<std::shared_ptr<Channel>> idle;
+  for (int i = 0; i < 5; ++i) {
+    idle.push_back(NewChannel());
+    ASSERT_THAT(idle.back()->Connect(Deadline::After(kSoon)), IsOk());
+  }
+  // The server may learn of a connection a little later than the client.
+  const Deadline patience = Deadline::After(kSoon);
+  while (server_->connection_count() != 5) ASSERT_FALSE(patience.passed());
+  EXPECT_THAT(server_->Shutdown(Deadline::After(kSoon)), IsOk());
+  EXPECT_EQ(server_->connection_count(), 0u);
+  for (const auto& channel : idle) EXPECT_NE(channel->state(), ChannelState::kReady);
+}
+
+TEST_P(CallTest, ShutdownTwiceIsOk) {
+  Start();
+  ASSERT_TRUE(Works());
+  EXPECT_THAT(server_->Shutdown(Deadline::After(kSoon)), IsOk());
+  EXPECT_THAT(server_->Shutdown(Deadline::After(kSoon)), IsOk());
+  EXPECT_THAT(server_->Shutdown(Deadline::AtNanos(0)), IsOk());
+}
+
+TEST_P(CallTest, ShutdownOfTwoThreadsWaitsForBoth) {
+  Start();
+  auto call = SendHold(1);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  std::atomic<int> ended{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 2; ++i) {
+    threads.emplace_back([&] {
+      EXPECT_THAT(server_->Shutdown(Deadline::After(kSoon)), IsOk());
+      ++ended;
+    });
+  }
+  EXPECT_EQ(ended, 0);
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(call.Wait(), IsOk());
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST_P(CallTest, ShutdownFinishesAcceptedCallsAndRefusesLaterOnes) {
+  Start();
+  auto blocking = SendHold(1);
+  absl::Notification done;
+  SendHold(2).Then([&](auto result) {
+    EXPECT_THAT(result, IsOk());
+    done.Notify();
+  });
+  ASSERT_TRUE(probe_.AwaitHeld(2));
+  absl::Status shut_down;
+  std::thread shutdown([&] { shut_down = server_->Shutdown(Deadline::After(kSoon)); });
+  // Once the shutdown has begun, calls are refused, or not sent: the server told to go away.
+  absl::Status later;
+  const Deadline patience = Deadline::After(kSoon);
+  do {
+    later = EchoText("later").status();
+    ASSERT_FALSE(patience.passed());
+  } while (later.ok());
+  EXPECT_THAT(later, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(later,
+              testing::AnyOf(OutcomeIs(CallOutcome::kRefused), OutcomeIs(CallOutcome::kNotSent)));
+  probe_.TakeHeld().Answer();
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(blocking.Wait(), IsOk());
+  EXPECT_TRUE(Happens(done));
+  shutdown.join();
+  EXPECT_THAT(shut_down, IsOk());
+}
+
+TEST_P(CallTest, ShutdownCutsOffAtItsDeadline) {
+  Start();
+  auto first = SendHold(1), second = SendHold(2);
+  ASSERT_TRUE(probe_.AwaitHeld(2));
+  const Deadline deadline = Deadline::After(absl::Milliseconds(30));
+  EXPECT_THAT(server_->Shutdown(deadline),
+              StatusIs(absl::StatusCode::kDeadlineExceeded,
+                       "2 calls on 1 connections were cut off at the deadline"));
+  EXPECT_TRUE(deadline.passed());
+  for (auto* call : {&first, &second}) {
+    const auto result = call->Wait();
+    EXPECT_THAT(result,
+                StatusIs(absl::StatusCode::kUnavailable, HasSubstr("server is shutting down")));
+    EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  }
+  probe_.TakeHeld().Answer();
+  server_ = nullptr;
+  probe_.TakeHeld().Answer();  // after the server is gone
+}
+
+TEST_P(CallTest, ShutdownUnderLoadAnswersOrRefusesEveryCall) {
+  for (int round = 0; round < 5; ++round) {
+    std::atomic<uint64_t> ran{0};
+    probe_.on_echo = [&](ServerContext& context, Probe::EchoParams::Reader params,
+                         Probe::EchoResults::Builder results) {
+      ++ran;
+      return Echo(context, params, results);
+    };
+    Start();
+    std::atomic<uint64_t> answered{0};
+    std::atomic<bool> stop{false};
+    absl::BlockingCounter busy(3);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t) {
+      threads.emplace_back([&] {
+        uint64_t own = 0;
+        while (!stop) {
+          const EchoResult result = SendEcho("x").Wait();
+          if (result.ok()) {
+            ++answered;
+            if (++own == 50) busy.DecrementCount();
+            continue;
+          }
+          const CallOutcome outcome = OutcomeOf(result.status());
+          EXPECT_TRUE(outcome == CallOutcome::kRefused || outcome == CallOutcome::kNotSent)
+              << result.status();
+        }
+      });
+    }
+    busy.Wait();
+    EXPECT_THAT(server_->Shutdown(Deadline::After(kSoon)), IsOk());
+    stop = true;
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(ran, answered) << "none ran in vain";
+    channel_ = nullptr;
+    server_ = nullptr;
+  }
+}
+
+TEST_P(CallTest, ShutdownRacesWithConnecting) {
+  for (int i = 0; i < 100; ++i) {
+    Start();
+    std::atomic<bool> stop{false};
+    std::thread caller([&] {
+      while (!stop) {
+        const absl::Status status = EchoText("x", {.deadline = Deadline::After(kSoon)}).status();
+        if (status.ok()) continue;
+        EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnavailable));
+        EXPECT_THAT(status, testing::Not(OutcomeIs(CallOutcome::kUnknown)));
+      }
+    });
+    if (i % 2 == 0) {
+      EXPECT_THAT(channel_->Connect(Deadline::After(kSoon)), IsOk());
+    } else {
+      std::this_thread::yield();
+    }
+    EXPECT_THAT(server_->Shutdown(Deadline::After(kSoon)), IsOk());
+    stop = true;
+    caller.join();
+    channel_ = nullptr;
+    server_ = nullptr;
+  }
+}
+
+TEST_P(CallTest, DestructionOfTheServerEndsItsConnections) {
+  Start();
+  ASSERT_TRUE(Works());
+  server_ = nullptr;
+  const EchoResult result = SendEcho("x").Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_P(CallTest, OneServerHasSeveralServicesAndEndpoints) {
+  CounterImpl counter;
+  const std::string second_endpoint = GetParam().new_endpoint();
+  endpoint_ = GetParam().new_endpoint();
+  server_ = *ServerBuilder()
+                 .AddService(&probe_)
+                 .AddService(&counter)
+                 .Listen(endpoint_)
+                 .Listen(second_endpoint)
+                 .Start();
+  ASSERT_THAT(server_->endpoints(), SizeIs(2));
+  for (uint64_t i = 0; i < 2; ++i) {
+    endpoint_ = server_->endpoints()[i];
+    channel_ = NewChannel();
+    EXPECT_TRUE(Works());
+    const auto value = CounterStub(channel_).Next().Send().Wait();
+    ASSERT_THAT(value, IsOk());
+    EXPECT_EQ(value->getValue(), i + 1);
+  }
+}
+
+TEST_P(CallTest, InheritedMethodsGoToTheirService) {
+  CounterImpl counter;
+  endpoint_ = GetParam().new_endpoint();
+  server_ = *ServerBuilder().AddService(&probe_).AddService(&counter).Listen(endpoint_).Start();
+  endpoint_ = server_->endpoints()[0];
+  channel_ = NewChannel();
+  const auto of_probe = stub().Name().Send().Wait();
+  ASSERT_THAT(of_probe, IsOk());
+  EXPECT_EQ(of_probe->getName(), "probe");
+  const auto of_counter = CounterStub(channel_).Name().Send().Wait();
+  ASSERT_THAT(of_counter, IsOk());
+  EXPECT_EQ(of_counter->getName(), "counter");
+  // The base alone does not say which of the two is meant.
+  EXPECT_THAT(NamedStub(channel_).Name().Send().Wait(),
+              StatusIs(absl::StatusCode::kUnimplemented,
+                       AllOf(HasSubstr("several services of this server extend Named"),
+                             HasSubstr("Probe, Counter"))));
+}
+
+TEST_P(CallTest, BaseOfOneServiceIsServedByIt) {
+  Start();
+  const auto name = NamedStub(channel_).Name().Send().Wait();
+  ASSERT_THAT(name, IsOk());
+  EXPECT_EQ(name->getName(), "probe");
+}
+
+TEST_P(CallTest, OwnedServicesLiveUntilTheirLastCall) {
+  endpoint_ = GetParam().new_endpoint();
+  struct Service final : CounterImpl {
+    explicit Service(std::atomic<bool>* alive_flag) : alive(alive_flag) { *alive = true; }
+    ~Service() override { *alive = false; }
+    std::atomic<bool>* alive;
+  };
+  std::atomic<bool> alive{false};
+  server_ =
+      *ServerBuilder().AddService(std::make_unique<Service>(&alive)).Listen(endpoint_).Start();
+  endpoint_ = server_->endpoints()[0];
+  channel_ = NewChannel();
+  EXPECT_TRUE(alive);
+  EXPECT_THAT(CounterStub(channel_).Next().Send().Wait(), IsOk());
+  server_ = nullptr;
+  channel_ = nullptr;
+  EXPECT_FALSE(alive);
+}
+
+TEST_P(CallTest, WrongServersDoNotStart) {
+  const std::string endpoint = GetParam().new_endpoint();
+  EXPECT_THAT(ServerBuilder().Listen(endpoint).Start(),
+              StatusIs(absl::StatusCode::kInvalidArgument, "a server needs at least one service"));
+  EXPECT_THAT(ServerBuilder().AddService(&probe_).Start(),
+              StatusIs(absl::StatusCode::kInvalidArgument, "a server needs at least one endpoint"));
+  EXPECT_THAT(ServerBuilder().AddService(&probe_).Listen("nonsense").Start(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("\"nonsense\"")));
+  EXPECT_THAT(ServerBuilder().AddService(&probe_).AddService(&probe_).Listen(endpoint).Start(),
+              StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr("Probe is already served")));
+  ASSERT_NO_FATAL_FAILURE(StartServer());
+  EXPECT_THAT(ServerBuilder().AddService(&probe_).Listen(endpoint_).Start(),
+              StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr(endpoint_)));
+  // A failed Start leaves nothing behind.
+  EXPECT_THAT(ServerBuilder().AddService(&probe_).Listen(endpoint).Listen("nonsense").Start(),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(ServerBuilder().AddService(&probe_).Listen(endpoint).Start(), IsOk());
+}
+
+TEST_P(CallTest, ServersWithSeveralLoopsAnswerOnAll) {
+  ServerOptions options;
+  options.event_loops = 4;
+  Start(options);
+  std::vector<std::shared_ptr<Channel>> channels;
+  std::vector<std::thread> threads;
+  std::atomic<int> right{0};
+  for (int i = 0; i < 8; ++i) channels.push_back(NewChannel());
+  for (const auto& channel : channels) {
+    threads.emplace_back([&right, channel] {
+      for (int call = 0; call < 50; ++call) {
+        auto request = ProbeStub(channel).Echo();
+        request->setText("x");
+        right += request.Send().Wait().ok();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(right, 400);
+}
+
+}  // namespace
+}  // namespace mi7::conformance

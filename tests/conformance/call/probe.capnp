@@ -1,0 +1,39 @@
+@0xe2f7a3c19b5d8460;
+# Services for the conformance suite of calls.
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("mi7::conformance");
+
+struct Detail {
+  # A typed detail of a status.
+
+  what @0 :Text;
+  number @1 :Int64;
+}
+
+interface Named {
+  # What both services of the suite extend.
+
+  name @0 () -> (name :Text);
+}
+
+interface Probe extends(Named) {
+  # Each test says what it does.
+
+  echo @0 (text :Text, data :Data) -> (text :Text, data :Data);
+
+  hold @1 (number :UInt32) -> (number :UInt32);
+
+  unheard @2 ();
+  # Never implemented.
+}
+
+interface Counter extends(Named) {
+  next @0 () -> (value :UInt64);
+}
+
+interface ProbeOfTheFuture extends(Named) {
+  # No server of the suite has it.
+
+  peek @0 () -> (name :Text);
+}
