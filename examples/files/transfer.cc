@@ -7,16 +7,25 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <deque>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "examples/files/fd.h"
 #include "examples/files/paths.h"
+#include "examples/files/pipeline.h"
 
 namespace files {
 namespace {
+
+// A file of `size` bytes goes in ranges of this size, the last one shorter.
+constexpr uint64_t kRangeBytes = RANGE_BYTES_MAX;
+
+size_t RangeCount(uint64_t size) { return size / kRangeBytes + (size % kRangeBytes != 0); }
+
+uint32_t RangeSize(size_t range, uint64_t size) {
+  return static_cast<uint32_t>(std::min(kRangeBytes, size - range * kRangeBytes));
+}
 
 // Fills `out` from `fd`. FAILED_PRECONDITION when the file ends before.
 absl::Status ReadFully(int fd, uint64_t offset, capnp::Data::Builder out, const std::string& path) {
@@ -74,25 +83,23 @@ absl::StatusOr<uint64_t> Upload(const FileStoreStub& store, const std::string& l
   };
 
   const uint64_t size = static_cast<uint64_t>(info.st_size);
-  std::deque<mi7::PendingCall<FileStore::WriteResults>> pending;
-  for (uint64_t offset = 0; offset < size || !pending.empty();) {
-    if (offset < size && pending.size() < options.window) {
-      const uint64_t count = std::min<uint64_t>(RANGE_BYTES_MAX, size - offset);
-      auto write = store.Write(options.Call());
-      write->setUpload(upload);
-      write->setOffset(offset);
-      // From the file straight into the message.
-      absl::Status read =
-          ReadFully(fd.get(), offset, write->initData(static_cast<unsigned>(count)), local);
-      if (!read.ok()) return read;
-      pending.push_back(write.Send());
-      offset += count;
-    } else {
-      auto written = pending.front().Wait();
-      if (!written.ok()) return written.status();
-      pending.pop_front();
-    }
-  }
+  using Write = mi7::PendingCall<FileStore::WriteResults>;
+  const auto send = [&](size_t range) -> absl::StatusOr<Write> {
+    auto write = store.Write(options.Call());
+    write->setUpload(upload);
+    write->setOffset(range * kRangeBytes);
+    // From the file straight into the message.
+    capnp::Data::Builder data = write->initData(RangeSize(range, size));
+    absl::Status read = ReadFully(fd.get(), range * kRangeBytes, data, local);
+    if (!read.ok()) return read;
+    return write.Send();
+  };
+  const auto receive = [&](size_t range, FileStore::WriteResults::Reader) {
+    if (options.on_range) options.on_range(RangeSize(range, size));
+    return absl::OkStatus();
+  };
+  absl::Status written = Pipeline(RangeCount(size), options.window, send, receive);
+  if (!written.ok()) return written;
 
   auto finish = store.Finish(options.Call());
   finish->setUpload(upload);
@@ -105,51 +112,45 @@ absl::StatusOr<uint64_t> Upload(const FileStoreStub& store, const std::string& l
 
 absl::StatusOr<uint64_t> Download(const FileStoreStub& store, const std::string& remote,
                                   const std::string& local, const TransferOptions& options) {
-  uint64_t version = 0;
-  const auto read_at = [&](uint64_t offset) {
-    auto read = store.Read(options.Call());
-    read->setPath(remote);
-    read->setOffset(offset);
-    read->setSize(RANGE_BYTES_MAX);
-    read->setVersion(version);
-    return read.Send();
-  };
-  // The first range tells how many there are, and of which version of the file.
-  auto first = read_at(0).Wait();
-  if (!first.ok()) return first.status();
-  version = first->getInfo().getVersion();
-  const uint64_t size = first->getInfo().getSize();
+  // What the file is, and of which version all ranges have to be.
+  auto stat = store.Stat(options.Call());
+  stat->setPath(remote);
+  auto found = stat.Send().Wait();
+  if (!found.ok()) return found.status();
+  const uint64_t size = found->getInfo().getSize();
+  const uint64_t version = found->getInfo().getVersion();
+  if (found->getInfo().getKind() != Kind::FILE) {
+    return absl::FailedPreconditionError(absl::StrCat(Quoted(remote), " is no regular file"));
+  }
 
   std::string partial = absl::StrCat(local, ".XXXXXX");
   const Fd fd(::mkostemp(partial.data(), O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, "create a file beside", local);
   absl::Cleanup remove = [&] { ::unlink(partial.c_str()); };
 
-  const auto store_range = [&](uint64_t offset, capnp::Data::Reader data) {
-    const uint64_t expected = std::min<uint64_t>(RANGE_BYTES_MAX, size - offset);
-    if (data.size() != expected) {
+  using Read = mi7::PendingCall<FileStore::ReadResults>;
+  const auto send = [&](size_t range) -> absl::StatusOr<Read> {
+    auto read = store.Read(options.Call());
+    read->setPath(remote);
+    read->setOffset(range * kRangeBytes);
+    read->setSize(RangeSize(range, size));
+    read->setVersion(version);
+    return read.Send();
+  };
+  const auto receive = [&](size_t range, FileStore::ReadResults::Reader results) {
+    const capnp::Data::Reader data = results.getData();
+    if (data.size() != RangeSize(range, size)) {
       return absl::FailedPreconditionError(
           absl::StrCat(Quoted(remote), " was cut while it was read; try again"));
     }
-    return WriteFully(fd.get(), offset, data, partial);
+    absl::Status written = WriteFully(fd.get(), range * kRangeBytes, data, partial);
+    if (written.ok() && options.on_range) options.on_range(data.size());
+    return written;
   };
-  if (absl::Status stored = store_range(0, first->getData()); !stored.ok()) return stored;
+  absl::Status read = Pipeline(RangeCount(size), options.window, send, receive);
+  if (!read.ok()) return read;
 
-  std::deque<std::pair<uint64_t, mi7::PendingCall<FileStore::ReadResults>>> pending;
-  for (uint64_t next = RANGE_BYTES_MAX; next < size || !pending.empty();) {
-    if (next < size && pending.size() < options.window) {
-      pending.emplace_back(next, read_at(next));
-      next += RANGE_BYTES_MAX;
-    } else {
-      auto& [offset, call] = pending.front();
-      auto range = call.Wait();
-      if (!range.ok()) return range.status();
-      if (absl::Status stored = store_range(offset, range->getData()); !stored.ok()) return stored;
-      pending.pop_front();
-    }
-  }
-
-  if (::fchmod(fd.get(), first->getInfo().getMode() & 0777) != 0) {
+  if (::fchmod(fd.get(), found->getInfo().getMode() & 0777) != 0) {
     return ErrnoStatus(errno, "set the mode of", local);
   }
   if (::rename(partial.c_str(), local.c_str()) != 0) return ErrnoStatus(errno, "replace", local);

@@ -2,10 +2,11 @@
 
 // Whole files to a file store and back.
 //
-// A file goes in ranges, several of which are on their way at a time: Send() does not wait, so a
-// queue of pending calls is a window.
+// A file goes in ranges, several of which are on their way at a time.
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -19,8 +20,10 @@ namespace files {
 struct TransferOptions {
   // How long to wait for each answer.
   absl::Duration call_timeout = absl::Seconds(30);
-  // Ranges of one file that are on their way at a time.
+  // Ranges of one file that are on their way at a time; at least 1.
   size_t window = 4;
+  // Told of each range that has arrived, by the transfer's thread. May be empty.
+  std::function<void(uint64_t bytes)> on_range;
 
   // For a call that begins now.
   mi7::CallOptions Call() const { return {.deadline = mi7::Deadline::After(call_timeout)}; }

@@ -11,11 +11,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "examples/files/paths.h"
+#include "examples/files/pipeline.h"
 
 namespace files {
 namespace {
 
 constexpr mode_t kPermissionBits = 0777;
+// Calls without content that are on their way at a time.
+constexpr size_t kSmallCallsWindow = 32;
 
 struct DirCloser {
   void operator()(DIR* directory) const { ::closedir(directory); }
@@ -101,11 +104,32 @@ absl::StatusOr<Tree> ScanAll(Scan scan) {
   return tree;
 }
 
-absl::Status Remove(const FileStoreStub& store, const std::string& path,
+// Removes items[begin] to items[end - 1], none of which is in another.
+absl::Status Remove(const FileStoreStub& store, const std::string& top,
+                    const std::vector<Tree::Item>& items, size_t begin, size_t end,
                     const TransferOptions& options) {
-  auto request = store.Remove(options.Call());
-  request->setPath(path);
-  return request.Send().Wait().status();
+  using Call = mi7::PendingCall<FileStore::RemoveResults>;
+  const auto send = [&](size_t i) -> absl::StatusOr<Call> {
+    auto request = store.Remove(options.Call());
+    request->setPath(absl::StrCat(top, "/", items[begin + i].path));
+    return request.Send();
+  };
+  const auto receive = [](size_t, FileStore::RemoveResults::Reader) { return absl::OkStatus(); };
+  return Pipeline(end - begin, kSmallCallsWindow, send, receive);
+}
+
+size_t Depth(const Tree::Item& item) {
+  return static_cast<size_t>(std::count(item.path.begin(), item.path.end(), '/'));
+}
+
+// Where each run of directories that are equally deep begins, and where the last one ends.
+std::vector<size_t> Levels(const std::vector<Tree::Item>& directories) {
+  std::vector<size_t> levels = {0};
+  for (size_t i = 1; i < directories.size(); ++i) {
+    if (Depth(directories[i]) != Depth(directories[i - 1])) levels.push_back(i);
+  }
+  if (!directories.empty()) levels.push_back(directories.size());
+  return levels;
 }
 
 }  // namespace
@@ -146,20 +170,41 @@ absl::StatusOr<Tree> ScanRemote(const FileStoreStub& store, const std::string& d
   });
 }
 
+absl::Status MakeRemoteDirectories(const FileStoreStub& store, const std::string& top,
+                                   const std::vector<Tree::Item>& directories,
+                                   const TransferOptions& options) {
+  using Call = mi7::PendingCall<FileStore::MakeDirectoryResults>;
+  const std::vector<size_t> levels = Levels(directories);
+  for (size_t level = 0; level + 1 < levels.size(); ++level) {
+    const size_t begin = levels[level];
+    const auto send = [&](size_t i) -> absl::StatusOr<Call> {
+      auto request = store.MakeDirectory(options.Call());
+      request->setPath(absl::StrCat(top, "/", directories[begin + i].path));
+      request->setMode(static_cast<uint16_t>(directories[begin + i].mode));
+      return request.Send();
+    };
+    const auto receive = [](size_t, FileStore::MakeDirectoryResults::Reader) {
+      return absl::OkStatus();
+    };
+    absl::Status made = Pipeline(levels[level + 1] - begin, kSmallCallsWindow, send, receive);
+    if (!made.ok()) return made;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RemoveRemote(const FileStoreStub& store, const std::string& directory,
                           const TransferOptions& options) {
   absl::StatusOr<Tree> tree = ScanRemote(store, directory, options);
   if (!tree.ok()) return tree.status();
-  for (const Tree::Item& file : tree->files) {
-    absl::Status removed = Remove(store, absl::StrCat(directory, "/", file.path), options);
-    if (!removed.ok()) return removed;
+  absl::Status status = Remove(store, directory, tree->files, 0, tree->files.size(), options);
+  const std::vector<size_t> levels = Levels(tree->directories);
+  for (size_t level = levels.size() - 1; level > 0 && status.ok(); --level) {  // innermost first
+    status = Remove(store, directory, tree->directories, levels[level - 1], levels[level], options);
   }
-  std::reverse(tree->directories.begin(), tree->directories.end());  // the innermost first
-  for (const Tree::Item& inner : tree->directories) {
-    absl::Status removed = Remove(store, absl::StrCat(directory, "/", inner.path), options);
-    if (!removed.ok()) return removed;
-  }
-  return Remove(store, directory, options);
+  if (!status.ok()) return status;
+  auto request = store.Remove(options.Call());
+  request->setPath(directory);
+  return request.Send().Wait().status();
 }
 
 }  // namespace files

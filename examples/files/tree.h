@@ -16,7 +16,7 @@
 
 namespace files {
 
-// Paths are relative to the directory. A directory comes before what is in it.
+// Paths are relative to the directory. Directories are in the order of their depth.
 struct Tree {
   struct Item {
     std::string path;
@@ -37,6 +37,11 @@ absl::StatusOr<Tree> ScanLocal(const std::string& directory);
 // Trusts no name that the server sends.
 absl::StatusOr<Tree> ScanRemote(const FileStoreStub& store, const std::string& directory,
                                 const TransferOptions& options);
+
+// Makes `directories` (as a Tree has them) with their modes in the directory `top`.
+absl::Status MakeRemoteDirectories(const FileStoreStub& store, const std::string& top,
+                                   const std::vector<Tree::Item>& directories,
+                                   const TransferOptions& options);
 
 // Removes `directory` and all that is in it from the file store.
 absl::Status RemoveRemote(const FileStoreStub& store, const std::string& directory,

@@ -34,14 +34,24 @@ class Progress {
  public:
   Progress(std::string name, const Tree& tree) : name_(std::move(name)), tree_(tree) {}
 
-  void Add(uint64_t bytes) {
+  void AddFile() {
     absl::MutexLock lock(&mutex_);
     ++files_;
+  }
+
+  void AddBytes(uint64_t bytes) {
+    absl::MutexLock lock(&mutex_);
     bytes_ += bytes;
     const int64_t now_ns = mi7::MonotonicNanos();
     if (now_ns < next_line_ns_) return;
     next_line_ns_ = now_ns + kBetweenLinesNs;
     Print("\n");
+  }
+
+  // `options` with their on_range set to AddBytes of this.
+  TransferOptions Watch(TransferOptions options) {
+    options.on_range = [this](uint64_t bytes) { AddBytes(bytes); };
+    return options;
   }
 
   // The last line, with `how` at its end.
@@ -123,34 +133,27 @@ absl::Status Verification::CopyThereAndBack() {
 }
 
 absl::Status Verification::CreateRemoteDirectories() {
-  const auto make = [this](const std::string& path, mode_t mode) {
-    auto request = store_.MakeDirectory(options_.transfer.Call());
-    request->setPath(path);
-    request->setMode(static_cast<uint16_t>(mode));
-    return request.Send().Wait().status();
-  };
   const std::string name =
       absl::StrCat("verify-tree.", ::getpid(), ".", absl::Hex(mi7::MonotonicNanos()));
-  if (absl::Status made = make(name, kOwnersBits); !made.ok()) return made;
+  auto request = store_.MakeDirectory(options_.transfer.Call());
+  request->setPath(name);
+  request->setMode(kOwnersBits);
+  if (auto made = request.Send().Wait(); !made.ok()) return made.status();
   remote_ = name;
-  for (const Tree::Item& directory : tree_.directories) {
-    absl::Status status = CheckInterrupted();
-    if (status.ok()) {
-      status = make(absl::StrCat(remote_, "/", directory.path), directory.mode | kOwnersBits);
-    }
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
+  std::vector<Tree::Item> directories = tree_.directories;
+  for (Tree::Item& directory : directories) directory.mode |= kOwnersBits;
+  return MakeRemoteDirectories(store_, remote_, directories, options_.transfer);
 }
 
 absl::Status Verification::UploadFiles() {
   Progress progress("upload", tree_);
+  const TransferOptions transfer = progress.Watch(options_.transfer);
   absl::Status status = ForEach(tree_.files.size(), options_.parallel, [&](size_t i) {
     if (absl::Status go_on = CheckInterrupted(); !go_on.ok()) return go_on;
     const std::string& path = tree_.files[i].path;
     absl::StatusOr<uint64_t> bytes = Upload(store_, absl::StrCat(original_, "/", path),
                                             absl::StrCat(remote_, "/", path), options_.transfer);
-    if (bytes.ok()) progress.Add(*bytes);
+    if (bytes.ok()) progress.AddFile();
     return bytes.status();
   });
   if (status.ok()) progress.Done(absl::StrCat(" over ", store_.channel()->transport()));
@@ -178,13 +181,13 @@ absl::Status Verification::DownloadFiles() {
     }
   }
   Progress progress("download", *remote);
+  const TransferOptions transfer = progress.Watch(options_.transfer);
   absl::Status status = ForEach(remote->files.size(), options_.parallel, [&](size_t i) {
     if (absl::Status go_on = CheckInterrupted(); !go_on.ok()) return go_on;
     const std::string& path = remote->files[i].path;
-    absl::StatusOr<uint64_t> bytes =
-        Download(store_, absl::StrCat(remote_, "/", path), absl::StrCat(returned_, "/", path),
-                 options_.transfer);
-    if (bytes.ok()) progress.Add(*bytes);
+    absl::StatusOr<uint64_t> bytes = Download(store_, absl::StrCat(remote_, "/", path),
+                                              absl::StrCat(returned_, "/", path), transfer);
+    if (bytes.ok()) progress.AddFile();
     return bytes.status();
   });
   if (status.ok()) progress.Done(absl::StrCat(" over ", store_.channel()->transport()));
@@ -243,7 +246,8 @@ absl::Status Verification::Compare() {
     } else if (sent->mode != came->mode) {
       mismatch(sent->path, absl::StrFormat("has mode 0%o instead of 0%o", came->mode, sent->mode));
     }
-    progress.Add(came->size);
+    progress.AddFile();
+    progress.AddBytes(came->size);
     return absl::OkStatus();
   });
   if (!status.ok()) return status;
