@@ -111,9 +111,10 @@ class Mi7 final : public Subject {
     const bool pipelined = workload.outstanding > 1;
     ChannelOptions options;
     options.wait = PolicyFor(workload.waiting);
-    // Only who carries the calls may spin: with one outstanding that is this thread.
+    // Only who carries the calls may spin without end; with one outstanding that is this thread.
+    const bool loop_may_spin = pipelined || workload.waiting != Waiting::kSpinning;
     absl::StatusOr<std::unique_ptr<transport::EventLoop>> loop = transport::EventLoop::Create(
-        {.name = "bench", .wait = pipelined ? options.wait : transport::WaitPolicy::kAdaptive});
+        {.name = "bench", .wait = loop_may_spin ? options.wait : transport::WaitPolicy::kAdaptive});
     if (!loop.ok()) return loop.status();
     options.event_loop = loop->get();
     absl::StatusOr<std::shared_ptr<Channel>> channel = Channel::Create(address, options);
