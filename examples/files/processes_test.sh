@@ -123,9 +123,15 @@ expect_served .mi7-uploads dir file out up
 [ -z "$(ls -A "$TMPDIR")" ] || fail "the client left files in its temporary directory"
 
 # Whoever stops it in the middle finds nothing left either.
-head -c 100000000 /dev/zero >"$tree/large"
-timeout -s INT 0.2 "$client" --server="$endpoint" --window=1 verify-tree "$tree" >"$output" 2>&1 &&
-  fail "verify-tree was done before it was interrupted"
+head -c 200000000 /dev/zero >"$tree/large"
+exec {progress}< <(exec timeout 120 "$client" --server="$endpoint" verify-tree "$tree" 2>&1)
+client_pid=$!
+while read -r -t 60 -u "$progress" line && [[ $line != "tree "* ]]; do :; done
+kill -s INT "$client_pid"
+cat <&"$progress" >"$output"
+wait "$client_pid" && fail "verify-tree succeeded although it was interrupted"
+exec {progress}<&-
+expect_line '^client: CANCELLED: interrupted$'
 expect_served .mi7-uploads dir file out up
 [ -z "$(ls -A "$TMPDIR")" ] || fail "the interrupted client left files in its temporary directory"
 rm "$tree/large"

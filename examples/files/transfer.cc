@@ -95,8 +95,7 @@ absl::StatusOr<uint64_t> Upload(const FileStoreStub& store, const std::string& l
     return write.Send();
   };
   const auto receive = [&](size_t range, FileStore::WriteResults::Reader) {
-    if (options.on_range) options.on_range(RangeSize(range, size));
-    return absl::OkStatus();
+    return options.on_range ? options.on_range(RangeSize(range, size)) : absl::OkStatus();
   };
   absl::Status written = Pipeline(RangeCount(size), options.window, send, receive);
   if (!written.ok()) return written;
@@ -144,8 +143,8 @@ absl::StatusOr<uint64_t> Download(const FileStoreStub& store, const std::string&
           absl::StrCat(Quoted(remote), " was cut while it was read; try again"));
     }
     absl::Status written = WriteFully(fd.get(), range * kRangeBytes, data, partial);
-    if (written.ok() && options.on_range) options.on_range(data.size());
-    return written;
+    if (!written.ok() || !options.on_range) return written;
+    return options.on_range(data.size());
   };
   absl::Status read = Pipeline(RangeCount(size), options.window, send, receive);
   if (!read.ok()) return read;

@@ -22,8 +22,9 @@ struct TransferOptions {
   absl::Duration call_timeout = absl::Seconds(30);
   // Ranges of one file that are on their way at a time; at least 1.
   size_t window = 4;
-  // Told of each range that has arrived, by the transfer's thread. May be empty.
-  std::function<void(uint64_t bytes)> on_range;
+  // Told of each range that has arrived, by the transfer's thread; a failure that it returns ends
+  // the transfer. May be empty.
+  std::function<absl::Status(uint64_t bytes)> on_range;
 
   // For a call that begins now.
   mi7::CallOptions Call() const { return {.deadline = mi7::Deadline::After(call_timeout)}; }

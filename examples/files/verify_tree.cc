@@ -48,12 +48,6 @@ class Progress {
     Print("\n");
   }
 
-  // `options` with their on_range set to AddBytes of this.
-  TransferOptions Watch(TransferOptions options) {
-    options.on_range = [this](uint64_t bytes) { AddBytes(bytes); };
-    return options;
-  }
-
   // The last line, with `how` at its end.
   void Done(absl::string_view how) {
     absl::MutexLock lock(&mutex_);
@@ -94,6 +88,15 @@ class Verification {
     if (options_.interrupted == nullptr || !*options_.interrupted) return absl::OkStatus();
     return absl::CancelledError("interrupted");
   }
+  // For one pass: counts what arrives, and ends early when interrupted.
+  TransferOptions TransferFor(Progress& progress) const {
+    TransferOptions transfer = options_.transfer;
+    transfer.on_range = [this, &progress](uint64_t bytes) {
+      progress.AddBytes(bytes);
+      return CheckInterrupted();
+    };
+    return transfer;
+  }
   absl::Status CopyThereAndBack();
   absl::Status CreateRemoteDirectories();
   absl::Status UploadFiles();
@@ -116,6 +119,7 @@ absl::Status Verification::Run() {
   absl::PrintF("tree      %s: %d files, %d directories, %.1f MB; left out: %d links, %d others\n",
                original_, tree_.files.size(), tree_.directories.size(),
                static_cast<double>(tree_.bytes) / kMegabyte, tree_.links, tree_.others);
+  std::fflush(stdout);
 
   absl::Status status = CopyThereAndBack();
   if (status.ok()) status = Compare();
@@ -147,7 +151,7 @@ absl::Status Verification::CreateRemoteDirectories() {
 
 absl::Status Verification::UploadFiles() {
   Progress progress("upload", tree_);
-  const TransferOptions transfer = progress.Watch(options_.transfer);
+  const TransferOptions transfer = TransferFor(progress);
   absl::Status status = ForEach(tree_.files.size(), options_.parallel, [&](size_t i) {
     if (absl::Status go_on = CheckInterrupted(); !go_on.ok()) return go_on;
     const std::string& path = tree_.files[i].path;
@@ -181,7 +185,7 @@ absl::Status Verification::DownloadFiles() {
     }
   }
   Progress progress("download", *remote);
-  const TransferOptions transfer = progress.Watch(options_.transfer);
+  const TransferOptions transfer = TransferFor(progress);
   absl::Status status = ForEach(remote->files.size(), options_.parallel, [&](size_t i) {
     if (absl::Status go_on = CheckInterrupted(); !go_on.ok()) return go_on;
     const std::string& path = remote->files[i].path;
