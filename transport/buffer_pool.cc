@@ -8,9 +8,8 @@
 #include <new>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-
 #include "base/check.h"
+#include "base/mutex.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define MI7_POOL_POISONS 1
@@ -107,7 +106,7 @@ class BufferPoolParts {
    public:
     // Moves up to `wanted` buffers to `to`.
     void Take(int kind, int size_class, uint32_t wanted, List& to) {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       List& from = lists_[kind][size_class];
       while (wanted-- > 0 && from.head != nullptr) {
         to.Push(from.Pop());
@@ -118,7 +117,7 @@ class BufferPoolParts {
     void Give(int kind, int size_class, uint32_t count, List& from) {
       List excess;
       {
-        absl::MutexLock lock(&mutex_);
+        MutexLock lock(&mutex_);
         for (; count > 0; --count) {
           Buffer* const buffer = from.Pop();
           if (bytes_ + BlockBytesOf(size_class) > BufferPool::kPooledBytesMax) {
@@ -134,7 +133,7 @@ class BufferPoolParts {
     void Trim() {
       List all;
       {
-        absl::MutexLock lock(&mutex_);
+        MutexLock lock(&mutex_);
         for (auto& kind : lists_) {
           for (List& list : kind) {
             while (list.head != nullptr) all.Push(list.Pop());
@@ -146,7 +145,7 @@ class BufferPoolParts {
     }
 
    private:
-    absl::Mutex mutex_;
+    Mutex mutex_;
     List lists_[kKinds][kClasses] ABSL_GUARDED_BY(mutex_);
     size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   };
@@ -284,6 +283,22 @@ BufferRef BufferPool::Allocate(size_t bytes) { return BufferPoolParts::Allocate(
 
 BufferRef BufferPool::AllocateZeroed(size_t bytes) {
   return BufferPoolParts::Allocate(bytes, true);
+}
+
+void BufferPool::Clear(std::byte* data, size_t bytes) {
+  constexpr size_t kGiveBackBytes = 32u << 20;
+  constexpr uintptr_t kPageBytes = 4096;
+  if (bytes >= kGiveBackBytes) {
+    // Such a range lies in a mapping of its own. Whole pages only, and none that others share.
+    std::byte* const first = data + (-reinterpret_cast<uintptr_t>(data) % kPageBytes);
+    const size_t pages_bytes = static_cast<size_t>(data + bytes - first) / kPageBytes * kPageBytes;
+    if (::madvise(first, pages_bytes, MADV_DONTNEED) == 0) {
+      std::memset(data, 0, static_cast<size_t>(first - data));
+      std::memset(first + pages_bytes, 0, static_cast<size_t>(data + bytes - first) - pages_bytes);
+      return;
+    }
+  }
+  std::memset(data, 0, bytes);
 }
 
 void BufferPool::Trim() {

@@ -107,6 +107,10 @@ class BufferPool {
   // costs little.
   static BufferRef AllocateZeroed(size_t bytes);
 
+  // Clears bytes of a buffer from AllocateZeroed for its next user. Very large ranges are given
+  // back to the system, which hands out zeroed pages when they are used again.
+  static void Clear(std::byte* data, size_t bytes);
+
   // Gives back everything that is pooled (this thread's part and the shared part) to the system.
   static void Trim();
 };

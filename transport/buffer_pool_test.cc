@@ -79,6 +79,20 @@ TEST(BufferPoolTest, ZeroedBuffersAreZeroWhenTheirUsersKeepTheRule) {
   }
 }
 
+TEST(BufferPoolTest, ClearZeroesExactlyTheRangeItIsGiven) {
+  for (const size_t bytes :
+       {size_t{0}, size_t{1}, size_t{5000}, size_t{32} << 20, (size_t{33} << 20) + 4097}) {
+    BufferRef buffer = BufferPool::AllocateZeroed(bytes + BufferPool::kZeroedFrom + 10'000);
+    std::byte* const start = buffer->data() + BufferPool::kZeroedFrom + 100;
+    std::memset(start, 1, bytes + 5000);
+    BufferPool::Clear(start + 8, bytes);
+    EXPECT_EQ(start[7], std::byte{1});
+    EXPECT_EQ(start[bytes + 8], std::byte{1});
+    for (size_t i = 8; i < bytes + 8; ++i) ASSERT_EQ(start[i], std::byte{0}) << i;
+    BufferPool::Clear(start, bytes + 5000);
+  }
+}
+
 TEST(BufferPoolTest, BuffersTravelBetweenThreads) {
   std::vector<std::thread> threads;
   std::vector<std::vector<BufferRef>> made(4);

@@ -174,7 +174,7 @@ class HeapMessage final : public MessageBody, public Backing {
       } else {
         continue;
       }
-      std::memset(start, 0, segment.size() * kWordBytes);
+      BufferPool::Clear(start, segment.size() * kWordBytes);
     }
   }
 
