@@ -180,7 +180,7 @@ TEST(CheckPathTest, SaysWhatIsWrong) {
   expect("a/./b", "holds '.'");
   expect("a//b", "holds '//'");
   expect("a/", "ends in '/'");
-  expect(std::string("a\0b", 3), "'a\\x00b' holds a NUL byte");
+  expect(std::string("a\0-", 3), "'a\\x00-' holds a NUL byte");
   expect(std::string(256, 'n'), "a name of 256 bytes; at most 255");
   std::string endless;
   for (int i = 0; i < 2048; ++i) endless += "d/";
