@@ -36,6 +36,7 @@ struct Table {
   std::vector<size_t> bases;         // Direct superclasses: indices of File::tables.
 };
 
+// One method of an interface, its own or inherited.
 struct Method {
   size_t table = 0;  // The interface that declares it: index of File::tables.
   uint16_t ordinal = 0;
@@ -49,6 +50,7 @@ struct Method {
   CppType results;
 };
 
+// An interface of the file, and the classes that it gives.
 struct Interface {
   size_t table = 0;  // Index of File::tables.
   std::string doc;
@@ -59,6 +61,7 @@ struct Interface {
   std::vector<Method> methods;               // Its own first, then what it inherits.
 };
 
+// A schema file.
 struct File {
   uint64_t id = 0;
   std::string name;  // As on the command line, less the prefix: "calc/calculator.capnp".

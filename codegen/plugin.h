@@ -4,6 +4,7 @@
 
 namespace mi7::codegen {
 
+// Which files a plugin writes for x.capnp.
 enum class Output {
   kCode,  // x.mi7.h and x.mi7.cc
   kMock,  // x.mi7.mock.h

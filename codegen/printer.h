@@ -9,6 +9,7 @@
 
 namespace mi7::codegen {
 
+// Collects lines of code. Thread-compatible.
 class Printer {
  public:
   static constexpr size_t kColumnMax = 100;

@@ -10,6 +10,7 @@
 
 namespace mi7::codegen {
 
+// One thing that is wrong.
 struct Problem {
   std::string file;     // "calc/calculator.capnp"
   int line = 0;         // 0 where it is not known
