@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 
 namespace mi7 {
 namespace {
@@ -17,7 +17,7 @@ void WriteToStderr(LogLevel level, absl::string_view text) {
 }
 
 struct Sink {
-  absl::Mutex mutex;
+  Mutex mutex;
   std::shared_ptr<const LogSink> sink ABSL_GUARDED_BY(mutex) =
       std::make_shared<const LogSink>(WriteToStderr);
 };
@@ -32,14 +32,14 @@ Sink& TheSink() {
 
 void SetLogSink(LogSink sink) {
   auto shared = std::make_shared<const LogSink>(std::move(sink));
-  absl::MutexLock lock(&TheSink().mutex);
+  MutexLock lock(&TheSink().mutex);
   TheSink().sink = std::move(shared);
 }
 
 void Log(LogLevel level, absl::string_view text) {
   std::shared_ptr<const LogSink> sink;
   {
-    absl::MutexLock lock(&TheSink().mutex);
+    MutexLock lock(&TheSink().mutex);
     sink = TheSink().sink;
   }
   if (*sink) (*sink)(level, text);

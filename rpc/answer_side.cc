@@ -40,7 +40,7 @@ void AnswerSide::OnCall(transport::IncomingMessage message) {
 }
 
 absl::Status AnswerSide::Admit(uint32_t call_id) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("server is shutting down");
   if (async_calls_.empty()) return absl::OkStatus();
   if (async_calls_.contains(call_id)) {
@@ -55,7 +55,7 @@ absl::Status AnswerSide::Admit(uint32_t call_id) const {
 }
 
 void AnswerSide::OnCancel(uint32_t call_id) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto found = async_calls_.find(call_id);
   if (found != async_calls_.end()) found->second->Cancel();
 }
@@ -65,23 +65,23 @@ void AnswerSide::OnRejectedCall(const FrameHeader& header, const absl::Status& w
 }
 
 void AnswerSide::OnClosed() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   for (const auto& [id, call] : async_calls_) call->Cancel();
 }
 
 bool AnswerSide::Drain() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   draining_ = true;
   return async_unfinished_ == 0;
 }
 
 size_t AnswerSide::in_flight() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return async_unfinished_;
 }
 
 std::shared_ptr<void> AnswerSide::RegisterAsync(ServerCall& call) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   async_calls_[call.header().call_id] = &call;
   ++async_unfinished_;
   return owner_->KeepAlive();
@@ -91,14 +91,14 @@ void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
   const bool async = call.keep_side_alive_ != nullptr;
   if (async) {
     // Before the return is sent: the caller may use the id again as soon as it has it.
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     async_calls_.erase(call.header().call_id);
   }
   SendReturn(call, status);
   if (!async) return;
   bool drained;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     drained = --async_unfinished_ == 0 && draining_;
   }
   if (drained) owner_->OnAnswersDrained();

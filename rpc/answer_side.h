@@ -9,8 +9,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "base/limits.h"
+#include "base/mutex.h"
 #include "rpc/dispatcher.h"
 #include "rpc/server_call.h"
 #include "transport/connection.h"
@@ -66,7 +66,7 @@ class AnswerSide {
   Owner* const owner_;
   const Dispatcher* const dispatcher_;
   const Limits* const limits_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   absl::flat_hash_map<uint32_t, ServerCall*> async_calls_ ABSL_GUARDED_BY(mutex_);
   // Asynchronous calls whose return was not handed to the connection yet; those of async_calls_ and
   // those that are just being answered.

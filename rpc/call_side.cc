@@ -45,7 +45,7 @@ void CallSide::Send(ClientCall* call) {
 
   absl::Status failure;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (stopped_) {
       failure = closed_.ok() ? absl::UnavailableError("connection is closing") : closed_;
     } else if (in_flight_ >= in_flight_max_) {
@@ -79,7 +79,7 @@ void CallSide::Send(ClientCall* call) {
 void CallSide::SendCancel(ClientCall* call) {
   // Under the lock, so that no new call can take the id and overtake its predecessor's
   // cancellation: a new call gets its id under the lock and is sent after that.
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const uint32_t call_id = call->call_id_;
   if (call_id >= calls_.size() || calls_[call_id] != call) return;
   transport::OutgoingMessage message = transport::NewHeapMessage(0);
@@ -135,7 +135,7 @@ void CallSide::OnUnsent(const FrameHeader& header) {
 void CallSide::OnClosed(const absl::Status& why) {
   std::vector<ClientCall*> lost;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stopped_ = true;
     closed_ = absl::UnavailableError(
         absl::StrCat("connection lost", why.ok() ? "" : ": ", why.ok() ? "" : why.message()));
@@ -151,27 +151,27 @@ void CallSide::OnClosed(const absl::Status& why) {
 }
 
 void CallSide::AddBackground() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (background_++ == 0) connection_->SetBackground(true);
 }
 
 void CallSide::ReleaseBackground() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (--background_ == 0) connection_->SetBackground(false);
 }
 
 void CallSide::StopSending() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   stopped_ = true;
 }
 
 bool CallSide::idle() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return in_flight_ == 0;
 }
 
 ClientCall* CallSide::Take(uint32_t call_id, const ClientCall* expected) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (call_id >= calls_.size() || calls_[call_id] == nullptr) return nullptr;
   if (expected != nullptr && calls_[call_id] != expected) return nullptr;
   ClientCall* const call = std::exchange(calls_[call_id], nullptr);

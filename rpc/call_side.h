@@ -8,8 +8,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "base/limits.h"
+#include "base/mutex.h"
 #include "transport/connection.h"
 #include "transport/message.h"
 
@@ -56,7 +56,7 @@ class CallSide {
   transport::Connection* const connection_;
   const Limits* const limits_;
   const uint32_t in_flight_max_;  // ours or the peer's limit, whichever is lower
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   // Index: call id; nullptr: free. Ids are dense and reused at once after the return, as in Cap'n
   // Proto RPC; the order of the connection makes that unambiguous.
   std::vector<ClientCall*> calls_ ABSL_GUARDED_BY(mutex_);

@@ -85,7 +85,7 @@ Channel::~Channel() {
 }
 
 std::shared_ptr<Session> Channel::ReadySession() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return session_;
 }
 
@@ -117,7 +117,7 @@ void Channel::StartCall(ClientCall* call) {
   absl::Status failure;
   bool connect = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (call->session_ != session_) call->session_ = session_;
     if (!session_) {
       const bool waits = call->options_.wait_for_ready || state_ != ChannelState::kBackoff;
@@ -152,7 +152,7 @@ void Channel::StartCall(ClientCall* call) {
 Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
   std::shared_ptr<Session> session;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const auto found = std::find(queue_.begin(), queue_.end(), call);
     if (found != queue_.end()) {
       queue_.erase(found);
@@ -187,7 +187,7 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
   absl::Status failure;
   bool closed;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     ++attempts_ended_;
     closed = state_ == ChannelState::kClosed;
     if (session && !closed) {
@@ -195,6 +195,7 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
       last_failure_ = absl::OkStatus();
     } else if (!closed) {
       state_ = ChannelState::kBackoff;
+      state_changed_.NotifyAll();
       failure = last_failure_ = ConnectFailure(connection.status());
       const auto first_failed = std::stable_partition(
           queue_.begin(), queue_.end(),
@@ -219,12 +220,13 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
   for (;;) {
     ClientCall* call;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (state_ == ChannelState::kClosed) break;
       if (queue_.empty()) {
         // Only now do new calls go past the queue, so calls leave in the order they were made.
         state_ = ChannelState::kReady;
         session_ = session;
+        state_changed_.NotifyAll();
         return;
       }
       call = queue_.front();
@@ -243,7 +245,7 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
 
 void Channel::OnBackoffOver() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (state_ != ChannelState::kBackoff) return;
     state_ = queue_.empty() ? ChannelState::kIdle : ChannelState::kConnecting;
     if (state_ == ChannelState::kIdle) return;
@@ -252,10 +254,11 @@ void Channel::OnBackoffOver() {
 }
 
 void Channel::ForgetSession(Session& session) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (session_.get() != &session) return;
   session_ = nullptr;
   if (state_ == ChannelState::kReady) state_ = ChannelState::kIdle;
+  state_changed_.NotifyAll();
 }
 
 void Channel::OnGoAway(Session& session) { ForgetSession(session); }
@@ -263,7 +266,7 @@ void Channel::OnGoAway(Session& session) { ForgetSession(session); }
 void Channel::OnSessionClosed(Session& session, const absl::Status& why) {
   ForgetSession(session);
   if (why.ok()) return;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   last_failure_ = why;
 }
 
@@ -271,7 +274,7 @@ absl::Status Channel::Connect(Deadline deadline) {
   bool connect = false;
   uint64_t ended_before;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (state_ == ChannelState::kReady) return absl::OkStatus();
     if (loop_->InLoopThread()) {
       return absl::FailedPreconditionError(absl::StrCat(
@@ -284,19 +287,12 @@ absl::Status Channel::Connect(Deadline deadline) {
     ended_before = attempts_ended_;
   }
   if (connect) BeginConnect();
-  absl::MutexLock lock(&mutex_);
-  struct Wait {
-    Channel* channel;
-    uint64_t ended_before;
-  } wait{this, ended_before};
-  const auto ended = +[](Wait* w) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    const ChannelState state = w->channel->state_;
-    if (state == ChannelState::kReady || state == ChannelState::kClosed) return true;
-    return w->channel->attempts_ended_ != w->ended_before && state != ChannelState::kConnecting;
+  MutexLock lock(&mutex_);
+  const auto ended = [this, ended_before]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    if (state_ == ChannelState::kReady || state_ == ChannelState::kClosed) return true;
+    return attempts_ended_ != ended_before && state_ != ChannelState::kConnecting;
   };
-  const absl::Duration timeout =
-      deadline.infinite() ? absl::InfiniteDuration() : deadline.remaining();
-  if (!mutex_.AwaitWithTimeout(absl::Condition(ended, &wait), timeout)) {
+  if (!state_changed_.WaitUntil(mutex_, deadline, ended)) {
     return absl::DeadlineExceededError(
         absl::StrCat("connecting to ", endpoint_.ToString(), ": deadline passed"));
   }
@@ -311,8 +307,9 @@ void Channel::Close() {
   std::shared_ptr<Session> session;
   std::deque<ClientCall*> queue;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     state_ = ChannelState::kClosed;
+    state_changed_.NotifyAll();
     session = std::move(session_);
     session_ = nullptr;
     queue.swap(queue_);
@@ -328,7 +325,7 @@ void Channel::Close() {
 }
 
 ChannelState Channel::state() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return state_;
 }
 
@@ -338,7 +335,7 @@ std::string Channel::transport() const {
 }
 
 std::string Channel::Describe() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   std::string text = absl::StrCat(endpoint_.ToString(), ": ", ChannelStateName(state_));
   if (session_) {
     const transport::ConnectionInfo& info = session_->connection().info();

@@ -17,9 +17,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/limits.h"
+#include "base/mutex.h"
 #include "rpc/backoff.h"
 #include "rpc/call_options.h"
 #include "rpc/deadline_queue.h"
@@ -113,15 +113,15 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   std::shared_ptr<DeadlineQueue> deadlines_;
   std::unique_ptr<transport::EventLoop::Timer> backoff_timer_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   ChannelState state_ ABSL_GUARDED_BY(mutex_) = ChannelState::kIdle;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // set in kReady
   absl::Status last_failure_ ABSL_GUARDED_BY(mutex_);
   Backoff backoff_ ABSL_GUARDED_BY(mutex_);
   // Calls that wait for a connection, in order; a reference each.
   std::deque<ClientCall*> queue_ ABSL_GUARDED_BY(mutex_);
-  // Threads in Connect; woken by mutex_ conditions.
   uint64_t attempts_ended_ ABSL_GUARDED_BY(mutex_) = 0;
+  CondVar state_changed_;  // for threads in Connect
 };
 
 }  // namespace mi7

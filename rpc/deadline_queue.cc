@@ -16,7 +16,7 @@ std::shared_ptr<DeadlineQueue> DeadlineQueue::Create(transport::EventLoop* loop)
 }
 
 void DeadlineQueue::Add(ClientCall* call) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   call->Ref();
   heap_.push_back(call);
   Place(heap_.size() - 1, call);
@@ -30,7 +30,7 @@ void DeadlineQueue::Add(ClientCall* call) {
 
 void DeadlineQueue::Remove(ClientCall* call) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (call->deadline_index_ == ClientCall::kNotInQueue) return;
     RemoveAt(call->deadline_index_);
   }
@@ -41,7 +41,7 @@ void DeadlineQueue::OnTimer() {
   for (;;) {
     ClientCall* expired = nullptr;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (heap_.empty()) {
         armed_ = Deadline::Infinite();
         return;

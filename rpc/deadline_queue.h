@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/deadline.h"
+#include "base/mutex.h"
 #include "transport/event_loop.h"
 
 namespace mi7 {
@@ -38,7 +38,7 @@ class DeadlineQueue : public std::enable_shared_from_this<DeadlineQueue> {
 
   transport::EventLoop* const loop_;
   std::unique_ptr<transport::EventLoop::Timer> timer_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::vector<ClientCall*> heap_ ABSL_GUARDED_BY(mutex_);
   // What the timer is armed for. It may fire early (the call was removed), never late.
   Deadline armed_ ABSL_GUARDED_BY(mutex_);

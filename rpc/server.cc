@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/mutex.h"
 
 namespace mi7 {
 
@@ -19,15 +20,16 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
   std::vector<std::string> endpoints() const;
   absl::Status Shutdown(Deadline deadline);
   size_t connection_count() const {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return sessions_.size();
   }
 
   // --- Session::Observer ---
   void OnGoAway(Session&) override {}  // servers make no calls
   void OnSessionClosed(Session& session, const absl::Status&) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     sessions_.erase(&session);
+    if (sessions_.empty()) session_closed_.NotifyAll();
   }
   // The client closes when it has its answers, see Session::CloseIfGoneAway. Were we to close
   // first, the system could discard answers that the client has not read yet.
@@ -42,17 +44,17 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
 
   void OnAccept(std::shared_ptr<transport::Connection> connection);
   std::vector<std::shared_ptr<Session>> Sessions() const;
-  bool NoSession() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return sessions_.empty(); }
 
   const ServerOptions options_;
   std::shared_ptr<SessionConfig> config_;
   // Destroyed last: connections and listeners live on them.
   std::vector<std::unique_ptr<transport::EventLoop>> loops_;
-  absl::Mutex shutdown_mutex_;  // held by a whole Shutdown
+  Mutex shutdown_mutex_;  // held by a whole Shutdown
   bool shut_down_ ABSL_GUARDED_BY(shutdown_mutex_) = false;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   absl::flat_hash_map<Session*, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
+  CondVar session_closed_;  // the last one
 };
 
 absl::Status Server::Core::Init(const std::vector<Service*>& services,
@@ -104,7 +106,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
 void Server::Core::OnAccept(std::shared_ptr<transport::Connection> connection) {
   auto session = std::make_shared<Session>(connection, weak_from_this(), config_);
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     sessions_.emplace(session.get(), session);
   }
   connection->Start(std::move(session));
@@ -117,7 +119,7 @@ std::vector<std::string> Server::Core::endpoints() const {
 }
 
 std::vector<std::shared_ptr<Session>> Server::Core::Sessions() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   std::vector<std::shared_ptr<Session>> sessions;
   sessions.reserve(sessions_.size());
   for (const auto& [key, session] : sessions_) sessions.push_back(session);
@@ -125,7 +127,7 @@ std::vector<std::shared_ptr<Session>> Server::Core::Sessions() const {
 }
 
 absl::Status Server::Core::Shutdown(Deadline deadline) {
-  absl::MutexLock shutdown_lock(&shutdown_mutex_);
+  MutexLock shutdown_lock(&shutdown_mutex_);
   if (shut_down_) return absl::OkStatus();
   shut_down_ = true;
   for (auto& listener : listeners_) listener->Close();
@@ -134,10 +136,8 @@ absl::Status Server::Core::Shutdown(Deadline deadline) {
   const auto closed = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return sessions_.empty(); };
   bool all_closed;
   {
-    absl::MutexLock lock(&mutex_);
-    all_closed = mutex_.AwaitWithTimeout(absl::Condition(&closed), deadline.infinite()
-                                                                       ? absl::InfiniteDuration()
-                                                                       : deadline.remaining());
+    MutexLock lock(&mutex_);
+    all_closed = session_closed_.WaitUntil(mutex_, deadline, closed);
   }
   absl::Status result;
   if (!all_closed) {
@@ -148,8 +148,8 @@ absl::Status Server::Core::Shutdown(Deadline deadline) {
       session->connection().Close(absl::UnavailableError("server is shutting down"));
     }
     // Bounded: closing waits for no peer, and a loop is held up at most by a handler that runs.
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(&closed));
+    MutexLock lock(&mutex_);
+    session_closed_.WaitUntil(mutex_, Deadline::Infinite(), closed);
     if (calls != 0) {
       result = absl::DeadlineExceededError(absl::StrCat(
           calls, " calls on ", left.size(), " connections were cut off at the deadline"));

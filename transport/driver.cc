@@ -5,7 +5,7 @@
 namespace mi7::transport {
 
 void DriverToken::List(Completion& waiter) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   MI7_CHECK(!waiter.listed_, "a Completion waits on one connection at a time");
   waiter.listed_ = true;
   if (first_ == nullptr) {
@@ -23,7 +23,7 @@ void DriverToken::List(Completion& waiter) {
 
 void DriverToken::Unlist(Completion& waiter) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     MI7_CHECK(waiter.listed_, "Unlist follows List");
     waiter.listed_ = false;
     if (waiter.next_ == &waiter) {
@@ -42,7 +42,7 @@ void DriverToken::Unlist(Completion& waiter) {
 
 void DriverToken::OfferTurn() {
   // Under the mutex no listed Completion is destroyed, done or not: its waiter must unlist first.
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   Completion* waiter = first_;
   if (waiter == nullptr) return;
   do {

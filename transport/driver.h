@@ -22,7 +22,7 @@
 #include <cstdint>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "transport/completion.h"
 
 namespace mi7::transport {
@@ -72,7 +72,7 @@ class DriverToken {
   std::atomic<bool> held_{false};
   std::atomic<bool> loop_wanted_{false};
   std::atomic<uint32_t> waiters_{0};
-  absl::Mutex mutex_;
+  Mutex mutex_;
   Completion* first_ ABSL_GUARDED_BY(mutex_) = nullptr;  // oldest; ring: first_->previous_ is last
 };
 static_assert(sizeof(DriverToken) <= 24);

@@ -20,8 +20,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "base/check.h"
+#include "base/mutex.h"
 #include "transport/spin_budget.h"
 #include "transport/timer_heap.h"
 
@@ -112,7 +112,7 @@ struct EventLoop::Impl {
   std::atomic<bool> sleeping{false};
   std::atomic<bool> posted_any{false};
   std::atomic<int64_t> next_timer_ns{kNever};
-  absl::Mutex mutex;
+  Mutex mutex;
   std::vector<absl::AnyInvocable<void()>> posted ABSL_GUARDED_BY(mutex);
   TimerHeap timers ABSL_GUARDED_BY(mutex);
   std::vector<absl::AnyInvocable<void()>> running;  // kept warm
@@ -145,7 +145,7 @@ absl::Status EventLoop::Impl::Open() {
 
 void EventLoop::Impl::Post(absl::AnyInvocable<void()> task) {
   {
-    absl::MutexLock lock(&mutex);
+    MutexLock lock(&mutex);
     posted.push_back(std::move(task));
     posted_any.store(true, std::memory_order_seq_cst);  // T1
   }
@@ -155,7 +155,7 @@ void EventLoop::Impl::Post(absl::AnyInvocable<void()> task) {
 void EventLoop::Impl::Schedule(std::shared_ptr<Timer::State> timer, Deadline at) {
   bool earlier = false;
   {
-    absl::MutexLock lock(&mutex);
+    MutexLock lock(&mutex);
     timers.Remove(*timer);
     if (!at.infinite()) {
       timers.Insert(std::move(timer), at.at_ns());
@@ -169,7 +169,7 @@ void EventLoop::Impl::Schedule(std::shared_ptr<Timer::State> timer, Deadline at)
 }
 
 void EventLoop::Impl::Cancel(Timer::State& timer) {
-  absl::MutexLock lock(&mutex);
+  MutexLock lock(&mutex);
   timers.Remove(timer);
   next_timer_ns.store(timers.next_ns(), std::memory_order_seq_cst);
 }
@@ -177,7 +177,7 @@ void EventLoop::Impl::Cancel(Timer::State& timer) {
 bool EventLoop::Impl::RunPosted() {
   if (!posted_any.load(std::memory_order_acquire)) return false;
   {
-    absl::MutexLock lock(&mutex);
+    MutexLock lock(&mutex);
     running.swap(posted);
     posted_any.store(false, std::memory_order_seq_cst);
   }
@@ -196,7 +196,7 @@ bool EventLoop::Impl::RunTimers() {
   for (;;) {
     std::shared_ptr<TimerHeap::Entry> due;
     {
-      absl::MutexLock lock(&mutex);
+      MutexLock lock(&mutex);
       due = timers.PopDue(now_ns);
       next_timer_ns.store(timers.next_ns(), std::memory_order_seq_cst);
     }

@@ -6,8 +6,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "base/check.h"
+#include "base/mutex.h"
 #include "transport/inproc/link.h"
 
 namespace mi7::transport::inproc {
@@ -58,7 +58,7 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
   absl::StatusOr<std::shared_ptr<Connection>> Connect(EventLoop* loop,
                                                       const TransportOptions& options) {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (closed_) return NobodyListens(endpoint_);
       if (connections_ < options_.limits.connections_max) return NewLink(loop, options);
     }
@@ -70,10 +70,9 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
   }
 
   void Close() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     closed_ = true;
-    mutex_.Await(absl::Condition(
-        +[](int* accepting) { return *accepting == 0; }, &accepting_));
+    accepted_.WaitUntil(mutex_, Deadline::Infinite(), [this] { return accepting_ == 0; });
   }
 
   static absl::Status NobodyListens(const Endpoint& endpoint) {
@@ -86,7 +85,7 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ++connections_;
     std::shared_ptr<void> while_open(nullptr, [self = shared_from_this()](void*) {
-      absl::MutexLock lock(&self->mutex_);
+      MutexLock lock(&self->mutex_);
       --self->connections_;
     });
     EventLoop* const accepting = loops_[next_loop_++ % loops_.size()];
@@ -116,12 +115,12 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
       return;
     }
     on_accept_(std::move(connection));
-    absl::MutexLock lock(&mutex_);
-    --accepting_;
+    MutexLock lock(&mutex_);
+    if (--accepting_ == 0) accepted_.NotifyAll();
   }
 
   bool BeginAccepting() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (closed_) return false;
     ++accepting_;
     return true;
@@ -131,9 +130,10 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
   const std::vector<EventLoop*> loops_;
   const TransportOptions options_;
   const AcceptCallback on_accept_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   int accepting_ ABSL_GUARDED_BY(mutex_) = 0;  // calls of on_accept_ that run
+  CondVar accepted_;                           // none runs any more
   uint32_t connections_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t next_loop_ ABSL_GUARDED_BY(mutex_) = 0;
 };
@@ -146,21 +146,21 @@ class Names {
     return names;
   }
   bool Add(const std::shared_ptr<Acceptor>& acceptor) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return acceptors_.try_emplace(acceptor->endpoint().name, acceptor).second;
   }
   void Remove(const std::string& name) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     acceptors_.erase(name);
   }
   std::shared_ptr<Acceptor> Find(const std::string& name) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const auto found = acceptors_.find(name);
     return found == acceptors_.end() ? nullptr : found->second;
   }
 
  private:
-  absl::Mutex mutex_;
+  Mutex mutex_;
   absl::flat_hash_map<std::string, std::shared_ptr<Acceptor>> acceptors_ ABSL_GUARDED_BY(mutex_);
 };
 

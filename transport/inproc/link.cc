@@ -95,7 +95,7 @@ bool Link::HasEnd(const Side& side) {
 
 void Link::Start(Which which, std::shared_ptr<Receiver> receiver) {
   Side& side = sides_[which];
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   MI7_CHECK(!side.started && receiver != nullptr, "a connection is started once");
   if (side.state.load(std::memory_order_relaxed) == State::kClosed) return;
   side.receiver = std::move(receiver);
@@ -132,7 +132,7 @@ absl::StatusOr<OutgoingMessage> Link::Reserve(Which which, size_t bytes) {
            other.inbox_bytes.load(std::memory_order_relaxed) < side.limits.queued_bytes_max;
   };
   if (!open() || !room()) [[unlikely]] {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (!open()) return Closed(side);
     if (!room()) return QueueFull(side);
   }
@@ -148,7 +148,7 @@ absl::Status Link::Send(Which which, OutgoingMessage&& message) {
     return sealed;
   const uint64_t bytes = owned->header.size;
 
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (side.state.load(std::memory_order_relaxed) != State::kOpen ||
       other.state.load(std::memory_order_relaxed) != State::kOpen) [[unlikely]] {
     return Closed(side);
@@ -255,7 +255,7 @@ void Link::ArmTimer(Side& side) {
 }
 
 void Link::Tick(Side& side) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   side.timer_armed = false;
   const bool forgotten = CanDrive(side) && side.delivered == side.timer_delivered;
   if (forgotten) {
@@ -312,7 +312,7 @@ bool Link::DriveOne(Side& side) {
 }
 
 void Link::Pump(Side& side) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   side.pump_posted = false;
   PumpLocked(side);
 }
@@ -331,7 +331,7 @@ void Link::PumpLocked(Side& side) {
 void Link::Close(Which which, absl::Status why) {
   Side& side = sides_[which];
   Side& other = Other(side);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (side.state.load(std::memory_order_relaxed) != State::kOpen) return;
   side.state.store(State::kClosing, std::memory_order_relaxed);
   side.why = std::move(why);
@@ -386,7 +386,7 @@ bool Link::Await(Which which, Completion& completion, Deadline deadline) {
   Waiter waiter{
       .completion = completion, .deadline = deadline, .drives_other = deadline.infinite()};
 
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   {
     FrameScope frame(await_frames_, side, waiter.drives_other);
     if (!waiter.drives_other) {
@@ -460,7 +460,7 @@ bool Link::Poll(const Side& side, const Waiter& waiter, int64_t until_ns) {
 
 void Link::SetBackground(Which which, bool wanted) {
   Side& side = sides_[which];
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   side.background = wanted;
   if (!wanted) return;
   // What was left for an Await that will not come.

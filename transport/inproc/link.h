@@ -30,9 +30,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "base/deadline.h"
 #include "base/limits.h"
+#include "base/mutex.h"
 #include "transport/completion.h"
 #include "transport/connection.h"
 #include "transport/event_loop.h"
@@ -195,7 +195,7 @@ class Link : public std::enable_shared_from_this<Link> {
   absl::Status QueueFull(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string endpoint_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::array<Side, 2> sides_;  // what is not const or atomic is guarded by mutex_
 };
 

@@ -9,7 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "transport/event_loop.h"
 
 namespace mi7::transport {
@@ -21,7 +21,7 @@ class SocketWatch {
       : loop_(loop), watcher_(watcher), fd_(fd) {}
 
   absl::Status Start() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     absl::Status status = loop_->Watch(fd_, interest_, watcher_);
     started_ = status.ok();
     return status;
@@ -29,7 +29,7 @@ class SocketWatch {
 
   // Whether readability is told.
   void WatchReads(bool wanted) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     reads_.store(wanted, std::memory_order_seq_cst);
     Apply(wanted ? interest_ | EPOLLIN : interest_ & ~uint32_t{EPOLLIN});
   }
@@ -38,14 +38,14 @@ class SocketWatch {
   // Sets whether writability is told to what `wanted` says at this moment. It is read under the
   // lock, so of two threads that changed it and call this, the later one leaves the truth.
   void WatchWrites(const std::atomic<bool>& wanted) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     Apply(wanted.load(std::memory_order_seq_cst) ? interest_ | EPOLLOUT
                                                  : interest_ & ~uint32_t{EPOLLOUT});
   }
 
   // Nothing is told afterwards and every change is ignored. Loop thread only.
   void Stop() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (started_) loop_->Unwatch(fd_, watcher_);
     started_ = false;
   }
@@ -59,7 +59,7 @@ class SocketWatch {
 
   EventLoop* const loop_;
   Watcher* const watcher_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   uint32_t interest_ ABSL_GUARDED_BY(mutex_) = 0;
   const int fd_;
   bool started_ ABSL_GUARDED_BY(mutex_) = false;

@@ -72,7 +72,7 @@ bool TcpConnection::InCallback() const {
 }
 
 absl::Status TcpConnection::ClosedError() const {
-  absl::MutexLock lock(&close_mutex_);
+  MutexLock lock(&close_mutex_);
   return absl::UnavailableError(
       absl::StrCat("connection to tcp:", peer_.ToString(), " is closed",
                    close_status_.ok() ? "" : absl::StrCat(": ", close_status_.message())));
@@ -194,7 +194,7 @@ void TcpConnection::BeginClose(absl::Status why, bool tell) {
   OutgoingMessage last;
   if (tell) last = MakeClose(why);
   {
-    absl::MutexLock lock(&close_mutex_);
+    MutexLock lock(&close_mutex_);
     if (closing()) return;
     close_status_ = std::move(why);
     closing_.store(true, std::memory_order_seq_cst);
@@ -238,7 +238,7 @@ void TcpConnection::Finalize() {
 
   absl::Status why;
   {
-    absl::MutexLock lock(&close_mutex_);
+    MutexLock lock(&close_mutex_);
     why = close_status_;
   }
   const std::shared_ptr<TcpConnection> self = std::move(self_);  // may be the last reference

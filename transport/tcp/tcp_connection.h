@@ -28,7 +28,7 @@
 #include <memory>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "transport/connection.h"
 #include "transport/driver.h"
 #include "transport/event_loop.h"
@@ -162,7 +162,7 @@ class TcpConnection final : public Connection,
   std::atomic<uint32_t> drives_{0};
   std::atomic<uint32_t> writes_{0};
 
-  mutable absl::Mutex close_mutex_;
+  mutable Mutex close_mutex_;
   absl::Status close_status_ ABSL_GUARDED_BY(close_mutex_);
 
   // Loop thread only; made when first needed.

@@ -59,12 +59,12 @@ void ShakeHands(const std::shared_ptr<Shared>& shared, size_t index, UniqueFd so
       [shared, index, own, peer](absl::StatusOr<std::shared_ptr<Connection>> made) {
         if (auto ended = own->lock()) shared->handshakes[index].erase(ended);
         *own = {};
-        if (!made.ok()) {
-          shared->Refused(peer, made.status());
-        } else if (shared->closed.load(std::memory_order_acquire)) {
-          (*made)->Close(absl::UnavailableError("the server stopped listening"));
-        } else {
+        // Also while Close waits: this client has our Hello and may have sent calls, which the
+        // server refuses in order. Handshakes that Close finds under way end with an error.
+        if (made.ok()) {
           shared->on_accept(*std::move(made));
+        } else {
+          shared->Refused(peer, made.status());
         }
       });
   // `own` is shared with the callback: when that has run already, it is not referred to any more.

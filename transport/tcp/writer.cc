@@ -36,7 +36,7 @@ Writer::~Writer() { RecycleAll(first_); }
 
 Writer::Added Writer::Add(OutgoingMessage& message, bool hold_back, uint64_t queue_max) {
   const uint64_t bytes = message->header.size;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (closed_) return Added::kClosed;
   if (first_ == nullptr && !writing_ && !hold_back) {
     writing_ = true;
@@ -63,7 +63,7 @@ Writer::Result Writer::Write(int fd, OutgoingMessage message, PieceList& pieces)
 Writer::Result Writer::Flush(int fd) {
   Batch batch;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (writing_ || first_ == nullptr || blocked_.load(std::memory_order_relaxed)) return {};
     writing_ = true;
     batch = TakeBatch();
@@ -73,7 +73,7 @@ Writer::Result Writer::Flush(int fd) {
 
 Writer::Result Writer::Resume(int fd) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     blocked_.store(false, std::memory_order_seq_cst);
   }
   return Flush(fd);
@@ -99,7 +99,7 @@ Writer::Result Writer::WriteAll(int fd, Batch batch, PieceList& pieces) {
   Result result;
   for (;;) {
     const int error = WriteBatch(fd, batch, pieces, result);
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (error != 0) {
       // What is left goes back to the front.
       uint64_t bytes = 0;
@@ -188,7 +188,7 @@ int Writer::WriteBatch(int fd, Batch& batch, PieceList& pieces, Result& result) 
 }
 
 bool Writer::Close(MessageBody*& unsent) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   closed_ = true;
   if (writing_) return false;
   unsent = std::exchange(first_, nullptr);

@@ -12,7 +12,7 @@
 #include <cstdint>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "transport/message.h"
 
 namespace mi7::transport {
@@ -100,7 +100,7 @@ class Writer {
   // Writes one batch as far as possible and recycles what is out; errno, 0 on full success.
   static int WriteBatch(int fd, Batch& batch, PieceList& pieces, Result& result);
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   MessageBody* first_ ABSL_GUARDED_BY(mutex_) = nullptr;
   MessageBody* last_ ABSL_GUARDED_BY(mutex_) = nullptr;
   size_t written_ ABSL_GUARDED_BY(mutex_) = 0;  // bytes of first_ that are out
