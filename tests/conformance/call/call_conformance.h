@@ -16,13 +16,10 @@
 #include <gtest/gtest.h>
 
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
-#include "absl/time/time.h"
 #include "rpc/channel.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
-#include "tests/conformance/call/probe.mi7.h"
+#include "tests/conformance/call/probe_service.h"
 #include "transport/wait_policy.h"
 
 namespace mi7::conformance {
@@ -42,78 +39,6 @@ inline std::ostream& operator<<(std::ostream& out, const CallTransport& transpor
 inline std::string CallTransportName(const testing::TestParamInfo<CallTransport>& info) {
   return info.param.name;
 }
-
-// How long a test waits for what must happen. Long, because test machines are slow; never slept.
-inline constexpr absl::Duration kSoon = absl::Seconds(30);
-
-inline bool Happens(absl::Notification& event) {
-  return event.WaitForNotificationWithTimeout(kSoon);
-}
-
-using EchoHandler =
-    std::function<Reply(ServerContext&, Probe::EchoParams::Reader, Probe::EchoResults::Builder)>;
-using EchoResult = absl::StatusOr<Response<Probe::EchoResults>>;
-
-// Copies text and data.
-Reply Echo(ServerContext& context, Probe::EchoParams::Reader params,
-           Probe::EchoResults::Builder results);
-
-// Answers echo with a handler of the test, and holds calls of hold until the test answers them.
-class ProbeImpl final : public ProbeService {
- public:
-  struct Held {
-    uint32_t number;
-    ServerContext* context;  // until `call` is answered
-    Probe::HoldResults::Builder results;
-    DeferredCall call;
-
-    // With the number it was called with.
-    void Answer() {
-      results.setNumber(number);
-      call.Finish(absl::OkStatus());
-    }
-  };
-
-  Reply Echo(ServerContext& context, Probe::EchoParams::Reader params,
-             Probe::EchoResults::Builder results) override {
-    return on_echo(context, params, results);
-  }
-  Reply Hold(ServerContext& context, Probe::HoldParams::Reader params,
-             Probe::HoldResults::Builder results) override;
-  Reply Name(ServerContext&, Named::NameParams::Reader,
-             Named::NameResults::Builder results) override {
-    results.setName("probe");
-    return absl::OkStatus();
-  }
-
-  // Waits for the oldest held call and takes it; number is ~0u when none came.
-  Held TakeHeld();
-  // Waits until `count` calls are held.
-  bool AwaitHeld(size_t count);
-
-  EchoHandler on_echo = conformance::Echo;  // set before the server starts
-
- private:
-  absl::Mutex mutex_;
-  std::vector<Held> held_ ABSL_GUARDED_BY(mutex_);
-};
-
-class CounterImpl : public CounterService {
- public:
-  Reply Next(ServerContext&, Counter::NextParams::Reader,
-             Counter::NextResults::Builder results) override {
-    results.setValue(++value_);
-    return absl::OkStatus();
-  }
-  Reply Name(ServerContext&, Named::NameParams::Reader,
-             Named::NameResults::Builder results) override {
-    results.setName("counter");
-    return absl::OkStatus();
-  }
-
- private:
-  std::atomic<uint64_t> value_{0};
-};
 
 class CallTest : public testing::TestWithParam<CallTransport> {
  protected:

@@ -1,0 +1,120 @@
+#pragma once
+
+// A peer that writes whatever bytes it likes: a plain socket, and mi7's messages put together by
+// hand from docs/WIRE.md.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "transport/frame.h"
+
+namespace mi7::badpeer {
+
+using transport::FrameHeader;
+using transport::FrameType;
+using Words = std::vector<uint64_t>;
+
+// --- Bytes ---
+
+// The 8 bytes that open a connection.
+std::string Opening(uint8_t major = 1);
+// Opening and Hello of a sound client or server.
+std::string Greeting();
+// A Hello message that speaks these versions.
+std::string Hello(uint16_t version_min = 1, uint16_t version_max = 1);
+// Header and rest as they are, header.size included.
+std::string Exactly(const FrameHeader& header, const Words& rest = {});
+// Header and rest, with header.size filled in.
+std::string Message(FrameHeader header, const Words& rest = {});
+
+// Header of a call of Probe.echo or Probe.hold (tests/conformance/call/probe.capnp).
+FrameHeader EchoHeader(uint32_t call_id);
+FrameHeader HoldHeader(uint32_t call_id);
+FrameHeader ReturnHeader(uint32_t call_id);
+FrameHeader ControlHeader(FrameType type, uint32_t call_id = 0);
+// A body of one segment.
+Words Body(const Words& segment);
+// A sound body for echo's parameters and results: the text is "hello".
+Words EchoBody();
+// Whole messages.
+std::string EchoCall(uint32_t call_id);
+std::string HoldCall(uint32_t call_id);
+
+// --- A socket ---
+
+struct Received {
+  FrameHeader header;
+  std::string rest;  // extra and body
+  // What the message says: a close's or return's code and text.
+  absl::Status status() const;
+  // Whether its ErrorInfo says that the call was refused.
+  bool refused() const;
+  // The text in the results of an echo.
+  std::string text() const;
+};
+
+// A connected TCP socket; blocking, with 20 s of patience. Move-only.
+class RawPeer {
+ public:
+  RawPeer() = default;
+  explicit RawPeer(int fd) : fd_(fd) {}
+  RawPeer(RawPeer&& other) noexcept;
+  RawPeer& operator=(RawPeer&& other) noexcept;
+  ~RawPeer();
+
+  // Connects to "tcp:127.0.0.1:port" without a word. `receive_buffer`: bytes; 0 for the system's.
+  static RawPeer ConnectTo(const std::string& endpoint, int receive_buffer = 0);
+  // Connects and shakes hands as a sound client does.
+  static RawPeer Greeted(const std::string& endpoint, int receive_buffer = 0);
+
+  // False when the other side has closed.
+  bool Send(const std::string& bytes);
+  // Sends until the other side takes nothing more for `patience_ms`; the number of bytes taken.
+  size_t SendUntilBlocked(const std::string& bytes, int patience_ms);
+  // Reads exactly `bytes`, or less when the other side ends.
+  std::string Read(size_t bytes);
+  // The next message; nothing when the connection ended.
+  std::optional<Received> ReadMessage();
+  // The next message of this type, others are skipped.
+  std::optional<Received> ReadMessageOf(FrameType type);
+  // Reads the other side's opening and Hello.
+  bool ReadGreeting();
+  // Whether the other side ends the connection, after whatever it still sends.
+  bool Ends();
+  // Whether bytes are there to be read, or the end, within `patience_ms`.
+  bool Readable(int patience_ms) const;
+
+  void CloseSending();
+  // Ends with RST.
+  void Reset();
+  void Close();
+
+ private:
+  int fd_ = -1;
+};
+
+// A listening TCP socket on 127.0.0.1.
+class RawListener {
+ public:
+  RawListener();
+  ~RawListener();
+  RawListener(const RawListener&) = delete;
+  RawListener& operator=(const RawListener&) = delete;
+  std::string endpoint() const;
+  // Waits for a connection. Send buffer as RawPeer's receive_buffer.
+  RawPeer Accept(int receive_buffer = 0);
+  // Accepts and shakes hands as a sound server does.
+  RawPeer AcceptGreeted(int receive_buffer = 0);
+
+ private:
+  int fd_ = -1;
+  uint16_t port_ = 0;
+};
+
+// Bytes of memory that this process has in use (resident).
+size_t ResidentBytes();
+
+}  // namespace mi7::badpeer

@@ -1,0 +1,34 @@
+#include "tests/conformance/call/probe_service.h"
+
+#include <utility>
+
+namespace mi7::conformance {
+
+Reply Echo(ServerContext&, Probe::EchoParams::Reader params, Probe::EchoResults::Builder results) {
+  results.setText(params.getText());
+  results.setData(params.getData());
+  return absl::OkStatus();
+}
+
+Reply ProbeImpl::Hold(ServerContext& context, Probe::HoldParams::Reader params,
+                      Probe::HoldResults::Builder results) {
+  absl::MutexLock lock(&mutex_);
+  held_.push_back({params.getNumber(), &context, results, context.Defer()});
+  return Reply::Later();
+}
+
+ProbeImpl::Held ProbeImpl::TakeHeld() {
+  if (!AwaitHeld(1)) return {~0u, nullptr, nullptr, DeferredCall()};
+  absl::MutexLock lock(&mutex_);
+  Held held = std::move(held_.front());
+  held_.erase(held_.begin());
+  return held;
+}
+
+bool ProbeImpl::AwaitHeld(size_t count) {
+  absl::MutexLock lock(&mutex_);
+  const auto enough = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return held_.size() >= count; };
+  return mutex_.AwaitWithTimeout(absl::Condition(&enough), kSoon);
+}
+
+}  // namespace mi7::conformance

@@ -1,0 +1,205 @@
+// An inline unary call allocates nothing on the heap once warm, on either side.
+//
+// Client and server are in this process, and every allocation of it is counted: this file defines
+// the C library's allocation functions, which C++'s operator new ends in too.
+
+#include <errno.h>
+#include <execinfo.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "rpc/channel.h"
+#include "rpc/server.h"
+#include "tests/conformance/call/probe_service.h"
+#include "transport/wait_policy.h"
+
+// The sanitizers bring an allocator of their own, and allocate for their own purposes.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MI7_OWN_ALLOCATOR 0
+#else
+#define MI7_OWN_ALLOCATOR 1
+#endif
+
+namespace {
+
+std::atomic<bool> counting{false};
+std::atomic<uint64_t> allocations{0};
+
+// Where the first ones came from, for whoever must find them.
+constexpr size_t kTracesMax = 4;
+constexpr int kFramesMax = 24;
+struct Trace {
+  std::array<void*, kFramesMax> frames;
+  int count = 0;
+};
+std::array<Trace, kTracesMax> traces;
+
+[[maybe_unused]] void Count() {
+  if (!counting.load(std::memory_order_relaxed)) return;
+  thread_local bool tracing = false;
+  if (tracing) return;
+  tracing = true;
+  const uint64_t number = allocations.fetch_add(1, std::memory_order_relaxed);
+  if (number < kTracesMax) {
+    traces[number].count = ::backtrace(traces[number].frames.data(), kFramesMax);
+  }
+  tracing = false;
+}
+
+}  // namespace
+
+#if MI7_OWN_ALLOCATOR
+extern "C" {
+// glibc's own names of what is replaced here.
+void* __libc_malloc(size_t);            // NOLINT
+void* __libc_calloc(size_t, size_t);    // NOLINT
+void* __libc_realloc(void*, size_t);    // NOLINT
+void* __libc_memalign(size_t, size_t);  // NOLINT
+
+void* malloc(size_t bytes) {
+  Count();
+  return __libc_malloc(bytes);
+}
+void* calloc(size_t count, size_t bytes) {
+  Count();
+  return __libc_calloc(count, bytes);
+}
+void* realloc(void* block, size_t bytes) {
+  Count();
+  return __libc_realloc(block, bytes);
+}
+void* memalign(size_t alignment, size_t bytes) {
+  Count();
+  return __libc_memalign(alignment, bytes);
+}
+void* aligned_alloc(size_t alignment, size_t bytes) {
+  Count();
+  return __libc_memalign(alignment, bytes);
+}
+int posix_memalign(void** block, size_t alignment, size_t bytes) {
+  Count();
+  *block = __libc_memalign(alignment, bytes);
+  return *block != nullptr ? 0 : ENOMEM;
+}
+}  // extern "C"
+#endif
+
+namespace mi7::conformance {
+namespace {
+
+struct Parameters {
+  const char* name;
+  const char* endpoint;
+  transport::WaitPolicy wait;
+};
+
+class ZeroAllocationTest : public testing::TestWithParam<Parameters> {
+ protected:
+  static constexpr int kWarmUp = 3000;
+  static constexpr int kCalls = 5000;
+
+  void SetUp() override {
+    if (!MI7_OWN_ALLOCATOR) GTEST_SKIP() << "a sanitizer's allocator is in the way of counting";
+    std::array<void*, 4> frames;
+    ::backtrace(frames.data(), 4);  // its first use allocates
+    ServerOptions server;
+    server.wait = GetParam().wait;
+    server.event_loops = 1;
+    server_ =
+        *ServerBuilder().SetOptions(server).AddService(&probe_).Listen(GetParam().endpoint).Start();
+    ChannelOptions channel;
+    channel.wait = GetParam().wait;
+    stub_ = std::make_unique<ProbeStub>(*Channel::Create(server_->endpoints()[0], channel));
+  }
+
+  // Allocations of the whole process during kCalls calls, after kWarmUp others.
+  template <typename Call>
+  uint64_t Allocations(Call call) {
+    for (int i = 0; i < kWarmUp; ++i) call();
+    allocations = 0;
+    counting = true;
+    for (int i = 0; i < kCalls; ++i) call();
+    counting = false;
+    const uint64_t counted = allocations;
+    for (size_t i = 0; i < std::min<uint64_t>(counted, kTracesMax) && counted < kCalls; ++i) {
+      ::backtrace_symbols_fd(traces[i].frames.data(), traces[i].count, STDERR_FILENO);
+      static_cast<void>(!::write(STDERR_FILENO, "\n", 1));
+    }
+    return counted;
+  }
+  void BlockingCall(const CallOptions& options = {}) {
+    auto request = stub_->Echo(options);
+    request->setText("a text of some length, as calls have");
+    const EchoResult result = request.Send().Wait();
+    right_ += result.ok() && result->getText().size() == 36;
+  }
+
+  ProbeImpl probe_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<ProbeStub> stub_;
+  int right_ = 0;
+};
+
+TEST_P(ZeroAllocationTest, BlockingCall) {
+  EXPECT_EQ(Allocations([&] { BlockingCall(); }), 0u);
+  EXPECT_EQ(right_, kWarmUp + kCalls);
+}
+
+TEST_P(ZeroAllocationTest, BlockingCallWithADeadline) {
+  EXPECT_EQ(Allocations([&] { BlockingCall({.deadline = Deadline::After(kSoon)}); }), 0u);
+  EXPECT_EQ(right_, kWarmUp + kCalls);
+}
+
+TEST_P(ZeroAllocationTest, CallbackCall) {
+  std::atomic<int> ended{0};
+  int begun = 0;
+  EXPECT_EQ(Allocations([&] {
+              auto request = stub_->Echo();
+              request->setText("a text of some length, as calls have");
+              ++begun;
+              request.Send().Then([this, &ended](EchoResult result) {
+                right_ += result.ok() && result->getText().size() == 36;
+                ended.store(ended.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+                ended.notify_one();
+              });
+              for (int seen; (seen = ended.load(std::memory_order_acquire)) != begun;) {
+                ended.wait(seen);
+              }
+            }),
+            0u);
+  EXPECT_EQ(right_, kWarmUp + kCalls);
+}
+
+TEST_P(ZeroAllocationTest, TheCounterCounts) {
+  probe_.on_echo = [](ServerContext& context, Probe::EchoParams::Reader params,
+                      Probe::EchoResults::Builder results) {
+    // On the server, in the handler: one a call.
+    const std::unique_ptr<char[]> mistake(new char[100]);
+    static_cast<volatile char*>(mistake.get())[0] = 1;
+    return Echo(context, params, results);
+  };
+  EXPECT_EQ(Allocations([&] { BlockingCall(); }), static_cast<uint64_t>(kCalls));
+  EXPECT_EQ(right_, kWarmUp + kCalls);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ZeroAllocationTest,
+    testing::Values(
+        Parameters{"tcp_adaptive", "tcp:127.0.0.1:0", transport::WaitPolicy::kAdaptive},
+        Parameters{"tcp_block", "tcp:127.0.0.1:0", transport::WaitPolicy::kBlock},
+        Parameters{"inproc_adaptive", "inproc:zero-allocation", transport::WaitPolicy::kAdaptive},
+        Parameters{"inproc_block", "inproc:zero-allocation", transport::WaitPolicy::kBlock}),
+    [](const testing::TestParamInfo<Parameters>& of) { return std::string(of.param.name); });
+
+}  // namespace
+}  // namespace mi7::conformance
