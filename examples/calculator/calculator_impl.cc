@@ -19,13 +19,14 @@ namespace {
 // Factorizations that may wait for their turn. Whatever callers can pile up needs a bound.
 constexpr size_t kJobsMax = 1000;
 
-// A status of why the work for a call is in vain, OK when it is not.
+// Why the work for a call is in vain; OK when it is not.
 absl::Status StillWanted(const mi7::ServerContext& context, const std::atomic<bool>& stopping) {
   if (stopping) return absl::UnavailableError("factorize: the calculator is shutting down");
-  if (context.cancelled()) return absl::CancelledError("factorize: the caller gave up");
+  // First the deadline: when it passes, the call is cancelled as well.
   if (context.deadline().passed()) {
     return absl::DeadlineExceededError("factorize: the caller's deadline passed");
   }
+  if (context.cancelled()) return absl::CancelledError("factorize: the caller gave up");
   return absl::OkStatus();
 }
 

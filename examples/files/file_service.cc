@@ -131,7 +131,9 @@ mi7::Reply FileService::OnWorker(mi7::ServerContext& context, Work work) {
   workers_.Submit(
       [&context, call = context.Defer(), work = std::move(work)](absl::Status status) mutable {
         if (status.ok() && context.cancelled()) {
-          status = absl::CancelledError("the caller gave up before its turn came");
+          status = context.deadline().passed()
+                       ? absl::DeadlineExceededError("the deadline passed before its turn came")
+                       : absl::CancelledError("the caller gave up before its turn came");
         }
         if (status.ok()) {
           try {

@@ -38,6 +38,9 @@ void ExpectStatus(const absl::Status& status, absl::StatusCode code, const std::
   EXPECT_THAT(std::string(status.message()), HasSubstr(text));
 }
 
+// With its NUL bytes, at the first of which Cap'n Proto's conversion of a std::string ends.
+capnp::Text::Reader ToText(const std::string& text) { return {text.c_str(), text.size()}; }
+
 class FileServiceTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -94,7 +97,7 @@ class FileServiceTest : public testing::Test {
   };
   absl::StatusOr<Info> Stat(const std::string& path) {
     auto request = store_->Stat(InTime());
-    request->setPath(path);
+    request->setPath(ToText(path));
     auto response = request.Send().Wait();
     if (!response.ok()) return response.status();
     const auto info = response->getInfo();
@@ -105,8 +108,8 @@ class FileServiceTest : public testing::Test {
   absl::StatusOr<std::vector<std::string>> List(const std::string& path,
                                                 const std::string& after = "", uint32_t limit = 0) {
     auto request = store_->List(InTime());
-    request->setPath(path);
-    request->setAfter(after);
+    request->setPath(ToText(path));
+    request->setAfter(ToText(after));
     request->setLimit(limit);
     auto response = request.Send().Wait();
     if (!response.ok()) return response.status();
@@ -119,7 +122,7 @@ class FileServiceTest : public testing::Test {
   absl::StatusOr<std::string> Read(const std::string& path, uint64_t offset = 0,
                                    uint32_t size = RANGE_BYTES_MAX, uint64_t version = 0) {
     auto request = store_->Read(InTime());
-    request->setPath(path);
+    request->setPath(ToText(path));
     request->setOffset(offset);
     request->setSize(size);
     request->setVersion(version);
@@ -131,21 +134,21 @@ class FileServiceTest : public testing::Test {
 
   absl::Status MakeDirectory(const std::string& path, uint16_t mode = 0755) {
     auto request = store_->MakeDirectory(InTime());
-    request->setPath(path);
+    request->setPath(ToText(path));
     request->setMode(mode);
     return request.Send().Wait().status();
   }
 
   absl::Status Remove(const std::string& path) {
     auto request = store_->Remove(InTime());
-    request->setPath(path);
+    request->setPath(ToText(path));
     return request.Send().Wait().status();
   }
 
   absl::StatusOr<uint64_t> Create(const std::string& path, bool replace = false,
                                   uint16_t mode = 0644) {
     auto request = store_->Create(InTime());
-    request->setPath(path);
+    request->setPath(ToText(path));
     request->setMode(mode);
     request->setReplace(replace);
     auto response = request.Send().Wait();

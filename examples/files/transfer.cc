@@ -122,7 +122,11 @@ absl::StatusOr<uint64_t> Download(const FileStoreStub& store, const std::string&
     return absl::FailedPreconditionError(absl::StrCat(Quoted(remote), " is no regular file"));
   }
 
-  std::string partial = absl::StrCat(local, ".XXXXXX");
+  // In the same directory, so that it can be renamed, but not named after a name that may be as
+  // long as names can be.
+  const size_t slash = local.rfind('/');
+  std::string partial =
+      absl::StrCat(local.substr(0, slash == local.npos ? 0 : slash + 1), ".mi7-get.XXXXXX");
   const Fd fd(::mkostemp(partial.data(), O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, "create a file beside", local);
   absl::Cleanup remove = [&] { ::unlink(partial.c_str()); };

@@ -156,7 +156,7 @@ absl::Status Verification::UploadFiles() {
     if (absl::Status go_on = CheckInterrupted(); !go_on.ok()) return go_on;
     const std::string& path = tree_.files[i].path;
     absl::StatusOr<uint64_t> bytes = Upload(store_, absl::StrCat(original_, "/", path),
-                                            absl::StrCat(remote_, "/", path), options_.transfer);
+                                            absl::StrCat(remote_, "/", path), transfer);
     if (bytes.ok()) progress.AddFile();
     return bytes.status();
   });
