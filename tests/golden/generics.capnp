@@ -44,3 +44,15 @@ struct Scope(T) {
     give @1 Scope(T) -> Scope(T);
   }
 }
+
+enum Color { red @0; green @1; }
+struct Phantom(T) {
+  text @0 :Text;
+}
+interface Brands {
+  # Bound to all kinds of types.
+  lists @0 Pair(List(Color), List(Int32)) -> Pair(List(Data), List(List(Item)));
+  pointers @1 Pair(Text, Data) -> Pair(AnyPointer, Pair(Text, Pair(Data, Item)));
+  phantom @2 Phantom(Brands) -> Phantom(Pair);
+  # An interface as an argument that no field uses.
+}

@@ -114,6 +114,26 @@ TEST(GoldenTypes, InheritedMethodsHaveTheBoundTypes) {
                      Unbound>);
 }
 
+// Our name of a type and capnpc-c++'s are the same type.
+TEST(GoldenTypes, BrandsAreThoseOfTheMessages) {
+  using golden::generics::Brands;
+  using Client = Brands::Client;
+  const auto same = []<typename P, typename R, typename Q, typename S>(mi7::Request<P, R>*,
+                                                                       capnp::Request<Q, S>*) {
+    return std::is_same_v<P, Q> && std::is_same_v<R, S>;
+  };
+  using Stub = golden::generics::BrandsStub;
+  decltype(std::declval<const Stub&>().Lists())* lists = nullptr;
+  decltype(std::declval<Client>().listsRequest())* lists_client = nullptr;
+  EXPECT_TRUE(same(lists, lists_client));
+  decltype(std::declval<const Stub&>().Pointers())* pointers = nullptr;
+  decltype(std::declval<Client>().pointersRequest())* pointers_client = nullptr;
+  EXPECT_TRUE(same(pointers, pointers_client));
+  decltype(std::declval<const Stub&>().Phantom())* phantom = nullptr;
+  decltype(std::declval<Client>().phantomRequest())* phantom_client = nullptr;
+  EXPECT_TRUE(same(phantom, phantom_client));
+}
+
 TEST(GoldenTypes, CollidingMethodsHaveTheNamesOfTheirInterfaces) {
   using Stub = golden::extends::FileStub;
   using Close = mi7::Request<golden::base::Named::CloseParams, golden::base::Named::CloseResults>;

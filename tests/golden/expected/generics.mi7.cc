@@ -51,4 +51,87 @@ constexpr ::mi7::InterfaceInfo kScope_InnerInfo = {
     .base_count = 0,
 };
 
+static constexpr ::mi7::MethodInfo kBrandsMethods[] = {
+    {.interface_id = 0xd6b213e9807afea5, .method_id = 0, .name = "Brands.lists"},
+    {.interface_id = 0xd6b213e9807afea5, .method_id = 1, .name = "Brands.pointers"},
+    {.interface_id = 0xd6b213e9807afea5, .method_id = 2, .name = "Brands.phantom"},
+};
+
+static constexpr ::mi7::InterfaceInfo kBrandsInfo = {
+    .id = 0xd6b213e9807afea5,
+    .name = "Brands",
+    .methods = kBrandsMethods,
+    .method_count = 3,
+    .bases = nullptr,
+    .base_count = 0,
+};
+
+::mi7::Reply BrandsService::Lists(
+    ::mi7::ServerContext&, Pair<::capnp::List<Color>, ::capnp::List<int32_t>>::Reader,
+    Pair<::capnp::List<::capnp::Data>, ::capnp::List<::capnp::List<Item>>>::Builder) {
+  return ::mi7::Unimplemented(kBrandsInfo, kBrandsMethods[0]);
+}
+
+::mi7::Reply BrandsService::Pointers(
+    ::mi7::ServerContext&, Pair<::capnp::Text, ::capnp::Data>::Reader,
+    Pair<::capnp::AnyPointer, Pair<::capnp::Text, Pair<::capnp::Data, Item>>>::Builder) {
+  return ::mi7::Unimplemented(kBrandsInfo, kBrandsMethods[1]);
+}
+
+::mi7::Reply BrandsService::Phantom(::mi7::ServerContext&,
+                                    ::golden::generics::Phantom<Brands>::Reader,
+                                    ::golden::generics::Phantom<Pair<>>::Builder) {
+  return ::mi7::Unimplemented(kBrandsInfo, kBrandsMethods[2]);
+}
+
+const ::mi7::InterfaceInfo& BrandsService::info() { return kBrandsInfo; }
+
+const ::mi7::InterfaceInfo& BrandsService::interface_info() const { return kBrandsInfo; }
+
+::mi7::Reply BrandsService::Dispatch(uint64_t interface_id, uint16_t method_id,
+                                     ::mi7::ServerCall& call) {
+  switch (interface_id) {
+    case 0xd6b213e9807afea5:  // Brands
+      switch (method_id) {
+        case 0:
+          return Lists(
+              call.context(), call.Params<Pair<::capnp::List<Color>, ::capnp::List<int32_t>>>(),
+              call.Results<
+                  Pair<::capnp::List<::capnp::Data>, ::capnp::List<::capnp::List<Item>>>>());
+        case 1:
+          return Pointers(
+              call.context(), call.Params<Pair<::capnp::Text, ::capnp::Data>>(),
+              call.Results<
+                  Pair<::capnp::AnyPointer, Pair<::capnp::Text, Pair<::capnp::Data, Item>>>>());
+        case 2:
+          return Phantom(call.context(), call.Params<::golden::generics::Phantom<Brands>>(),
+                         call.Results<::golden::generics::Phantom<Pair<>>>());
+      }
+      break;
+  }
+  return ::mi7::UnknownMethod(info(), interface_id, method_id);
+}
+
+::mi7::Request<Pair<::capnp::List<Color>, ::capnp::List<int32_t>>,
+               Pair<::capnp::List<::capnp::Data>, ::capnp::List<::capnp::List<Item>>>>
+BrandsStub::Lists(const ::mi7::CallOptions& options) const {
+  return NewRequest<Pair<::capnp::List<Color>, ::capnp::List<int32_t>>,
+                    Pair<::capnp::List<::capnp::Data>, ::capnp::List<::capnp::List<Item>>>>(
+      kBrandsInfo, kBrandsMethods[0], options);
+}
+
+::mi7::Request<Pair<::capnp::Text, ::capnp::Data>,
+               Pair<::capnp::AnyPointer, Pair<::capnp::Text, Pair<::capnp::Data, Item>>>>
+BrandsStub::Pointers(const ::mi7::CallOptions& options) const {
+  return NewRequest<Pair<::capnp::Text, ::capnp::Data>,
+                    Pair<::capnp::AnyPointer, Pair<::capnp::Text, Pair<::capnp::Data, Item>>>>(
+      kBrandsInfo, kBrandsMethods[1], options);
+}
+
+::mi7::Request<::golden::generics::Phantom<Brands>, ::golden::generics::Phantom<Pair<>>>
+BrandsStub::Phantom(const ::mi7::CallOptions& options) const {
+  return NewRequest<::golden::generics::Phantom<Brands>, ::golden::generics::Phantom<Pair<>>>(
+      kBrandsInfo, kBrandsMethods[2], options);
+}
+
 }  // namespace golden::generics

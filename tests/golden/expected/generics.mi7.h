@@ -171,6 +171,57 @@ class Scope_InnerStub : public ::mi7::Stub {
   ::mi7::Request<Scope<T>, Scope<T>> Give(const ::mi7::CallOptions& options = {}) const;
 };
 
+// Bound to all kinds of types.
+//
+// To implement Brands, derive and override. What is not overridden answers UNIMPLEMENTED.
+class BrandsService : public ::mi7::Service {
+ public:
+  // lists @0 Pair(List(Color), List(Int32)) -> Pair(List(Data), List(List(Item)))
+  virtual ::mi7::Reply Lists(
+      ::mi7::ServerContext& context,
+      Pair<::capnp::List<Color>, ::capnp::List<int32_t>>::Reader params,
+      Pair<::capnp::List<::capnp::Data>, ::capnp::List<::capnp::List<Item>>>::Builder results);
+
+  // pointers @1 Pair(Text, Data) -> Pair(AnyPointer, Pair(Text, Pair(Data, Item)))
+  virtual ::mi7::Reply Pointers(
+      ::mi7::ServerContext& context, Pair<::capnp::Text, ::capnp::Data>::Reader params,
+      Pair<::capnp::AnyPointer, Pair<::capnp::Text, Pair<::capnp::Data, Item>>>::Builder results);
+
+  // An interface as an argument that no field uses.
+  //
+  // phantom @2 Phantom(Brands) -> Phantom(Pair)
+  virtual ::mi7::Reply Phantom(::mi7::ServerContext& context,
+                               ::golden::generics::Phantom<Brands>::Reader params,
+                               ::golden::generics::Phantom<Pair<>>::Builder results);
+
+  static const ::mi7::InterfaceInfo& info();
+  const ::mi7::InterfaceInfo& interface_info() const override;
+  ::mi7::Reply Dispatch(uint64_t interface_id, uint16_t method_id,
+                        ::mi7::ServerCall& call) override;
+};
+
+// Calls Brands through a channel.
+class BrandsStub : public ::mi7::Stub {
+ public:
+  using ::mi7::Stub::Stub;
+
+  // lists @0 Pair(List(Color), List(Int32)) -> Pair(List(Data), List(List(Item)))
+  ::mi7::Request<Pair<::capnp::List<Color>, ::capnp::List<int32_t>>,
+                 Pair<::capnp::List<::capnp::Data>, ::capnp::List<::capnp::List<Item>>>>
+  Lists(const ::mi7::CallOptions& options = {}) const;
+
+  // pointers @1 Pair(Text, Data) -> Pair(AnyPointer, Pair(Text, Pair(Data, Item)))
+  ::mi7::Request<Pair<::capnp::Text, ::capnp::Data>,
+                 Pair<::capnp::AnyPointer, Pair<::capnp::Text, Pair<::capnp::Data, Item>>>>
+  Pointers(const ::mi7::CallOptions& options = {}) const;
+
+  // An interface as an argument that no field uses.
+  //
+  // phantom @2 Phantom(Brands) -> Phantom(Pair)
+  ::mi7::Request<::golden::generics::Phantom<Brands>, ::golden::generics::Phantom<Pair<>>> Phantom(
+      const ::mi7::CallOptions& options = {}) const;
+};
+
 // The rest is how the generic classes above work.
 
 extern const ::mi7::InterfaceInfo kStoreInfo;

@@ -66,4 +66,22 @@ class MockScope_InnerService : public Scope_InnerService<T> {
               (override));
 };
 
+// For tests of what calls Brands.
+class MockBrandsService : public BrandsService {
+ public:
+  MOCK_METHOD(::mi7::Reply, Lists,
+              (::mi7::ServerContext&, (Pair<::capnp::List<Color>, ::capnp::List<int32_t>>::Reader),
+               (Pair<::capnp::List<::capnp::Data>, ::capnp::List<::capnp::List<Item>>>::Builder)),
+              (override));
+  MOCK_METHOD(
+      ::mi7::Reply, Pointers,
+      (::mi7::ServerContext&, (Pair<::capnp::Text, ::capnp::Data>::Reader),
+       (Pair<::capnp::AnyPointer, Pair<::capnp::Text, Pair<::capnp::Data, Item>>>::Builder)),
+      (override));
+  MOCK_METHOD(::mi7::Reply, Phantom,
+              (::mi7::ServerContext&, ::golden::generics::Phantom<Brands>::Reader,
+               ::golden::generics::Phantom<Pair<>>::Builder),
+              (override));
+};
+
 }  // namespace golden::generics
