@@ -1,47 +1,100 @@
 #pragma once
 
-// A per-thread cache of freed memory blocks for objects of one type, so that objects made once a
+// Freed memory blocks for objects of one type, kept for the next ones, so that objects made once a
 // call cost no heap allocation once warm.
+//
+// Each thread has a cache of its own. Behind the caches is a depot that all threads share: objects
+// that are made on one thread and deleted on another (a call whose answer the event loop delivers)
+// take their memory there and back in batches.
 
 #include <array>
 #include <cstddef>
 #include <new>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "base/mutex.h"
+
 namespace mi7 {
 
-// Thread-safe: an object may be deleted on another thread than the one that made it; its memory
-// then joins that thread's cache. At most kCachedMax blocks stay with a thread, the rest goes back
-// to the heap, and all of it when the thread ends.
+// Thread-safe: an object may be deleted on another thread than the one that made it. At most
+// kCachedMax blocks stay with a thread and kDepotMax in the depot, the rest goes back to the heap.
+// A thread that ends leaves its blocks to the depot.
 template <typename T>
 class ObjectPool {
  public:
   static constexpr size_t kCachedMax = 128;
+  static constexpr size_t kDepotMax = 4096;
 
   template <typename... Args>
   static T* New(Args&&... args) {
     Cache& cache = ThreadCache();
-    void* block = cache.count != 0 ? cache.blocks[--cache.count] : ::operator new(sizeof(T));
+    if (cache.count == 0 && !cache.closed) cache.Fetch();
+    void* block = cache.count != 0 ? cache.blocks[--cache.count] : ::operator new(kBlockBytes);
     return new (block) T(std::forward<Args>(args)...);
   }
 
   static void Delete(T* object) {
     object->~T();
     Cache& cache = ThreadCache();
-    if (cache.count < kCachedMax && !cache.closed) {
-      cache.blocks[cache.count++] = object;
-    } else {
+    if (cache.closed) {
       ::operator delete(object);
+      return;
     }
+    if (cache.count == kCachedMax) cache.Store(kBatch);
+    cache.blocks[cache.count++] = object;
   }
 
  private:
   static_assert(alignof(T) <= __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+  // A free block in the depot.
+  struct Free {
+    Free* next;
+  };
+  static constexpr size_t kBlockBytes = sizeof(T) < sizeof(Free) ? sizeof(Free) : sizeof(T);
+  static constexpr size_t kBatch = kCachedMax / 2;
+
+  struct Depot {
+    Mutex mutex;
+    Free* first ABSL_GUARDED_BY(mutex) = nullptr;
+    size_t count ABSL_GUARDED_BY(mutex) = 0;
+  };
+  // Never destroyed: threads may end after static objects are gone.
+  static Depot& TheDepot() {
+    static Depot* const depot = new Depot;
+    return *depot;
+  }
+
   struct Cache {
     ~Cache() {
       // Objects may still be deleted by destructors of other thread-local objects that run later.
       closed = true;
-      while (count != 0) ::operator delete(blocks[--count]);
+      Store(count);
+    }
+    // Takes up to kBatch blocks from the depot.
+    void Fetch() {
+      Depot& depot = TheDepot();
+      MutexLock lock(&depot.mutex);
+      while (count < kBatch && depot.first != nullptr) {
+        Free* const block = depot.first;
+        depot.first = block->next;
+        --depot.count;
+        blocks[count++] = block;
+      }
+    }
+    // Gives `number` blocks to the depot, or to the heap when the depot is full.
+    void Store(size_t number) {
+      Depot& depot = TheDepot();
+      MutexLock lock(&depot.mutex);
+      for (; number != 0; --number) {
+        void* const block = blocks[--count];
+        if (depot.count < kDepotMax) {
+          depot.first = new (block) Free{depot.first};
+          ++depot.count;
+        } else {
+          ::operator delete(block);
+        }
+      }
     }
     std::array<void*, kCachedMax> blocks;
     size_t count = 0;

@@ -18,7 +18,7 @@ constexpr size_t kResultBytesHint = 512;
 
 }  // namespace
 
-void AnswerSide::OnCall(transport::IncomingMessage message) {
+void AnswerSide::OnCall(transport::IncomingMessage&& message) {
   const uint32_t call_id = message.header().call_id;
   if (dispatcher_ == nullptr) {
     return Refuse(call_id, absl::UnimplementedError("this end of the connection serves nothing"));

@@ -37,7 +37,7 @@ class AnswerSide {
   AnswerSide(Owner* owner, const Dispatcher* dispatcher, const Limits* limits)
       : owner_(owner), dispatcher_(dispatcher), limits_(limits) {}
 
-  void OnCall(transport::IncomingMessage message);
+  void OnCall(transport::IncomingMessage&& message);
   void OnCancel(uint32_t call_id);
   // A call that the transport could not deliver: too large, or malformed.
   void OnRejectedCall(const transport::FrameHeader& header, const absl::Status& why);

@@ -17,12 +17,11 @@ using transport::FrameType;
 // A table that held more than this many ids gives its memory back when it is empty.
 constexpr size_t kKeptIdsMax = 64;
 
-// How a call ends that was in flight when its connection was lost.
-absl::Status LostStatus(const ClientCall& call, const absl::Status& why) {
-  return WithOutcome(absl::UnavailableError(absl::StrCat(
-                         call.method().name, ": connection lost",
-                         why.ok() ? " (closed by the peer)" : absl::StrCat(": ", why.message()))),
-                     CallOutcome::kUnknown);
+// How a call ends that was in flight when its connection was lost. `closed`: CallSide::closed_.
+absl::Status LostStatus(const ClientCall& call, const absl::Status& closed) {
+  return WithOutcome(
+      absl::Status(closed.code(), absl::StrCat(call.method().name, ": ", closed.message())),
+      CallOutcome::kUnknown);
 }
 
 }  // namespace
@@ -66,7 +65,13 @@ void CallSide::Send(ClientCall* call) {
   if (failure.ok()) {
     const uint32_t call_id = header.call_id;
     failure = connection_->Send(std::move(message));
-    if (failure.ok()) return;
+    // OnClosed leaves a call to us that it finds here, because it cannot know whether it was sent.
+    const bool lost = call->send_stage_.exchange(ClientCall::kSent, std::memory_order_acq_rel) ==
+                      ClientCall::kLost;
+    if (failure.ok()) {
+      if (lost) call->Fail(LostStatus(*call, closed()));
+      return;
+    }
     // Nothing of it was sent, so no return is due; but OnClosed may have taken it meanwhile, or a
     // return that a broken peer made up, and the id may be another call's by now.
     if (Take(call_id, call) != nullptr) call->Unref();
@@ -90,7 +95,7 @@ void CallSide::SendCancel(ClientCall* call) {
   connection_->Send(std::move(message)).IgnoreError();
 }
 
-absl::Status CallSide::OnReturn(transport::IncomingMessage message) {
+absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
   ClientCall* const call = Take(message.header().call_id);
   if (call == nullptr) {
     return absl::InvalidArgumentError(
@@ -133,21 +138,30 @@ void CallSide::OnUnsent(const FrameHeader& header) {
 }
 
 void CallSide::OnClosed(const absl::Status& why) {
+  const absl::Status closed = absl::UnavailableError(absl::StrCat(
+      "connection lost", why.ok() ? " (closed by the peer)" : absl::StrCat(": ", why.message())));
   std::vector<ClientCall*> lost;
   {
     MutexLock lock(&mutex_);
     stopped_ = true;
-    closed_ = absl::UnavailableError(
-        absl::StrCat("connection lost", why.ok() ? "" : ": ", why.ok() ? "" : why.message()));
+    closed_ = closed;
     lost.swap(calls_);
     free_ids_ = {};
     in_flight_ = 0;
   }
   for (ClientCall* call : lost) {
     if (call == nullptr) continue;
-    call->Fail(LostStatus(*call, why));
+    if (call->send_stage_.exchange(ClientCall::kLost, std::memory_order_acq_rel) ==
+        ClientCall::kSent) {
+      call->Fail(LostStatus(*call, closed));
+    }
     call->Unref();
   }
+}
+
+absl::Status CallSide::closed() const {
+  MutexLock lock(&mutex_);
+  return closed_;
 }
 
 void CallSide::AddBackground() {

@@ -31,7 +31,7 @@ class CallSide {
   void SendCancel(ClientCall* call);
 
   // A return; INVALID_ARGUMENT when it belongs to no call in flight.
-  absl::Status OnReturn(transport::IncomingMessage message);
+  absl::Status OnReturn(transport::IncomingMessage&& message);
   // A return that the transport could not deliver.
   absl::Status OnRejectedReturn(const transport::FrameHeader& header, const absl::Status& why);
   // A call that the connection dropped unsent.
@@ -49,6 +49,7 @@ class CallSide {
   bool idle() const;
 
  private:
+  absl::Status closed() const;
   // Removes and returns the call with this id, whose table reference passes to the caller; nullptr
   // when there is none, or it is not the `expected` one.
   ClientCall* Take(uint32_t call_id, const ClientCall* expected = nullptr);
@@ -64,7 +65,7 @@ class CallSide {
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status closed_ ABSL_GUARDED_BY(mutex_);
+  absl::Status closed_ ABSL_GUARDED_BY(mutex_);  // why no call can be sent; OK before OnClosed
 };
 
 }  // namespace mi7

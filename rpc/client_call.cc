@@ -136,7 +136,7 @@ void ClientCall::CompleteWith(absl::Status failure) {
   Finish();
 }
 
-void ClientCall::CompleteWith(transport::IncomingMessage response) {
+void ClientCall::CompleteWith(transport::IncomingMessage&& response) {
   response_ = std::move(response);
   reader_.emplace(response_, channel_->limits());
   Finish();

@@ -84,7 +84,7 @@ class ClientCall {
   // True for the one that may end the call, with CompleteWith right after.
   bool Claim() { return (state_.fetch_or(kClaimed, std::memory_order_acq_rel) & kClaimed) == 0; }
   void CompleteWith(absl::Status failure);
-  void CompleteWith(transport::IncomingMessage response);
+  void CompleteWith(transport::IncomingMessage&& response);
   // Claim, then CompleteWith.
   void Fail(const absl::Status& failure);
   // The deadline passed.
@@ -121,6 +121,9 @@ class ClientCall {
   std::atomic<uint32_t> references_{1};
   transport::Completion completion_;
   uint32_t call_id_ = 0;  // CallSide, under its mutex
+  // CallSide's: whether the send, or the end of the connection, came first.
+  enum SendStage : uint8_t { kSending, kSent, kLost };
+  std::atomic<SendStage> send_stage_{kSending};
   bool started_ = false;
   // Written by Start: the call went to the channel's queue because there was no connection.
   bool queued_ = false;

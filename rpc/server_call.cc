@@ -7,7 +7,7 @@
 
 namespace mi7 {
 
-ServerCall::ServerCall(AnswerSide* side, transport::IncomingMessage request,
+ServerCall::ServerCall(AnswerSide* side, transport::IncomingMessage&& request,
                        transport::OutgoingMessage response)
     : side_(side), request_(std::move(request)), response_(std::move(response)) {
   reader_.emplace(request_, side_->limits());

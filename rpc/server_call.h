@@ -45,7 +45,7 @@ class ServerCall {
   // --- For the runtime ---
 
   // `side` outlives the call or is kept alive by PrepareAsync.
-  ServerCall(AnswerSide* side, transport::IncomingMessage request,
+  ServerCall(AnswerSide* side, transport::IncomingMessage&& request,
              transport::OutgoingMessage response);
   ~ServerCall();
   ServerCall(const ServerCall&) = delete;

@@ -33,7 +33,8 @@ std::string Guess(absl::string_view first) {
     if (is(verb)) return "HTTP";
   }
   if (is("SSH-")) return "SSH";
-  if (is(absl::string_view("\x16\x03", 2))) return "TLS";
+  // A handshake, or the alert with which a TLS server answers what is none.
+  if (is(absl::string_view("\x16\x03", 2)) || is(absl::string_view("\x15\x03", 2))) return "TLS";
   if (is(absl::string_view("\0\0\0\0", 4))) return "plain Cap'n Proto RPC";
   return "no mi7";
 }

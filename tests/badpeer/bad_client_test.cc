@@ -194,7 +194,9 @@ TEST_F(BadClientTest, HelloOf4GiBFollowedBySilenceIsClosedAtOnce) {
   header.size = 0xffff'fff8;
   peer.Send(Opening() + Exactly(header));
   EXPECT_EQ(peer.Read(8), Opening());
-  ExpectClosed(peer, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("4294967288")));
+  ExpectClosed(peer, StatusIs(absl::StatusCode::kInvalidArgument,
+                              "peer's first message: message of 4294967288 bytes exceeds "
+                              "limits.message_bytes_max, 4096 bytes"));
   EXPECT_LT(ResidentBytes(), before + (8u << 20));
 }
 
@@ -315,7 +317,7 @@ TEST_F(BadClientTest, BrokenHeadersCloseTheConnectionNamingTheField) {
     RawPeer peer = Greeted();
     peer.Send(test.bytes);
     ExpectClosed(peer, StatusIs(absl::StatusCode::kInvalidArgument,
-                                AllOf(StartsWith("message header"), HasSubstr(test.text))));
+                                AllOf(HasSubstr("message header"), HasSubstr(test.text))));
   }
 }
 
@@ -336,8 +338,8 @@ TEST_F(BadClientTest, SecondHelloClosesTheConnection) {
   Start();
   RawPeer peer = Greeted();
   peer.Send(Hello());
-  ExpectClosed(
-      peer, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("type 1 after the handshake")));
+  ExpectClosed(peer,
+               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("a second hello message")));
 }
 
 TEST_F(BadClientTest, CallOf4GiBFollowedBySilenceIsAnsweredAndStoresNothing) {

@@ -84,6 +84,8 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
   std::shared_ptr<Connection> NewLink(EventLoop* loop, const TransportOptions& options)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ++connections_;
+    // Close waits for it: the connector may have sent calls, which the server refuses in order.
+    ++accepting_;
     std::shared_ptr<void> while_open(nullptr, [self = shared_from_this()](void*) {
       MutexLock lock(&self->mutex_);
       --self->connections_;
@@ -110,20 +112,9 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
 
   // On the loop of the accepted end.
   void Accept(std::shared_ptr<Connection> connection) {
-    if (!BeginAccepting()) {
-      connection->Close(absl::UnavailableError("the server stopped listening"));
-      return;
-    }
     on_accept_(std::move(connection));
     MutexLock lock(&mutex_);
     if (--accepting_ == 0) accepted_.NotifyAll();
-  }
-
-  bool BeginAccepting() {
-    MutexLock lock(&mutex_);
-    if (closed_) return false;
-    ++accepting_;
-    return true;
   }
 
   const Endpoint endpoint_;
@@ -132,8 +123,8 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
   const AcceptCallback on_accept_;
   Mutex mutex_;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-  int accepting_ ABSL_GUARDED_BY(mutex_) = 0;  // calls of on_accept_ that run
-  CondVar accepted_;                           // none runs any more
+  int accepting_ ABSL_GUARDED_BY(mutex_) = 0;  // calls of on_accept_ that run or will run
+  CondVar accepted_;                           // there is none any more
   uint32_t connections_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t next_loop_ ABSL_GUARDED_BY(mutex_) = 0;
 };
