@@ -34,6 +34,9 @@ struct TransportCase {
                      ConnectCallback)>
       connect;
   WaitPolicy wait = WaitPolicy::kAdaptive;
+  // Messages are held back before the transport sees them, so that a refused Send does not mean
+  // that the system's buffers are full.
+  bool late = false;
 };
 inline void PrintTo(const TransportCase& transport, std::ostream* out) { *out << transport.name; }
 

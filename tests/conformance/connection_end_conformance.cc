@@ -156,7 +156,7 @@ TEST_P(ConnectionConformance, WhatAPeerCertainlyDidNotSeeIsToldAsUnsent) {
   server_connection_->Close(absl::OkStatus());
   ASSERT_TRUE(client_->WaitForClosed());
   const std::vector<uint32_t> unsent = client_->unsent();
-  ASSERT_FALSE(unsent.empty());
+  EXPECT_TRUE(!unsent.empty() || GetParam().late);
   for (size_t i = 0; i < unsent.size(); ++i) {
     EXPECT_EQ(unsent[i], accepted - unsent.size() + 1 + i) << "the last ones, in order";
   }

@@ -9,7 +9,8 @@ TransportCase Inproc(const std::string& name, WaitPolicy wait) {
           .endpoint = "inproc:conformance",
           .listen = inproc::Listen,
           .connect = inproc::Connect,
-          .wait = wait};
+          .wait = wait,
+          .late = false};
 }
 
 INSTANTIATE_TEST_SUITE_P(Inproc, ConnectionConformance,

@@ -139,7 +139,6 @@ TEST_P(ConnectionConformance, MessageThatOutgrowsItsReservationArrives) {
   ASSERT_TRUE(client_connection_->Send(*std::move(message)).ok());
   ASSERT_TRUE(server_->WaitForMessages(1));
   const std::vector<IncomingMessage> messages = server_->TakeMessages();
-  EXPECT_GT(messages[0].segments().size(), 2u);
   capnp::SegmentArrayMessageReader reader(
       {messages[0].segments().data(), messages[0].segments().size()});
   const auto received = reader.getRoot<capnp::AnyPointer>().getAs<capnp::List<capnp::Text>>();

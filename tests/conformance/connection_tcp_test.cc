@@ -9,7 +9,8 @@ TransportCase Tcp(const std::string& name, WaitPolicy wait) {
           .endpoint = "tcp:127.0.0.1:0",
           .listen = Listen,
           .connect = Connect,
-          .wait = wait};
+          .wait = wait,
+          .late = false};
 }
 
 INSTANTIATE_TEST_SUITE_P(Tcp, ConnectionConformance,

@@ -1,0 +1,277 @@
+#include "transport/fault/fault_connection.h"
+
+#include <algorithm>
+#include <deque>
+#include <optional>
+#include <random>
+#include <utility>
+
+#include <capnp/any.h>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/mutex.h"
+
+namespace mi7::transport::fault {
+namespace {
+
+// Send consumes its message also when the queue is full, and a held message must not get lost.
+OutgoingMessage Copy(MessageBody& message) {
+  OutgoingMessage copy = NewHeapMessage(MessageBytes(message));
+  copy->header = message.header;
+  copy->has_body = message.has_body;
+  copy->SetExtra(message.extra());
+  if (message.has_body) {
+    copy->getRoot<capnp::AnyPointer>().set(message.getRoot<capnp::AnyPointer>().asReader());
+  }
+  return copy;
+}
+
+// The receiver of the inner connection, and all that outlives the user's handle.
+//
+// Callbacks of the inner connection exclude each other; OnWritable is called by a timer as well, so
+// all callbacks are made with callback_mutex_ held. Locks: callback_mutex_ before mutex_.
+class Core final : public Receiver, public std::enable_shared_from_this<Core> {
+ public:
+  Core(std::shared_ptr<Connection> inner, EventLoop* loop, const Options& options)
+      : options_(options), loop_(loop), inner_(std::move(inner)), random_(options.seed) {
+    limits_ = options.limits;
+    limits_.message_bytes_max =
+        std::min(limits_.message_bytes_max, inner_->info().negotiated.message_bytes_max);
+  }
+
+  Connection& inner() { return *inner_; }
+
+  void Start(std::shared_ptr<Receiver> receiver) {
+    {
+      MutexLock lock(&callback_mutex_);
+      receiver_ = std::move(receiver);
+    }
+    inner_->Start(shared_from_this());
+  }
+
+  absl::Status Send(OutgoingMessage message) {
+    absl::Status sealed = SealMessage(*message, limits_);
+    if (!sealed.ok()) return sealed;
+    const uint64_t bytes = message->header.size;
+    MutexLock lock(&mutex_);
+    if (ended_) return absl::UnavailableError("connection is closed");
+    if (!options_.accepted && !held_.empty() &&
+        held_bytes_ + bytes > options_.limits.queued_bytes_max) {
+      return QueueFull();
+    }
+    held_.push_back(std::move(message));
+    held_bytes_ += bytes;
+    ScheduleLocked();
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) {
+    MutexLock lock(&mutex_);
+    if (ended_) return absl::UnavailableError("connection is closed");
+    if (!options_.accepted && held_bytes_ >= options_.limits.queued_bytes_max) return QueueFull();
+    return NewHeapMessage(bytes);
+  }
+
+  // Sends what goes without waiting, then closes.
+  void Close(absl::Status why) {
+    {
+      MutexLock lock(&mutex_);
+      if (ended_) return;
+      ended_ = true;
+      while (!held_.empty() && ForwardOne()) {
+      }
+    }
+    inner_->Close(std::move(why));
+  }
+
+  bool InCallback() const {
+    for (const Frame* frame = frames_; frame != nullptr; frame = frame->outer) {
+      if (frame->core == this) return true;
+    }
+    return inner_->InCallback();
+  }
+
+  void OnMessage(IncomingMessage message) override {
+    const Callback callback(*this);
+    receiver_->OnMessage(std::move(message));
+  }
+  void OnRejected(const FrameHeader& header, const absl::Status& why) override {
+    const Callback callback(*this);
+    receiver_->OnRejected(header, why);
+  }
+  void OnUnsent(const FrameHeader& header) override {
+    const Callback callback(*this);
+    receiver_->OnUnsent(header);
+  }
+  void OnWritable() override {
+    // The inner connection has room; whether we have is seen when it was used.
+    MutexLock lock(&mutex_);
+    stuck_ = false;
+    ScheduleLocked();
+  }
+  void OnClosed(const absl::Status& why) override {
+    const Callback callback(*this);
+    std::deque<OutgoingMessage> unsent;
+    {
+      MutexLock lock(&mutex_);
+      ended_ = true;
+      timer_.reset();
+      unsent.swap(held_);
+    }
+    for (const OutgoingMessage& message : unsent) receiver_->OnUnsent(message->header);
+    receiver_->OnClosed(why);
+    receiver_.reset();
+  }
+
+ private:
+  struct Frame {
+    const Core* core;
+    Frame* outer;
+  };
+  class Callback {
+   public:
+    explicit Callback(Core& core) : lock_(&core.callback_mutex_), frame_{&core, frames_} {
+      frames_ = &frame_;
+    }
+    ~Callback() { frames_ = frame_.outer; }
+
+   private:
+    MutexLock lock_;
+    Frame frame_;
+  };
+
+  absl::Status QueueFull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    writable_wanted_ = true;
+    return absl::ResourceExhaustedError(absl::StrCat("connection has ", held_bytes_,
+                                                     " bytes queued; limits.queued_bytes_max is ",
+                                                     options_.limits.queued_bytes_max));
+  }
+
+  void ScheduleLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (ended_ || stuck_ || scheduled_ || (held_.empty() && !writable_wanted_)) return;
+    scheduled_ = true;
+    if (!timer_.has_value()) {
+      timer_.emplace(loop_, [weak = weak_from_this()] {
+        if (const std::shared_ptr<Core> core = weak.lock()) core->Tick();
+      });
+    }
+    const int64_t delay_max_ns = absl::ToInt64Nanoseconds(options_.delay_max);
+    timer_->Schedule(Deadline::After(absl::Nanoseconds(
+        static_cast<int64_t>(random_() % static_cast<uint64_t>(delay_max_ns + 1)))));
+  }
+
+  // Sends the first held message on; false when the inner connection does not take it now.
+  bool ForwardOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    MessageBody& message = *held_.front();
+    const FrameHeader header = message.header;
+    const absl::Status sent =
+        inner_->Send(options_.accepted ? std::move(held_.front()) : Copy(message));
+    if (!sent.ok()) {
+      stuck_ = true;
+      if (options_.accepted) {
+        // It has ended, and OnClosed is on its way. The message is gone but for its header.
+        held_.front() = NewHeapMessage(0);
+        held_.front()->header = header;
+      }
+      return false;
+    }
+    held_.pop_front();
+    held_bytes_ -= header.size;
+    return true;
+  }
+
+  void TellWritable() {
+    const Callback callback(*this);
+    {
+      MutexLock lock(&mutex_);
+      if (ended_) return;
+    }
+    if (receiver_ != nullptr) receiver_->OnWritable();
+  }
+
+  // On the loop.
+  void Tick() {
+    bool lose = false;
+    bool writable = false;
+    {
+      MutexLock lock(&mutex_);
+      scheduled_ = false;
+      if (ended_) return;
+      const uint32_t burst = 1 + static_cast<uint32_t>(random_() % options_.burst_max);
+      for (uint32_t i = 0; i < burst && !held_.empty() && !lose; ++i) {
+        lose = std::uniform_real_distribution<double>(0, 1)(random_) < options_.loss_probability;
+        if (lose) break;
+        if (!ForwardOne()) break;
+      }
+      if (lose) {
+        ended_ = true;
+      } else {
+        writable = writable_wanted_ && held_bytes_ <= options_.limits.queued_bytes_max / 2;
+        if (writable) writable_wanted_ = false;
+      }
+    }
+    if (lose) {
+      inner_->Close(absl::UnavailableError(
+          absl::StrCat("connection lost, as seed ", options_.seed, " has it")));
+      return;
+    }
+    if (writable) TellWritable();
+    MutexLock lock(&mutex_);
+    ScheduleLocked();
+  }
+
+  static constinit thread_local Frame* frames_;
+
+  const Options options_;
+  Limits limits_;  // what both ends accept
+  EventLoop* const loop_;
+  const std::shared_ptr<Connection> inner_;
+
+  Mutex callback_mutex_;
+  std::shared_ptr<Receiver> receiver_;  // guarded by callback_mutex_, by way of Callback
+
+  Mutex mutex_;
+  std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
+  std::deque<OutgoingMessage> held_ ABSL_GUARDED_BY(mutex_);
+  uint64_t held_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<EventLoop::Timer> timer_ ABSL_GUARDED_BY(mutex_);
+  bool scheduled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stuck_ ABSL_GUARDED_BY(mutex_) = false;  // until OnWritable of the inner connection
+  bool writable_wanted_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+constinit thread_local Core::Frame* Core::frames_ = nullptr;
+
+class FaultConnection final : public Connection {
+ public:
+  explicit FaultConnection(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+  // The core and the inner connection refer to each other until the end.
+  ~FaultConnection() override { core_->Close(absl::OkStatus()); }
+
+  void Start(std::shared_ptr<Receiver> receiver) override { core_->Start(std::move(receiver)); }
+  absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override { return core_->Reserve(bytes); }
+  absl::Status Send(OutgoingMessage&& message) override { return core_->Send(std::move(message)); }
+  void Close(absl::Status why) override { core_->Close(std::move(why)); }
+  bool Await(Completion& completion, Deadline deadline) override {
+    MI7_CHECK(!InCallback(), "Await is not called inside a callback of the same connection");
+    return core_->inner().Await(completion, deadline);
+  }
+  void SetBackground(bool wanted) override { core_->inner().SetBackground(wanted); }
+  bool InCallback() const override { return core_->InCallback(); }
+  ConnectionInfo info() const override { return core_->inner().info(); }
+
+ private:
+  const std::shared_ptr<Core> core_;
+};
+
+}  // namespace
+
+std::shared_ptr<Connection> Decorate(std::shared_ptr<Connection> inner, EventLoop* loop,
+                                     const Options& options) {
+  return std::make_shared<FaultConnection>(std::make_shared<Core>(std::move(inner), loop, options));
+}
+
+}  // namespace mi7::transport::fault
