@@ -71,10 +71,11 @@ TEST_P(CallTest, ConnectInsideACallbackIsRefused) {
   const std::shared_ptr<Channel> other = NewChannel();  // the same event loop must connect it
   absl::Notification done;
   absl::Status connected;
-  SendEcho("x").Then([&](EchoResult) {
+  SendHold(1).Then([&](auto) {
     connected = other->Connect(Deadline::After(kSoon));
     done.Notify();
   });
+  probe_.TakeHeld().Answer();
   ASSERT_TRUE(Happens(done));
   EXPECT_THAT(connected,
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("would wait for itself")));
@@ -366,11 +367,12 @@ TEST_P(CallTest, ChannelWithALoopOfItsOwn) {
     options.event_loop = loop.get();
     channel_ = NewChannel(options);
     absl::Notification done;
-    SendEcho("x").Then([&](EchoResult result) {
+    SendHold(1).Then([&](auto result) {
       EXPECT_THAT(result, IsOk());
       EXPECT_TRUE(loop->InLoopThread());
       done.Notify();
     });
+    probe_.TakeHeld().Answer();
     ASSERT_TRUE(Happens(done));
     channel_ = nullptr;  // and then its loop
   }

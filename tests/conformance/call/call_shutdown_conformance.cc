@@ -180,6 +180,8 @@ TEST_P(CallTest, DestructionOfTheServerEndsItsConnections) {
   Start();
   ASSERT_TRUE(Works());
   server_ = nullptr;
+  // Sent before the client noticed, or after.
+  EXPECT_THAT(SendEcho("x").Wait(), StatusIs(absl::StatusCode::kUnavailable));
   const EchoResult result = SendEcho("x").Wait();
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));

@@ -443,13 +443,13 @@ TEST_P(CallTest, ChannelMayBeDroppedInItsOwnCallback) {
   for (int i = 0; i < 20; ++i) {
     absl::Notification dropped;
     auto owner = std::make_shared<std::shared_ptr<Channel>>(NewChannel());
-    auto request = ProbeStub(*owner).Echo();
-    request->setText("x");
-    request.Send().Then([&, owner](EchoResult result) {
+    auto request = ProbeStub(*owner).Hold();
+    request.Send().Then([&, owner](auto result) {
       EXPECT_THAT(result, IsOk());
       *owner = nullptr;
       dropped.Notify();
     });
+    probe_.TakeHeld().Answer();
     ASSERT_TRUE(Happens(dropped));
   }
   ASSERT_TRUE(Works());
@@ -460,10 +460,11 @@ TEST_P(CallTest, WaitInsideACallbackIsRefused) {
   ASSERT_TRUE(Works());
   absl::Notification done;
   absl::Status nested;
-  SendEcho("outer").Then([&](EchoResult) {
+  SendHold(1).Then([&](auto) {
     nested = SendEcho("inner").Wait().status();
     done.Notify();
   });
+  probe_.TakeHeld().Answer();  // not before Then, which would run the callback on this thread
   ASSERT_TRUE(Happens(done));
   EXPECT_THAT(nested, StatusIs(absl::StatusCode::kFailedPrecondition,
                                HasSubstr("Wait() inside a callback")));
@@ -476,12 +477,13 @@ TEST_P(CallTest, WaitInsideACallbackOfAnUnconnectedChannelIsRefusedToo) {
   const std::shared_ptr<Channel> other = NewChannel();  // the same event loop must connect it
   absl::Notification done;
   absl::Status nested;
-  SendEcho("outer").Then([&](EchoResult) {
+  SendHold(1).Then([&](auto) {
     auto request = ProbeStub(other).Echo({.deadline = Deadline::After(absl::Seconds(20))});
     request->setText("inner");
     nested = request.Send().Wait().status();
     done.Notify();
   });
+  probe_.TakeHeld().Answer();
   ASSERT_TRUE(Happens(done));
   EXPECT_THAT(nested, StatusIs(absl::StatusCode::kFailedPrecondition,
                                HasSubstr("of the event loop that has to connect the channel")));

@@ -1,0 +1,361 @@
+// Two hosts: client and server in two network namespaces, joined by a cable that the test can pull.
+//
+// The namespaces have no names: they end with the last process in them, so nothing is left behind
+// however the test ends. This process becomes the client's host; the server is this program again,
+// started with --serve, and takes single letters as commands on its standard input.
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/check.h"
+#include "rpc/channel.h"
+#include "rpc/server.h"
+#include "rpc/status_testing.h"
+#include "tests/conformance/call/probe_service.h"
+
+namespace mi7::conformance {
+namespace {
+
+using testing::AnyOf;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+// The two ends of the cable.
+constexpr char kClientLink[] = "mi7client";
+constexpr char kServerLink[] = "mi7server";
+constexpr char kClientAddress[] = "10.77.0.2";
+constexpr char kServerAddress[] = "10.77.0.1";
+constexpr char kClientAddress6[] = "fd77::2";
+constexpr char kServerAddress6[] = "fd77::1";
+constexpr uint16_t kPort = 4711;
+
+// Runs a command of iproute2; its exit status is 0.
+bool Ip(const std::string& arguments) {
+  return std::system(absl::StrCat("ip ", arguments).c_str()) == 0;  // NOLINT: a fixed command
+}
+
+// A network namespace of its own for this process. Empty when done, else why not.
+std::string EnterNewNetwork() {
+  if (::unshare(CLONE_NEWNET) == 0) return "";
+  // Not root: in a user namespace, where this user is.
+  const uid_t uid = ::geteuid();
+  const gid_t gid = ::getegid();
+  if (::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) {
+    return absl::StrCat("unshare: ", std::strerror(errno));
+  }
+  const auto write = [](const char* path, const std::string& text) {
+    const int fd = ::open(path, O_WRONLY | O_CLOEXEC);
+    const bool written =
+        fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+    if (fd >= 0) ::close(fd);
+    return written;
+  };
+  write("/proc/self/setgroups", "deny");
+  if (!write("/proc/self/uid_map", absl::StrCat("0 ", uid, " 1")) ||
+      !write("/proc/self/gid_map", absl::StrCat("0 ", gid, " 1"))) {
+    return "the user cannot be mapped into a user namespace";
+  }
+  return "";
+}
+
+// --- The server's host ---
+
+// Commands: s: set up the link and listen; a: answer the oldest held call; d, u: cable out and in;
+// the end of input: shut down. Each is answered with a line.
+int Serve() {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ProbeImpl probe;
+  std::unique_ptr<Server> server;
+  const auto done = [](bool ok) { static_cast<void>(!::write(1, ok ? "ok\n" : "no\n", 3)); };
+  if (std::string why = EnterNewNetwork(); !why.empty()) {
+    done(false);
+    return 1;
+  }
+  done(true);
+  const auto cable_in = [] {
+    return Ip(absl::StrCat("link set ", kServerLink, " up")) &&
+           // An IPv6 address goes with the link.
+           Ip(absl::StrCat("addr replace ", kServerAddress6, "/64 dev ", kServerLink, " nodad"));
+  };
+  for (char command; ::read(0, &command, 1) == 1;) {
+    switch (command) {
+      case 's': {
+        bool ok = Ip("link set lo up") &&
+                  Ip(absl::StrCat("addr add ", kServerAddress, "/24 dev ", kServerLink)) &&
+                  cable_in();
+        auto started =
+            ServerBuilder().AddService(&probe).Listen(absl::StrCat("tcp:*:", kPort)).Start();
+        ok = ok && started.ok();
+        if (started.ok()) server = *std::move(started);
+        done(ok);
+        break;
+      }
+      case 'a':
+        probe.TakeHeld().Answer();
+        done(true);
+        break;
+      case 'd':
+        done(Ip(absl::StrCat("link set ", kServerLink, " down")));
+        break;
+      case 'u':
+        done(cable_in());
+        break;
+    }
+  }
+  return server == nullptr || server->Shutdown(Deadline::After(absl::Seconds(5))).ok() ? 0 : 1;
+}
+
+// --- The client's host ---
+
+class ServerHost {
+ public:
+  ServerHost() {
+    std::array<int, 2> to, from;
+    MI7_CHECK(::pipe2(to.data(), O_CLOEXEC) == 0 && ::pipe2(from.data(), O_CLOEXEC) == 0, "pipes");
+    pid_ = ::fork();
+    MI7_CHECK(pid_ >= 0, "fork");
+    if (pid_ == 0) {
+      ::dup2(to[0], 0);
+      ::dup2(from[1], 1);
+      ::execl("/proc/self/exe", "two_hosts_test", "--serve", nullptr);
+      ::_exit(127);
+    }
+    ::close(to[0]);
+    ::close(from[1]);
+    commands_ = to[1];
+    answers_ = from[0];
+  }
+  ~ServerHost() {
+    ::close(commands_);
+    if (pid_ > 0) {
+      ::kill(pid_, SIGKILL);
+      ::waitpid(pid_, nullptr, 0);
+    }
+    ::close(answers_);
+  }
+  ServerHost(const ServerHost&) = delete;
+  ServerHost& operator=(const ServerHost&) = delete;
+
+  // The next line of the server is "ok".
+  bool Ok() {
+    std::string line;
+    char letter;
+    pollfd descriptor{answers_, POLLIN, 0};
+    while (::poll(&descriptor, 1, 30'000) == 1 && ::read(answers_, &letter, 1) == 1) {
+      if (letter == '\n') return line == "ok";
+      line += letter;
+    }
+    return false;
+  }
+  bool Do(char command) { return ::write(commands_, &command, 1) == 1 && Ok(); }
+  pid_t pid() const { return pid_; }
+  // Ends it in order; its exit status.
+  int Shutdown() {
+    ::close(std::exchange(commands_, -1));
+    int status = -1;
+    ::waitpid(std::exchange(pid_, -1), &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+ private:
+  pid_t pid_;
+  int commands_;
+  int answers_;
+};
+
+class TwoHostsTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    if (!Ip("-Version >/dev/null 2>&1")) {
+      why_not_ = "the command ip (package iproute2) is missing";
+      return;
+    }
+    why_not_ = EnterNewNetwork();
+    if (why_not_.empty() && !Ip("link set lo up")) why_not_ = "a new network cannot be configured";
+  }
+  void SetUp() override {
+    if (!why_not_.empty()) {
+      std::fprintf(stderr, "NOTICE: two-host test not run, this machine does not permit it: %s\n",
+                   why_not_.c_str());
+      GTEST_SKIP() << why_not_;
+    }
+    ASSERT_NO_FATAL_FAILURE(Boot());
+    channel_ = NewChannel();
+  }
+  void TearDown() override {
+    channel_ = nullptr;
+    host_ = nullptr;
+    // With the server's network its end of the cable goes, and with it ours.
+    if (why_not_.empty()) Ip(absl::StrCat("link delete ", kClientLink, " 2>/dev/null"));
+  }
+  // A new server's host, and the cable to it.
+  void Boot() {
+    host_ = std::make_unique<ServerHost>();
+    ASSERT_TRUE(host_->Ok());
+    Ip(absl::StrCat("link delete ", kClientLink, " 2>/dev/null"));
+    ASSERT_TRUE(Ip(absl::StrCat("link add ", kClientLink, " type veth peer name ", kServerLink,
+                                " netns ", host_->pid())));
+    ASSERT_TRUE(Ip(absl::StrCat("addr add ", kClientAddress, "/24 dev ", kClientLink)));
+    ASSERT_TRUE(Ip(absl::StrCat("link set ", kClientLink, " up")));
+    ASSERT_TRUE(Ip(absl::StrCat("addr add ", kClientAddress6, "/64 dev ", kClientLink, " nodad")));
+    ASSERT_TRUE(host_->Do('s'));
+  }
+  static std::shared_ptr<Channel> NewChannel(const std::string& host = kServerAddress,
+                                             ChannelOptions options = {}) {
+    options.backoff.initial = absl::Milliseconds(10);
+    options.backoff.max = absl::Milliseconds(100);
+    return *Channel::Create(absl::StrCat("tcp:", host, ":", kPort), options);
+  }
+  EchoResult Echo(const std::string& text, const CallOptions& options) {
+    auto request = ProbeStub(channel_).Echo(options);
+    request->setText(text);
+    return request.Send().Wait();
+  }
+  static CallOptions Soon(absl::Duration timeout = kSoon) {
+    return {.deadline = Deadline::After(timeout)};
+  }
+  PendingCall<Probe::HoldResults> Hold(const CallOptions& options = {}) {
+    auto request = ProbeStub(channel_).Hold(options);
+    request->setNumber(7);
+    return request.Send();
+  }
+
+  static std::string why_not_;
+  std::unique_ptr<ServerHost> host_;
+  std::shared_ptr<Channel> channel_;
+};
+std::string TwoHostsTest::why_not_;
+
+TEST_F(TwoHostsTest, CallsGoFromHostToHost) {
+  EXPECT_THAT(Echo("hello", Soon()), IsOk());
+  EXPECT_THAT(channel_->Describe(),
+              HasSubstr(absl::StrCat("calls go over tcp to tcp:", kServerAddress, ":", kPort)));
+  const std::string large(5'000'000, 'x');
+  const EchoResult result = Echo(large, Soon());
+  ASSERT_THAT(result, IsOk());
+  EXPECT_EQ(result->getText().size(), large.size());
+  channel_ = nullptr;
+  EXPECT_EQ(host_->Shutdown(), 0);
+}
+
+TEST_F(TwoHostsTest, CallsGoOverIpv6) {
+  channel_ = NewChannel(absl::StrCat("[", kServerAddress6, "]"));
+  EXPECT_THAT(Echo("hello", Soon()), IsOk());
+  EXPECT_THAT(channel_->Describe(), HasSubstr(absl::StrCat("[", kServerAddress6, "]")));
+}
+
+TEST_F(TwoHostsTest, ServerThatIsNotListeningRefuses) {
+  channel_ = *Channel::Create(absl::StrCat("tcp:", kServerAddress, ":", kPort + 1));
+  const EchoResult result = Echo("x", Soon());
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable, HasSubstr(kServerAddress)));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_F(TwoHostsTest, NetworkWithoutARouteIsUnavailable) {
+  channel_ = NewChannel("10.99.0.1");
+  const EchoResult result = Echo("x", Soon());
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
+                               AnyOf(HasSubstr("unreachable"), HasSubstr("no route"))));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_F(TwoHostsTest, DeadlineEndsACallWhoseAnswerTheCableLost) {
+  ASSERT_THAT(Echo("x", Soon()), IsOk());
+  ASSERT_TRUE(host_->Do('d'));
+  const Deadline deadline = Deadline::After(absl::Milliseconds(200));
+  const EchoResult result = Echo("x", {.deadline = deadline});
+  EXPECT_TRUE(deadline.passed());
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+}
+
+TEST_F(TwoHostsTest, CallSurvivesAShortInterruption) {
+  auto call = Hold(Soon());
+  ASSERT_TRUE(host_->Do('d'));
+  ASSERT_TRUE(host_->Do('a'));  // the answer has no way
+  ASSERT_TRUE(host_->Do('u'));
+  EXPECT_THAT(call.Wait(), IsOk());
+  EXPECT_THAT(Echo("x", Soon()), IsOk());
+}
+
+TEST_F(TwoHostsTest, ConnectingIntoTheVoidEndsAtTheConnectTimeout) {
+  ASSERT_TRUE(host_->Do('d'));
+  ChannelOptions options;
+  options.connect_timeout = absl::Milliseconds(200);
+  channel_ = NewChannel(kServerAddress, options);
+  const EchoResult result = Echo("x", Soon());
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable, HasSubstr(kServerAddress)));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+  // Back by itself, with the cable.
+  ASSERT_TRUE(host_->Do('u'));
+  CallOptions patient = Soon();
+  patient.wait_for_ready = true;
+  EXPECT_THAT(Echo("x", patient), IsOk());
+}
+
+TEST_F(TwoHostsTest, DeadlineEndsACallThatWaitsForTheConnection) {
+  ASSERT_TRUE(host_->Do('d'));
+  const Deadline deadline = Deadline::After(absl::Milliseconds(200));
+  const EchoResult result = Echo("x", {.deadline = deadline});
+  EXPECT_TRUE(deadline.passed());
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_F(TwoHostsTest, KilledServerIsNoticedAndItsSuccessorFound) {
+  auto call = Hold();
+  ASSERT_THAT(Echo("x", Soon()), IsOk());  // so the other one has arrived
+  ::kill(host_->pid(), SIGKILL);
+  const auto result = call.Wait();
+  EXPECT_THAT(result,
+              StatusIs(absl::StatusCode::kUnavailable, StartsWith("Probe.hold: connection lost")));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  ASSERT_NO_FATAL_FAILURE(Boot());
+  CallOptions patient = Soon();
+  patient.wait_for_ready = true;
+  EXPECT_THAT(Echo("x", patient), IsOk());
+}
+
+TEST_F(TwoHostsTest, HostThatLostItsPowerIsNoticedWhenItIsBack) {
+  ASSERT_THAT(Echo("x", Soon()), IsOk());
+  ASSERT_TRUE(host_->Do('d'));
+  auto call = Hold();  // into the void
+  ASSERT_NO_FATAL_FAILURE(Boot());
+  // The new host knows nothing of the connection, and says so.
+  const auto result = call.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  CallOptions patient = Soon();
+  patient.wait_for_ready = true;
+  EXPECT_THAT(Echo("x", patient), IsOk());
+}
+
+}  // namespace
+}  // namespace mi7::conformance
+
+int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "--serve") == 0) return mi7::conformance::Serve();
+  testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}
