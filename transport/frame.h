@@ -23,7 +23,6 @@
 #include <type_traits>
 
 #include "absl/status/status.h"
-
 #include "base/limits.h"
 
 namespace mi7::transport {
@@ -84,6 +83,18 @@ inline constexpr size_t kFrameHeaderBytes = sizeof(FrameHeader);
 // more. RESOURCE_EXHAUSTED: larger than limits.message_bytes_max or extra_bytes_max; the message
 // can be skipped by its size and the stream goes on. Allocates only on failure. Thread-safe.
 absl::Status CheckFrameHeader(const FrameHeader& header, const Limits& limits);
+
+// CheckFrameHeader for the common case, inline: true for a sound call or successful return without
+// an extra part. False says nothing.
+inline bool IsPlainCallOrReturn(const FrameHeader& header, const Limits& limits) {
+  if (header.size < kFrameHeaderBytes || header.size % 8 != 0 || header.extra_size != 0 ||
+      header.size > limits.message_bytes_max) {
+    return false;
+  }
+  if (header.type == FrameType::kCall) return header.target == TargetKind::kService;
+  return header.type == FrameType::kReturn && header.target == TargetKind::kNone &&
+         (header.code | header.timeout | header.interface_id | header.target_id) == 0;
+}
 
 // A timeout in 32 bits: microseconds (rounded up, so never early) below 2^31, else the low 31 bits
 // count milliseconds; 0 is no deadline. Longer than 24 days is sent as 24 days.

@@ -65,14 +65,16 @@ FrameAssembler::Result FrameAssembler::Next(Received& received) {
   FrameHeader header;
   std::memcpy(&header, start, sizeof(header));
   if (frame_bytes_ == 0) {
-    received.status = CheckFrameHeader(header, *limits_);
-    if (!received.status.ok()) [[unlikely]] {
-      if (!absl::IsResourceExhausted(received.status)) return Result::kBroken;
-      received.rejected = header;
-      const size_t dropped = std::min<size_t>(header.size, end_ - begin_);
-      begin_ += dropped;
-      skip_ = header.size - static_cast<uint32_t>(dropped);
-      return Result::kRejected;
+    if (!IsPlainCallOrReturn(header, *limits_)) {
+      received.status = CheckFrameHeader(header, *limits_);
+      if (!received.status.ok()) [[unlikely]] {
+        if (!absl::IsResourceExhausted(received.status)) return Result::kBroken;
+        received.rejected = header;
+        const size_t dropped = std::min<size_t>(header.size, end_ - begin_);
+        begin_ += dropped;
+        skip_ = header.size - static_cast<uint32_t>(dropped);
+        return Result::kRejected;
+      }
     }
     frame_bytes_ = header.size;
   }

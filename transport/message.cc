@@ -153,7 +153,7 @@ class HeapMessage final : public MessageBody, public Backing {
   static bool KeepsRules(const FrameHeader& header) {
     static constexpr Limits kUnlimited = {.message_bytes_max = UINT32_MAX,
                                           .extra_bytes_max = UINT32_MAX};
-    return CheckFrameHeader(header, kUnlimited).ok();
+    return IsPlainCallOrReturn(header, kUnlimited) || CheckFrameHeader(header, kUnlimited).ok();
   }
 
   std::byte* first_segment() const { return block_->data() + BufferPool::kZeroedFrom; }
@@ -249,6 +249,12 @@ absl::Status FinishHeapMessage(MessageBody& message, const Limits& limits, Piece
   return checked;
 }
 
+void AppendPieces(MessageBody& message, PieceList& pieces) {
+  HeapMessage& heap = Downcast(message);
+  MI7_CHECK(heap.header.size >= kFrameHeaderBytes, "AppendPieces is called after SealMessage");
+  heap.AppendPieces(heap.Segments(), pieces);
+}
+
 absl::Status SealMessage(MessageBody& message, const Limits& limits) {
   HeapMessage& heap = Downcast(message);
   const Measured measured = Measure(heap);
@@ -258,26 +264,6 @@ absl::Status SealMessage(MessageBody& message, const Limits& limits) {
 }
 
 size_t MessageBytes(MessageBody& message) { return Measure(Downcast(message)).total_bytes; }
-
-IncomingMessage& IncomingMessage::operator=(IncomingMessage&& other) noexcept {
-  if (this == &other) return *this;
-  reset();
-  header_ = other.header_;
-  extra_ = std::exchange(other.extra_, {});
-  first_segment_ = other.first_segment_;
-  more_segments_ = std::move(other.more_segments_);
-  segment_count_ = std::exchange(other.segment_count_, 0);
-  backing_ = std::exchange(other.backing_, nullptr);
-  cookie_ = other.cookie_;
-  return *this;
-}
-
-void IncomingMessage::reset() {
-  extra_ = {};
-  segment_count_ = 0;
-  more_segments_.reset();
-  if (backing_ != nullptr) std::exchange(backing_, nullptr)->Release(cookie_);
-}
 
 absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
                                              std::span<const std::byte> rest, Backing* backing,

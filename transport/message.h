@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include <capnp/message.h>
 
+#include "absl/status/statusor.h"
 #include "base/limits.h"
 #include "transport/buffer_pool.h"
 #include "transport/frame.h"
@@ -99,6 +99,9 @@ absl::Status FinishHeapMessage(MessageBody& message, const Limits& limits, Piece
 // header.size and header.extra_size. The message is not changed afterwards.
 absl::Status SealMessage(MessageBody& message, const Limits& limits);
 
+// The other half: the pieces of a message that was sealed and not changed since.
+void AppendPieces(MessageBody& message, PieceList& pieces);
+
 // Size in bytes that `message` would have now (header + extra + segment table + segments in use).
 // A body whose root was never set counts (and travels) as one null pointer.
 size_t MessageBytes(MessageBody& message);
@@ -109,8 +112,19 @@ class IncomingMessage {
   using Segment = kj::ArrayPtr<const capnp::word>;
 
   IncomingMessage() = default;
-  IncomingMessage(IncomingMessage&& other) noexcept { *this = std::move(other); }
-  IncomingMessage& operator=(IncomingMessage&& other) noexcept;
+  IncomingMessage(IncomingMessage&& other) noexcept
+      : header_(other.header_),
+        extra_(std::exchange(other.extra_, {})),
+        first_segment_(other.first_segment_),
+        more_segments_(std::move(other.more_segments_)),
+        segment_count_(std::exchange(other.segment_count_, 0)),
+        backing_(std::exchange(other.backing_, nullptr)),
+        cookie_(other.cookie_) {}
+  IncomingMessage& operator=(IncomingMessage&& other) noexcept {
+    if (this == &other) return *this;
+    this->~IncomingMessage();
+    return *new (this) IncomingMessage(std::move(other));
+  }
   ~IncomingMessage() { reset(); }
 
   // A private copy, already checked by CheckFrameHeader.
@@ -124,7 +138,12 @@ class IncomingMessage {
   }
   bool has_body() const { return segment_count_ != 0; }
   // Releases the memory; the message is empty afterwards.
-  void reset();
+  void reset() {
+    extra_ = {};
+    segment_count_ = 0;
+    more_segments_.reset();
+    if (backing_ != nullptr) std::exchange(backing_, nullptr)->Release(cookie_);
+  }
 
  private:
   friend absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader&,

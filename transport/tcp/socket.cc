@@ -136,4 +136,10 @@ void ConfigureConnected(int fd, bool bounded_reads) {
   }
 }
 
+void DiscardUnread(int fd) {
+  char scratch[16 << 10];
+  for (int i = 0; i < 64 && ::recv(fd, scratch, sizeof(scratch), MSG_DONTWAIT) > 0; ++i) {
+  }
+}
+
 }  // namespace mi7::transport

@@ -80,4 +80,9 @@ absl::Status SocketError(absl::string_view what, int error);
 // they do not want to wait), and for `bounded_reads` a bound on how long a blocking read sleeps.
 void ConfigureConnected(int fd, bool bounded_reads);
 
+// Reads and drops what has arrived and was not read, up to 1 MiB. Closing a socket with unread
+// bytes resets the connection, which may destroy what the peer has not read yet, the reason for the
+// end above all.
+void DiscardUnread(int fd);
+
 }  // namespace mi7::transport

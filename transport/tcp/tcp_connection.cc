@@ -12,6 +12,14 @@
 #include "transport/tcp/dispatch_scope.h"
 
 namespace mi7::transport {
+namespace {
+
+// While a burst is dispatched, answers are written when there are so many of them, so that the peer
+// works on them meanwhile.
+constexpr uint32_t kCorkedMessagesMax = 64;
+constexpr uint64_t kCorkedBytesMax = 32u << 10;
+
+}  // namespace
 
 constinit thread_local TcpConnection::DispatchScope* TcpConnection::DispatchScope::innermost_ =
     nullptr;
@@ -64,12 +72,7 @@ ConnectionInfo TcpConnection::info() const {
           .negotiated = negotiated_};
 }
 
-bool TcpConnection::InCallback() const {
-  for (auto* scope = DispatchScope::innermost(); scope != nullptr; scope = scope->outer()) {
-    if (scope->connection() == this) return true;
-  }
-  return false;
-}
+bool TcpConnection::InCallback() const { return DispatchScope::Of(this) != nullptr; }
 
 absl::Status TcpConnection::ClosedError() const {
   MutexLock lock(&close_mutex_);
@@ -99,38 +102,60 @@ absl::StatusOr<OutgoingMessage> TcpConnection::Reserve(size_t bytes) {
   return NewHeapMessage(bytes);
 }
 
+absl::Status TcpConnection::QueueFull(uint32_t message_bytes) {
+  const uint64_t queue_max = context_->options.limits.queued_bytes_max;
+  writer_.WantRoom();
+  // Should there be room before that was seen, the loop tells at once.
+  if (writer_.queued_bytes() <= queue_max / 2) CallLoop();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("message of ", message_bytes, " bytes does not fit limits.queued_bytes_max, ",
+                   queue_max, " bytes, of which ", writer_.queued_bytes(),
+                   " wait to be sent to tcp:", peer_.ToString(), "; try again later"));
+}
+
 absl::Status TcpConnection::Send(OutgoingMessage&& message) {
   OutgoingMessage taken = std::move(message);
-  PieceList& pieces = Writer::ThreadPieces();
-  pieces.clear();
+  if (closing()) [[unlikely]]
+    return ClosedError();
   const Limits& own = context_->options.limits;
-  absl::Status finished = negotiated_.message_bytes_max >= own.message_bytes_max
-                              ? FinishHeapMessage(*taken, own, pieces)
-                              : FinishHeapMessage(*taken, send_limits(), pieces);
-  if (!finished.ok()) [[unlikely]]
-    return finished;
+  absl::Status sealed = negotiated_.message_bytes_max >= own.message_bytes_max
+                            ? SealMessage(*taken, own)
+                            : SealMessage(*taken, send_limits());
+  if (!sealed.ok()) [[unlikely]]
+    return sealed;
+  if (DispatchScope* const scope = DispatchScope::Of(this)) return Cork(*scope, std::move(taken));
   const uint64_t queue_max = accepted_ ? UINT64_MAX : own.queued_bytes_max;
-  switch (writer_.Add(taken, /*hold_back=*/InCallback(), queue_max)) {
+  switch (writer_.Add(taken, /*hold_back=*/false, queue_max)) {
     case Writer::Added::kQueued:
       break;
     case Writer::Added::kWrite:
-      AfterWrite(writer_.Write(socket_.get(), std::move(taken), pieces));
+      AfterWrite(writer_.Write(socket_.get(), std::move(taken)));
       break;
     case Writer::Added::kFlush:
-      Flush();
+      AfterWrite(writer_.Flush(socket_.get()));
       break;
     case Writer::Added::kFull:
-      writer_.WantRoom();
-      // Should it have drained before that was seen, the loop tells at once.
-      if (writer_.queued_bytes() <= queue_max / 2) CallLoop();
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "message of ", taken->header.size, " bytes does not fit limits.queued_bytes_max, ",
-          queue_max, " bytes, of which ", writer_.queued_bytes(),
-          " wait to be sent to tcp:", peer_.ToString(), "; try again later"));
+      return QueueFull(taken->header.size);
     case Writer::Added::kClosed:
       return ClosedError();
   }
   return absl::OkStatus();
+}
+
+absl::Status TcpConnection::Cork(DispatchScope& scope, OutgoingMessage message) {
+  if (!accepted_) {
+    const uint64_t waiting = writer_.queued_bytes() + scope.bytes();
+    const uint64_t queue_max = context_->options.limits.queued_bytes_max;
+    if (waiting != 0 && waiting + message->header.size > queue_max) [[unlikely]]
+      return QueueFull(message->header.size);
+  }
+  scope.Push(std::move(message));
+  if (scope.count() >= kCorkedMessagesMax || scope.bytes() >= kCorkedBytesMax) Uncork(scope);
+  return absl::OkStatus();
+}
+
+void TcpConnection::Uncork(DispatchScope& scope) {
+  AfterWrite(scope.WriteTo(writer_, socket_.get()));
 }
 
 void TcpConnection::AfterWrite(const Writer::Result& result) {
@@ -199,10 +224,11 @@ void TcpConnection::BeginClose(absl::Status why, bool tell) {
     close_status_ = std::move(why);
     closing_.store(true, std::memory_order_seq_cst);
   }
+  if (DispatchScope* const scope = DispatchScope::Of(this)) {
+    scope->WriteTo(writer_, socket_.get());  // what callbacks sent before
+  }
   if (last) {
-    PieceList& pieces = Writer::ThreadPieces();
-    pieces.clear();
-    if (FinishHeapMessage(*last, context_->options.limits, pieces).ok()) {
+    if (SealMessage(*last, context_->options.limits).ok()) {
       // Held back: it is written below with everything that was queued before it.
       writer_.Add(last, /*hold_back=*/true, UINT64_MAX);
     }
@@ -230,9 +256,7 @@ void TcpConnection::Finalize() {
   ::shutdown(socket_.get(), SHUT_WR);
   // Closing a socket with unread bytes resets the connection, which may destroy what the peer has
   // not read yet, the reason for the end above all.
-  for (int i = 0; i < 64; ++i) {
-    if (::recv(socket_.get(), nullptr, size_t{1} << 20, MSG_DONTWAIT | MSG_TRUNC) <= 0) break;
-  }
+  DiscardUnread(socket_.get());
   socket_.reset();
   if (accepted_) context_->connections.fetch_sub(1, std::memory_order_relaxed);
 

@@ -96,9 +96,12 @@ class TcpConnection final : public Connection,
 
   Limits send_limits() const;
   absl::Status ClosedError() const;
+  absl::Status QueueFull(uint32_t message_bytes);
+  // Send inside a callback, and the write of what it held back.
+  absl::Status Cork(DispatchScope& scope, OutgoingMessage message);
+  void Uncork(DispatchScope& scope);
   // Does what a write's result asks for.
   void AfterWrite(const Writer::Result& result);
-  void Flush() { AfterWrite(writer_.Flush(socket_.get())); }
   // Begins the end; the first one counts. `tell`: in a kClose message to the peer.
   void BeginClose(absl::Status why, bool tell);
   // The end itself. Loop thread, holding the token for ever.

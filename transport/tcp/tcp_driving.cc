@@ -23,9 +23,6 @@ constexpr uint8_t kHotDrives = 8;
 constexpr auto kLentTick = absl::Milliseconds(5);
 // Reads that the loop makes for one connection before it looks at the others.
 constexpr int kReadsPerTurn = 8;
-// While a burst is dispatched, answers are written when so many bytes of them are there, so that
-// the peer works on them meanwhile.
-constexpr uint64_t kCorkedBytesMax = 32u << 10;
 
 }  // namespace
 
@@ -80,7 +77,7 @@ bool TcpConnection::AwaitTurns(Completion& completion, Deadline deadline) {
 
 void TcpConnection::FlushOuterScopes() {
   for (auto* scope = DispatchScope::innermost(); scope != nullptr; scope = scope->outer()) {
-    scope->connection()->Flush();
+    scope->connection()->Uncork(*scope);
   }
 }
 
@@ -164,30 +161,26 @@ void TcpConnection::EndOfStream(int error) {
 }
 
 void TcpConnection::Dispatch() {
-  const uint64_t corked_max = std::min(kCorkedBytesMax, context_->options.limits.queued_bytes_max);
-  {
-    DispatchScope scope(this);
-    FrameAssembler::Received received;
-    while (CanDrive()) {
-      const FrameAssembler::Result result = assembler_.Next(received);
-      if (result == FrameAssembler::Result::kNeedMore) break;
-      if (result == FrameAssembler::Result::kMessage) [[likely]] {
-        Deliver(received);
-      } else if (result == FrameAssembler::Result::kRejected) {
-        receiver_->OnRejected(received.rejected, received.status);
-      } else {
-        BeginClose(
-            absl::Status(received.status.code(), absl::StrCat("stream from tcp:", peer_.ToString(),
-                                                              ": ", received.status.message())),
-            /*tell=*/true);
-      }
-      if (writer_.queued_bytes() >= corked_max) {
-        Flush();
-        if (PauseWhenFull()) break;
-      }
+  const uint64_t queue_max = context_->options.limits.queued_bytes_max;
+  DispatchScope scope(this);
+  FrameAssembler::Received received;
+  while (CanDrive()) {
+    const FrameAssembler::Result result = assembler_.Next(received);
+    if (result == FrameAssembler::Result::kNeedMore) break;
+    if (result == FrameAssembler::Result::kMessage) [[likely]] {
+      Deliver(received);
+    } else if (result == FrameAssembler::Result::kRejected) {
+      receiver_->OnRejected(received.rejected, received.status);
+    } else {
+      BeginClose(
+          absl::Status(received.status.code(), absl::StrCat("stream from tcp:", peer_.ToString(),
+                                                            ": ", received.status.message())),
+          /*tell=*/true);
     }
+    if (writer_.Full(queue_max) && PauseWhenFull()) [[unlikely]]
+      break;
   }
-  Flush();
+  Uncork(scope);
 }
 
 void TcpConnection::Deliver(FrameAssembler::Received& received) {
@@ -221,11 +214,9 @@ bool TcpConnection::PauseWhenFull() {
 
 void TcpConnection::TellRoom() {
   if (!writer_.TakeRoom(context_->options.limits.queued_bytes_max / 2)) return;
-  {
-    DispatchScope scope(this);
-    receiver_->OnWritable();
-  }
-  Flush();
+  DispatchScope scope(this);
+  receiver_->OnWritable();
+  Uncork(scope);
 }
 
 // --- Who drives

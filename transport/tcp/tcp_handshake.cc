@@ -116,6 +116,7 @@ bool TcpHandshake::ReadMessage() {
     case FrameAssembler::Result::kNeedMore: {
       const size_t got = Receive(assembler_.Space());
       assembler_.Filled(got);
+      if (got == 0) assembler_.ReleaseIdle();
       return got != 0;
     }
     case FrameAssembler::Result::kMessage:
@@ -175,12 +176,11 @@ void TcpHandshake::Finish(absl::StatusOr<Negotiated> result) {
   Done done = std::move(done_);
   if (!result.ok()) {
     ::shutdown(socket_.get(), SHUT_WR);
-    // Unread bytes would turn the end into a reset, which can destroy what we said last.
-    while (::recv(socket_.get(), nullptr, size_t{1} << 16, MSG_DONTWAIT | MSG_TRUNC) > 0) {
-    }
+    DiscardUnread(socket_.get());
     done(std::move(result).status());
     return;
   }
+  assembler_.ReleaseIdle();
   done(TcpConnection::Create({
       .context = context_,
       .loop = loop_,

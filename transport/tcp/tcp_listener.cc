@@ -149,7 +149,7 @@ class Acceptor final : public Watcher {
     }
     shared_->Refused(absl::StrCat("tcp:", SocketAddress::PeerOf(socket.get()).ToString()), why);
     ::shutdown(socket.get(), SHUT_WR);
-    static_cast<void>(!::recv(socket.get(), nullptr, size_t{1} << 16, MSG_DONTWAIT | MSG_TRUNC));
+    DiscardUnread(socket.get());
   }
 
   const std::shared_ptr<Shared> shared_;

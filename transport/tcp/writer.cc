@@ -21,16 +21,17 @@ static_assert(offsetof(ByteSpan, size) == offsetof(iovec, iov_len));
 
 constexpr int kFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
 
+// Scratch space of the calling thread, kept warm.
+PieceList& ThreadPieces() {
+  static thread_local PieceList pieces;
+  return pieces;
+}
+
 void RecycleAll(MessageBody* first) {
   while (first != nullptr) std::exchange(first, first->next)->Recycle();
 }
 
 }  // namespace
-
-PieceList& Writer::ThreadPieces() {
-  static thread_local PieceList pieces;
-  return pieces;
-}
 
 Writer::~Writer() { RecycleAll(first_); }
 
@@ -54,10 +55,28 @@ Writer::Added Writer::Add(OutgoingMessage& message, bool hold_back, uint64_t que
   return idle ? Added::kFlush : Added::kQueued;
 }
 
-Writer::Result Writer::Write(int fd, OutgoingMessage message, PieceList& pieces) {
+Writer::Result Writer::Write(int fd, OutgoingMessage message) {
   MessageBody* const body = message.release();
   body->next = nullptr;
-  return WriteAll(fd, Batch{body, body, 0, true}, pieces);
+  return WriteAll(fd, Batch{body, body, 0});
+}
+
+Writer::Result Writer::WriteChain(int fd, MessageBody* first, MessageBody* last, uint64_t bytes) {
+  Batch batch{first, last, 0};
+  {
+    MutexLock lock(&mutex_);
+    MI7_CHECK(!closed_, "what callbacks sent is written before the connection ends");
+    if (first_ != nullptr || writing_) {
+      (last_ == nullptr ? first_ : last_->next) = first;
+      last_ = last;
+      queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) + bytes,
+                          std::memory_order_seq_cst);
+      if (writing_ || blocked_.load(std::memory_order_relaxed)) return {};
+      batch = TakeBatch();
+    }
+    writing_ = true;
+  }
+  return WriteAll(fd, batch);
 }
 
 Writer::Result Writer::Flush(int fd) {
@@ -68,7 +87,7 @@ Writer::Result Writer::Flush(int fd) {
     writing_ = true;
     batch = TakeBatch();
   }
-  return WriteAll(fd, batch, ThreadPieces());
+  return WriteAll(fd, batch);
 }
 
 Writer::Result Writer::Resume(int fd) {
@@ -80,7 +99,7 @@ Writer::Result Writer::Resume(int fd) {
 }
 
 Writer::Batch Writer::TakeBatch() {
-  Batch batch{first_, first_, written_, false};
+  Batch batch{first_, first_, written_};
   uint64_t bytes = 0;
   for (int count = 1;; ++count) {
     bytes += batch.last->header.size;
@@ -95,10 +114,10 @@ Writer::Batch Writer::TakeBatch() {
   return batch;
 }
 
-Writer::Result Writer::WriteAll(int fd, Batch batch, PieceList& pieces) {
+Writer::Result Writer::WriteAll(int fd, Batch batch) {
   Result result;
   for (;;) {
-    const int error = WriteBatch(fd, batch, pieces, result);
+    const int error = WriteBatch(fd, batch, result);
     MutexLock lock(&mutex_);
     if (error != 0) {
       // What is left goes back to the front.
@@ -127,16 +146,11 @@ Writer::Result Writer::WriteAll(int fd, Batch batch, PieceList& pieces) {
   }
 }
 
-int Writer::WriteBatch(int fd, Batch& batch, PieceList& pieces, Result& result) {
-  if (!batch.pieces_ready) {
-    pieces.clear();
-    for (MessageBody* body = batch.first; body != nullptr; body = body->next) {
-      // Its limits were checked when it was added: by the peer's, which are not wider than these.
-      static constexpr Limits kUnlimited = {.message_bytes_max = UINT32_MAX,
-                                            .extra_bytes_max = UINT32_MAX,
-                                            .segments_max = UINT32_MAX};
-      MI7_CHECK(FinishHeapMessage(*body, kUnlimited, pieces).ok(), "a queued message is sound");
-    }
+int Writer::WriteBatch(int fd, Batch& batch, Result& result) {
+  PieceList& pieces = ThreadPieces();
+  pieces.clear();
+  for (MessageBody* body = batch.first; body != nullptr; body = body->next) {
+    AppendPieces(*body, pieces);
   }
   // Skip what is out already.
   size_t next = 0;

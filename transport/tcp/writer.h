@@ -32,9 +32,9 @@ class Writer {
     kFull,    // refused, the message is untouched: `queue_max` bytes are queued
     kClosed,  // refused, the message is untouched
   };
-  // Takes over `message`, whose header.size must be final, unless it is refused. `hold_back`: only
-  // queue it. `queue_max`: bound on queued bytes, which a message may exceed only when nothing is
-  // queued.
+  // Takes over `message`, which must be sealed (SealMessage), unless it is refused. `hold_back`:
+  // only queue it. `queue_max`: bound on queued bytes, which a message may exceed only when nothing
+  // is queued.
   Added Add(OutgoingMessage& message, bool hold_back, uint64_t queue_max);
 
   // Whether a message can be added now, as Add would decide for a small one. Cheap.
@@ -55,12 +55,12 @@ class Writer {
     bool wrote = false;  // some byte was taken
   };
 
-  // Scratch space of the calling thread, kept warm.
-  static PieceList& ThreadPieces();
-
-  // After Added::kWrite: writes `pieces`, which are those of the message just added, and whatever
-  // others add meanwhile. `pieces` is scratch space from then on.
-  Result Write(int fd, OutgoingMessage message, PieceList& pieces);
+  // After Added::kWrite: writes the message just added, and whatever others add meanwhile.
+  Result Write(int fd, OutgoingMessage message);
+  // Takes over sealed messages that were held back together, linked by `next` from `first` to
+  // `last`, `bytes` in all, and writes them at once when nobody writes. Never refused: whoever
+  // dispatches has written before the connection ends.
+  Result WriteChain(int fd, MessageBody* first, MessageBody* last, uint64_t bytes);
   // Writes what is queued unless somebody does, or the socket is not writable.
   Result Flush(int fd);
   // The same when the socket has become writable.
@@ -93,12 +93,11 @@ class Writer {
     MessageBody* first = nullptr;
     MessageBody* last = nullptr;
     size_t written = 0;
-    bool pieces_ready = false;
   };
   Batch TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Result WriteAll(int fd, Batch batch, PieceList& pieces);
+  Result WriteAll(int fd, Batch batch);
   // Writes one batch as far as possible and recycles what is out; errno, 0 on full success.
-  static int WriteBatch(int fd, Batch& batch, PieceList& pieces, Result& result);
+  static int WriteBatch(int fd, Batch& batch, Result& result);
 
   Mutex mutex_;
   MessageBody* first_ ABSL_GUARDED_BY(mutex_) = nullptr;

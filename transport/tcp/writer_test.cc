@@ -18,8 +18,7 @@ OutgoingMessage Finished(uint32_t call_id, size_t words = 0) {
   message->header.target = TargetKind::kService;
   message->header.call_id = call_id;
   message->initRoot<capnp::AnyPointer>().initAs<capnp::Data>(static_cast<capnp::uint>(words * 8));
-  Writer::ThreadPieces().clear();
-  EXPECT_TRUE(FinishHeapMessage(*message, Limits{}, Writer::ThreadPieces()).ok());
+  EXPECT_TRUE(SealMessage(*message, Limits{}).ok());
   return message;
 }
 
@@ -47,7 +46,7 @@ TEST_F(WriterTest, LoneMessageIsWrittenAtOnce) {
   OutgoingMessage message = Finished(1, 4);
   const size_t bytes = message->header.size;
   ASSERT_EQ(writer_.Add(message, false, 100), Writer::Added::kWrite);
-  const auto result = writer_.Write(ours_.get(), std::move(message), Writer::ThreadPieces());
+  const auto result = writer_.Write(ours_.get(), std::move(message));
   EXPECT_EQ(result.outcome, Writer::Result::kDone);
   EXPECT_TRUE(result.wrote);
   EXPECT_EQ(Read().size(), bytes);
@@ -89,7 +88,7 @@ TEST_F(WriterTest, FullSocketKeepsTheRestAndResumesWhereItStopped) {
   OutgoingMessage large = Finished(1, 1 << 17);  // 1 MiB: more than the socket takes
   const size_t large_bytes = large->header.size;
   ASSERT_EQ(writer_.Add(large, false, 100), Writer::Added::kWrite);
-  auto result = writer_.Write(ours_.get(), std::move(large), Writer::ThreadPieces());
+  auto result = writer_.Write(ours_.get(), std::move(large));
   ASSERT_EQ(result.outcome, Writer::Result::kBlocked);
   EXPECT_TRUE(writer_.blocked());
   OutgoingMessage second = Finished(2, 1);
@@ -115,7 +114,7 @@ TEST_F(WriterTest, FullSocketKeepsTheRestAndResumesWhereItStopped) {
 TEST_F(WriterTest, CloseGivesBackWhatWasNotBegun) {
   OutgoingMessage large = Finished(1, 1 << 17);
   ASSERT_EQ(writer_.Add(large, false, 100), Writer::Added::kWrite);
-  writer_.Write(ours_.get(), std::move(large), Writer::ThreadPieces());
+  writer_.Write(ours_.get(), std::move(large));
   for (uint32_t id = 2; id < 4; ++id) {
     OutgoingMessage message = Finished(id);
     ASSERT_EQ(writer_.Add(message, false, 10u << 20), Writer::Added::kQueued);
@@ -136,7 +135,7 @@ TEST_F(WriterTest, BrokenSocketIsReportedWithoutASignal) {
   theirs_.reset();
   OutgoingMessage message = Finished(1);
   ASSERT_EQ(writer_.Add(message, false, 100), Writer::Added::kWrite);
-  const auto result = writer_.Write(ours_.get(), std::move(message), Writer::ThreadPieces());
+  const auto result = writer_.Write(ours_.get(), std::move(message));
   EXPECT_EQ(result.outcome, Writer::Result::kFailed);
   EXPECT_EQ(result.error, EPIPE);
   MessageBody* unsent = nullptr;

@@ -1,0 +1,116 @@
+// What a connection costs while nothing happens on it.
+
+#include <malloc.h>
+#include <sys/resource.h>
+
+#include <latch>
+#include <memory>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "transport/tcp/testing.h"
+
+namespace mi7::transport::testing {
+namespace {
+
+// Connections of the least size: a receiver that does nothing.
+class NullReceiver : public Receiver {
+ public:
+  void OnMessage(IncomingMessage) override {}
+  void OnRejected(const FrameHeader&, const absl::Status&) override {}
+  void OnWritable() override {}
+  void OnUnsent(const FrameHeader&) override {}
+  void OnClosed(const absl::Status&) override {}
+};
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;  // whose allocators mallinfo2 knows nothing of
+#else
+constexpr bool kSanitized = false;
+#endif
+
+TEST(IdleConnectionTest, BothEndsTogetherTakeLittleMemoryAndNoBuffer) {
+  if (kSanitized) GTEST_SKIP() << "mallinfo2 does not know the sanitizer's allocator";
+  auto server_loop = NewLoop();
+  auto client_loop = NewLoop();
+  const auto receiver = std::make_shared<NullReceiver>();
+  std::vector<std::shared_ptr<Connection>> accepted;
+  std::vector<std::shared_ptr<Connection>> connected;
+  constexpr size_t kWarm = 100;
+  constexpr size_t kCounted = 1000;
+  accepted.reserve(kWarm + kCounted);
+  connected.reserve(kWarm + kCounted);
+  std::latch all_accepted(kWarm + kCounted);
+  auto listener = Listen(*Endpoint::Parse("tcp:127.0.0.1:0"), {server_loop.get()}, {},
+                         [&](std::shared_ptr<Connection> connection) {
+                           connection->Start(receiver);
+                           accepted.push_back(std::move(connection));
+                           all_accepted.count_down();
+                         });
+  ASSERT_TRUE(listener.ok());
+  const auto open = [&](size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      auto connection = ConnectTo((*listener)->endpoint(), client_loop.get());
+      ASSERT_TRUE(connection.ok()) << connection.status();
+      (*connection)->Start(receiver);
+      // Each has been used: buffers would be held now if they ever were.
+      ASSERT_TRUE((*connection)->Send(MakeMessage(FrameType::kCall, 1, 1000)).ok());
+      connected.push_back(*std::move(connection));
+    }
+  };
+  open(kWarm);
+  const size_t before = mallinfo2().uordblks;
+  open(kCounted);
+  all_accepted.wait();
+  const size_t each = (mallinfo2().uordblks - before) / kCounted;
+  // rpc adds at most 350 bytes to each end, which makes 1 KiB.
+  EXPECT_LE(each, 2 * (1024 - 350)) << "bytes for the two ends of a connection";
+  RecordProperty("bytes_for_both_ends", static_cast<int>(each));
+  (*listener)->Close();
+  accepted.clear();  // dropping closes
+  connected.clear();
+}
+
+// Context switches that the loop's thread made so far because it slept.
+int64_t Sleeps(EventLoop& loop) {
+  int64_t sleeps = 0;
+  std::latch done(1);
+  loop.Post([&] {
+    rusage usage;
+    ::getrusage(RUSAGE_THREAD, &usage);
+    sleeps = usage.ru_nvcsw;
+    done.count_down();
+  });
+  done.wait();
+  return sleeps;
+}
+
+TEST(IdleConnectionTest, IdleConnectionsWakeNobody) {
+  TestServer server({}, /*echo=*/true);
+  TestClient client(server.endpoint());
+  Completion completion;
+  client.receiver().set_hook([&](IncomingMessage) { completion.Complete(); });
+  // Hot enough that the loop's watch is lent, and must come back by itself.
+  for (int i = 0; i < 50; ++i) {
+    completion.Reset();
+    ASSERT_TRUE(client.connection().Send(MakeMessage(FrameType::kCall, 1, 8)).ok());
+    ASSERT_TRUE(client.connection().Await(completion, Deadline()));
+  }
+  const auto wait = [&client](absl::Duration time) {
+    std::latch done(1);
+    EventLoop::Timer timer(&client.loop(), [&] { done.count_down(); });
+    timer.Schedule(Deadline::After(time));
+    done.wait();
+  };
+  wait(absl::Milliseconds(60));
+  const int64_t before = Sleeps(client.loop());
+  wait(absl::Milliseconds(300));
+  EXPECT_LE(Sleeps(client.loop()) - before, 12) << "the timer and the questions alone";
+  // The watch is back: the end is noticed without anybody driving.
+  server.Accepted(0).first->Close(absl::OkStatus());
+  EXPECT_EQ(client.receiver().WaitClosed(), absl::OkStatus());
+}
+
+}  // namespace
+}  // namespace mi7::transport::testing
