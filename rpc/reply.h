@@ -43,6 +43,8 @@ class [[nodiscard]] Reply {
  public:
   class promise_type;
 
+  // UNIMPLEMENTED: what a mock without an action answers.
+  Reply() : Reply(absl::UnimplementedError("the handler has no answer")) {}
   // Answers now with `status`; OK sends the results.
   Reply(absl::Status status) : kind_(Kind::kNow), status_(std::move(status)) {}  // NOLINT: implicit
   // The call was deferred (ServerContext::Defer) and is answered through the DeferredCall.

@@ -211,4 +211,12 @@ TEST(Mock, ExpectsCallsAndAnswersThem) {
   EXPECT_THAT(std::string(ping.message()), HasSubstr("gone fishing"));
 }
 
+TEST(Mock, ExpectedCallWithoutActionIsUnimplemented) {
+  golden::messages::MockDirectoryService directory;
+  Served served(&directory);
+  const golden::messages::DirectoryStub stub(served.channel());
+  EXPECT_CALL(directory, Ping);
+  EXPECT_EQ(stub.Ping().Send().Wait().status().code(), absl::StatusCode::kUnimplemented);
+}
+
 }  // namespace
