@@ -29,8 +29,7 @@
 ABSL_FLAG(std::string, server, "tcp:127.0.0.1:4711",
           "The calculator's endpoint. With inproc:NAME the client starts one in its own process.");
 ABSL_FLAG(uint64_t, measure, 0, "How many calls to measure, one after the other; 0: none.");
-ABSL_FLAG(absl::Duration, timeout, absl::Seconds(10),
-          "How long to wait for the connection, and for each answer.");
+ABSL_FLAG(int, timeout_s, 10, "Seconds to wait for the connection, and for each answer.");
 
 namespace {
 
@@ -42,7 +41,7 @@ using calculator::DivisionProblem;
 constexpr uint64_t kLargePrime = 18446744073709551557u;
 
 mi7::CallOptions InTime() {
-  return {.deadline = mi7::Deadline::After(absl::GetFlag(FLAGS_timeout))};
+  return {.deadline = mi7::Deadline::After(absl::Seconds(absl::GetFlag(FLAGS_timeout_s)))};
 }
 
 void Show(const CalculatorStub& stub, absl::string_view what, absl::string_view call,

@@ -75,7 +75,7 @@ run 1 "$server" --listen="${endpoints[0]}"
 expect_line "^server: ALREADY_EXISTS: .*${endpoints[0]##*:}"
 
 stop_server TERM
-run 1 "$client" --server="${endpoints[0]}" --timeout=20s
+run 1 "$client" --server="${endpoints[0]}" --timeout_s=20
 expect_line '^client: UNAVAILABLE: '
 expect_line "Start one with: server --listen=${endpoints[0]}$"
 

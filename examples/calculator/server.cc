@@ -21,8 +21,7 @@
 ABSL_FLAG(std::vector<std::string>, listen, {"tcp:127.0.0.1:4711"},
           "Endpoints to listen on, separated by commas. tcp:HOST:PORT; port 0 picks a free one, "
           "and tcp:*:PORT means every address of this machine.");
-ABSL_FLAG(absl::Duration, grace, absl::Seconds(10),
-          "How long calls that run when the server is told to stop may take to end.");
+ABSL_FLAG(int, grace_s, 10, "Seconds that calls have to end when the server is told to stop.");
 
 namespace {
 
@@ -49,7 +48,7 @@ absl::Status Run(const sigset_t& stop_signals) {
   int signal = 0;
   sigwait(&stop_signals, &signal);
   absl::PrintF("stopping\n");
-  return (*server)->Shutdown(mi7::Deadline::After(absl::GetFlag(FLAGS_grace)));
+  return (*server)->Shutdown(mi7::Deadline::After(absl::Seconds(absl::GetFlag(FLAGS_grace_s))));
 }
 
 }  // namespace

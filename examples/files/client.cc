@@ -27,8 +27,7 @@
 #include "rpc/channel.h"
 
 ABSL_FLAG(std::string, server, "tcp:127.0.0.1:4712", "The file server's endpoint.");
-ABSL_FLAG(absl::Duration, timeout, absl::Seconds(30),
-          "How long to wait for the connection, and for each answer.");
+ABSL_FLAG(int, timeout_s, 30, "Seconds to wait for the connection, and for each answer.");
 ABSL_FLAG(int, parallel, 4, "Files that verify-tree copies at a time.");
 ABSL_FLAG(int, window, 4, "Ranges of one file, of 1 MiB each, that are on their way at a time.");
 
@@ -59,7 +58,7 @@ void Interrupt(int) { interrupted = true; }
 
 files::TransferOptions Transfer() {
   files::TransferOptions options;
-  options.call_timeout = absl::GetFlag(FLAGS_timeout);
+  options.call_timeout = absl::Seconds(absl::GetFlag(FLAGS_timeout_s));
   options.window = static_cast<size_t>(std::max(1, absl::GetFlag(FLAGS_window)));
   return options;
 }
@@ -168,7 +167,8 @@ absl::Status Run(const Command& command, const Arguments& arguments) {
   const std::string endpoint = absl::GetFlag(FLAGS_server);
   absl::StatusOr<std::shared_ptr<mi7::Channel>> channel = mi7::Channel::Create(endpoint);
   if (!channel.ok()) return channel.status();
-  absl::Status connected = (*channel)->Connect(mi7::Deadline::After(absl::GetFlag(FLAGS_timeout)));
+  absl::Status connected =
+      (*channel)->Connect(mi7::Deadline::After(absl::Seconds(absl::GetFlag(FLAGS_timeout_s))));
   if (!connected.ok()) {
     return absl::Status(
         connected.code(),

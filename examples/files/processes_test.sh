@@ -139,7 +139,7 @@ rm "$tree/large"
 # A server that is killed in the middle of uploads forgets them at its next start.
 : >"$served/.mi7-uploads/0123456789abcdef"
 stop_server KILL 137
-call 1 --timeout=20s ls && expect_line '^client: UNAVAILABLE: '
+call 1 --timeout_s=20 ls && expect_line '^client: UNAVAILABLE: '
 expect_line "Start one with: server --root=DIRECTORY --listen=$endpoint$"
 start_server
 call 0 ls .

@@ -24,8 +24,7 @@ ABSL_FLAG(std::vector<std::string>, listen, {"tcp:127.0.0.1:4712"},
           "Whoever reaches an endpoint can use all files: choose none that strangers reach.");
 ABSL_FLAG(bool, read_only, false, "Refuse to change anything.");
 ABSL_FLAG(int, threads, 0, "Threads that use the file system; 0: two for every CPU.");
-ABSL_FLAG(absl::Duration, grace, absl::Seconds(10),
-          "How long calls that run when the server is told to stop may take to end.");
+ABSL_FLAG(int, grace_s, 10, "Seconds that calls have to end when the server is told to stop.");
 
 namespace {
 
@@ -52,7 +51,7 @@ absl::Status Run(const sigset_t& stop_signals) {
   int signal = 0;
   sigwait(&stop_signals, &signal);
   absl::PrintF("stopping\n");
-  return (*server)->Shutdown(mi7::Deadline::After(absl::GetFlag(FLAGS_grace)));
+  return (*server)->Shutdown(mi7::Deadline::After(absl::Seconds(absl::GetFlag(FLAGS_grace_s))));
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 
 namespace files {
 
+// How files travel.
 struct TransferOptions {
   // How long to wait for each answer.
   absl::Duration call_timeout = absl::Seconds(30);

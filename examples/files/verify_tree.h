@@ -11,6 +11,7 @@
 
 namespace files {
 
+// How a directory is copied and compared.
 struct VerifyOptions {
   TransferOptions transfer;
   // Files that are copied at a time.
