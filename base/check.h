@@ -18,8 +18,8 @@ namespace mi7::base_internal {
 }  // namespace mi7::base_internal
 
 // Aborts with `why` (a string literal that says which invariant broke) when `condition` is false.
-#define MI7_CHECK(condition, why)                                                      \
-  do {                                                                                 \
-    if (!(condition)) [[unlikely]]                                                     \
-      ::mi7::base_internal::CheckFailed(__FILE__, __LINE__, #condition, why);          \
+#define MI7_CHECK(condition, why)                                             \
+  do {                                                                        \
+    if (!(condition)) [[unlikely]]                                            \
+      ::mi7::base_internal::CheckFailed(__FILE__, __LINE__, #condition, why); \
   } while (false)

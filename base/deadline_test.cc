@@ -1,9 +1,9 @@
 #include "base/deadline.h"
 
-#include <gtest/gtest.h>
-
 #include <cstdint>
 #include <limits>
+
+#include <gtest/gtest.h>
 
 namespace mi7 {
 namespace {

@@ -11,6 +11,7 @@
 
 namespace mi7 {
 
+// What a server or a channel keeps, and holds its peers to. A value type.
 struct Limits {
   // Bytes of one message as it travels: header, extra and body. Checked by the sender before a
   // byte is written and by the receiver before anything is allocated.

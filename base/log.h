@@ -9,6 +9,8 @@
 
 namespace mi7 {
 
+// How much a line matters: nothing is wrong; something was put right or given up; something is
+// wrong that a person must see to.
 enum class LogLevel { kInfo, kWarning, kError };
 
 using LogSink = std::function<void(LogLevel level, absl::string_view text)>;

@@ -45,8 +45,8 @@ TEST(MutexTest, SleepersAreAllWokenInTurn) {
   mutex.Unlock();
   {
     MutexLock lock(&mutex);
-    EXPECT_TRUE(changed.WaitUntil(mutex, Deadline::After(absl::Seconds(20)),
-                                  [&] { return waiting == 6; }));
+    EXPECT_TRUE(
+        changed.WaitUntil(mutex, Deadline::After(absl::Seconds(20)), [&] { return waiting == 6; }));
   }
   for (std::thread& thread : threads) thread.join();
 }
@@ -55,7 +55,8 @@ TEST(CondVarTest, DeadlineEndsTheWaitWithTheMutexHeld) {
   Mutex mutex;
   CondVar never;
   MutexLock lock(&mutex);
-  EXPECT_FALSE(never.WaitUntil(mutex, Deadline::After(absl::Milliseconds(1)), [] { return false; }));
+  EXPECT_FALSE(
+      never.WaitUntil(mutex, Deadline::After(absl::Milliseconds(1)), [] { return false; }));
   EXPECT_TRUE(never.WaitUntil(mutex, Deadline::AtNanos(0), [] { return true; }));
 }
 

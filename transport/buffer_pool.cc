@@ -248,7 +248,7 @@ class BufferPoolParts {
       Unpoison(buffer->data(), buffer->capacity());
       buffer->~Buffer();
       if (size_class < kSmallClasses) {
-        ::operator delete(buffer, std::align_val_t{64});
+        ::operator delete (buffer, std::align_val_t{64});
       } else {
         MI7_CHECK(::munmap(buffer, bytes) == 0, "munmap of a pooled buffer failed");
       }

@@ -5,9 +5,9 @@
 #include <cstring>
 #include <new>
 
-#include "absl/strings/str_cat.h"
 #include <capnp/any.h>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 
 namespace mi7::transport {

@@ -15,6 +15,7 @@
 
 namespace mi7::transport::fault {
 
+// What goes wrong, and how often. A value type.
 struct Options {
   // Everything that happens follows from it and from the order of calls.
   uint64_t seed = 1;
