@@ -23,6 +23,7 @@
 #include "base/check.h"
 #include "base/mutex.h"
 #include "transport/spin_budget.h"
+#include "transport/system_calls.h"
 #include "transport/timer_heap.h"
 
 namespace mi7::transport {
@@ -87,7 +88,7 @@ struct EventLoop::Impl {
   }
   bool HasWork() const { return posted_any.load(std::memory_order_seq_cst) || uv_dirty || stopped; }
   int Wait(int64_t until_ns);
-  bool Poll() { return Dispatch(::epoll_wait(epoll_fd, events, kEventsMax, 0)); }
+  bool Poll() { return Dispatch(sys::EpollWait(epoll_fd, events, kEventsMax, 0)); }
   bool Dispatch(int count);
   void SpinThenSleep();
   // Polls for `budget_ns` from `start_ns` on; true when there was work.
@@ -236,7 +237,7 @@ bool EventLoop::Impl::Dispatch(int count) {
 }
 
 int EventLoop::Impl::Wait(int64_t until_ns) {
-  if (until_ns == kNever) return ::epoll_wait(epoll_fd, events, kEventsMax, -1);
+  if (until_ns == kNever) return sys::EpollWait(epoll_fd, events, kEventsMax, -1);
   const int64_t left_ns = std::max<int64_t>(0, until_ns - MonotonicNanos());
   static std::atomic<bool> no_pwait2{false};
   if (!no_pwait2.load(std::memory_order_relaxed)) {
@@ -247,7 +248,7 @@ int EventLoop::Impl::Wait(int64_t until_ns) {
     no_pwait2.store(true, std::memory_order_relaxed);  // Linux before 5.11
   }
   const int64_t left_ms = std::min<int64_t>((left_ns + 999'999) / 1'000'000, 3'600'000);
-  return ::epoll_wait(epoll_fd, events, kEventsMax, static_cast<int>(left_ms));
+  return sys::EpollWait(epoll_fd, events, kEventsMax, static_cast<int>(left_ms));
 }
 
 bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {

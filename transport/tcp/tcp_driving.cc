@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "transport/handshake.h"
+#include "transport/system_calls.h"
 #include "transport/tcp/dispatch_scope.h"
 #include "transport/tcp/tcp_connection.h"
 
@@ -131,7 +132,7 @@ TcpConnection::Read TcpConnection::ReadBlocking(Deadline deadline) {
 
 TcpConnection::Read TcpConnection::ReadOnce(int flags) {
   const std::span<std::byte> space = assembler_.Space();
-  const ssize_t got = ::recv(socket_.get(), space.data(), space.size(), flags);
+  const ssize_t got = sys::Recv(socket_.get(), space.data(), space.size(), flags);
   if (got > 0) [[likely]] {
     assembler_.Filled(static_cast<size_t>(got));
     Dispatch();

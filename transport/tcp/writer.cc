@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "transport/system_calls.h"
 
 namespace mi7::transport {
 namespace {
@@ -167,12 +168,12 @@ int Writer::WriteBatch(int fd, Batch& batch, Result& result) {
   while (next < pieces.size()) {
     ssize_t written;
     if (pieces.size() - next == 1) {
-      written = ::send(fd, pieces[next].data, pieces[next].size, kFlags);
+      written = sys::Send(fd, pieces[next].data, pieces[next].size, kFlags);
     } else {
       msghdr header{};
       header.msg_iov = reinterpret_cast<iovec*>(pieces.data() + next);
       header.msg_iovlen = std::min<size_t>(pieces.size() - next, IOV_MAX);
-      written = ::sendmsg(fd, &header, kFlags);
+      written = sys::SendMsg(fd, &header, kFlags);
     }
     if (written < 0) {
       if (errno == EINTR) continue;
