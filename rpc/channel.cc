@@ -261,7 +261,12 @@ void Channel::ForgetSession(Session& session) {
   state_changed_.NotifyAll();
 }
 
-void Channel::OnGoAway(Session& session) { ForgetSession(session); }
+void Channel::OnGoAway(Session& session) {
+  ForgetSession(session);
+  MutexLock lock(&mutex_);
+  std::erase_if(departing_, [](const std::weak_ptr<Session>& gone) { return gone.expired(); });
+  departing_.push_back(session.weak_from_this());
+}
 
 void Channel::OnSessionClosed(Session& session, const absl::Status& why) {
   ForgetSession(session);
@@ -305,10 +310,12 @@ absl::Status Channel::Connect(Deadline deadline) {
 
 void Channel::Close() {
   std::shared_ptr<Session> session;
+  std::vector<std::weak_ptr<Session>> departing;
   std::deque<ClientCall*> queue;
   {
     MutexLock lock(&mutex_);
     state_ = ChannelState::kClosed;
+    departing.swap(departing_);
     state_changed_.NotifyAll();
     session = std::move(session_);
     session_ = nullptr;
@@ -316,6 +323,9 @@ void Channel::Close() {
   }
   backoff_timer_->Cancel();
   if (session) session->connection().Close(absl::OkStatus());
+  for (const std::weak_ptr<Session>& weak : departing) {
+    if (std::shared_ptr<Session> left = weak.lock()) left->connection().Close(absl::OkStatus());
+  }
   for (ClientCall* call : queue) {
     call->Fail(
         WithOutcome(absl::CancelledError(absl::StrCat(call->method().name, ": channel was closed")),

@@ -13,6 +13,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -116,6 +117,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   mutable Mutex mutex_;
   ChannelState state_ ABSL_GUARDED_BY(mutex_) = ChannelState::kIdle;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // set in kReady
+  // Those whose server accepts no further calls, but has calls of ours in flight.
+  std::vector<std::weak_ptr<Session>> departing_ ABSL_GUARDED_BY(mutex_);
   absl::Status last_failure_ ABSL_GUARDED_BY(mutex_);
   Backoff backoff_ ABSL_GUARDED_BY(mutex_);
   // Calls that wait for a connection, in order; a reference each.

@@ -68,8 +68,10 @@ TEST_F(DeadlineQueueTest, CallsExpireInTheOrderOfTheirDeadlines) {
   for (const int i : ms) {
     calls.push_back(NewCall(Deadline::AtNanos(now_ns + (i - kCalls / 2) * 100'000)));
     calls.back()->OnDone([&, i](ClientCall&) {
-      absl::MutexLock lock(&mutex);
-      order.push_back(i);
+      {
+        absl::MutexLock lock(&mutex);
+        order.push_back(i);
+      }
       all.DecrementCount();
     });
   }

@@ -24,6 +24,7 @@ using transport::OutgoingMessage;
 // A session whose peer is the test, before a dispatcher.
 class DispatcherTest : public testing::Test {
  protected:
+  void TearDown() override { connection_->End(); }
   LambdaService::Handler Named(const std::string& name) {
     return [this, name](uint64_t interface_id, uint16_t method_id, ServerCall& call) {
       ran_ = absl::StrCat(name, " ", absl::Hex(interface_id), ".", method_id);

@@ -48,6 +48,11 @@ class FakeConnection final : public transport::Connection {
     std::shared_ptr<transport::Receiver> receiver = std::move(receiver_);
     receiver->OnClosed(why);
   }
+  // DeliverClosed, unless it was not started or is over. A connection and its receiver own each
+  // other until then, so tests end with it.
+  void End() {
+    if (receiver_ != nullptr) DeliverClosed(absl::OkStatus());
+  }
   // The oldest message that was sent and not taken; waits up to 20 s for it. Empty when none came.
   transport::IncomingMessage TakeSent() {
     absl::MutexLock lock(&mutex_);

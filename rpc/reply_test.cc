@@ -45,13 +45,17 @@ struct OnOtherThread {
   std::thread* thread;
   bool await_ready() const { return false; }
   void await_suspend(std::coroutine_handle<> coroutine) {
-    *thread = std::thread([coroutine] { coroutine.resume(); });
+    // Not through `this` once the thread runs: it ends with the coroutine.
+    std::thread* const out = thread;
+    std::thread started([coroutine] { coroutine.resume(); });
+    *out = std::move(started);
   }
   void await_resume() const {}
 };
 
 class ReplyTest : public testing::Test, public Session::Observer {
  protected:
+  void TearDown() override { connection_->End(); }
   // Delivers a call that `handler` answers.
   void Call(std::function<Reply(ServerCall&)> handler, uint32_t call_id = 7) {
     services_.push_back(std::make_unique<LambdaService>(

@@ -33,6 +33,7 @@ using Pending = PendingCall<TestMessage>;
 // A session whose peer is the test. It serves Base, and makes calls.
 class SessionTest : public testing::Test, public Session::Observer {
  protected:
+  void TearDown() override { connection_->End(); }
   void Start(const Limits& limits = {}) {
     auto config = std::make_shared<SessionConfig>();
     config->limits = limits;
@@ -255,6 +256,7 @@ TEST_F(SessionTest, SideThatServesNothingRefusesCalls) {
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnimplemented,
                                StartsWith("this end of the connection serves nothing")));
   EXPECT_THAT(status, OutcomeIs(CallOutcome::kRefused));
+  connection->End();
 }
 
 TEST_F(SessionTest, CancelReachesTheHandler) {

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -15,7 +16,10 @@ struct OnOtherThread {
   std::thread* thread;
   bool await_ready() const { return false; }
   void await_suspend(std::coroutine_handle<> coroutine) {
-    *thread = std::thread([coroutine] { coroutine.resume(); });
+    // Not through `this` once the thread runs: it ends with the coroutine.
+    std::thread* const out = thread;
+    std::thread started([coroutine] { coroutine.resume(); });
+    *out = std::move(started);
   }
   void await_resume() const {}
 };

@@ -208,6 +208,24 @@ TEST_F(BadServerTest, CancelWhileTheServerSaysNothing) {
   EXPECT_EQ(first->text(), "next");
 }
 
+TEST_F(BadServerTest, CallsThatWaitForTheConnectionAreBounded) {
+  ChannelOptions options;
+  options.limits.calls_in_flight_max = 3;
+  channel_ = *Channel::Create(listener_.endpoint(), options);
+  std::vector<Pending> waiting;
+  for (int i = 0; i < 3; ++i) waiting.push_back(Send());
+  const EchoResult result = Send().Wait();
+  EXPECT_THAT(result,
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       HasSubstr("3 calls wait for the connection, calls_in_flight_max is 3")));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+  RawPeer server = listener_.AcceptGreeted();
+  for (Pending& call : waiting) {
+    server.Send(Message(ReturnHeader(TakeCall(server)), EchoBody()));
+    EXPECT_THAT(call.Wait(), IsOk());
+  }
+}
+
 TEST_F(BadServerTest, DroppedChannelGivesUpConnecting) {
   {
     Pending call = Send();

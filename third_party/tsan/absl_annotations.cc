@@ -249,8 +249,8 @@ void BlockingCounter::Wait() {
 // and tell TSan another.
 void Status::UnrefNonInlined(uintptr_t rep) {
   static auto* const real = Real<void(uintptr_t)>(MI7_ABSL "6Status15UnrefNonInlinedEm");
-  static absl::Mutex mutex(absl::kConstInit);
-  MutexLock lock(&mutex);
+  static absl::Mutex* const mutex = new absl::Mutex;  // threads may outlive static objects
+  MutexLock lock(mutex);
   real(rep);
 }
 

@@ -112,6 +112,21 @@ TEST_P(CallTest, ShutdownCutsOffAtItsDeadline) {
   probe_.TakeHeld().Answer();  // after the server is gone
 }
 
+TEST_P(CallTest, CloseEndsCallsThatAShutdownWaitsFor) {
+  Start();
+  auto call = SendHold(1);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  absl::Status shut_down;
+  std::thread shutdown([&] { shut_down = server_->Shutdown(Deadline::After(kSoon)); });
+  const Deadline patience = Deadline::After(kSoon);
+  while (channel_->state() == ChannelState::kReady) ASSERT_FALSE(patience.passed());
+  channel_->Close();
+  EXPECT_THAT(call.Wait(), OutcomeIs(CallOutcome::kUnknown));
+  shutdown.join();
+  EXPECT_THAT(shut_down, IsOk()) << "nobody waits for the answer any more";
+  probe_.TakeHeld().Answer();
+}
+
 TEST_P(CallTest, ShutdownUnderLoadAnswersOrRefusesEveryCall) {
   for (int round = 0; round < 5; ++round) {
     std::atomic<uint64_t> ran{0};
