@@ -112,12 +112,14 @@ void AnswerSide::SendReturn(ServerCall& call, const absl::Status& status) {
   if (!status.ok()) EncodeError(status, /*refused=*/false, *limits_, *response);
   const absl::Status sent = owner_->connection().Send(std::move(response));
   if (sent.ok() || absl::IsUnavailable(sent)) return;  // closed: the caller learns it by itself
-  // Results that exceed a limit fail this call with that limit's name.
+  // Results that exceed a limit, or that the peer leaves no room for because it does not read its
+  // earlier ones, fail this call with that limit's name.
   OutgoingMessage error = transport::NewHeapMessage(0);
   error->header.type = FrameType::kReturn;
   error->header.call_id = call.header().call_id;
-  EncodeError(absl::Status(sent.code(), absl::StrCat("results: ", sent.message())),
-              /*refused=*/false, *limits_, *error);
+  EncodeError(
+      absl::Status(sent.code(), absl::StrCat("results: ", sent.message(), "; the call has run")),
+      /*refused=*/false, *limits_, *error);
   owner_->connection().Send(std::move(error)).IgnoreError();
 }
 

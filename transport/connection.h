@@ -91,8 +91,7 @@ class Connection {
 
   // Memory for a message whose body is expected to take about `bytes` (a hint, not a bound).
   // RESOURCE_EXHAUSTED: limits.queued_bytes_max is reached; OnWritable tells when to try again.
-  // Only on connections that we opened: accepted ones take what their handlers answer, and stop
-  // reading further requests instead.
+  // Only on connections that we opened: accepted ones stop reading further requests instead.
   // UNAVAILABLE: closed.
   virtual absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) = 0;
 
@@ -100,7 +99,9 @@ class Connection {
   // header.extra_size. Consumes the message, also on failure. On failure the peer has not seen and
   // will not see any of it. Messages of another kind of memory (NewHeapMessage) are accepted by
   // every transport, at the price of a copy where the transport's memory is another.
-  // RESOURCE_EXHAUSTED: the message exceeds a limit (named), or the queue is full.
+  // RESOURCE_EXHAUSTED: the message exceeds a limit (named), or the queue is full. On accepted
+  // connections what is sent inside a callback, and messages without a body, are never refused for
+  // a full queue: the first are bounded by not reading further requests, the others are small.
   // UNAVAILABLE: closed.
   virtual absl::Status Send(OutgoingMessage&& message) = 0;
 

@@ -147,6 +147,9 @@ absl::Status Link::Send(Which which, OutgoingMessage&& message) {
   if (!sealed.ok()) [[unlikely]]
     return sealed;
   const uint64_t bytes = owned->header.size;
+  // Answers given inside callbacks are bounded by not delivering further requests. Those that come
+  // later are refused like anybody's, but for the few bytes that say so.
+  const bool bounded = !side.accepted || (owned->has_body && !InCallback(which));
 
   MutexLock lock(&mutex_);
   if (side.state.load(std::memory_order_relaxed) != State::kOpen ||
@@ -154,7 +157,7 @@ absl::Status Link::Send(Which which, OutgoingMessage&& message) {
     return Closed(side);
   }
   const uint64_t queued = other.inbox_bytes.load(std::memory_order_relaxed);
-  if (!side.accepted && queued != 0 && queued + bytes > side.limits.queued_bytes_max) [[unlikely]] {
+  if (bounded && queued != 0 && queued + bytes > side.limits.queued_bytes_max) [[unlikely]] {
     return QueueFull(side);
   }
   other.inbox.Push(std::move(owned));
