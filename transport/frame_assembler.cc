@@ -12,8 +12,11 @@ namespace mi7::transport {
 std::span<std::byte> FrameAssembler::Space() {
   if (skip_ != 0) [[unlikely]]
     return SpaceToSkip();
+  if (buffer_ && begin_ == end_ && buffer_->capacity() < chunk_bytes()) {
+    buffer_.reset();  // more comes than it is good for
+  }
   if (!buffer_) {
-    buffer_ = BufferPool::Allocate(std::max<size_t>(kChunkBytes, frame_bytes_));
+    buffer_ = BufferPool::Allocate(std::max<size_t>(chunk_bytes(), frame_bytes_));
     begin_ = end_ = 0;
   }
   if (begin_ == end_ && end_ != 0 && buffer_->unique()) begin_ = end_ = 0;
@@ -21,20 +24,31 @@ std::span<std::byte> FrameAssembler::Space() {
   const size_t whole = std::max<size_t>(frame_bytes_, kFrameHeaderBytes);
   const size_t capacity = buffer_->capacity();
   const bool fits = capacity - begin_ >= whole;
-  const bool roomy = frame_bytes_ != 0 || capacity - end_ >= kRoomBytesMin;
+  const bool roomy = frame_bytes_ != 0 || capacity - end_ >= RoomMin(capacity);
   if (!fits || !roomy) {
-    if (begin_ != 0 && capacity >= whole + kRoomBytesMin && buffer_->unique()) {
+    if (begin_ != 0 && capacity >= whole + RoomMin(capacity) && buffer_->unique()) {
       std::memmove(buffer_->data(), buffer_->data() + begin_, end_ - begin_);
       end_ -= begin_;
       begin_ = 0;
     } else {
-      MoveTo(BufferPool::Allocate(std::max(kChunkBytes, whole)));
+      MoveTo(BufferPool::Allocate(std::max(chunk_bytes(), whole)));
     }
   }
   // A large message's buffer is for that message alone, which may be kept for long.
   const size_t limit = frame_bytes_ > kChunkBytes ? begin_ + frame_bytes_ : buffer_->capacity();
   MI7_CHECK(limit > end_, "there is always room to receive into");
   return {buffer_->data() + end_, limit - end_};
+}
+
+void FrameAssembler::Filled(size_t bytes) {
+  end_ += bytes;
+  if (end_ == buffer_->capacity()) {
+    small_reads_ = 0;  // there may well be more
+  } else if (bytes > kSmallReadBytes) {
+    small_reads_ = std::min<uint8_t>(small_reads_, kSmallReads / 2);
+  } else if (small_reads_ < kSmallReads) {
+    ++small_reads_;
+  }
 }
 
 std::span<std::byte> FrameAssembler::SpaceToSkip() {
@@ -101,10 +115,6 @@ FrameAssembler::Result FrameAssembler::Next(Received& received) {
 
 void FrameAssembler::ReleaseIdle() {
   if (!buffer_ || begin_ != end_) return;
-  if (!buffer_->unique() && buffer_->capacity() - end_ >= kRoomBytesMin &&
-      buffer_->capacity() <= kChunkBytes) {
-    return;
-  }
   buffer_.reset();
   begin_ = end_ = 0;
 }

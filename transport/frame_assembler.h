@@ -9,10 +9,12 @@
 //     assembler.ReleaseIdle();                          // before a wait that may be long
 //   }
 //
-// Buffers are kChunkBytes and hold many messages, each a view with a reference. The part of a
-// message at a buffer's end moves to the next buffer; a message larger than a buffer gets one of
-// its own size, after its header was checked against the limits, and is received straight into it.
-// Such memory is mapped lazily: bytes that a peer announces and never sends cost nothing.
+// Buffers hold many messages, each a view with a reference. They are kChunkBytes while much
+// arrives, and kSmallChunkBytes while messages come alone, so that a message that is kept for long
+// pins little. The part of a message at a buffer's end moves to the next buffer; a message larger
+// than a buffer gets one of its own size, after its header was checked against the limits, and is
+// received straight into it. Such memory is mapped lazily: bytes that a peer announces and never
+// sends cost nothing.
 //
 // Knows nothing of sockets, so that tests and fuzzers feed it.
 
@@ -27,11 +29,12 @@
 
 namespace mi7::transport {
 
-// Not thread-safe. 48 bytes; no buffer when idle.
+// Not thread-safe. 56 bytes; no buffer when idle.
 class FrameAssembler {
  public:
   // Usable bytes of an ordinary buffer: with its header one of the pool's 64 KiB blocks.
   static constexpr size_t kChunkBytes = (64u << 10) - 64;
+  static constexpr size_t kSmallChunkBytes = (4u << 10) - 64;
 
   // `limits` must outlive the assembler, or be replaced.
   explicit FrameAssembler(const Limits* limits) : limits_(limits) {}
@@ -43,7 +46,7 @@ class FrameAssembler {
   // Where the next bytes are to be received; never empty. Valid until the next call of anything.
   std::span<std::byte> Space();
   // `bytes` were received at the start of the last Space().
-  void Filled(size_t bytes) { end_ += bytes; }
+  void Filled(size_t bytes);
 
   enum class Result {
     kNeedMore,  // no whole message is at hand
@@ -59,9 +62,8 @@ class FrameAssembler {
   // The next thing in the stream. Call until kNeedMore or kBroken.
   Result Next(Received& received);
 
-  // Gives the buffer back unless a part of a message is in it. When earlier messages of the same
-  // buffer are still kept, it is filled further instead: they pin it anyway, and so messages that
-  // are kept for long share buffers rather than pinning one each.
+  // Gives the buffer back unless a part of a message is in it. Messages that are still kept hold it
+  // until they are released.
   void ReleaseIdle();
 
   // Whether the stream is between two messages, where it may end in order.
@@ -77,7 +79,13 @@ class FrameAssembler {
 
  private:
   // A read into less room than this costs more than moving on to the next buffer.
-  static constexpr size_t kRoomBytesMin = 4096;
+  static constexpr size_t RoomMin(size_t capacity) {
+    return capacity < kChunkBytes / 2 ? 1024 : 4096;
+  }
+  // So many small reads in a row make the next buffer a small one.
+  static constexpr uint8_t kSmallReads = 16;
+  static constexpr size_t kSmallReadBytes = 2048;
+  size_t chunk_bytes() const { return small_reads_ < kSmallReads ? kChunkBytes : kSmallChunkBytes; }
 
   std::span<std::byte> SpaceToSkip();
   void MoveTo(BufferRef buffer);
@@ -87,6 +95,7 @@ class FrameAssembler {
   size_t end_ = 0;            // of what was received
   uint32_t frame_bytes_ = 0;  // size of the message at begin_ once its header is checked, else 0
   uint32_t skip_ = 0;         // bytes of a rejected message still to be dropped
+  uint8_t small_reads_ = kSmallReads;
   const Limits* limits_;
 };
 

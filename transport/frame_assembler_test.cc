@@ -103,22 +103,60 @@ TEST(FrameAssemblerTest, HoldsNoBufferBetweenMessages) {
   EXPECT_FALSE(assembler.holds_buffer());
 }
 
-TEST(FrameAssemblerTest, KeptMessagesShareBuffers) {
+TEST(FrameAssemblerTest, MessagesThatComeTogetherShareABuffer) {
+  const Limits limits;
+  FrameAssembler assembler(&limits);
+  std::string stream;
+  for (uint32_t id = 0; id < 50; ++id) stream += Frame(id, 3);
+  ASSERT_EQ(Feed(assembler, stream, 0, stream.size()), stream.size());
+  std::vector<IncomingMessage> kept;
+  FrameAssembler::Received received;
+  while (assembler.Next(received) == Result::kMessage) kept.push_back(std::move(received.message));
+  ASSERT_EQ(kept.size(), 50u);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(kept[49].segments()[0].begin()) -
+                reinterpret_cast<uintptr_t>(kept[0].segments()[0].begin()),
+            49 * Frame(0, 3).size());
+}
+
+TEST(FrameAssemblerTest, AKeptMessageIsNotHeldByTheStreamAndPinsLittle) {
   const Limits limits;
   FrameAssembler assembler(&limits);
   std::vector<IncomingMessage> kept;
   FrameAssembler::Received received;
-  for (uint32_t id = 0; id < 100; ++id) {  // as if each came alone, with a wait between
+  for (uint32_t id = 0; id < 100; ++id) {  // each comes alone, with a wait between
+    EXPECT_LE(assembler.Space().size(), FrameAssembler::kSmallChunkBytes);
     const std::string frame = Frame(id, 3);
     Feed(assembler, frame, 0, frame.size());
     ASSERT_EQ(assembler.Next(received), Result::kMessage);
     kept.push_back(std::move(received.message));
     assembler.ReleaseIdle();
+    ASSERT_FALSE(assembler.holds_buffer());
   }
-  const auto address = [&](size_t i) {
-    return reinterpret_cast<uintptr_t>(kept[i].segments()[0].begin());
+  for (uint32_t id = 0; id < 100; ++id) ExpectFrame(kept[id], id, 3);
+}
+
+TEST(FrameAssemblerTest, BuffersGrowWithTheTrafficAndShrinkAfterIt) {
+  const Limits limits;
+  FrameAssembler assembler(&limits);
+  FrameAssembler::Received received;
+  const std::string frame = Frame(1, 3);
+  std::string burst;
+  while (burst.size() < 20'000) burst += frame;
+  const auto take_all = [&] {
+    while (assembler.Next(received) == Result::kMessage) received.message.reset();
   };
-  EXPECT_EQ(address(99) - address(0), 99 * Frame(0, 3).size());
+  size_t at = Feed(assembler, burst, 0, burst.size());
+  EXPECT_EQ(at, FrameAssembler::kSmallChunkBytes);
+  take_all();
+  at += Feed(assembler, burst, at, burst.size());
+  EXPECT_EQ(at, burst.size()) << "the second read takes the rest at once";
+  take_all();
+  for (int i = 0; i < 20; ++i) {
+    Feed(assembler, frame, 0, frame.size());
+    take_all();
+    assembler.ReleaseIdle();
+  }
+  EXPECT_EQ(assembler.Space().size(), FrameAssembler::kSmallChunkBytes);
 }
 
 TEST(FrameAssemblerTest, MessageOverTheLimitIsSkippedAndTheStreamGoesOn) {
