@@ -55,14 +55,21 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     absl::Status sealed = SealMessage(*message, limits_);
     if (!sealed.ok()) return sealed;
     const uint64_t bytes = message->header.size;
+    const bool bounded = !options_.accepted || (message->has_body && !InCallback());
+    // What an accepted connection answers inside callbacks is bounded by the inner one, which stops
+    // reading: it must learn of it.
+    const bool passes_on = options_.accepted && inner_->InCallback();
     MutexLock lock(&mutex_);
     if (ended_) return absl::UnavailableError("connection is closed");
-    if (!options_.accepted && !held_.empty() &&
-        held_bytes_ + bytes > options_.limits.queued_bytes_max) {
+    if (bounded && !held_.empty() && held_bytes_ + bytes > options_.limits.queued_bytes_max) {
       return QueueFull();
     }
     held_.push_back(std::move(message));
     held_bytes_ += bytes;
+    if (passes_on && held_bytes_ > options_.limits.queued_bytes_max / 2) {
+      while (!held_.empty() && ForwardOne()) {
+      }
+    }
     ScheduleLocked();
     return absl::OkStatus();
   }
@@ -164,21 +171,15 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
 
   // Sends the first held message on; false when the inner connection does not take it now.
   bool ForwardOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    MessageBody& message = *held_.front();
-    const FrameHeader header = message.header;
-    const absl::Status sent =
-        inner_->Send(options_.accepted ? std::move(held_.front()) : Copy(message));
-    if (!sent.ok()) {
+    const uint64_t bytes = held_.front()->header.size;
+    if (!inner_->Send(Copy(*held_.front())).ok()) {
+      // Full, and OnWritable comes; or ended, and OnClosed comes.
       stuck_ = true;
-      if (options_.accepted) {
-        // It has ended, and OnClosed is on its way. The message is gone but for its header.
-        held_.front() = NewHeapMessage(0);
-        held_.front()->header = header;
-      }
       return false;
     }
+    stuck_ = false;
     held_.pop_front();
-    held_bytes_ -= header.size;
+    held_bytes_ -= bytes;
     return true;
   }
 

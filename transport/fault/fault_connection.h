@@ -27,7 +27,7 @@ struct Options {
   double loss_probability = 0;
   // As `inner` has them. Held messages count for queued_bytes_max.
   Limits limits;
-  // Whether `inner` was accepted by a listener: then Send is never refused for a full queue.
+  // Whether `inner` was accepted by a listener.
   bool accepted = false;
 };
 
