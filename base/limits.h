@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 
 namespace mi7 {
@@ -26,7 +27,7 @@ struct Limits {
   // Bounds what a small hostile message with overlapping pointers can make us read.
   uint32_t traversal_factor = 8;
   uint32_t traversal_words_extra = 1024;
-  // Connections one server accepts at a time; one more is closed at once.
+  // Connections that one endpoint of a server accepts at a time; one more is closed at once.
   uint32_t connections_max = 100'000;
   // Calls in flight on one connection, each direction.
   uint32_t calls_in_flight_max = 65'536;
@@ -36,11 +37,16 @@ struct Limits {
   // server stops reading from that peer, and a client's new call fails. One message larger than
   // this is still sent when the queue is empty.
   uint64_t queued_bytes_max = 64u << 20;
-  // How long a peer may leave our queued bytes unread before its connection is closed.
+  // How long a peer may take none of our queued bytes before its connection is closed. One that
+  // reads slowly is not closed: it holds queued_bytes_max at most.
   absl::Duration write_stall_timeout = absl::Seconds(60);
 };
 
-// The default limits keep these relations; tests assert them for custom ones at Create.
+// OK when `limits` make sense together; else INVALID_ARGUMENT naming the limit, its value and what
+// it must be. Channel::Create and ServerBuilder::Start check theirs.
+absl::Status CheckLimits(const Limits& limits);
+
+// The default ones do.
 static_assert(Limits{}.extra_bytes_max < Limits{}.message_bytes_max);
 static_assert(Limits{}.message_bytes_max % 8 == 0);
 static_assert(Limits{}.queued_bytes_max >= Limits{}.message_bytes_max);

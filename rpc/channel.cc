@@ -56,6 +56,7 @@ absl::StatusOr<std::shared_ptr<Channel>> Channel::Create(absl::string_view endpo
                                                          const ChannelOptions& options) {
   absl::StatusOr<transport::Endpoint> parsed = transport::Endpoint::Parse(endpoint);
   if (!parsed.ok()) return parsed.status();
+  if (absl::Status sound = CheckLimits(options.limits); !sound.ok()) return sound;
   ChannelOptions complete = options;
   if (complete.event_loop == nullptr) {
     absl::StatusOr<transport::EventLoop*> loop = SharedLoop();

@@ -27,7 +27,9 @@
 //     co_return absl::OkStatus();
 //   }
 //
-// `params`, `results` and the context stay valid until the call is answered.
+// `params`, `results` and the context stay valid until the call is answered. A getter of malformed
+// `params` throws kj::Exception, which mi7 turns into INVALID_ARGUMENT in a handler and in a
+// coroutine; on a thread of your own, catch it yourself, or read the parameters before you defer.
 
 #include <atomic>
 #include <coroutine>

@@ -5,9 +5,41 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/mutex.h"
 
 namespace mi7 {
+
+namespace {
+
+// Logs peers that were refused: a second apart at least, so that a flood of them floods no log.
+class RefusalLog {
+ public:
+  void Add(const std::string& peer, const absl::Status& why) {
+    constexpr int64_t kIntervalNs = 1'000'000'000;
+    uint64_t unlogged;
+    {
+      MutexLock lock(&mutex_);
+      const int64_t now_ns = MonotonicNanos();
+      if (now_ns < next_ns_) {
+        ++unlogged_;
+        return;
+      }
+      next_ns_ = now_ns + kIntervalNs;
+      unlogged = std::exchange(unlogged_, 0);
+    }
+    Log(LogLevel::kWarning,
+        absl::StrCat("refused ", peer, ": ", why.message(),
+                     unlogged != 0 ? absl::StrCat(" (and ", unlogged, " more before)") : ""));
+  }
+
+ private:
+  Mutex mutex_;
+  int64_t next_ns_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t unlogged_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace
 
 // Sessions refer to it weakly: what is left of a session after the server is gone tells nobody.
 class Server::Core final : public Session::Observer, public std::enable_shared_from_this<Core> {
@@ -60,6 +92,7 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
 absl::Status Server::Core::Init(const std::vector<Service*>& services,
                                 std::vector<std::unique_ptr<Service>> owned,
                                 const std::vector<std::string>& endpoints) {
+  if (absl::Status sound = CheckLimits(options_.limits); !sound.ok()) return sound;
   auto shared = std::make_shared<Services>();
   shared->owned = std::move(owned);
   for (Service* service : services) {
@@ -87,6 +120,10 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
   transport::TransportOptions transport_options;
   transport_options.limits = options_.limits;
   transport_options.wait = options_.wait;
+  transport_options.on_refused = [log = std::make_shared<RefusalLog>()](const std::string& peer,
+                                                                        const absl::Status& why) {
+    log->Add(peer, why);
+  };
   for (const std::string& text : endpoints) {
     absl::StatusOr<transport::Endpoint> endpoint = transport::Endpoint::Parse(text);
     if (!endpoint.ok()) return endpoint.status();

@@ -30,7 +30,7 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
       : endpoint_(endpoint),
         loop_(loop),
         context_(std::make_shared<TcpContext>()),
-        deadline_(std::min(deadline, Deadline::After(options.limits.handshake_timeout))),
+        deadline_(deadline),
         done_(std::move(done)),
         timer_(loop, [this] { OnDeadline(); }) {
     context_->options = options;
@@ -152,7 +152,9 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
       return;
     }
     timer_.Cancel();
-    TcpHandshake::Start(loop_, std::move(socket_), context_, /*accepted=*/false, deadline_,
+    const Deadline handshake = Deadline::After(context_->options.limits.handshake_timeout);
+    TcpHandshake::Start(loop_, std::move(socket_), context_, /*accepted=*/false,
+                        std::min(deadline_, handshake),
                         [self = self_](absl::StatusOr<std::shared_ptr<Connection>> made) {
                           self->OnHandshake(std::move(made));
                         });
@@ -181,8 +183,7 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
     }
     if (!failures_.empty()) absl::StrAppend(&where, "; before: ", absl::StrJoin(failures_, "; "));
     Finish(absl::DeadlineExceededError(
-        absl::StrCat("connecting to ", endpoint_.ToString(),
-                     ": the deadline or limits.handshake_timeout passed ", where)));
+        absl::StrCat("connecting to ", endpoint_.ToString(), ": the deadline passed ", where)));
   }
 
   void Finish(absl::StatusOr<std::shared_ptr<Connection>> result) {
