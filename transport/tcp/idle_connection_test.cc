@@ -14,14 +14,24 @@
 namespace mi7::transport::testing {
 namespace {
 
-// Connections of the least size: a receiver that does nothing.
-class NullReceiver : public Receiver {
+// The least receiver: at most one waits on all connections.
+class LeastReceiver : public Receiver {
  public:
-  void OnMessage(IncomingMessage) override {}
+  explicit LeastReceiver(Completion* completion) : completion_(completion) {}
+  void OnMessage(IncomingMessage message) override {
+    if (completion_ == nullptr) return;
+    kept_ = std::move(message);  // as a caller keeps its reply for a while
+    completion_->Complete();
+  }
   void OnRejected(const FrameHeader&, const absl::Status&) override {}
   void OnWritable() override {}
   void OnUnsent(const FrameHeader&) override {}
   void OnClosed(const absl::Status&) override {}
+  void Release() { kept_.reset(); }
+
+ private:
+  Completion* const completion_;
+  IncomingMessage kept_;
 };
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -34,7 +44,8 @@ TEST(IdleConnectionTest, BothEndsTogetherTakeLittleMemoryAndNoBuffer) {
   if (kSanitized) GTEST_SKIP() << "mallinfo2 does not know the sanitizer's allocator";
   auto server_loop = NewLoop();
   auto client_loop = NewLoop();
-  const auto receiver = std::make_shared<NullReceiver>();
+  Completion answered;
+  const auto receiver = std::make_shared<LeastReceiver>(&answered);
   std::vector<std::shared_ptr<Connection>> accepted;
   std::vector<std::shared_ptr<Connection>> connected;
   constexpr size_t kWarm = 100;
@@ -44,7 +55,8 @@ TEST(IdleConnectionTest, BothEndsTogetherTakeLittleMemoryAndNoBuffer) {
   std::latch all_accepted(kWarm + kCounted);
   auto listener = Listen(*Endpoint::Parse("tcp:127.0.0.1:0"), {server_loop.get()}, {},
                          [&](std::shared_ptr<Connection> connection) {
-                           connection->Start(receiver);
+                           connection->Start(std::make_shared<LeastReceiver>(nullptr));
+                           connection->Send(MakeMessage(FrameType::kReturn, 1, 1000)).IgnoreError();
                            accepted.push_back(std::move(connection));
                            all_accepted.count_down();
                          });
@@ -53,9 +65,12 @@ TEST(IdleConnectionTest, BothEndsTogetherTakeLittleMemoryAndNoBuffer) {
     for (size_t i = 0; i < count; ++i) {
       auto connection = ConnectTo((*listener)->endpoint(), client_loop.get());
       ASSERT_TRUE(connection.ok()) << connection.status();
+      answered.Reset();  // the answer may come as soon as it is started
       (*connection)->Start(receiver);
       // Each has been used: buffers would be held now if they ever were.
       ASSERT_TRUE((*connection)->Send(MakeMessage(FrameType::kCall, 1, 1000)).ok());
+      ASSERT_TRUE((*connection)->Await(answered, Deadline()));
+      receiver->Release();
       connected.push_back(*std::move(connection));
     }
   };

@@ -115,6 +115,7 @@ absl::Status TcpConnection::QueueFull(uint32_t message_bytes) {
 
 absl::Status TcpConnection::Send(OutgoingMessage&& message) {
   OutgoingMessage taken = std::move(message);
+  const Use use(users_);
   if (closing()) [[unlikely]]
     return ClosedError();
   const Limits& own = context_->options.limits;
@@ -152,7 +153,11 @@ absl::Status TcpConnection::Cork(DispatchScope& scope, OutgoingMessage message) 
       return QueueFull(message->header.size);
   }
   scope.Push(std::move(message));
-  if (scope.count() >= kCorkedMessagesMax || scope.bytes() >= kCorkedBytesMax) Uncork(scope);
+  // An outer scope's callback waits for another connection, for as long as it takes.
+  if (scope.count() >= kCorkedMessagesMax || scope.bytes() >= kCorkedBytesMax ||
+      &scope != DispatchScope::innermost()) {
+    Uncork(scope);
+  }
   return absl::OkStatus();
 }
 
@@ -218,6 +223,7 @@ void TcpConnection::Close(absl::Status why) {
 }
 
 void TcpConnection::BeginClose(absl::Status why, bool tell) {
+  const Use use(users_);
   OutgoingMessage last;
   if (tell) last = MakeClose(why);
   {
@@ -237,8 +243,8 @@ void TcpConnection::BeginClose(absl::Status why, bool tell) {
   }
   // Not AfterWrite: nothing waits for room any more.
   writer_.Flush(socket_.get());
-  // Wakes a thread that blocks in recv. The descriptor is valid: only Finalize, posted below, ends
-  // its life.
+  // Wakes a thread that blocks in recv. The descriptor is valid: only Finalize ends its life, which
+  // waits for our Use.
   ::shutdown(socket_.get(), SHUT_RD);
   CallLoop();
 }
@@ -246,8 +252,9 @@ void TcpConnection::BeginClose(absl::Status why, bool tell) {
 void TcpConnection::Finalize() {
   writer_.Flush(socket_.get());
   MessageBody* unsent = nullptr;
-  if (!writer_.Close(unsent)) {
-    // Some thread is inside a write, which does not block. The token stays ours.
+  if (users_.load(std::memory_order_seq_cst) != 0 || !writer_.Close(unsent)) {
+    // Some thread is inside Send, BeginClose or a write, which does not block. The token stays
+    // ours.
     loop_->Post([self = shared_from_this()] { self->Finalize(); });
     return;
   }

@@ -85,6 +85,19 @@ class TcpConnection final : public Connection,
   // another connection.
   class DispatchScope;
 
+  // Counts a thread among users_.
+  class Use {
+   public:
+    explicit Use(std::atomic<uint32_t>& users) : users_(users) {
+      users_.fetch_add(1, std::memory_order_seq_cst);
+    }
+    // Releases: what this thread did with the socket is over when Finalize sees the count.
+    ~Use() { users_.fetch_sub(1, std::memory_order_release); }
+
+   private:
+    std::atomic<uint32_t>& users_;
+  };
+
   enum class Read {
     kSome,     // and there was room for more
     kFull,     // as much as there was room for
@@ -155,6 +168,10 @@ class TcpConnection final : public Connection,
   SocketWatch watch_;
 
   std::atomic<bool> closing_{false};
+  // Threads inside Send or BeginClose that may still use the socket or the loop. Raised before
+  // closing_ is read or set; Finalize reads it after closing_ was set (all seq_cst), so it sees
+  // whoever did not see that.
+  std::atomic<uint32_t> users_{0};
   std::atomic<bool> background_{false};
   // An accepted connection reads no further until the peer has taken our answers.
   std::atomic<bool> paused_{false};

@@ -74,6 +74,31 @@ TEST_P(AwaitTest, DeadlineEndsTheWait) {
   EXPECT_TRUE(deadline.passed());
 }
 
+TEST(TcpConnectionTest, MessageThatCameWithTheHandshakeReachesAThreadThatDrivesAtOnce) {
+  auto loop = NewLoop();
+  auto listener =
+      Listen(*Endpoint::Parse("tcp:127.0.0.1:0"), {loop.get()}, {},
+             [](std::shared_ptr<Connection> connection) {
+               connection->Start(std::make_shared<Recorder>());
+               EXPECT_TRUE(connection->Send(MakeMessage(FrameType::kReturn, 1, 100)).ok());
+               // Dropping it closes it after what was sent.
+             });
+  ASSERT_TRUE(listener.ok());
+  for (int i = 0; i < 200; ++i) {
+    auto client_loop = NewLoop();
+    auto connection = ConnectTo((*listener)->endpoint(), client_loop.get());
+    ASSERT_TRUE(connection.ok()) << connection.status();
+    Completion completion;
+    auto receiver = std::make_shared<Recorder>();
+    receiver->set_hook([&](IncomingMessage) { completion.Complete(); });
+    (*connection)->Start(receiver);
+    ASSERT_TRUE((*connection)->Await(completion, Deadline::After(kPatience)));
+    (*connection)->Close(absl::OkStatus());
+    EXPECT_EQ(receiver->WaitClosed(), absl::OkStatus());
+  }
+  (*listener)->Close();
+}
+
 TEST(TcpConnectionTest, CloseIsSeenByBothSidesInOrder) {
   TestServer server;
   TestClient client(server.endpoint());

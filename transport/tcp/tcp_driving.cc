@@ -84,6 +84,8 @@ void TcpConnection::FlushOuterScopes() {
 
 void TcpConnection::Drive(Completion& completion, Deadline deadline) {
   if (watch_.watches_reads()) watch_.WatchReads(false);
+  // What came together with the handshake is at hand already: no read would bring it.
+  if (assembler_.buffered_bytes() != 0) Dispatch();
   const WaitPolicy policy = context_->options.wait;
   while (!completion.done() && CanDrive()) {
     TellRoom();
@@ -113,7 +115,8 @@ void TcpConnection::Drive(Completion& completion, Deadline deadline) {
     }
     if (read == Read::kNothing && !completion.done() && CanDrive()) read = ReadBlocking(deadline);
     if (policy == WaitPolicy::kAdaptive) budget_.End(budget_ns, MonotonicNanos() - start_ns);
-    if (read == Read::kNothing && deadline.passed()) return;
+    // Also after a read: a peer that never stops sending must not keep us from looking.
+    if (deadline.passed()) return;
   }
 }
 
@@ -225,8 +228,9 @@ void TcpConnection::TellRoom() {
 void TcpConnection::ReleaseToken() {
   assembler_.ReleaseIdle();
   drives_.fetch_add(1, std::memory_order_relaxed);
-  if (token_.Release()) CallLoop();                                         // R1
-  if (!watch_.watches_reads() && !lent_.load(std::memory_order_seq_cst)) {  // R2
+  if (token_.Release()) CallLoop();  // R1
+  if (!watch_.watches_reads() &&
+      (!lent_.load(std::memory_order_seq_cst) || wants_background())) {  // R2
     LendWatch();
   }
 }
