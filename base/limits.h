@@ -24,9 +24,12 @@ struct Limits {
   // Nesting of pointers in a message.
   uint32_t nesting_max = 64;
   // Words a reader may traverse: this factor times the words of the message, plus the constant.
-  // Bounds what a small hostile message with overlapping pointers can make us read.
+  // Bounds what a small hostile message with overlapping pointers can make us read: with the
+  // constant about a millisecond. Cap'n Proto counts a list's words each time its pointer is
+  // followed, so honest code that calls a list's getter in a loop needs much more than the
+  // message's size.
   uint32_t traversal_factor = 8;
-  uint32_t traversal_words_extra = 1024;
+  uint32_t traversal_words_extra = 1u << 20;
   // Connections that one endpoint of a server accepts at a time; one more is closed at once.
   uint32_t connections_max = 100'000;
   // Calls in flight on one connection, each direction.

@@ -96,12 +96,13 @@ void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
   }
   SendReturn(call, status);
   if (!async) return;
-  bool drained;
+  bool draining;
   {
     MutexLock lock(&mutex_);
-    drained = --async_unfinished_ == 0 && draining_;
+    if (--async_unfinished_ != 0) return;
+    draining = draining_;
   }
-  if (drained) owner_->OnAnswersDrained();
+  owner_->OnAnswersDone(draining);
 }
 
 void AnswerSide::SendReturn(ServerCall& call, const absl::Status& status) {

@@ -21,13 +21,14 @@ namespace mi7 {
 // any thread.
 class AnswerSide {
  public:
-  // Told when the last accepted call has ended after Drain; any thread, no lock held.
+  // Told whenever the last asynchronous call in flight was answered; `draining`: after Drain. Any
+  // thread, no lock held.
   class Owner {
    public:
     virtual transport::Connection& connection() = 0;
     // Keeps the session, and with it this AnswerSide, alive.
     virtual std::shared_ptr<void> KeepAlive() = 0;
-    virtual void OnAnswersDrained() = 0;
+    virtual void OnAnswersDone(bool draining) = 0;
 
    protected:
     ~Owner() = default;
@@ -44,7 +45,7 @@ class AnswerSide {
   // Marks everything in flight as cancelled; nothing is sent any more.
   void OnClosed();
 
-  // From now on calls are refused. True when none is in flight, else OnAnswersDrained follows.
+  // From now on calls are refused. True when none is in flight, else OnAnswersDone follows.
   bool Drain();
   size_t in_flight() const;
 

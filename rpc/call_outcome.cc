@@ -2,6 +2,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace mi7 {
 namespace {
@@ -26,6 +27,21 @@ CallOutcome OutcomeOf(const absl::Status& status) {
     if (*payload == text.value) return text.outcome;
   }
   return CallOutcome::kAnswered;
+}
+
+absl::Status WithoutOutcome(const absl::Status& status) {
+  const CallOutcome outcome = OutcomeOf(status);
+  for (const OutcomeText& text : kOutcomes) {
+    if (text.outcome != outcome) continue;
+    absl::string_view message = status.message();
+    if (absl::ConsumeSuffix(&message, text.sentence)) absl::ConsumeSuffix(&message, "; ");
+    absl::Status result(status.code(), message);
+    status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
+      if (url != kOutcomePayload) result.SetPayload(url, payload);
+    });
+    return result;
+  }
+  return status;
 }
 
 absl::Status WithOutcome(const absl::Status& status, CallOutcome outcome) {

@@ -30,6 +30,10 @@ CallOutcome OutcomeOf(const absl::Status& status);
 // message for people ("...; the call was not sent").
 absl::Status WithOutcome(const absl::Status& status, CallOutcome outcome);
 
+// Inverse of WithOutcome: `status` as it was, for a status that is passed on to somebody whose own
+// call it says nothing about.
+absl::Status WithoutOutcome(const absl::Status& status);
+
 // The type URL of the payload that carries the outcome. Never sent to a peer.
 inline constexpr absl::string_view kOutcomePayload = "mi7/call-outcome";
 

@@ -49,5 +49,13 @@ TEST(CallOutcomeTest, OtherDetailsAreKept) {
   EXPECT_EQ(OutcomeOf(status), CallOutcome::kRefused);
 }
 
+TEST(CallOutcomeTest, WithoutOutcomeIsTheInverse) {
+  absl::Status status = absl::UnavailableError("no route");
+  status.SetPayload("type/x", absl::Cord("detail"));
+  EXPECT_EQ(WithoutOutcome(WithOutcome(status, CallOutcome::kUnknown)), status);
+  EXPECT_EQ(WithoutOutcome(status), status);
+  EXPECT_EQ(WithoutOutcome(absl::OkStatus()), absl::OkStatus());
+}
+
 }  // namespace
 }  // namespace mi7

@@ -17,6 +17,10 @@ using transport::FrameType;
 // A table that held more than this many ids gives its memory back when it is empty.
 constexpr size_t kKeptIdsMax = 64;
 
+// Stands in the table for a call that nobody waits for any more, whose id is taken until its return
+// arrives. The call itself is let go at once, so that a server that never answers pins nothing.
+ClientCall* const kGivenUp = reinterpret_cast<ClientCall*>(alignof(ClientCall));
+
 // How a call ends that was in flight when its connection was lost. `closed`: CallSide::closed_.
 absl::Status LostStatus(const ClientCall& call, const absl::Status& closed) {
   return WithOutcome(
@@ -65,11 +69,17 @@ void CallSide::Send(ClientCall* call) {
   if (failure.ok()) {
     const uint32_t call_id = header.call_id;
     failure = connection_->Send(std::move(message));
-    // OnClosed leaves a call to us that it finds here, because it cannot know whether it was sent.
-    const bool lost = call->send_stage_.exchange(ClientCall::kSent, std::memory_order_acq_rel) ==
+    // OnClosed leaves a call to us that it finds here, because it cannot know whether it was sent;
+    // so does SendCancel, because a cancellation must not overtake its call. seq_cst: either it
+    // sees our kSent, or we see the claim that came before it.
+    const bool lost = call->send_stage_.exchange(ClientCall::kSent, std::memory_order_seq_cst) ==
                       ClientCall::kLost;
     if (failure.ok()) {
-      if (lost) call->Fail(LostStatus(*call, closed()));
+      if (lost) {
+        call->Fail(LostStatus(*call, closed()));
+      } else if (call->claimed()) {
+        SendCancel(call);  // or it was answered already, and is not in the table
+      }
       return;
     }
     // Nothing of it was sent, so no return is due; but OnClosed may have taken it meanwhile, or a
@@ -84,9 +94,18 @@ void CallSide::Send(ClientCall* call) {
 void CallSide::SendCancel(ClientCall* call) {
   // Under the lock, so that no new call can take the id and overtake its predecessor's
   // cancellation: a new call gets its id under the lock and is sent after that.
-  MutexLock lock(&mutex_);
-  const uint32_t call_id = call->call_id_;
-  if (call_id >= calls_.size() || calls_[call_id] != call) return;
+  {
+    MutexLock lock(&mutex_);
+    const uint32_t call_id = call->call_id_;
+    if (call_id >= calls_.size() || calls_[call_id] != call) return;
+    if (call->send_stage_.load(std::memory_order_seq_cst) == ClientCall::kSending) return;
+    calls_[call_id] = kGivenUp;
+    SendCancelOf(call_id);
+  }
+  call->Unref();  // the table's; the caller has its own
+}
+
+void CallSide::SendCancelOf(uint32_t call_id) {
   transport::OutgoingMessage message = transport::NewHeapMessage(0);
   message->header.type = FrameType::kCancel;
   message->header.call_id = call_id;
@@ -101,6 +120,7 @@ absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
     return absl::InvalidArgumentError(
         absl::StrCat("return for call ", message.header().call_id, ", which is not in flight"));
   }
+  if (call == kGivenUp) return absl::OkStatus();
   if (call->Claim()) {
     if (message.header().code != 0) {
       call->CompleteWith(DecodeError(message, *limits_));
@@ -121,6 +141,7 @@ absl::Status CallSide::OnRejectedReturn(const FrameHeader& header, const absl::S
     return absl::InvalidArgumentError(
         absl::StrCat("return for call ", header.call_id, ", which is not in flight"));
   }
+  if (call == kGivenUp) return absl::OkStatus();
   call->Fail(
       absl::Status(why.code(), absl::StrCat(call->method().name, ": results: ", why.message())));
   call->Unref();
@@ -130,7 +151,7 @@ absl::Status CallSide::OnRejectedReturn(const FrameHeader& header, const absl::S
 void CallSide::OnUnsent(const FrameHeader& header) {
   if (header.type != FrameType::kCall) return;
   ClientCall* const call = Take(header.call_id);
-  if (call == nullptr) return;
+  if (call == nullptr || call == kGivenUp) return;
   call->Fail(
       WithOutcome(absl::UnavailableError(absl::StrCat(call->method().name, ": connection lost")),
                   CallOutcome::kNotSent));
@@ -150,8 +171,8 @@ void CallSide::OnClosed(const absl::Status& why) {
     in_flight_ = 0;
   }
   for (ClientCall* call : lost) {
-    if (call == nullptr) continue;
-    if (call->send_stage_.exchange(ClientCall::kLost, std::memory_order_acq_rel) ==
+    if (call == nullptr || call == kGivenUp) continue;
+    if (call->send_stage_.exchange(ClientCall::kLost, std::memory_order_seq_cst) ==
         ClientCall::kSent) {
       call->Fail(LostStatus(*call, closed));
     }

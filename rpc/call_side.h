@@ -50,6 +50,7 @@ class CallSide {
 
  private:
   absl::Status closed() const;
+  void SendCancelOf(uint32_t call_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Removes and returns the call with this id, whose table reference passes to the caller; nullptr
   // when there is none, or it is not the `expected` one.
   ClientCall* Take(uint32_t call_id, const ClientCall* expected = nullptr);

@@ -49,7 +49,7 @@ void ClientCall::Start() {
 
 void ClientCall::Wait() {
   if (done()) return;
-  if (queued_ ? channel_->InLoopThread() : session_->connection().InCallback()) {
+  if (channel_->InLoopThread() || (!queued_ && session_->connection().InCallback())) {
     RefuseToWait();
     return;
   }

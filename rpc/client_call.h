@@ -82,7 +82,8 @@ class ClientCall {
   // --- For the runtime ---
 
   // True for the one that may end the call, with CompleteWith right after.
-  bool Claim() { return (state_.fetch_or(kClaimed, std::memory_order_acq_rel) & kClaimed) == 0; }
+  bool Claim() { return (state_.fetch_or(kClaimed, std::memory_order_seq_cst) & kClaimed) == 0; }
+  bool claimed() const { return (state_.load(std::memory_order_seq_cst) & kClaimed) != 0; }
   void CompleteWith(absl::Status failure);
   void CompleteWith(transport::IncomingMessage&& response);
   // Claim, then CompleteWith.

@@ -41,13 +41,15 @@ constexpr size_t kExtraOverheadBytes = 256;
 
 }  // namespace
 
-void EncodeError(const absl::Status& status, bool refused, const Limits& limits,
+void EncodeError(const absl::Status& original, bool refused, const Limits& limits,
                  transport::MessageBody& message) {
+  // A handler may pass on the status of a call of its own, whose outcome is not its caller's.
+  const absl::Status status = WithoutOutcome(original);
   message.has_body = false;
   message.header.code = static_cast<uint16_t>(status.code());
   Payloads payloads;
   status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
-    if (url != kOutcomePayload) payloads.emplace_back(std::string(url), std::string(payload));
+    payloads.emplace_back(std::string(url), std::string(payload));
   });
   if (status.message().empty() && payloads.empty() && !refused) return;
 
@@ -85,6 +87,8 @@ absl::Status DecodeError(const transport::IncomingMessage& message, const Limits
     absl::Status status(code, absl::string_view(text.begin(), text.size()));
     for (const auto detail : error.getDetails()) {
       const auto type = detail.getType();
+      // What became of a call is for this side to say.
+      if (absl::string_view(type.begin(), type.size()) == kOutcomePayload) continue;
       const auto value = detail.getValue().asChars();
       status.SetPayload(absl::string_view(type.begin(), type.size()),
                         absl::Cord(absl::string_view(value.begin(), value.size())));

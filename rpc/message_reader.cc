@@ -21,6 +21,14 @@ absl::Status StatusOfException(absl::StatusCode malformed, absl::string_view wha
     throw;
   } catch (const kj::Exception& exception) {
     const absl::string_view text = exception.getDescription().cStr();
+    if (absl::StrContains(text, "traversal limit")) {
+      return absl::Status(
+          malformed,
+          absl::StrCat(what,
+                       ": reading the message exceeded limits.traversal_factor and "
+                       "traversal_words_extra; each call of a list's getter counts the whole list, "
+                       "so keep the list in a variable"));
+    }
     if (IsMalformedMessage(exception)) {
       return absl::Status(malformed, absl::StrCat(what, ": malformed Cap'n Proto message: ", text));
     }

@@ -76,9 +76,11 @@ class [[nodiscard]] PendingCall {
   }
 
   // Blocks until the call is done or its deadline has passed. The thread drives the connection
-  // meanwhile when nobody else does. Once. Not inside a callback or handler that runs on the
+  // meanwhile when nobody else does, and then runs the callbacks of other calls that complete: hold
+  // no lock that a callback takes. Once. Not inside a callback or handler that runs on the
   // connection's own thread of control (FAILED_PRECONDITION).
   Result Wait() {
+    MI7_CHECK(call_, "PendingCall: Wait after Wait, Then, co_await or a move");
     call_->Wait();
     return Take(std::move(call_));
   }
@@ -89,6 +91,7 @@ class [[nodiscard]] PendingCall {
   // allocation.
   template <typename F>
   void Then(F callback) {
+    MI7_CHECK(call_, "PendingCall: Then after Wait, Then, co_await or a move");
     ClientCall* const call = call_.get();
     call->OnDone([callback = std::move(callback), ref = std::move(call_)](ClientCall&) mutable {
       callback(Take(std::move(ref)));
@@ -96,7 +99,10 @@ class [[nodiscard]] PendingCall {
   }
 
   // Ends the call with CANCELLED unless it is done already; the server is told.
-  void Cancel() { call_->Cancel(); }
+  // Without effect after Wait, Then or co_await.
+  void Cancel() {
+    if (call_) call_->Cancel();
+  }
 
   struct Awaiter {
     ClientCallRef call;

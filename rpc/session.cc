@@ -21,7 +21,7 @@ void Session::Drain() {
   // Refusing begins before the peer is told, so every call that came later is answered "refused".
   const bool drained = answers_.Drain();
   SendControl(FrameType::kGoAway, 0);
-  if (drained) OnAnswersDrained();
+  if (drained) OnAnswersDone(/*draining=*/true);
 }
 
 void Session::OnMessage(transport::IncomingMessage message) {
@@ -76,7 +76,9 @@ void Session::OnClosed(const absl::Status& why) {
   calls_.OnClosed(why);
 }
 
-void Session::OnAnswersDrained() {
+void Session::OnAnswersDone(bool draining) {
+  CloseIfGoneAway();
+  if (!draining) return;
   if (std::shared_ptr<Observer> observer = observer_.lock()) observer->OnDrained(*this);
 }
 
@@ -90,7 +92,8 @@ void Session::SendControl(FrameType type, uint32_t call_id) {
 }
 
 void Session::CloseIfGoneAway() {
-  if (gone_away_ && calls_.idle()) connection_->Close(absl::OkStatus());
+  if (gone_away_ && calls_.idle() && answers_.in_flight() == 0)
+    connection_->Close(absl::OkStatus());
 }
 
 }  // namespace mi7

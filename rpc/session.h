@@ -6,6 +6,7 @@
 // Ownership: the connection keeps its session until OnClosed has returned, the session keeps the
 // connection; a call in flight keeps the session. Made by Channel and Server.
 
+#include <atomic>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -62,7 +63,7 @@ class Session final : public transport::Receiver,
 
   // --- AnswerSide::Owner ---
   std::shared_ptr<void> KeepAlive() override { return shared_from_this(); }
-  void OnAnswersDrained() override;
+  void OnAnswersDone(bool draining) override;
 
  private:
   void SendControl(transport::FrameType type, uint32_t call_id);
@@ -74,7 +75,9 @@ class Session final : public transport::Receiver,
   const std::shared_ptr<const SessionConfig> config_;
   CallSide calls_;
   AnswerSide answers_;
-  bool gone_away_ = false;  // driving thread only
+  // The peer sent GoAway. Set by the driving thread; seq_cst with the answers' count, so that
+  // either it or the last answer's thread sees that both are done.
+  std::atomic<bool> gone_away_{false};
 };
 
 }  // namespace mi7

@@ -99,7 +99,9 @@ template <typename T>
 Runner Run(Task<T> task, std::optional<T>& value, std::exception_ptr& exception,
            transport::Completion& done) {
   try {
-    value.emplace(co_await std::move(task));
+    // Destroyed, with the coroutine's parameters, before anybody is told.
+    Task<T> own = std::move(task);
+    value.emplace(co_await std::move(own));
   } catch (...) {
     exception = std::current_exception();
   }

@@ -122,8 +122,8 @@ class Connection {
   // threads use Await. Servers' connections are always driven promptly.
   virtual void SetBackground(bool wanted) = 0;
 
-  // Whether the calling thread is inside a callback of this connection (where Await would wait
-  // for itself).
+  // Whether the calling thread is inside a callback of this connection, or of its other end when
+  // that is in this process and served by the same thread (where Await would wait for itself).
   virtual bool InCallback() const = 0;
 
   // Built on demand, so that an idle connection does not hold the texts. Any thread, also after

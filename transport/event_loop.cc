@@ -329,6 +329,10 @@ absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create(const Options& opti
   sigset_t all;
   sigset_t before;
   ::sigfillset(&all);
+  // But what a thread does wrong itself is for the program's crash handler, on whatever thread.
+  for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF}) {
+    ::sigdelset(&all, own);
+  }
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
   absl::Status started;
   try {

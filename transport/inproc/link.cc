@@ -149,7 +149,8 @@ absl::Status Link::Send(Which which, OutgoingMessage&& message) {
   const uint64_t bytes = owned->header.size;
   // Answers given inside callbacks are bounded by not delivering further requests. Those that come
   // later are refused like anybody's, but for the few bytes that say so.
-  const bool bounded = !side.accepted || (owned->has_body && !InCallback(which));
+  const bool bounded =
+      !side.accepted || (owned->has_body && FrameScope::Find(callback_frames_, side) == nullptr);
 
   MutexLock lock(&mutex_);
   if (side.state.load(std::memory_order_relaxed) != State::kOpen ||
@@ -398,10 +399,10 @@ bool Link::Await(Which which, Completion& completion, Deadline deadline) {
       side.awaits = true;  // came before the loop did
     }
     while (!completion.done()) {
-      if (DriveOne(side)) continue;
-      if (waiter.drives_other && DriveOne(other)) continue;
-      if (deadline.passed()) break;
-      Wait(side, waiter);
+      const bool drove = DriveOne(side) || (waiter.drives_other && DriveOne(other));
+      // Also after something was done: a peer that never stops must not keep us from looking.
+      if (!completion.done() && deadline.passed()) break;
+      if (!drove) Wait(side, waiter);
     }
   }
   Announce(side);
@@ -472,7 +473,11 @@ void Link::SetBackground(Which which, bool wanted) {
 }
 
 bool Link::InCallback(Which which) const {
-  return FrameScope::Find(callback_frames_, sides_[which]) != nullptr;
+  // Of either end: a thread inside a callback of the other one is the one that would have to serve
+  // it.
+  static_cast<void>(which);
+  return FrameScope::Find(callback_frames_, sides_[0]) != nullptr ||
+         FrameScope::Find(callback_frames_, sides_[1]) != nullptr;
 }
 
 ConnectionInfo Link::info(Which which) const {

@@ -224,7 +224,7 @@ TEST_P(CallTest, ParamsThatAmplifyAreInvalidArgument) {
   auto request = stub().Echo();
   request->initData(100'000);
   EXPECT_THAT(request.Send().Wait(),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("traversal limit")));
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("limits.traversal_factor")));
 }
 
 TEST_P(CallTest, DeepParamsAreInvalidArgument) {
