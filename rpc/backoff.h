@@ -11,6 +11,7 @@
 
 namespace mi7 {
 
+// The waits between attempts to connect. A value type.
 struct BackoffOptions {
   absl::Duration initial = absl::Milliseconds(50);
   absl::Duration max = absl::Seconds(10);

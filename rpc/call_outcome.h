@@ -12,6 +12,7 @@
 
 namespace mi7 {
 
+// From what is certain to what is not.
 enum class CallOutcome {
   // The handler, or the server for it, answered with this status.
   kAnswered,

@@ -63,12 +63,7 @@ absl::StatusOr<std::shared_ptr<Channel>> Channel::Create(absl::string_view endpo
     if (!loop.ok()) return loop.status();
     complete.event_loop = *loop;
   }
-  std::shared_ptr<Channel> channel(new Channel(*std::move(parsed), complete));
-  channel->backoff_timer_ = std::make_unique<transport::EventLoop::Timer>(
-      complete.event_loop, [weak = std::weak_ptr<Channel>(channel)] {
-        if (std::shared_ptr<Channel> self = weak.lock()) self->OnBackoffOver();
-      });
-  return channel;
+  return std::shared_ptr<Channel>(new Channel(*std::move(parsed), complete));
 }
 
 Channel::Channel(transport::Endpoint endpoint, const ChannelOptions& options)
@@ -76,13 +71,18 @@ Channel::Channel(transport::Endpoint endpoint, const ChannelOptions& options)
       options_(options),
       config_(std::make_shared<SessionConfig>(SessionConfig{options.limits, nullptr, nullptr})),
       loop_(options.event_loop),
-      deadlines_(DeadlineQueue::Create(loop_)),
       backoff_(options.backoff,
                reinterpret_cast<uintptr_t>(this) ^ static_cast<uint64_t>(MonotonicNanos())) {}
 
 Channel::~Channel() {
   // Every call holds the channel, so none is in flight or queued.
   if (session_) session_->connection().Close(absl::OkStatus());
+}
+
+DeadlineQueue& Channel::deadlines() {
+  MutexLock lock(&mutex_);
+  if (!deadlines_) deadlines_ = DeadlineQueue::Create(loop_);
+  return *deadlines_;
 }
 
 std::shared_ptr<Session> Channel::ReadySession() const {
@@ -184,7 +184,7 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
   if (connection.ok()) {
     session = std::make_shared<Session>(*connection, weak_from_this(), config_);
   }
-  std::deque<ClientCall*> failed;
+  std::list<ClientCall*> failed;
   absl::Status failure;
   bool closed;
   {
@@ -203,6 +203,12 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
           [](const ClientCall* call) { return call->options_.wait_for_ready; });
       failed.assign(first_failed, queue_.end());
       queue_.erase(first_failed, queue_.end());
+      if (!backoff_timer_) {
+        backoff_timer_ =
+            std::make_unique<transport::EventLoop::Timer>(loop_, [weak = weak_from_this()] {
+              if (std::shared_ptr<Channel> self = weak.lock()) self->OnBackoffOver();
+            });
+      }
       backoff_timer_->Schedule(Deadline::After(backoff_.Next()));
     }
   }
@@ -312,7 +318,7 @@ absl::Status Channel::Connect(Deadline deadline) {
 void Channel::Close() {
   std::shared_ptr<Session> session;
   std::vector<std::weak_ptr<Session>> departing;
-  std::deque<ClientCall*> queue;
+  std::list<ClientCall*> queue;
   {
     MutexLock lock(&mutex_);
     state_ = ChannelState::kClosed;
@@ -321,8 +327,8 @@ void Channel::Close() {
     session = std::move(session_);
     session_ = nullptr;
     queue.swap(queue_);
+    if (backoff_timer_) backoff_timer_->Cancel();
   }
-  backoff_timer_->Cancel();
   if (session) session->connection().Close(absl::OkStatus());
   for (const std::weak_ptr<Session>& weak : departing) {
     if (std::shared_ptr<Session> left = weak.lock()) left->connection().Close(absl::OkStatus());

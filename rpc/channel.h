@@ -10,7 +10,7 @@
 // UNAVAILABLE and say whether they may have run (call_outcome.h); mi7 never repeats them by itself.
 
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,6 +35,7 @@ class ClientCall;
 struct InterfaceInfo;
 struct MethodInfo;
 
+// What a channel is doing.
 enum class ChannelState {
   kIdle,        // not connected, connects with the next call
   kConnecting,  //
@@ -44,6 +45,7 @@ enum class ChannelState {
 };
 absl::string_view ChannelStateName(ChannelState state);
 
+// A value type; the defaults are for production.
 struct ChannelOptions {
   Limits limits = {};
   // How a thread in PendingCall::Wait waits.
@@ -86,7 +88,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   enum class Withdrawn { kBeforeSend, kAfterSend };
   // Nobody waits for `call` any more: takes it from the queue, or tells the server.
   Withdrawn WithdrawCall(ClientCall* call);
-  DeadlineQueue& deadlines() { return *deadlines_; }
+  DeadlineQueue& deadlines();
   const Limits& limits() const { return options_.limits; }
   // Whether the calling thread is the one that connects the channel.
   bool InLoopThread() const { return loop_->InLoopThread(); }
@@ -111,10 +113,11 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   const ChannelOptions options_;
   const std::shared_ptr<const SessionConfig> config_;
   transport::EventLoop* const loop_;
-  std::shared_ptr<DeadlineQueue> deadlines_;
-  std::unique_ptr<transport::EventLoop::Timer> backoff_timer_;
 
   mutable Mutex mutex_;
+  // Both made when first needed: many channels never do.
+  std::shared_ptr<DeadlineQueue> deadlines_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<transport::EventLoop::Timer> backoff_timer_ ABSL_GUARDED_BY(mutex_);
   ChannelState state_ ABSL_GUARDED_BY(mutex_) = ChannelState::kIdle;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // set in kReady
   // Those whose server accepts no further calls, but has calls of ours in flight.
@@ -122,7 +125,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   absl::Status last_failure_ ABSL_GUARDED_BY(mutex_);
   Backoff backoff_ ABSL_GUARDED_BY(mutex_);
   // Calls that wait for a connection, in order; a reference each.
-  std::deque<ClientCall*> queue_ ABSL_GUARDED_BY(mutex_);
+  std::list<ClientCall*> queue_ ABSL_GUARDED_BY(mutex_);
   uint64_t attempts_ended_ ABSL_GUARDED_BY(mutex_) = 0;
   CondVar state_changed_;  // for threads in Connect
 };

@@ -8,12 +8,14 @@
 
 namespace mi7 {
 
+// One method.
 struct MethodInfo {
   uint64_t interface_id;  // of the interface that declares the method
   uint16_t method_id;     // its ordinal there
   const char* name;       // "Calculator.add"
 };
 
+// One interface. The same interface may have several of these in a program: compare ids.
 struct InterfaceInfo {
   uint64_t id;
   const char* name;           // "Calculator"; with its scope when nested: "Outer.Inner"

@@ -25,6 +25,7 @@
 
 namespace mi7 {
 
+// A value type; the defaults are for production.
 struct ServerOptions {
   Limits limits = {};
   // How the event loops wait for work.

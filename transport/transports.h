@@ -17,6 +17,7 @@
 
 namespace mi7::transport {
 
+// What listening and connecting need besides the endpoint. A value type.
 struct TransportOptions {
   Limits limits;
   // How threads in Await wait. Loops have their own policy (EventLoop::Options).

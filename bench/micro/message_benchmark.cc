@@ -5,12 +5,12 @@
 #include <array>
 #include <cstring>
 
-#include "benchmark/benchmark.h"
 #include <capnp/message.h>
 
 #include "base/check.h"
 #include "base/limits.h"
 #include "bench/subjects/echo.capnp.h"
+#include "benchmark/benchmark.h"
 #include "transport/buffer_pool.h"
 #include "transport/frame.h"
 #include "transport/message.h"

@@ -9,11 +9,11 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include <capnp/message.h>
 #include <capnp/rpc-twoparty.h>
 #include <kj/async-io.h>
 
+#include "absl/strings/str_cat.h"
 #include "bench/harness/subject.h"
 #include "bench/subjects/echo.capnp.h"
 

@@ -8,7 +8,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-
 #include "bench/harness/workload.h"
 
 namespace mi7::bench {

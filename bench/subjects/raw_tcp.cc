@@ -5,7 +5,6 @@
 #include <array>
 
 #include "absl/strings/str_cat.h"
-
 #include "bench/harness/subject.h"
 #include "bench/subjects/raw_frame.h"
 #include "bench/subjects/raw_socket.h"

@@ -16,7 +16,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-
 #include "bench/harness/subject.h"
 #include "bench/subjects/raw_frame.h"
 #include "bench/subjects/raw_socket.h"

@@ -7,11 +7,15 @@ Prints "PASSED FAILED" and below it one line for each failure: its label and why
 Bazel reports it as passed (a flaky one that passed on a retry has not); whatever was asked for and
 did not pass has failed: a test that failed, timed out, was not run or did not build, another target
 that did not build, a package that did not load, and a run that ended without a word.
+
+What passing tests have to say (lines of their logs that begin with NOTICE, such as why a part could
+not be tested on this machine) goes to stderr, because Bazel shows the logs of failing tests only.
 """
 
 import json
 import re
 import sys
+import urllib.parse
 
 _BROKEN_PACKAGE = re.compile(r"package contains errors: ([^\s:]+)")
 
@@ -22,6 +26,7 @@ class Results:
     def __init__(self):
         self.tests = {}  # label of a test target -> its status, None until there is one
         self.broken = {}  # label or pattern that did not build or load -> why
+        self.logs = []  # (label, path) of the tests' logs
 
     def add(self, event):
         """Takes one event of the build event protocol, as parsed JSON."""
@@ -33,6 +38,12 @@ class Results:
             if not event.get("completed", {}).get("success", False):
                 label = event_id["targetCompleted"]["label"]
                 self.broken.setdefault(label, _reason(event, "did not build"))
+        elif "testResult" in event_id and "testResult" in event:
+            for output in event["testResult"].get("testActionOutput", []):
+                uri = urllib.parse.urlparse(output.get("uri", ""))
+                if output.get("name") == "test.log" and uri.scheme == "file":
+                    label = event_id["testResult"]["label"]
+                    self.logs.append((label, urllib.parse.unquote(uri.path)))
         elif "testSummary" in event_id and "testSummary" in event:
             label = event_id["testSummary"]["label"]
             self.tests[label] = event["testSummary"].get("overallStatus", "NO_STATUS")
@@ -66,6 +77,19 @@ class Results:
         return failed
 
 
+def notices(logs):
+    """Lines "LABEL: NOTICE..." of the logs, each once; a log that is gone has none."""
+    found = {}
+    for label, path in logs:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as log:
+                lines = [line.strip() for line in log if line.startswith("NOTICE")]
+        except OSError:
+            continue
+        found.update(dict.fromkeys("%s: %s" % (label, line) for line in lines))
+    return list(found)
+
+
 def _reason(event, otherwise):
     reason = event.get("aborted", {}).get("reason", "")
     if reason in ("", "UNKNOWN"):
@@ -95,6 +119,8 @@ def main(arguments):
     print(len(results.passed()), len(failures))
     for label, why in sorted(failures.items()):
         print("%s: %s" % (label, why))
+    for notice in notices(results.logs):
+        print(notice, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 import json
 import os
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -88,6 +89,17 @@ class CountResultsTest(unittest.TestCase):
 
     def test_no_tests_is_no_failure(self):
         self.assertEqual(self.count([configured("//a:a", size=None)], 4), (0, []))
+
+    def test_notices_of_passing_tests_are_found(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".log") as log:
+            log.write("[ OK ]\nNOTICE: not run here\nNOTICE: not run here\nno NOTICE\n")
+            log.flush()
+            output = [{"name": "test.log", "uri": "file://" + log.name}]
+            event = {"id": {"testResult": {"label": "//a:b"}},
+                     "testResult": {"testActionOutput": output}}
+            results = count_results.read([json.dumps(event)])
+            self.assertEqual(count_results.notices(results.logs), ["//a:b: NOTICE: not run here"])
+        self.assertEqual(count_results.notices(results.logs), [])
 
     def test_line_that_was_cut_off_is_skipped(self):
         results = count_results.read([json.dumps(event) for event in passing_test("//a:a")] + ['{"i'])
