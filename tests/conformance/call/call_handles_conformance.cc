@@ -1,0 +1,158 @@
+// How long the handles of a call live, and where they may be used.
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/blocking_counter.h"
+#include "rpc/task.h"
+#include "tests/conformance/call/call_conformance.h"
+
+namespace mi7::conformance {
+namespace {
+
+using testing::HasSubstr;
+using testing::StartsWith;
+
+TEST_P(CallTest, CallIsStartedBySendAlone) {
+  Start();
+  auto call = SendHold(7);
+  ProbeImpl::Held held = probe_.TakeHeld();  // nobody waits for the call yet
+  EXPECT_EQ(held.number, 7u);
+  held.Answer();
+  EXPECT_THAT(call.Wait(), IsOk());
+}
+
+TEST_P(CallTest, ThenAfterTheAnswerRunsAtOnce) {
+  Start();
+  auto call = SendEcho("first");
+  EXPECT_TRUE(Works()) << "answered after the first one";
+  bool ran = false;
+  std::move(call).Then([&](EchoResult result) { ran = result.ok(); });
+  EXPECT_TRUE(ran);
+}
+
+TEST_P(CallTest, RequestThatIsNeverSentCostsNothing) {
+  Start();
+  for (int i = 0; i < 100; ++i) static_cast<void>(EchoRequest("never sent"));
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, ResponseOutlivesCallChannelAndServer) {
+  Start();
+  const std::string text(100'000, 'r');
+  EchoResult small = SendEcho("small").Wait();
+  EchoResult large = SendEcho(text).Wait();
+  channel_ = nullptr;
+  server_ = nullptr;
+  ASSERT_THAT(small, IsOk());
+  ASSERT_THAT(large, IsOk());
+  EXPECT_EQ(small->getText(), "small");
+  EXPECT_EQ(large->getText(), text.c_str());
+}
+
+TEST_P(CallTest, PendingCallKeepsItsChannel) {
+  Start();
+  auto call = SendHold(1);
+  channel_ = nullptr;
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(call.Wait(), IsOk());
+}
+
+TEST_P(CallTest, ChannelMayBeDroppedInItsOwnCallback) {
+  Start();
+  for (int i = 0; i < 20; ++i) {
+    absl::Notification dropped;
+    auto owner = std::make_shared<std::shared_ptr<Channel>>(NewChannel());
+    auto request = ProbeStub(*owner).Hold();
+    request.Send().Then([&, owner](auto result) {
+      EXPECT_THAT(result, IsOk());
+      *owner = nullptr;
+      dropped.Notify();
+    });
+    probe_.TakeHeld().Answer();
+    ASSERT_TRUE(Happens(dropped));
+  }
+  ASSERT_TRUE(Works());
+}
+
+TEST_P(CallTest, WaitInsideACallbackIsRefused) {
+  Start();
+  ASSERT_TRUE(Works());
+  absl::Notification done;
+  absl::Status nested;
+  SendHold(1).Then([&](auto) {
+    nested = SendEcho("inner").Wait().status();
+    done.Notify();
+  });
+  probe_.TakeHeld().Answer();  // not before Then, which would run the callback on this thread
+  ASSERT_TRUE(Happens(done));
+  EXPECT_THAT(nested, StatusIs(absl::StatusCode::kFailedPrecondition,
+                               HasSubstr("Wait() inside a callback")));
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, WaitInsideACallbackOfAnUnconnectedChannelIsRefusedToo) {
+  Start();
+  ASSERT_TRUE(Works());
+  const std::shared_ptr<Channel> other = NewChannel();  // the same event loop must connect it
+  absl::Notification done;
+  absl::Status nested;
+  SendHold(1).Then([&](auto) {
+    auto request = ProbeStub(other).Echo({.deadline = Deadline::After(absl::Seconds(20))});
+    request->setText("inner");
+    nested = request.Send().Wait().status();
+    done.Notify();
+  });
+  probe_.TakeHeld().Answer();
+  ASSERT_TRUE(Happens(done));
+  EXPECT_THAT(nested, StatusIs(absl::StatusCode::kFailedPrecondition,
+                               HasSubstr("of the event loop that has to connect the channel")));
+  EXPECT_THAT(nested, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_P(CallTest, ThrowingCallbackDoesNoHarm) {
+  Start();
+  absl::Notification done;
+  SendEcho("x").Then([](EchoResult) { throw std::string("a callback's mistake"); });
+  SendEcho("y").Then([&](EchoResult) { done.Notify(); });
+  EXPECT_TRUE(Happens(done));
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, CoroutineDestroyedWhileItWaitsIsNotResumed) {
+  Start();
+  // A coroutine whose frame the test owns.
+  struct Owned {
+    struct promise_type {
+      Owned get_return_object() {
+        return {std::coroutine_handle<promise_type>::from_promise(*this)};
+      }
+      std::suspend_never initial_suspend() noexcept { return {}; }
+      std::suspend_always final_suspend() noexcept { return {}; }
+      void return_void() {}
+      void unhandled_exception() { std::terminate(); }
+    };
+    std::coroutine_handle<promise_type> handle;
+  };
+  const auto wait = [](ProbeStub stub, bool* resumed) -> Owned {
+    auto request = stub.Hold();
+    request->setNumber(1);
+    const auto result = co_await request.Send();
+    *resumed = true;
+  };
+  bool resumed = false;
+  Owned coroutine = wait(stub(), &resumed);
+  ProbeImpl::Held held = probe_.TakeHeld();
+  coroutine.handle.destroy();
+  held.Answer();
+  ASSERT_TRUE(Works());
+  EXPECT_FALSE(resumed);
+}
+
+}  // namespace
+
+}  // namespace mi7::conformance
