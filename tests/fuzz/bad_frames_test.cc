@@ -51,6 +51,8 @@ Limits SmallLimits() {
   limits.message_bytes_max = 128u << 10;
   limits.extra_bytes_max = 1024;
   limits.segments_max = 16;
+  // What is read is copied, too: the copy of a message that amplifies is as large as this allows.
+  limits.traversal_words_extra = 1024;
   return limits;
 }
 
