@@ -23,6 +23,8 @@ void Run(std::span<const uint8_t> input) {
   stream.insert(stream.end(), input.begin() + 1, input.end());
 
   Limits limits;
+  // What is read is also copied and printed, which costs much more a word than reading.
+  limits.traversal_words_extra = 1024;
   limits.message_bytes_max = 256u << 10;
   limits.extra_bytes_max = 4096;
   limits.segments_max = 64;
