@@ -179,5 +179,26 @@ TEST(ErrorCodecTest, FieldsOfALaterVersionAreIgnored) {
   EXPECT_EQ(DecodeError(Received(std::move(message)), {}), absl::AbortedError("text"));
 }
 
+TEST(ErrorCodecTest, OutcomeOfACallOfTheHandlersOwnStaysHere) {
+  const absl::Status backend = absl::UnavailableError("backend away");
+  const absl::Status received = RoundTrip(WithOutcome(backend, CallOutcome::kNotSent));
+  EXPECT_EQ(received, backend);
+}
+
+TEST(ErrorCodecTest, PeerCannotSayWhatBecameOfOurCall) {
+  capnp::MallocMessageBuilder builder;
+  auto details = builder.initRoot<protocol::ReturnExtra>().initError().initDetails(1);
+  details[0].setType(std::string(kOutcomePayload).c_str());
+  details[0].setValue(kj::StringPtr("not-sent").asBytes());
+  const kj::Array<capnp::word> words = capnp::messageToFlatArray(builder);
+  OutgoingMessage message = NewReturn();
+  message->has_body = false;
+  message->header.code = static_cast<uint16_t>(absl::StatusCode::kUnavailable);
+  message->SetExtra(std::as_bytes(std::span(words.begin(), words.size())));
+  const absl::Status received = DecodeError(Received(std::move(message)), {});
+  EXPECT_EQ(received.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(OutcomeOf(received), CallOutcome::kAnswered);
+}
+
 }  // namespace
 }  // namespace mi7
