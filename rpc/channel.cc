@@ -260,8 +260,7 @@ void Channel::OnBackoffOver() {
   BeginConnect();
 }
 
-void Channel::ForgetSession(Session& session) {
-  MutexLock lock(&mutex_);
+void Channel::ForgetSessionLocked(Session& session) {
   if (session_.get() != &session) return;
   session_ = nullptr;
   if (state_ == ChannelState::kReady) state_ = ChannelState::kIdle;
@@ -269,17 +268,17 @@ void Channel::ForgetSession(Session& session) {
 }
 
 void Channel::OnGoAway(Session& session) {
-  ForgetSession(session);
+  // Both under one lock: Close, at any moment, finds the session in one of the two places.
   MutexLock lock(&mutex_);
   std::erase_if(departing_, [](const std::weak_ptr<Session>& gone) { return gone.expired(); });
   departing_.push_back(session.weak_from_this());
+  ForgetSessionLocked(session);
 }
 
 void Channel::OnSessionClosed(Session& session, const absl::Status& why) {
-  ForgetSession(session);
-  if (why.ok()) return;
   MutexLock lock(&mutex_);
-  last_failure_ = why;
+  ForgetSessionLocked(session);
+  if (!why.ok()) last_failure_ = why;
 }
 
 absl::Status Channel::Connect(Deadline deadline) {

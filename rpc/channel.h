@@ -105,7 +105,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   void BeginConnect();
   void OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection);
   void OnBackoffOver();
-  void ForgetSession(Session& session);
+  void ForgetSessionLocked(Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Sends the calls that waited for a connection.
   void SendQueued(const std::shared_ptr<Session>& session);
 

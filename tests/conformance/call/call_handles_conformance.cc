@@ -1,6 +1,8 @@
 // How long the handles of a call live, and where they may be used.
 
+#include <algorithm>
 #include <atomic>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -151,6 +153,54 @@ TEST_P(CallTest, CoroutineDestroyedWhileItWaitsIsNotResumed) {
   held.Answer();
   ASSERT_TRUE(Works());
   EXPECT_FALSE(resumed);
+}
+
+TEST_P(CallTest, CancelAfterThenDoesNothing) {
+  Start(Echo);
+  std::promise<absl::Status> done;
+  auto request = stub().Echo();
+  auto call = request.Send();
+  call.Then([&done](auto response) { done.set_value(response.status()); });
+  call.Cancel();
+  EXPECT_THAT(done.get_future().get(), IsOk());
+}
+
+// Cap'n Proto counts a list's words against the traversal limit each time its getter is called.
+TEST_P(CallTest, GettersOfListsMayBeCalledInALoop) {
+  Start([](ServerContext&, Probe::EchoParams::Reader params,
+           Probe::EchoResults::Builder results) -> Reply {
+    size_t ones = 0;
+    for (size_t i = 0; i < params.getData().size(); ++i) ones += params.getData()[i];
+    results.initData(ones);
+    return absl::OkStatus();
+  });
+  auto request = stub().Echo();
+  auto data = request->initData(1000);
+  std::fill(data.begin(), data.end(), 1);
+  const auto response = request.Send().Wait();
+  ASSERT_THAT(response.status(), IsOk());
+  size_t zeros = 0;
+  for (size_t i = 0; i < response->getData().size(); ++i) zeros += response->getData()[i] == 0;
+  EXPECT_EQ(zeros, 1000u);
+}
+
+TEST_P(CallTest, ExpiredCallDoesNotKeepItsChannel) {
+  DeferredCall held;
+  Start([&held](ServerContext& context, Probe::EchoParams::Reader,
+                Probe::EchoResults::Builder) -> Reply {
+    held = context.Defer();
+    return Reply::Later();
+  });
+  {
+    auto request = stub().Echo({.deadline = Deadline::After(absl::Milliseconds(50))});
+    EXPECT_THAT(request.Send().Wait().status(), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  }
+  const std::weak_ptr<Channel> channel = channel_;
+  channel_ = nullptr;
+  const Deadline patience = Deadline::After(kSoon);
+  while (!channel.expired() && !patience.passed()) std::this_thread::yield();
+  EXPECT_TRUE(channel.expired()) << "the call that the server never answers pins it";
+  held.Finish(absl::OkStatus());
 }
 
 }  // namespace
