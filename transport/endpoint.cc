@@ -14,7 +14,9 @@ namespace {
 
 constexpr size_t kNameMax = 100;
 constexpr size_t kHostMax = 253;  // RFC 1035, as text
-constexpr absl::string_view kForms = "tcp:host:port, mi7://host:port or inproc:name";
+constexpr size_t kPathMax = 107;  // sockaddr_un::sun_path without its end
+constexpr absl::string_view kForms =
+    "tcp:host:port, mi7://host:port, unix:/path, shm:name, shm:/path or inproc:name";
 
 // Quoted for an error message; endpoints come from command lines and may be long or binary.
 std::string Quoted(absl::string_view text) {
@@ -120,6 +122,51 @@ absl::Status ParseName(absl::string_view text, absl::string_view name, std::stri
   return absl::OkStatus();
 }
 
+// `path` begins with a slash.
+absl::Status ParsePath(absl::string_view text, absl::string_view path, std::string& result) {
+  if (path.size() > kPathMax) {
+    return Invalid(text, absl::StrCat("the path has ", path.size(), " bytes, more than ", kPathMax,
+                                      ", the most that a Unix socket's address holds"));
+  }
+  for (size_t i = 0; i < path.size(); ++i) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(path[i]))) {
+      return Invalid(
+          text, absl::StrCat("the path has the control character ", Quoted(path.substr(i, 1))));
+    }
+  }
+  const absl::string_view last = path.substr(path.rfind('/') + 1);
+  if (last.empty() || last == "." || last == "..") {
+    return Invalid(text, "the path names a directory, expected that of a socket in one");
+  }
+  result = std::string(path);
+  return absl::OkStatus();
+}
+
+absl::Status ParseUnix(absl::string_view text, absl::string_view rest, std::string& path) {
+  constexpr absl::string_view kExpected = "expected unix:/path";
+  if (absl::StartsWith(rest, "//")) {
+    return Invalid(text, absl::StrCat("no // after unix:, ", kExpected));
+  }
+  if (absl::StartsWith(rest, "@")) {
+    return Invalid(text, absl::StrCat("abstract sockets are not supported, because no permissions "
+                                      "guard them, ",
+                                      kExpected));
+  }
+  if (rest.empty()) return Invalid(text, absl::StrCat("the path is missing, ", kExpected));
+  if (rest[0] != '/') {
+    return Invalid(text, absl::StrCat("path ", Quoted(rest), " is relative, ", kExpected));
+  }
+  return ParsePath(text, rest, path);
+}
+
+absl::Status ParseShm(absl::string_view text, absl::string_view rest, Endpoint& endpoint) {
+  if (absl::StartsWith(rest, "//")) {
+    return Invalid(text, "no // after shm:, expected shm:name or shm:/path");
+  }
+  if (absl::StartsWith(rest, "/")) return ParsePath(text, rest, endpoint.path);
+  return ParseName(text, rest, endpoint.name);
+}
+
 }  // namespace
 
 absl::StatusOr<Endpoint> Endpoint::Parse(absl::string_view text) {
@@ -138,6 +185,12 @@ absl::StatusOr<Endpoint> Endpoint::Parse(absl::string_view text) {
   } else if (absl::ConsumePrefix(&rest, "inproc:")) {
     endpoint.scheme = Scheme::kInproc;
     parsed = ParseName(text, rest, endpoint.name);
+  } else if (absl::ConsumePrefix(&rest, "unix:")) {
+    endpoint.scheme = Scheme::kUnix;
+    parsed = ParseUnix(text, rest, endpoint.path);
+  } else if (absl::ConsumePrefix(&rest, "shm:")) {
+    endpoint.scheme = Scheme::kShm;
+    parsed = ParseShm(text, rest, endpoint);
   } else if (absl::StartsWith(text, "mi7:")) {
     return Invalid(text, "// is missing after mi7:, expected mi7://host:port");
   } else {
@@ -154,14 +207,24 @@ absl::StatusOr<Endpoint> Endpoint::Parse(absl::string_view text) {
 }
 
 std::string Endpoint::ToString() const {
-  if (scheme == Scheme::kInproc) return absl::StrCat("inproc:", name);
+  switch (scheme) {
+    case Scheme::kInproc:
+      return absl::StrCat("inproc:", name);
+    case Scheme::kUnix:
+      return absl::StrCat("unix:", path);
+    case Scheme::kShm:
+      return absl::StrCat("shm:", path.empty() ? name : path);
+    case Scheme::kTcp:
+    case Scheme::kMi7:
+      break;
+  }
   const bool ipv6 = absl::StrContains(host, ':');
   return absl::StrCat(scheme == Scheme::kMi7 ? "mi7://" : "tcp:", ipv6 ? "[" : "",
                       host.empty() ? "*" : host, ipv6 ? "]" : "", ":", port);
 }
 
 absl::Status Endpoint::CheckConnectable() const {
-  if (scheme == Scheme::kInproc) return absl::OkStatus();
+  if (scheme != Scheme::kTcp && scheme != Scheme::kMi7) return absl::OkStatus();
   if (host.empty()) {
     return Invalid(ToString(), "the host is missing; only a server may leave it out");
   }

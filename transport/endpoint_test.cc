@@ -43,9 +43,27 @@ TEST(EndpointTest, Mi7AndInproc) {
   EXPECT_EQ(Parsed("inproc:" + std::string(100, 'n')).name.size(), 100u);
 }
 
+TEST(EndpointTest, UnixTakesAnAbsolutePath) {
+  EXPECT_EQ(Parsed("unix:/run/a b/é.sock"),
+            (Endpoint{Endpoint::Scheme::kUnix, "", 0, "", "/run/a b/é.sock"}));
+  EXPECT_EQ(Parsed("unix:/a").path, "/a");
+  EXPECT_EQ(Parsed("unix:/" + std::string(106, 'p')).path.size(), 107u);
+  EXPECT_EQ(Parsed("unix:/a:1/@b").path, "/a:1/@b");
+}
+
+TEST(EndpointTest, ShmTakesANameOrAnAbsolutePath) {
+  EXPECT_EQ(Parsed("shm:My_name.1-x"),
+            (Endpoint{Endpoint::Scheme::kShm, "", 0, "My_name.1-x", ""}));
+  EXPECT_EQ(Parsed("shm:/run/x.sock"),
+            (Endpoint{Endpoint::Scheme::kShm, "", 0, "", "/run/x.sock"}));
+  EXPECT_EQ(Parsed("shm:" + std::string(100, 'n')).name.size(), 100u);
+  EXPECT_EQ(Parsed("shm:/" + std::string(106, 'p')).path.size(), 107u);
+}
+
 TEST(EndpointTest, ToStringIsTheInverseOfParse) {
-  for (const char* text : {"tcp:localhost:4711", "tcp:[::1]:4711", "tcp:*:0", "mi7://host:1",
-                           "mi7://[fe80::1%a]:2", "mi7://*:3", "inproc:name"}) {
+  for (const char* text :
+       {"tcp:localhost:4711", "tcp:[::1]:4711", "tcp:*:0", "mi7://host:1", "mi7://[fe80::1%a]:2",
+        "mi7://*:3", "inproc:name", "unix:/a/b.sock", "shm:name", "shm:/a/b.sock"}) {
     EXPECT_EQ(Parsed(text).ToString(), text);
     EXPECT_EQ(Parsed(Parsed(text).ToString()), Parsed(text));
   }
@@ -53,7 +71,8 @@ TEST(EndpointTest, ToStringIsTheInverseOfParse) {
 }
 
 TEST(EndpointTest, MissingOrUnknownSchemesNameTheKnownOnes) {
-  constexpr char kForms[] = "expected tcp:host:port, mi7://host:port or inproc:name";
+  constexpr char kForms[] =
+      "expected tcp:host:port, mi7://host:port, unix:/path, shm:name, shm:/path or inproc:name";
   ExpectError("", std::string("\"\": empty, ") + kForms);
   ExpectError("localhost", std::string("\"localhost\": the scheme is missing, ") + kForms);
   ExpectError(":4711", std::string("\":4711\": the scheme is missing, ") + kForms);
@@ -145,9 +164,60 @@ TEST(EndpointTest, InprocNamesHaveALengthAndAnAlphabet) {
               "digits and . _ -");
 }
 
+TEST(EndpointTest, UnixPathsAreAbsolute) {
+  ExpectError("unix:", "\"unix:\": the path is missing, expected unix:/path");
+  ExpectError("unix:a.sock", "\"unix:a.sock\": path \"a.sock\" is relative, expected unix:/path");
+  ExpectError("unix:./a", "\"unix:./a\": path \"./a\" is relative, expected unix:/path");
+  ExpectError("unix:///a", "\"unix:///a\": no // after unix:, expected unix:/path");
+  ExpectError("unix://host/a", "\"unix://host/a\": no // after unix:, expected unix:/path");
+  ExpectError("unix:@a",
+              "\"unix:@a\": abstract sockets are not supported, because no permissions guard "
+              "them, expected unix:/path");
+  ExpectError(std::string("unix:\0z", 7),
+              "\"unix:\\x00z\": path \"\\x00z\" is relative, expected unix:/path");
+}
+
+TEST(EndpointTest, PathsNameASocketInADirectory) {
+  for (const std::string scheme : {"unix:", "shm:"}) {
+    for (const std::string path : {"/", "/a/", "/a/.", "/a/..", "/..", "/."}) {
+      ExpectError(scheme + path,
+                  "\"" + scheme + path +
+                      "\": the path names a directory, expected that of a socket in one");
+    }
+    ExpectError(scheme + "/" + std::string(107, 'p'),
+                "\"" + scheme + "/" + std::string(79 - scheme.size(), 'p') +
+                    "...\": the path has 108 bytes, more than 107, the most that a Unix socket's "
+                    "address holds");
+    ExpectError(scheme + "/a\nb",
+                "\"" + scheme + "/a\\nb\": the path has the control character \"\\n\"");
+    ExpectError(scheme + std::string("/a\0", 3),
+                "\"" + scheme + "/a\\x00\": the path has the control character \"\\x00\"");
+    ExpectError(scheme + "/\x7f",
+                "\"" + scheme + "/\\x7f\": the path has the control character \"\\x7f\"");
+  }
+}
+
+TEST(EndpointTest, ShmNamesHaveALengthAndAnAlphabet) {
+  ExpectError("shm:", "\"shm:\": the name has 0 characters, expected 1 to 100");
+  ExpectError(
+      "shm:" + std::string(101, 'n'),
+      "\"shm:" + std::string(76, 'n') + "...\": the name has 101 characters, expected 1 to 100");
+  ExpectError("shm:a/b",
+              "\"shm:a/b\": name \"a/b\" has \"/\", a name has only letters, digits and "
+              ". _ -");
+  ExpectError("shm:./a",
+              "\"shm:./a\": name \"./a\" has \"/\", a name has only letters, digits and "
+              ". _ -");
+  ExpectError("shm:@a",
+              "\"shm:@a\": name \"@a\" has \"@\", a name has only letters, digits and . _ -");
+  ExpectError("shm://a", "\"shm://a\": no // after shm:, expected shm:name or shm:/path");
+}
+
 TEST(EndpointTest, ToConnectTakesAHostAndAPort) {
   EXPECT_TRUE(Parsed("tcp:host:1").CheckConnectable().ok());
-  EXPECT_TRUE(Parsed("inproc:a").CheckConnectable().ok());
+  for (const char* text : {"inproc:a", "unix:/a", "shm:a", "shm:/a"}) {
+    EXPECT_TRUE(Parsed(text).CheckConnectable().ok()) << text;
+  }
   absl::Status status = Parsed("tcp:*:1").CheckConnectable();
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_EQ(status.message(),

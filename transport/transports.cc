@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "transport/inproc/inproc.h"
 #include "transport/tcp/tcp_connector.h"
@@ -19,6 +20,10 @@ absl::StatusOr<std::unique_ptr<Listener>> Listen(const Endpoint& endpoint,
       return TcpListen(endpoint, loops, options, std::move(on_accept));
     case Endpoint::Scheme::kInproc:
       return inproc::Listen(endpoint, loops, options, std::move(on_accept));
+    case Endpoint::Scheme::kUnix:
+    case Endpoint::Scheme::kShm:
+      return absl::UnimplementedError(
+          absl::StrCat("listening on ", endpoint.ToString(), ": not yet"));
   }
   MI7_CHECK(false, "an endpoint has one of the known schemes");
 }
@@ -32,6 +37,12 @@ void Connect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& 
       return;
     case Endpoint::Scheme::kInproc:
       inproc::Connect(endpoint, loop, options, deadline, std::move(done));
+      return;
+    case Endpoint::Scheme::kUnix:
+    case Endpoint::Scheme::kShm:
+      loop->Post([text = endpoint.ToString(), done = std::move(done)]() mutable {
+        done(absl::UnimplementedError(absl::StrCat("connecting to ", text, ": not yet")));
+      });
       return;
   }
   MI7_CHECK(false, "an endpoint has one of the known schemes");
