@@ -113,6 +113,9 @@ absl::StatusOr<Negotiated> ReadHello(const IncomingMessage& message) {
     negotiated.features = 0;  // none is assigned yet
     negotiated.message_bytes_max = hello.getMessageBytesMax();
     negotiated.calls_in_flight_max = hello.getCallsInFlightMax();
+    const auto id = hello.getInstanceId();
+    negotiated.instance_id =
+        InstanceId::From({reinterpret_cast<const std::byte*>(id.begin()), id.size()});
   } catch (const kj::Exception& exception) {
     return absl::InvalidArgumentError(
         absl::StrCat("peer's hello is malformed: ", exception.getDescription().cStr()));

@@ -14,6 +14,8 @@
 #include "transport/connection.h"
 #include "transport/endpoint.h"
 #include "transport/event_loop.h"
+#include "transport/instance_id.h"
+#include "transport/local_options.h"
 
 namespace mi7::transport {
 
@@ -27,6 +29,11 @@ struct TransportOptions {
   // limits.connections_max was reached. `peer` is an endpoint text. For logs and counters; runs on
   // a loop and must not block. May be empty.
   std::function<void(const std::string& peer, const absl::Status& why)> on_refused;
+  // Peers on this machine.
+  LocalOptions local;
+  // What our Hello says in instanceId: the listener's own name. Set by mi7:// listeners for the
+  // transports below them; transports use a random one of the process when there is none.
+  InstanceId instance_id;
 };
 
 // Something that accepts connections.

@@ -26,6 +26,7 @@ SEAM = {
     "transport/endpoint.h",
     "transport/event_loop.h",
     "transport/frame.h",
+    "transport/local_options.h",
     "transport/message.h",
     "transport/transports.h",
     "transport/wait_policy.h",

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <utility>
@@ -21,15 +20,15 @@ Limits HelloLimits(Limits limits) {
   return limits;
 }
 
-// Tells this process from others; see protocol.capnp Hello.instanceId.
-std::span<const std::byte> InstanceId() {
-  static const std::array<std::byte, 16> id = [] {
-    std::array<std::byte, 16> random{};
-    // Without randomness it stays zero: nothing depends on it but a log line.
-    static_cast<void>(!::getrandom(random.data(), random.size(), GRND_NONBLOCK));
-    return random;
-  }();
+// Names this process where no listener has a name of its own.
+const InstanceId& ProcessId() {
+  static const InstanceId id = InstanceId::Random();
   return id;
+}
+
+OutgoingMessage OurHello(const TransportOptions& options) {
+  return MakeHello(options.limits, options.instance_id ? options.instance_id.bytes
+                                                       : ProcessId().bytes);
 }
 
 }  // namespace
@@ -74,7 +73,7 @@ void TcpHandshake::Begin(Deadline deadline) {
   }
   watched_ = true;
   timer_.Schedule(deadline);
-  if (!accepted_) SendOpeningAnd(MakeHello(context_->options.limits, InstanceId()));
+  if (!accepted_) SendOpeningAnd(OurHello(context_->options));
 }
 
 void TcpHandshake::Cancel(absl::Status why) {
@@ -134,7 +133,7 @@ bool TcpHandshake::ReadMessage() {
     Finish(std::move(negotiated));
   } else if (!negotiated.ok()) {
     Refuse(std::move(negotiated).status());
-  } else if (!accepted_ || SendOpeningAnd(MakeHello(context_->options.limits, InstanceId()))) {
+  } else if (!accepted_ || SendOpeningAnd(OurHello(context_->options))) {
     Finish(std::move(negotiated));
   }
   return false;
