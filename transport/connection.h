@@ -29,7 +29,6 @@
 #include "absl/status/statusor.h"
 #include "base/deadline.h"
 #include "transport/completion.h"
-#include "transport/instance_id.h"
 #include "transport/message.h"
 
 namespace mi7::transport {
@@ -70,7 +69,6 @@ struct Negotiated {
   uint64_t features = 0;  // bits that both ends have
   uint32_t message_bytes_max = 0;
   uint32_t calls_in_flight_max = 0;
-  InstanceId instance_id;  // the peer's; zero when it gave none
 };
 
 // Facts about a connection; constant from the moment Start is called.

@@ -92,7 +92,7 @@ OutgoingMessage MakeHello(const Limits& limits, std::span<const std::byte> insta
   return message;
 }
 
-absl::StatusOr<Negotiated> ReadHello(const IncomingMessage& message) {
+absl::StatusOr<PeerHello> ReadHello(const IncomingMessage& message) {
   if (message.header().type == FrameType::kClose) return ReadClose(message);
   if (message.header().type != FrameType::kHello) {
     return absl::InvalidArgumentError(absl::StrCat("peer's first message is of type ",
@@ -100,7 +100,7 @@ absl::StatusOr<Negotiated> ReadHello(const IncomingMessage& message) {
                                                    ", must be a hello (1)"));
   }
   if (!message.has_body()) return absl::InvalidArgumentError("peer's hello has no body");
-  Negotiated negotiated;
+  PeerHello negotiated;
   uint16_t peer_min;
   uint16_t peer_max;
   try {

@@ -23,6 +23,7 @@
 #include "absl/status/statusor.h"
 #include "base/limits.h"
 #include "transport/connection.h"
+#include "transport/instance_id.h"
 #include "transport/message.h"
 
 namespace mi7::transport {
@@ -51,9 +52,14 @@ bool IsMi7(std::span<const std::byte> received);
 // Our Hello. `instance_id`: see protocol.capnp; may be empty.
 OutgoingMessage MakeHello(const Limits& limits, std::span<const std::byte> instance_id);
 
+// What a Hello says. The connection keeps the first part only.
+struct PeerHello : Negotiated {
+  InstanceId instance_id;  // zero when the peer gave none
+};
+
 // Reads the peer's first message. INVALID_ARGUMENT: it is no sound Hello. FAILED_PRECONDITION,
 // naming both ranges: no common version. When it is a kClose: what ReadClose says.
-absl::StatusOr<Negotiated> ReadHello(const IncomingMessage& message);
+absl::StatusOr<PeerHello> ReadHello(const IncomingMessage& message);
 
 // A message that tells the peer why the connection ends; `why` is not OK.
 OutgoingMessage MakeClose(const absl::Status& why);

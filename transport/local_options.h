@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,7 @@ struct PeerPolicy {
   }
 };
 
+// How to meet them.
 struct LocalOptions {
   PeerPolicy peers;
 
@@ -55,5 +57,11 @@ struct LocalOptions {
   // Whether mi7:// endpoints offer and use shared memory. Without it they are TCP.
   bool shared_memory = true;
 };
+
+// The default ones. Never null; thread-safe.
+inline const std::shared_ptr<const LocalOptions>& DefaultLocalOptions() {
+  static const auto& options = *new auto(std::make_shared<const LocalOptions>());
+  return options;
+}
 
 }  // namespace mi7::transport

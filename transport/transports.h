@@ -29,8 +29,8 @@ struct TransportOptions {
   // limits.connections_max was reached. `peer` is an endpoint text. For logs and counters; runs on
   // a loop and must not block. May be empty.
   std::function<void(const std::string& peer, const absl::Status& why)> on_refused;
-  // Peers on this machine.
-  LocalOptions local;
+  // Peers on this machine. Never null; shared, because every connection keeps its options.
+  std::shared_ptr<const LocalOptions> local = DefaultLocalOptions();
   // What our Hello says in instanceId: the listener's own name. Set by mi7:// listeners for the
   // transports below them; transports use a random one of the process when there is none.
   InstanceId instance_id;

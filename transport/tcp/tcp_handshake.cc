@@ -126,7 +126,7 @@ bool TcpHandshake::ReadMessage() {
           absl::StrCat("peer's first message: ", received.status.message())));
       return false;
   }
-  absl::StatusOr<Negotiated> negotiated = ReadHello(received.message);
+  absl::StatusOr<PeerHello> negotiated = ReadHello(received.message);
   const bool told = received.message.header().type == FrameType::kClose;
   received.message.reset();
   if (told) {
@@ -167,7 +167,7 @@ void TcpHandshake::Refuse(absl::Status why) {
   Finish(std::move(why));
 }
 
-void TcpHandshake::Finish(absl::StatusOr<Negotiated> result) {
+void TcpHandshake::Finish(absl::StatusOr<PeerHello> result) {
   if (self_ == nullptr) return;
   const std::shared_ptr<TcpHandshake> alive = std::move(self_);
   timer_.Cancel();

@@ -48,7 +48,7 @@ class TcpHandshake final : public Watcher, public std::enable_shared_from_this<T
   size_t Receive(std::span<std::byte> space);
   // Ends it with `why`; when the peer speaks mi7 it is told.
   void Refuse(absl::Status why);
-  void Finish(absl::StatusOr<Negotiated> result);
+  void Finish(absl::StatusOr<PeerHello> result);
 
   EventLoop* const loop_;
   UniqueFd socket_;
