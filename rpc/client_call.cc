@@ -27,7 +27,8 @@ ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session
       service_(&service),
       method_(&method),
       options_(options),
-      request_(std::move(request)) {}
+      request_(std::move(request)),
+      limits_(&channel_->limits()) {}
 
 ClientCall::~ClientCall() = default;
 
@@ -82,8 +83,9 @@ void ClientCall::RefuseToWait() {
   const Channel::Withdrawn withdrawn = channel_->WithdrawCall(this);
   const absl::Status status = absl::FailedPreconditionError(
       absl::StrCat(method_->name, ": Wait() inside a callback ",
-                   queued_ ? "of the event loop that has to connect the channel"
-                           : "or handler of the same connection",
+                   queued_                    ? "of the event loop that has to connect the channel"
+                   : channel_->InLoopThread() ? "of the event loop that serves the channel"
+                                              : "or handler of the same connection",
                    " would wait for itself; use Then() or co_await"));
   CompleteWith(WithOutcome(status, withdrawn == Channel::Withdrawn::kBeforeSend
                                        ? CallOutcome::kNotSent
@@ -138,7 +140,6 @@ void ClientCall::CompleteWith(absl::Status failure) {
 
 void ClientCall::CompleteWith(transport::IncomingMessage&& response) {
   response_ = std::move(response);
-  reader_.emplace(response_, channel_->limits());
   Finish();
 }
 

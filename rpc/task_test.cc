@@ -9,6 +9,9 @@
 
 #include <gtest/gtest.h>
 
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
+
 namespace mi7 {
 namespace {
 
@@ -65,6 +68,33 @@ TEST(TaskTest, MayEndOnAnotherThread) {
     EXPECT_EQ(ran_on, thread.get_id());
     thread.join();
   }
+}
+
+// What a parameter guards or refers to may be gone once BlockOn has returned.
+TEST(TaskTest, ParametersAreDestroyedBeforeBlockOnReturns) {
+  class Parameter {
+   public:
+    explicit Parameter(absl::Notification* returned) : returned_(returned) {}
+    Parameter(Parameter&& other) noexcept : returned_(std::exchange(other.returned_, nullptr)) {}
+    // Gives BlockOn, which must not return meanwhile, time to do so.
+    ~Parameter() {
+      if (returned_ == nullptr) return;
+      EXPECT_FALSE(returned_->WaitForNotificationWithTimeout(absl::Milliseconds(50)))
+          << "BlockOn has returned, and a parameter of its coroutine lives";
+    }
+
+   private:
+    absl::Notification* returned_;
+  };
+  const auto task = [](Parameter, std::thread* thread) -> Task<int> {
+    co_await OnOtherThread{thread};
+    co_return 5;
+  };
+  absl::Notification returned;
+  std::thread thread;
+  EXPECT_EQ(BlockOn(task(Parameter(&returned), &thread)), 5);
+  returned.Notify();
+  thread.join();
 }
 
 TEST(TaskTest, TaskThatIsNeverStartedIsFreed) {

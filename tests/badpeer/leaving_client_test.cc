@@ -40,6 +40,30 @@ TEST_F(BadClientTest, AnswersReachAPeerThatSendsNoMore) {
   EXPECT_TRUE(peer.Ends());
 }
 
+TEST_F(BadClientTest, ClientThatSaysGoAwayStillGetsItsAnswers) {
+  Start();
+  RawPeer peer = Greeted();
+  peer.Send(HoldCall(1) + HoldCall(2) + Message(ControlHeader(FrameType::kGoAway)) +
+            Message(ControlHeader(FrameType::kPing, 3)));
+  ASSERT_TRUE(probe_.AwaitHeld(2));
+  // The server has read what came before the ping.
+  ASSERT_TRUE(peer.ReadMessageOf(FrameType::kPong)) << "closed with calls in flight";
+  probe_.TakeHeld().Answer();
+  ExpectReturn(peer, 1, IsOk());
+  EXPECT_TRUE(HasConnections(2)) << "one call is in flight still";
+  probe_.TakeHeld().Answer();
+  ExpectReturn(peer, 2, IsOk());
+  EXPECT_TRUE(peer.Ends()) << "both sides are done with it";
+}
+
+TEST_F(BadClientTest, ClientThatSaysGoAwayWithoutACallIsLetGo) {
+  Start();
+  RawPeer peer = Greeted();
+  peer.Send(EchoCall(1) + Message(ControlHeader(FrameType::kGoAway)));
+  ExpectReturn(peer, 1, IsOk());
+  EXPECT_TRUE(peer.Ends());
+}
+
 TEST_F(BadClientTest, MessageCutOffByTheEndIsForgotten) {
   Start();
   const std::string call = EchoCall(1);

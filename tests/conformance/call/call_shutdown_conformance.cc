@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -288,24 +289,83 @@ TEST_P(CallTest, WrongServersDoNotStart) {
 }
 
 TEST_P(CallTest, ServersWithSeveralLoopsAnswerOnAll) {
+  constexpr size_t kLoops = 4;
+  absl::Mutex mutex;
+  std::set<std::thread::id> ran_on;
+  probe_.on_echo = [&](ServerContext& context, Probe::EchoParams::Reader params,
+                       Probe::EchoResults::Builder results) {
+    {
+      absl::MutexLock lock(&mutex);
+      ran_on.insert(std::this_thread::get_id());
+    }
+    return Echo(context, params, results);
+  };
   ServerOptions options;
-  options.event_loops = 4;
+  options.event_loops = kLoops;
   Start(options);
   std::vector<std::shared_ptr<Channel>> channels;
-  std::vector<std::thread> threads;
-  std::atomic<int> right{0};
-  for (int i = 0; i < 8; ++i) channels.push_back(NewChannel());
-  for (const auto& channel : channels) {
-    threads.emplace_back([&right, channel] {
-      for (int call = 0; call < 50; ++call) {
-        auto request = ProbeStub(channel).Echo();
-        request->setText("x");
-        right += request.Send().Wait().ok();
-      }
-    });
+  for (size_t i = 0; i < 2 * kLoops; ++i) {
+    channels.push_back(NewChannel());
+    ASSERT_THAT(channels.back()->Connect(Deadline::After(kSoon)), IsOk());
   }
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(right, 400);
+  constexpr int kCalls = 50;
+  absl::BlockingCounter all(static_cast<int>(channels.size()) * kCalls);
+  std::atomic<int> right{0};
+  // Callbacks: where client and server are one process, a caller that waits may run the handler.
+  for (int call = 0; call < kCalls; ++call) {
+    for (const auto& channel : channels) {
+      auto request = ProbeStub(channel).Echo();
+      request->setText("x");
+      request.Send().Then([&](EchoResult result) {
+        right += result.ok();
+        all.DecrementCount();
+      });
+    }
+  }
+  all.Wait();
+  EXPECT_EQ(right, 2 * static_cast<int>(kLoops) * kCalls);
+  absl::MutexLock lock(&mutex);
+  EXPECT_EQ(ran_on.size(), kLoops) << "connections are spread over all loops";
+  EXPECT_EQ(ran_on.count(std::this_thread::get_id()), 0u);
+}
+
+// A thread inside Send must not outlive what the connection lives on.
+TEST_P(CallTest, AnswersOfOtherThreadsRaceWithTheEndOfTheServer) {
+  constexpr uint32_t kCalls = 64, kThreads = 4;
+  for (int round = 0; round < 30; ++round) {
+    Start();
+    std::atomic<uint32_t> answered{0};
+    absl::BlockingCounter ended(kCalls);
+    for (uint32_t i = 0; i < kCalls; ++i) {
+      SendHold(i).Then([&](auto result) {
+        if (result.ok()) {
+          ++answered;
+        } else {
+          EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable));
+          EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+        }
+        ended.DecrementCount();
+      });
+    }
+    ASSERT_TRUE(probe_.AwaitHeld(kCalls));
+    std::vector<ProbeImpl::Held> held;
+    for (uint32_t i = 0; i < kCalls; ++i) held.push_back(probe_.TakeHeld());
+    std::atomic<uint32_t> next{0};
+    std::vector<std::thread> threads;
+    for (uint32_t t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&] {
+        for (uint32_t i; (i = next++) < kCalls;) held[i].Answer();
+      });
+    }
+    // Some rounds in the middle of the answers, some at their beginning or after them.
+    const uint32_t until = kCalls * static_cast<uint32_t>(round % 4) / 4;
+    while (next < until) std::this_thread::yield();
+    StopServer();
+    for (std::thread& thread : threads) thread.join();
+    ended.Wait();
+    EXPECT_LE(answered, kCalls);
+    channel_ = nullptr;
+  }
 }
 
 }  // namespace
