@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <new>
@@ -36,7 +37,7 @@ constexpr int kStepsLog2 = 3;
 constexpr int kLargestLog2 = 40;
 constexpr int kClasses = kSmallClasses + ((kLargestLog2 - kLargeLog2) << kStepsLog2);
 static_assert(kClasses <= 256, "size_class_ has 8 bits");
-constexpr int kKinds = 2;  // plain, zeroed
+constexpr int kKinds = 3;  // of Buffer::Kind
 
 constexpr int ClassOf(size_t block_bytes) {
   const int log2 = std::bit_width(block_bytes - 1);  // of the next power of two
@@ -64,8 +65,16 @@ static_assert(BlockBytesOf(kClasses - 1) == size_t{1} << kLargestLog2);
 
 // Bytes that a thread keeps of one class and kind without locking; at least 2 buffers.
 constexpr size_t kThreadBytesMax = 256u << 10;
+constexpr auto kThreadCountMax = [] {
+  std::array<uint32_t, kSmallClasses> counts{};
+  for (int size_class = 0; size_class < kSmallClasses; ++size_class) {
+    counts[static_cast<size_t>(size_class)] =
+        static_cast<uint32_t>(std::max<size_t>(2, kThreadBytesMax / BlockBytesOf(size_class)));
+  }
+  return counts;
+}();
 constexpr uint32_t ThreadCountMax(int size_class) {
-  return static_cast<uint32_t>(std::max<size_t>(2, kThreadBytesMax / BlockBytesOf(size_class)));
+  return kThreadCountMax[static_cast<size_t>(size_class)];
 }
 
 void Poison([[maybe_unused]] std::byte* data, [[maybe_unused]] size_t size) {
@@ -185,61 +194,77 @@ class BufferPoolParts {
     }
   }
 
-  static Buffer* Create(int size_class, bool zeroed) {
+  using Kind = Buffer::Kind;
+
+  static Buffer* Create(int size_class, Kind kind) {
     static_assert(sizeof(Buffer) <= Buffer::kHeaderBytes);
+    static_assert(BufferPool::kKeptBytes == BlockBytesOf(0) - Buffer::kHeaderBytes);
     const size_t bytes = BlockBytesOf(size_class);
     void* memory;
     if (size_class < kSmallClasses) {
       memory = ::operator new (bytes, std::align_val_t{64});
-      if (zeroed) std::memset(memory, 0, bytes);
+      if (kind != Kind::kPlain) std::memset(memory, 0, bytes);
     } else {
       memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (memory == MAP_FAILED) throw std::bad_alloc();
     }
     return new (memory)
-        Buffer(bytes - Buffer::kHeaderBytes, static_cast<uint8_t>(size_class), zeroed);
+        Buffer(bytes - Buffer::kHeaderBytes, static_cast<uint8_t>(size_class), kind);
   }
 
-  static BufferRef Allocate(size_t bytes, bool zeroed) {
+  static BufferRef Allocate(size_t bytes, Kind kind) {
     MI7_CHECK(bytes <= (size_t{1} << kLargestLog2) - Buffer::kHeaderBytes, "absurd buffer size");
-    const int size_class = ClassOf(bytes + Buffer::kHeaderBytes);
-    const int kind = zeroed ? 1 : 0;
-    Buffer* buffer = nullptr;
-    Local* const mine = size_class < kSmallClasses ? local() : nullptr;
-    if (mine != nullptr) {
-      List& list = mine->lists[kind][size_class];
-      if (list.head == nullptr) {
-        shared().Take(kind, size_class, ThreadCountMax(size_class) / 2, list);
-      }
-      if (list.head != nullptr) buffer = list.Pop();
-    } else {
-      List one;
-      shared().Take(kind, size_class, 1, one);
-      buffer = one.head;
+    return AllocateOf(ClassOf(bytes + Buffer::kHeaderBytes), kind);
+  }
+
+  // Inline, so that the common case is a few instructions where class and kind are constants.
+  static inline BufferRef AllocateOf(int size_class, Kind kind) {
+    List& list = local_.lists[static_cast<int>(kind)][size_class < kSmallClasses ? size_class : 0];
+    if (size_class >= kSmallClasses || list.head == nullptr) [[unlikely]] {
+      return AllocateSlow(size_class, kind);
     }
-    if (buffer == nullptr) return BufferRef(Create(size_class, zeroed));
+    return Reuse(list.Pop());
+  }
+
+  static inline void Recycle(Buffer* buffer) {
+    const int size_class = buffer->size_class_;
+    Poison(buffer->data(), buffer->capacity());
+    if (size_class >= kSmallClasses || local_.state != Local::kInUse) [[unlikely]] {
+      return RecycleSlow(buffer);
+    }
+    List& list = local_.lists[static_cast<int>(buffer->kind_)][size_class];
+    if (list.count >= ThreadCountMax(size_class)) [[unlikely]] {
+      GiveColder(static_cast<int>(buffer->kind_), size_class, list);
+    }
+    list.Push(buffer);
+  }
+
+ private:
+  static inline BufferRef Reuse(Buffer* buffer) {
     Unpoison(buffer->data(), buffer->capacity());
     buffer->refs_.store(1, std::memory_order_relaxed);
     return BufferRef(buffer);
   }
 
-  static void Recycle(Buffer* buffer) {
-    const int size_class = buffer->size_class_;
-    const int kind = buffer->zeroed_ ? 1 : 0;
-    Poison(buffer->data(), buffer->capacity());
+  [[gnu::noinline]] static BufferRef AllocateSlow(int size_class, Kind kind) {
     Local* const mine = size_class < kSmallClasses ? local() : nullptr;
-    if (mine == nullptr) {
-      List one;
-      one.Push(buffer);
-      shared().Give(kind, size_class, 1, one);
-      return;
-    }
-    List& list = mine->lists[kind][size_class];
-    if (list.count >= ThreadCountMax(size_class)) GiveColder(kind, size_class, list);
-    list.Push(buffer);
+    List one;
+    List& list = mine != nullptr ? mine->lists[static_cast<int>(kind)][size_class] : one;
+    shared().Take(static_cast<int>(kind), size_class,
+                  mine != nullptr ? ThreadCountMax(size_class) / 2 : 1, list);
+    if (list.head == nullptr) return BufferRef(Create(size_class, kind));
+    return Reuse(list.Pop());
   }
 
- private:
+  [[gnu::noinline]] static void RecycleSlow(Buffer* buffer) {
+    const int size_class = buffer->size_class_;
+    Local* const mine = size_class < kSmallClasses ? local() : nullptr;
+    if (mine != nullptr) return Recycle(buffer);  // the thread's first use is behind it now
+    List one;
+    one.Push(buffer);
+    shared().Give(static_cast<int>(buffer->kind_), size_class, 1, one);
+  }
+
   static void FreeAll(List& list) {
     while (list.head != nullptr) {
       Buffer* const buffer = list.Pop();
@@ -279,10 +304,16 @@ class BufferPoolParts {
 
 constinit thread_local BufferPoolParts::Local BufferPoolParts::local_{};
 
-BufferRef BufferPool::Allocate(size_t bytes) { return BufferPoolParts::Allocate(bytes, false); }
+BufferRef BufferPool::Allocate(size_t bytes) {
+  return BufferPoolParts::Allocate(bytes, BufferPoolParts::Kind::kPlain);
+}
 
 BufferRef BufferPool::AllocateZeroed(size_t bytes) {
-  return BufferPoolParts::Allocate(bytes, true);
+  return BufferPoolParts::Allocate(bytes, BufferPoolParts::Kind::kZeroed);
+}
+
+BufferRef BufferPool::AllocateKept() {
+  return BufferPoolParts::AllocateOf(0, BufferPoolParts::Kind::kKept);
 }
 
 void BufferPool::Clear(std::byte* data, size_t bytes) {

@@ -41,16 +41,21 @@ class Buffer final : public Backing {
   // True when the caller holds the only reference.
   bool unique() const { return refs_.load(std::memory_order_acquire) == 1; }
   void Release(uint64_t) override { Unref(); }
+  // In a buffer from AllocateKept: whether its last user left something for the next one.
+  bool kept() const { return kept_; }
+  void set_kept(bool kept) { kept_ = kept; }
 
  private:
   friend class BufferPoolParts;
+  enum class Kind : uint8_t { kPlain, kZeroed, kKept };
   static constexpr size_t kHeaderBytes = 64;
-  Buffer(size_t capacity, uint8_t size_class, bool zeroed)
-      : size_class_(size_class), zeroed_(zeroed), capacity_(capacity) {}
+  Buffer(size_t capacity, uint8_t size_class, Kind kind)
+      : size_class_(size_class), kind_(kind), capacity_(capacity) {}
 
   std::atomic<uint32_t> refs_{1};
   const uint8_t size_class_;
-  const bool zeroed_;  // from AllocateZeroed
+  const Kind kind_;
+  bool kept_ = false;
   const size_t capacity_;
   Buffer* next_ = nullptr;  // free list
 };
@@ -106,6 +111,13 @@ class BufferPool {
   // reference, so that only dirty words are ever cleared and a small message in a large buffer
   // costs little.
   static BufferRef AllocateZeroed(size_t bytes);
+
+  // A buffer of kKeptBytes whose content stays as it was while it is in the pool, so that what is
+  // expensive to make can be made when nobody waits and found again: an object whose destructor
+  // need not run, because the pool gives memory back to the system without asking. Buffer::kept()
+  // says whether there is anything; a new buffer is zeroed.
+  static BufferRef AllocateKept();
+  static constexpr size_t kKeptBytes = 4096 - 64;
 
   // Clears bytes of a buffer from AllocateZeroed for its next user. Very large ranges are given
   // back to the system, which hands out zeroed pages when they are used again.

@@ -29,6 +29,46 @@ constexpr size_t kFirstSegmentBytesMax = 1u << 30;
 
 constexpr size_t TableBytes(size_t segment_count) { return (segment_count / 2 + 1) * kWordBytes; }
 
+constexpr char kBrokenRules[] = "a message header breaks the rules of transport/frame.h";
+
+bool KeepsRules(const FrameHeader& header) {
+  static constexpr Limits kUnlimited = {.message_bytes_max = UINT32_MAX,
+                                        .extra_bytes_max = UINT32_MAX};
+  return IsPlainCallOrReturn(header, kUnlimited) || CheckFrameHeader(header, kUnlimited).ok();
+}
+
+size_t TotalBytes(SegmentsView segments, size_t extra_bytes) {
+  size_t bytes = kFrameHeaderBytes + extra_bytes;
+  if (segments.size() != 0) bytes += TableBytes(segments.size());
+  for (const Segment& segment : segments) bytes += segment.size() * kWordBytes;
+  return bytes;
+}
+
+// Checks the limits and completes the header.
+absl::Status SealHeader(FrameHeader& header, SegmentsView segments, size_t extra_bytes,
+                        const Limits& limits) {
+  const size_t bytes = TotalBytes(segments, extra_bytes);
+  if (bytes > limits.message_bytes_max) {
+    return absl::ResourceExhaustedError(absl::StrCat("message of ", bytes,
+                                                     " bytes exceeds limits.message_bytes_max, ",
+                                                     limits.message_bytes_max, " bytes"));
+  }
+  if (extra_bytes > limits.extra_bytes_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("extra part (metadata, error details) of ", extra_bytes,
+                     " bytes exceeds limits.extra_bytes_max, ", limits.extra_bytes_max, " bytes"));
+  }
+  if (segments.size() > limits.segments_max) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "message of ", segments.size(), " segments exceeds limits.segments_max, ",
+        limits.segments_max, "; reserve it with its expected size, or copy it into a new message"));
+  }
+  header.size = static_cast<uint32_t>(bytes);
+  header.extra_size = static_cast<uint32_t>(extra_bytes);
+  MI7_CHECK(KeepsRules(header), kBrokenRules);
+  return absl::OkStatus();
+}
+
 // One block of pooled, zeroed memory:
 //
 //   Buffer | HeapMessage | ... | room (256): ... header extra table | first segment
@@ -36,10 +76,23 @@ constexpr size_t TableBytes(size_t segment_count) { return (segment_count / 2 + 
 //
 // The first segment is zero when the block comes from the pool, and is cleared as far as it was
 // used before it goes back: a message pays for the words it used, not for those it might have.
+//
+// The usual, small message lies in a block that keeps its content in the pool: whoever recycles a
+// message, when it was sent, makes the next one in its place, with Cap'n Proto's arena and the root
+// pointer, so that NewHeapMessage finds it ready. It owns nothing outside the block then.
 class HeapMessage final : public MessageBody, public Backing {
  public:
-  explicit HeapMessage(Buffer* block) : block_(block) {}
+  explicit HeapMessage(Buffer* block) : MessageBody(/*is_heap=*/true), block_(block) {}
   ~HeapMessage() = default;
+
+  // A block of the pool's that keeps its content, with a message in it.
+  static HeapMessage* NewSmall() {
+    Buffer* const block = BufferPool::AllocateKept().release();
+    if (block->kept()) [[likely]] {
+      return std::launder(reinterpret_cast<HeapMessage*>(block->data()));
+    }
+    return MakeReady(block);
+  }
 
   void SetExtra(std::span<const std::byte> bytes) override {
     MI7_CHECK(bytes.size() % kWordBytes == 0, "an extra part is whole words");
@@ -60,7 +113,9 @@ class HeapMessage final : public MessageBody, public Backing {
   void Recycle() override {
     ClearUsedWords();
     Buffer* const block = block_;
+    const bool keeps = block->kept();
     this->~HeapMessage();
+    if (keeps) MakeReady(block);
     block->Unref();
   }
 
@@ -85,22 +140,24 @@ class HeapMessage final : public MessageBody, public Backing {
     return {reinterpret_cast<capnp::word*>(buffer->data() + BufferPool::kZeroedFrom), words};
   }
 
-  // The body's segments; empty when it has none.
-  SegmentsView Segments() {
-    if (!has_body) return nullptr;
-    SegmentsView segments = getSegmentsForOutput();
-    if (segments.size() == 0) [[unlikely]] {
-      getRoot<capnp::AnyPointer>();  // allocates the root pointer, which stays null
-      segments = getSegmentsForOutput();
+  // Checks the limits and completes the header.
+  absl::Status Seal(const Limits& limits) {
+    sealed_ = Segments();
+    if (sealed_.size() == 1 && extra_.empty()) [[likely]] {
+      const size_t bytes =
+          kFrameHeaderBytes + kOneSegmentTableBytes + sealed_[0].size() * kWordBytes;
+      if (bytes <= limits.message_bytes_max) [[likely]] {
+        header.size = static_cast<uint32_t>(bytes);
+        header.extra_size = 0;
+        MI7_CHECK(KeepsRules(header), kBrokenRules);
+        return absl::OkStatus();
+      }
     }
-    return segments;
+    return SealUnusual(limits);
   }
 
-  void SealHeader(size_t total_bytes) {
-    header.size = static_cast<uint32_t>(total_bytes);
-    header.extra_size = static_cast<uint32_t>(extra_.size());
-    MI7_CHECK(KeepsRules(header), "a message header breaks the rules of transport/frame.h");
-  }
+  // The segments when the message was sealed.
+  SegmentsView sealed() const { return sealed_; }
 
   void AppendPieces(SegmentsView segments, PieceList& pieces) {
     // Header and extra are contiguous: in the room, or in the extra part's own block.
@@ -150,10 +207,15 @@ class HeapMessage final : public MessageBody, public Backing {
   }
 
  private:
-  static bool KeepsRules(const FrameHeader& header) {
-    static constexpr Limits kUnlimited = {.message_bytes_max = UINT32_MAX,
-                                          .extra_bytes_max = UINT32_MAX};
-    return IsPlainCallOrReturn(header, kUnlimited) || CheckFrameHeader(header, kUnlimited).ok();
+  [[gnu::noinline]] absl::Status SealUnusual(const Limits& limits) {
+    return SealHeader(header, sealed_, extra_.size(), limits);
+  }
+
+  static HeapMessage* MakeReady(Buffer* block) {
+    auto* const message = new (block->data()) HeapMessage(block);
+    message->getRoot<capnp::AnyPointer>();
+    block->set_kept(true);
+    return message;
   }
 
   std::byte* first_segment() const { return block_->data() + BufferPool::kZeroedFrom; }
@@ -186,52 +248,44 @@ class HeapMessage final : public MessageBody, public Backing {
   BufferRef extra_block_;
   BufferRef table_block_;
   std::vector<BufferRef> further_;  // segments after the first
+  SegmentsView sealed_;
   std::array<uint32_t, 16> small_table_;
 };
 static_assert(sizeof(HeapMessage) + kRoomBytes <= BufferPool::kZeroedFrom);
+// What a small message holds: the words of the first segment in the smallest block.
+constexpr size_t kSmallBytesMax = BufferPool::kKeptBytes - BufferPool::kZeroedFrom - kWordBytes;
 static_assert(alignof(HeapMessage) <= 64);
 
-struct Measured {
-  SegmentsView segments;
-  size_t total_bytes;
-};
-
-Measured Measure(HeapMessage& message) {
-  Measured measured{message.Segments(), kFrameHeaderBytes + message.extra().size()};
-  if (measured.segments.size() != 0) {
-    measured.total_bytes += TableBytes(measured.segments.size());
-    for (const Segment& segment : measured.segments) {
-      measured.total_bytes += segment.size() * kWordBytes;
-    }
-  }
-  return measured;
+HeapMessage& Downcast(MessageBody& message) {
+  MI7_CHECK(message.is_heap(), "a message of another kind of memory is copied first");
+  return static_cast<HeapMessage&>(message);
 }
-
-absl::Status CheckMeasured(const HeapMessage& message, const Measured& measured,
-                           const Limits& limits) {
-  if (measured.total_bytes > limits.message_bytes_max) [[unlikely]] {
-    return absl::ResourceExhaustedError(absl::StrCat("message of ", measured.total_bytes,
-                                                     " bytes exceeds limits.message_bytes_max, ",
-                                                     limits.message_bytes_max, " bytes"));
-  }
-  if (message.extra().size() > limits.extra_bytes_max) [[unlikely]] {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("extra part (metadata, error details) of ", message.extra().size(),
-                     " bytes exceeds limits.extra_bytes_max, ", limits.extra_bytes_max, " bytes"));
-  }
-  if (measured.segments.size() > limits.segments_max) [[unlikely]] {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "message of ", measured.segments.size(), " segments exceeds limits.segments_max, ",
-        limits.segments_max, "; reserve it with its expected size, or copy it into a new message"));
-  }
-  return absl::OkStatus();
-}
-
-HeapMessage& Downcast(MessageBody& message) { return static_cast<HeapMessage&>(message); }
 
 }  // namespace
 
+SegmentsView MessageBody::Segments() {
+  if (!has_body) return nullptr;
+  SegmentsView segments = getSegmentsForOutput();
+  if (segments.size() == 0) [[unlikely]] {
+    getRoot<capnp::AnyPointer>();  // allocates the root pointer, which stays null
+    segments = getSegmentsForOutput();
+  }
+  return segments;
+}
+
+void CopyToHeap(OutgoingMessage& message) {
+  OutgoingMessage copy = NewHeapMessage(MessageBytes(*message));
+  copy->header = message->header;
+  copy->SetExtra(message->extra());
+  copy->has_body = message->has_body;
+  if (message->has_body) {
+    copy->setRoot(message->getRoot<capnp::AnyPointer>().asReader());
+  }
+  message = std::move(copy);
+}
+
 OutgoingMessage NewHeapMessage(size_t bytes) {
+  if (bytes <= kSmallBytesMax) [[likely]] return OutgoingMessage(HeapMessage::NewSmall());
   BufferRef block = BufferPool::AllocateZeroed(BufferPool::kZeroedFrom + kWordBytes +
                                                std::min(bytes, kFirstSegmentBytesMax));
   auto* const message = new (block->data()) HeapMessage(block.get());
@@ -241,29 +295,26 @@ OutgoingMessage NewHeapMessage(size_t bytes) {
 
 absl::Status FinishHeapMessage(MessageBody& message, const Limits& limits, PieceList& pieces) {
   HeapMessage& heap = Downcast(message);
-  const Measured measured = Measure(heap);
-  absl::Status checked = CheckMeasured(heap, measured, limits);
-  if (!checked.ok()) return checked;
-  heap.SealHeader(measured.total_bytes);
-  heap.AppendPieces(measured.segments, pieces);
-  return checked;
+  absl::Status sealed = heap.Seal(limits);
+  if (sealed.ok()) heap.AppendPieces(heap.sealed(), pieces);
+  return sealed;
 }
 
 void AppendPieces(MessageBody& message, PieceList& pieces) {
   HeapMessage& heap = Downcast(message);
   MI7_CHECK(heap.header.size >= kFrameHeaderBytes, "AppendPieces is called after SealMessage");
-  heap.AppendPieces(heap.Segments(), pieces);
+  heap.AppendPieces(heap.sealed(), pieces);
 }
 
 absl::Status SealMessage(MessageBody& message, const Limits& limits) {
-  HeapMessage& heap = Downcast(message);
-  const Measured measured = Measure(heap);
-  absl::Status checked = CheckMeasured(heap, measured, limits);
-  if (checked.ok()) heap.SealHeader(measured.total_bytes);
-  return checked;
+  if (message.is_heap()) [[likely]]
+    return Downcast(message).Seal(limits);
+  return SealHeader(message.header, message.Segments(), message.extra().size(), limits);
 }
 
-size_t MessageBytes(MessageBody& message) { return Measure(Downcast(message)).total_bytes; }
+size_t MessageBytes(MessageBody& message) {
+  return TotalBytes(message.Segments(), message.extra().size());
+}
 
 absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
                                              std::span<const std::byte> rest, Backing* backing,
@@ -325,7 +376,7 @@ absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
 
 IncomingMessage MakeIncoming(OutgoingMessage&& message) {
   HeapMessage& heap = Downcast(*message);
-  const SegmentsView segments = heap.Segments();
+  const SegmentsView segments = heap.sealed();
   MI7_CHECK(heap.header.size >= kFrameHeaderBytes, "MakeIncoming is called after SealMessage");
   IncomingMessage incoming;
   incoming.header_ = heap.header;
@@ -339,6 +390,24 @@ IncomingMessage MakeIncoming(OutgoingMessage&& message) {
   }
   incoming.backing_ = &heap;
   static_cast<void>(message.release());
+  return incoming;
+}
+
+IncomingMessage MakeIncoming(const FrameHeader& header, std::span<const std::byte> extra,
+                             std::span<const Segment> segments, Backing* backing,
+                             uint64_t cookie) {
+  IncomingMessage incoming;
+  incoming.backing_ = backing;
+  incoming.cookie_ = cookie;
+  incoming.header_ = header;
+  incoming.extra_ = extra;
+  incoming.segment_count_ = static_cast<uint32_t>(segments.size());
+  if (segments.size() == 1) {
+    incoming.first_segment_ = segments[0];
+  } else if (segments.size() > 1) {
+    incoming.more_segments_ = std::make_unique<Segment[]>(segments.size());
+    std::copy(segments.begin(), segments.end(), incoming.more_segments_.get());
+  }
   return incoming;
 }
 

@@ -36,13 +36,23 @@ class MessageBody : public capnp::MessageBuilder {
   // Destroys the message and gives its memory back. Any thread.
   virtual void Recycle() = 0;
 
+  // The body's segments; empty when it has none. A body whose root was never set is given one, null.
+  kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> Segments();
+
+  // Whether it comes from NewHeapMessage.
+  bool is_heap() const { return is_heap_; }
+
   // Intrusive link for the queue of whoever owns the message (a connection's send queue).
   MessageBody* next = nullptr;
   // Whether the message carries a body: false for control frames. Set by with_body(false).
   bool has_body = true;
 
  protected:
+  explicit MessageBody(bool is_heap = false) : is_heap_(is_heap) {}
   ~MessageBody() = default;
+
+ private:
+  const bool is_heap_;
 };
 
 // Owning handle of a MessageBody. Move-only; empty after it was moved from.
@@ -86,6 +96,14 @@ struct ByteSpan {
 // Pieces of messages to be written, in order. Cleared and reused by its owner, to keep it warm.
 using PieceList = std::vector<ByteSpan>;
 
+// Makes `message` a heap message, by copying it when it is none: a message that was reserved on
+// another connection.
+void CopyToHeap(OutgoingMessage& message);
+inline void EnsureHeapMessage(OutgoingMessage& message) {
+  if (!message->is_heap()) [[unlikely]]
+    CopyToHeap(message);
+}
+
 // Finishes a heap message for a byte stream: fills header.size and header.extra_size, writes
 // header, extra and segment table into the room before the first segment (or a side block when
 // they do not fit) and appends the pieces, whose sum is header.size, to `pieces`: one piece for a
@@ -96,7 +114,7 @@ using PieceList = std::vector<ByteSpan>;
 absl::Status FinishHeapMessage(MessageBody& message, const Limits& limits, PieceList& pieces);
 
 // What FinishHeapMessage does to the header, without the pieces: checks the limits and fills
-// header.size and header.extra_size. The message is not changed afterwards.
+// header.size and header.extra_size. The message is not changed afterwards. Any kind of memory.
 absl::Status SealMessage(MessageBody& message, const Limits& limits);
 
 // The other half: the pieces of a message that was sealed and not changed since.
@@ -150,6 +168,8 @@ class IncomingMessage {
                                                       std::span<const std::byte>, Backing*,
                                                       uint64_t, const Limits&);
   friend IncomingMessage MakeIncoming(OutgoingMessage&& message);
+  friend IncomingMessage MakeIncoming(const FrameHeader&, std::span<const std::byte>,
+                                      std::span<const Segment>, Backing*, uint64_t);
 
   FrameHeader header_;
   std::span<const std::byte> extra_;
@@ -171,5 +191,11 @@ absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
 // Turns a heap message around into a received one without copying (inproc). The message must be
 // sealed.
 IncomingMessage MakeIncoming(OutgoingMessage&& message);
+
+// A received message whose parts were found and checked by the transport. Takes over one reference
+// of `backing`. One allocation when there are several segments.
+IncomingMessage MakeIncoming(const FrameHeader& header, std::span<const std::byte> extra,
+                             std::span<const IncomingMessage::Segment> segments, Backing* backing,
+                             uint64_t cookie);
 
 }  // namespace mi7::transport
