@@ -22,7 +22,6 @@
 #include <cstdint>
 #include <memory>
 #include <new>
-#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -75,7 +74,11 @@ class ClientCall {
 
   // Once done: OK with a response, or why not.
   const absl::Status& status() const { return status_; }
-  capnp::MessageReader& response() { return *reader_; }
+  // The root of an OK call's response. Throws kj::Exception when it is malformed.
+  template <typename R>
+  typename R::Reader Results() {
+    return body_.Root<R>(response_, *limits_);
+  }
   // Makes an OK call a failed one: its response turned out to be malformed.
   void FailMalformed();
 
@@ -141,7 +144,8 @@ class ClientCall {
 
   absl::Status status_;
   transport::IncomingMessage response_;
-  std::optional<BodyReader> reader_;
+  Body body_;
+  const Limits* limits_;  // the channel's
 
   // Position in the channel's DeadlineQueue, under its mutex; kNotInQueue outside.
   static constexpr size_t kNotInQueue = ~size_t{0};

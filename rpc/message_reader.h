@@ -2,7 +2,10 @@
 
 // Reading received Cap'n Proto messages within limits.
 
+#include <cstdint>
+#include <cstring>
 #include <exception>
+#include <optional>
 
 #include <capnp/message.h>
 #include <kj/exception.h>
@@ -45,6 +48,46 @@ class BodyReader final : public capnp::SegmentArrayMessageReader {
       : capnp::SegmentArrayMessageReader(
             kj::arrayPtr(message.segments().data(), message.segments().size()),
             ReaderOptionsFor(message.header().size / sizeof(capnp::word), limits)) {}
+};
+
+// The body of one received message. Makes a Cap'n Proto arena only for a message that needs one: a
+// root struct without pointers is checked here and read where it lies.
+class Body {
+ public:
+  // The root struct of `message`, which must be the same one every time and outlive the Body.
+  // Throws kj::Exception when the root is malformed.
+  template <typename T>
+  typename T::Reader Root(const transport::IncomingMessage& message, const Limits& limits) {
+    if (const std::optional<DataOnly> data = RootWithoutPointers(message)) {
+      return capnp::readDataStruct<T>(kj::arrayPtr(data->words, data->count));
+    }
+    if (!reader_) reader_.emplace(message, limits);
+    return reader_->template getRoot<T>();
+  }
+
+ private:
+  struct DataOnly {
+    const capnp::word* words;
+    size_t count;
+  };
+
+  // A struct pointer: bits 0-1 are 0, 2-31 the signed distance in words from the pointer's end to
+  // the struct, 32-47 its data words, 48-63 its pointers (https://capnproto.org/encoding.html). The
+  // null pointer is an empty struct.
+  static std::optional<DataOnly> RootWithoutPointers(const transport::IncomingMessage& message) {
+    const auto segments = message.segments();
+    if (segments.size() != 1 || segments[0].size() == 0) return std::nullopt;
+    uint64_t pointer;
+    std::memcpy(&pointer, segments[0].begin(), sizeof(pointer));
+    constexpr uint64_t kNoPlainStruct = 0xffff'0000'8000'0003;  // pointers, negative, other kinds
+    if ((pointer & kNoPlainStruct) != 0) return std::nullopt;
+    const uint64_t distance = static_cast<uint32_t>(pointer) >> 2;
+    const uint64_t count = pointer >> 32;
+    if (1 + distance + count > segments[0].size()) return std::nullopt;
+    return DataOnly{segments[0].begin() + 1 + distance, count};
+  }
+
+  std::optional<BodyReader> reader_;
 };
 
 // The status for the exception that is being handled; call inside a catch block.

@@ -126,7 +126,7 @@ class [[nodiscard]] PendingCall {
   static Result Take(ClientCallRef call) {
     if (!call->status().ok()) return call->status();
     try {
-      typename R::Reader reader = call->response().template getRoot<R>();
+      typename R::Reader reader = call->template Results<R>();
       return Response<R>(std::move(call), reader);
     } catch (...) {
       call->FailMalformed();

@@ -9,8 +9,10 @@ namespace mi7 {
 
 ServerCall::ServerCall(AnswerSide* side, transport::IncomingMessage&& request,
                        transport::OutgoingMessage response)
-    : side_(side), request_(std::move(request)), response_(std::move(response)) {
-  reader_.emplace(request_, side_->limits());
+    : side_(side),
+      limits_(&side->limits()),
+      request_(std::move(request)),
+      response_(std::move(response)) {
   const int64_t timeout_ns = transport::DecodeTimeout(request_.header().timeout);
   if (request_.header().timeout != 0) {
     deadline_ = Deadline::AtNanos(MonotonicNanos() + timeout_ns);

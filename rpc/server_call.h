@@ -13,7 +13,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <optional>
 
 #include "absl/status/status.h"
 #include "base/deadline.h"
@@ -34,7 +33,7 @@ class ServerCall {
   // dispatch and answered with INVALID_ARGUMENT.
   template <typename P>
   typename P::Reader Params() {
-    return reader_->template getRoot<P>();
+    return body_.Root<P>(request_, *limits_);
   }
   // The results, built where the transport sends them from.
   template <typename R>
@@ -69,11 +68,12 @@ class ServerCall {
   void Unref();
 
   AnswerSide* side_;
+  const Limits* limits_;
   std::shared_ptr<void> keep_side_alive_;  // set while asynchronous
   ServerContext context_{this};
   transport::IncomingMessage request_;
   transport::OutgoingMessage response_;
-  std::optional<BodyReader> reader_;
+  Body body_;
   Deadline deadline_;
   std::atomic<bool> cancelled_{false};
   // Whether Defer was called: then the handler's return and the DeferredCall both hold a
