@@ -23,7 +23,6 @@ namespace mi7::transport {
 namespace {
 
 constexpr size_t kAddressMax = sizeof(sockaddr_un::sun_path) - 1;
-constexpr absl::Duration kLockPatience = absl::Seconds(5);
 constexpr absl::string_view kTemporaryStart = ".";
 constexpr absl::string_view kTemporaryEnd = ".new";
 // What a name in a directory given by its descriptor leaves of an address.
@@ -248,7 +247,7 @@ absl::StatusOr<UniqueFd> ConnectFile(UniqueFd file, int open_error, const std::s
 absl::StatusOr<SocketFile> SocketFile::Listen(Directory directory, const std::string& name,
                                               const Options& options) {
   absl::StatusOr<DirectoryLock> lock =
-      DirectoryLock::Take(directory, Deadline::After(kLockPatience));
+      DirectoryLock::Take(directory, Deadline::After(options.lock_patience));
   if (!lock.ok()) return lock.status();
   if (options.sweep) Sweep(directory);
   if (absl::Status free = CheckFree(directory, name); !free.ok()) return free;

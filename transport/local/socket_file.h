@@ -23,6 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "transport/local/runtime_dir.h"
 #include "transport/unique_fd.h"
 
@@ -38,11 +39,13 @@ class SocketFile {
     int backlog = 4096;  // the system lowers it to net.core.somaxconn
     // Removes what is stale of other servers in the directory, too: a runtime directory.
     bool sweep = false;
+    // How long to wait for the directory's lock, which others hold for microseconds.
+    absl::Duration lock_patience = absl::Seconds(5);
   };
   // Listens at `name` in `directory`, in place of a stale socket there; non-blocking.
   // ALREADY_EXISTS: a server listens there, or it is no socket. PERMISSION_DENIED, NOT_FOUND,
   // RESOURCE_EXHAUSTED: as the system says. UNAVAILABLE: another process holds the directory's lock
-  // for 5 seconds. Blocks for no longer than that.
+  // for all of lock_patience. Blocks for no longer than that.
   static absl::StatusOr<SocketFile> Listen(Directory directory, const std::string& name,
                                            const Options& options);
 
