@@ -8,6 +8,11 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("mi7::protocol");
 
+const featureSharedMemory :UInt64 = 1;
+# A bit of Hello.features, meant on Unix sockets only. From a client: it offers to go on over shared
+# memory, and its half's descriptor comes with the message. From a server: it accepts, and its own
+# half's descriptor comes with the message.
+
 struct Hello {
   # The first message in each direction, right after the 8-byte preface.
 
@@ -17,8 +22,8 @@ struct Hello {
   # speak; without one the receiver answers with a close message and FAILED_PRECONDITION.
 
   features @2 :UInt64;
-  # A bit for each optional feature that the sender can use. In force are the bits that both sent.
-  # No bit is assigned yet; unknown bits are ignored.
+  # A bit for each optional feature that the sender can use. In force are the bits that both sent;
+  # unknown bits are ignored. Bit 0 is featureSharedMemory.
 
   messageBytesMax @3 :UInt32;
   # The largest message, header included, that the sender of this Hello accepts. The peer fails
@@ -33,6 +38,10 @@ struct Hello {
   instanceId @6 :Data;
   # 16 random bytes that identify the sending process's server or channel for as long as it lives; a
   # client sees by it that it reached another server than before. May be empty.
+
+  localRefusal @7 :Text;
+  # From a server that was offered shared memory and answers without the bit: why, for people. At most
+  # 256 bytes.
 }
 
 struct CallExtra {

@@ -76,18 +76,24 @@ absl::Status CheckOpening(std::span<const std::byte> received) {
   return absl::OkStatus();
 }
 
-OutgoingMessage MakeHello(const Limits& limits, std::span<const std::byte> instance_id) {
+OutgoingMessage MakeHello(const Limits& limits, std::span<const std::byte> instance_id,
+                          uint64_t features, absl::string_view local_refusal) {
   OutgoingMessage message = NewHeapMessage(256);
   message->header.type = FrameType::kHello;
   auto hello = message->initRoot<protocol::Hello>();
   hello.setVersionMin(kVersionMin);
   hello.setVersionMax(kVersionMax);
+  hello.setFeatures(features);
   hello.setMessageBytesMax(limits.message_bytes_max);
   hello.setCallsInFlightMax(limits.calls_in_flight_max);
   hello.setImplementation(capnp::Text::Reader(kImplementation.data(), kImplementation.size()));
   if (!instance_id.empty()) {
     hello.setInstanceId(kj::ArrayPtr<const kj::byte>(
         reinterpret_cast<const kj::byte*>(instance_id.data()), instance_id.size()));
+  }
+  if (!local_refusal.empty()) {
+    const std::string text(local_refusal.substr(0, kLocalRefusalBytesMax));
+    hello.setLocalRefusal(capnp::Text::Reader(text.c_str(), text.size()));
   }
   return message;
 }
@@ -110,9 +116,14 @@ absl::StatusOr<PeerHello> ReadHello(const IncomingMessage& message) {
     const auto hello = reader.getRoot<protocol::Hello>();
     peer_min = hello.getVersionMin();
     peer_max = hello.getVersionMax();
-    negotiated.features = 0;  // none is assigned yet
+    negotiated.features = hello.getFeatures();
     negotiated.message_bytes_max = hello.getMessageBytesMax();
     negotiated.calls_in_flight_max = hello.getCallsInFlightMax();
+    if (hello.hasLocalRefusal()) {
+      const auto refusal = hello.getLocalRefusal();
+      const size_t size = std::min(refusal.size(), kLocalRefusalBytesMax);
+      negotiated.local_refusal = absl::CHexEscape(absl::string_view(refusal.begin(), size));
+    }
     const auto id = hello.getInstanceId();
     negotiated.instance_id =
         InstanceId::From({reinterpret_cast<const std::byte*>(id.begin()), id.size()});

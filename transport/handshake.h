@@ -18,9 +18,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/limits.h"
 #include "transport/connection.h"
 #include "transport/instance_id.h"
@@ -49,12 +51,20 @@ absl::Status CheckOpening(std::span<const std::byte> received);
 // makes sense.
 bool IsMi7(std::span<const std::byte> received);
 
-// Our Hello. `instance_id`: see protocol.capnp; may be empty.
-OutgoingMessage MakeHello(const Limits& limits, std::span<const std::byte> instance_id);
+// Bit of Negotiated::features: the connection goes on over shared memory (protocol.capnp).
+inline constexpr uint64_t kFeatureSharedMemory = 1;
+// What a server tells of why it takes no shared memory is cut to so many bytes.
+inline constexpr size_t kLocalRefusalBytesMax = 256;
 
-// What a Hello says. The connection keeps the first part only.
+// Our Hello. `instance_id`, `local_refusal`: see protocol.capnp; may be empty.
+OutgoingMessage MakeHello(const Limits& limits, std::span<const std::byte> instance_id,
+                          uint64_t features = 0, absl::string_view local_refusal = {});
+
+// What a Hello says. The connection keeps the first part only; its `features` are all that the peer
+// sent.
 struct PeerHello : Negotiated {
-  InstanceId instance_id;  // zero when the peer gave none
+  InstanceId instance_id;     // zero when the peer gave none
+  std::string local_refusal;  // printable; empty when the peer gave none
 };
 
 // Reads the peer's first message. INVALID_ARGUMENT: it is no sound Hello. FAILED_PRECONDITION,

@@ -7,8 +7,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "transport/tcp/socket.h"
-#include "transport/tcp/testing.h"
+#include "transport/stream/testing.h"
+#include "transport/tcp/socket_address.h"
+#include "transport/unique_fd.h"
 
 namespace mi7::transport::testing {
 namespace {

@@ -15,9 +15,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "transport/tcp/socket.h"
-#include "transport/tcp/tcp_connection.h"
-#include "transport/tcp/tcp_handshake.h"
+#include "transport/stream/stream_context.h"
+#include "transport/stream/stream_handshake.h"
+#include "transport/tcp/socket_address.h"
+#include "transport/tcp/tcp_kind.h"
+#include "transport/unique_fd.h"
 
 namespace mi7::transport {
 namespace {
@@ -26,15 +28,14 @@ namespace {
 class Connector final : public Watcher, public std::enable_shared_from_this<Connector> {
  public:
   Connector(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
-            Deadline deadline, ConnectCallback done)
+            Deadline deadline, StreamHandshake::Done done)
       : endpoint_(endpoint),
         loop_(loop),
-        context_(std::make_shared<TcpContext>()),
+        context_(std::make_shared<StreamContext>(options, TcpKind())),
+        instance_id_(options.instance_id),
         deadline_(deadline),
         done_(std::move(done)),
-        timer_(loop, [this] { OnDeadline(); }) {
-    context_->options = options;
-  }
+        timer_(loop, [this] { OnDeadline(); }) {}
 
   void Begin() {
     self_ = shared_from_this();
@@ -152,15 +153,15 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
       return;
     }
     timer_.Cancel();
-    const Deadline handshake = Deadline::After(context_->options.limits.handshake_timeout);
-    TcpHandshake::Start(loop_, std::move(socket_), context_, /*accepted=*/false,
-                        std::min(deadline_, handshake),
-                        [self = self_](absl::StatusOr<std::shared_ptr<Connection>> made) {
-                          self->OnHandshake(std::move(made));
-                        });
+    const Deadline handshake = Deadline::After(context_->limits.handshake_timeout);
+    StreamHandshake::Start(
+        loop_, std::move(socket_), context_,
+        std::make_shared<const StreamTerms>(StreamTerms{.instance_id = instance_id_}),
+        /*accepted=*/false, std::min(deadline_, handshake),
+        [self = self_](absl::StatusOr<StreamMade> made) { self->OnHandshake(std::move(made)); });
   }
 
-  void OnHandshake(absl::StatusOr<std::shared_ptr<Connection>> made) {
+  void OnHandshake(absl::StatusOr<StreamMade> made) {
     if (made.ok()) {
       Finish(*std::move(made));
     } else if (absl::IsUnavailable(made.status()) && next_ < addresses_.size()) {
@@ -186,7 +187,7 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
         absl::StrCat("connecting to ", endpoint_.ToString(), ": the deadline passed ", where)));
   }
 
-  void Finish(absl::StatusOr<std::shared_ptr<Connection>> result) {
+  void Finish(absl::StatusOr<StreamMade> result) {
     if (self_ == nullptr) return;
     const std::shared_ptr<Connector> alive = std::move(self_);
     timer_.Cancel();
@@ -198,9 +199,10 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
 
   const Endpoint endpoint_;
   EventLoop* const loop_;
-  const std::shared_ptr<TcpContext> context_;
+  const std::shared_ptr<StreamContext> context_;
+  const InstanceId instance_id_;
   const Deadline deadline_;
-  ConnectCallback done_;
+  StreamHandshake::Done done_;
   EventLoop::Timer timer_;
   Lookup* lookup_ = nullptr;
   std::vector<SocketAddress> addresses_;
@@ -215,6 +217,18 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
 
 void TcpConnect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
                 Deadline deadline, ConnectCallback done) {
+  TcpConnectNamed(endpoint, loop, options, deadline,
+                  [done = std::move(done)](absl::StatusOr<StreamMade> made) mutable {
+                    if (made.ok()) {
+                      done(std::move(made->connection));
+                    } else {
+                      done(std::move(made).status());
+                    }
+                  });
+}
+
+void TcpConnectNamed(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
+                     Deadline deadline, absl::AnyInvocable<void(absl::StatusOr<StreamMade>)> done) {
   if (endpoint.port == 0 || endpoint.host.empty() || endpoint.host == "*") {
     loop->Post([text = endpoint.ToString(), done = std::move(done)]() mutable {
       done(absl::InvalidArgumentError(

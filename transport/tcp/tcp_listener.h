@@ -1,6 +1,6 @@
 #pragma once
 
-// Listening on TCP: one acceptor on the first loop, connections dealt to all loops in turn.
+// Listening on TCP.
 
 #include <memory>
 #include <vector>

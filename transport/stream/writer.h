@@ -1,6 +1,6 @@
 #pragma once
 
-// Writer: the sending half of a TCP connection.
+// Writer: the sending half of a stream connection.
 //
 // Messages are written straight from the segments they were built in, many by one gathering write.
 // One thread writes at a time; a thread that finds another one writing only queues its message,

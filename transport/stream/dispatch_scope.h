@@ -1,22 +1,23 @@
 #pragma once
 
-// DispatchScope: marks that the calling thread runs callbacks of a TCP connection, and holds back
-// what they send ("corking"), so that a burst of requests is answered by one write.
+// DispatchScope: marks that the calling thread runs callbacks of a stream connection, and holds
+// back what they send ("corking"), so that a burst of requests is answered by one write.
 
 #include <cstdint>
 #include <utility>
 
 #include "base/check.h"
 #include "transport/message.h"
-#include "transport/tcp/tcp_connection.h"
+#include "transport/stream/stream_connection.h"
 
 namespace mi7::transport {
 
 // Lives on the stack of the thread that dispatches. Scopes nest when a callback of one connection
 // waits on another one. What is corked belongs to this thread alone: no lock is taken for it.
-class TcpConnection::DispatchScope {
+class StreamConnection::DispatchScope {
  public:
-  explicit DispatchScope(TcpConnection* connection) : connection_(connection), outer_(innermost_) {
+  explicit DispatchScope(StreamConnection* connection)
+      : connection_(connection), outer_(innermost_) {
     innermost_ = this;
   }
   ~DispatchScope() {
@@ -27,14 +28,14 @@ class TcpConnection::DispatchScope {
   DispatchScope& operator=(const DispatchScope&) = delete;
 
   // The scope of `connection` on this thread, nullptr when it runs no callback of it.
-  static DispatchScope* Of(const TcpConnection* connection) {
+  static DispatchScope* Of(const StreamConnection* connection) {
     DispatchScope* scope = innermost_;
     while (scope != nullptr && scope->connection_ != connection) scope = scope->outer_;
     return scope;
   }
   static DispatchScope* innermost() { return innermost_; }
   DispatchScope* outer() const { return outer_; }
-  TcpConnection* connection() const { return connection_; }
+  StreamConnection* connection() const { return connection_; }
 
   // Corks a sealed message.
   void Push(OutgoingMessage message) {
@@ -59,7 +60,7 @@ class TcpConnection::DispatchScope {
  private:
   static constinit thread_local DispatchScope* innermost_;
 
-  TcpConnection* const connection_;
+  StreamConnection* const connection_;
   DispatchScope* const outer_;
   MessageBody* first_ = nullptr;
   MessageBody* last_ = nullptr;

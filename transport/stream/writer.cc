@@ -1,4 +1,4 @@
-#include "transport/tcp/writer.h"
+#include "transport/stream/writer.h"
 
 #include <errno.h>
 #include <limits.h>

@@ -20,8 +20,9 @@
 #include "absl/strings/match.h"
 #include "transport/frame_assembler.h"
 #include "transport/handshake.h"
-#include "transport/tcp/socket.h"
-#include "transport/tcp/testing.h"
+#include "transport/stream/testing.h"
+#include "transport/tcp/socket_address.h"
+#include "transport/unique_fd.h"
 
 namespace mi7::transport::testing {
 namespace {

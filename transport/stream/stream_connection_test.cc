@@ -5,12 +5,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "transport/tcp/testing.h"
+#include "transport/stream/testing.h"
 
 namespace mi7::transport::testing {
 namespace {
 
-TEST(TcpConnectionTest, MessagesTravelBothWays) {
+TEST(StreamConnectionTest, MessagesTravelBothWays) {
   TestServer server;
   TestClient client(server.endpoint());
   auto [accepted, received] = server.Accepted(0);
@@ -74,7 +74,7 @@ TEST_P(AwaitTest, DeadlineEndsTheWait) {
   EXPECT_TRUE(deadline.passed());
 }
 
-TEST(TcpConnectionTest, MessageThatCameWithTheHandshakeReachesAThreadThatDrivesAtOnce) {
+TEST(StreamConnectionTest, MessageThatCameWithTheHandshakeReachesAThreadThatDrivesAtOnce) {
   auto loop = NewLoop();
   auto listener =
       Listen(*Endpoint::Parse("tcp:127.0.0.1:0"), {loop.get()}, {},
@@ -99,7 +99,7 @@ TEST(TcpConnectionTest, MessageThatCameWithTheHandshakeReachesAThreadThatDrivesA
   (*listener)->Close();
 }
 
-TEST(TcpConnectionTest, CloseIsSeenByBothSidesInOrder) {
+TEST(StreamConnectionTest, CloseIsSeenByBothSidesInOrder) {
   TestServer server;
   TestClient client(server.endpoint());
   auto [accepted, received] = server.Accepted(0);
@@ -110,7 +110,7 @@ TEST(TcpConnectionTest, CloseIsSeenByBothSidesInOrder) {
             absl::StatusCode::kUnavailable);
 }
 
-TEST(TcpConnectionTest, ReasonOfCloseTravels) {
+TEST(StreamConnectionTest, ReasonOfCloseTravels) {
   TestServer server;
   TestClient client(server.endpoint());
   auto [accepted, received] = server.Accepted(0);

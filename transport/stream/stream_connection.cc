@@ -1,7 +1,6 @@
-#include "transport/tcp/tcp_connection.h"
+#include "transport/stream/stream_connection.h"
 
-#include <errno.h>
-#include <string.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <utility>
@@ -9,7 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "transport/handshake.h"
-#include "transport/tcp/dispatch_scope.h"
+#include "transport/stream/dispatch_scope.h"
+#include "transport/stream/socket.h"
 
 namespace mi7::transport {
 namespace {
@@ -21,25 +21,24 @@ constexpr uint64_t kCorkedBytesMax = 32u << 10;
 
 }  // namespace
 
-constinit thread_local TcpConnection::DispatchScope* TcpConnection::DispatchScope::innermost_ =
-    nullptr;
+constinit thread_local StreamConnection::DispatchScope*
+    StreamConnection::DispatchScope::innermost_ = nullptr;
 
-TcpConnection::TcpConnection(Made made)
+StreamConnection::StreamConnection(Made made)
     : context_(std::move(made.context)),
       loop_(made.loop),
       socket_(std::move(made.socket)),
-      peer_(SocketAddress::PeerOf(socket_.get())),
-      local_(SocketAddress::LocalOf(socket_.get())),
+      ends_(context_->kind->EndsOf(socket_.get(), made.accepted)),
       negotiated_(made.negotiated),
       accepted_(made.accepted),
       assembler_(std::move(made.assembler)),
       watch_(made.loop, socket_.get(), this) {
-  assembler_.set_limits(&context_->options.limits);
+  assembler_.set_limits(&context_->limits);
   ConfigureConnected(socket_.get(), /*bounded_reads=*/true);
 }
 
-std::shared_ptr<Connection> TcpConnection::Create(Made made) {
-  auto connection = std::make_shared<TcpConnection>(std::move(made));
+std::shared_ptr<Connection> StreamConnection::Create(Made made) {
+  auto connection = std::make_shared<StreamConnection>(std::move(made));
   Connection* const raw = connection.get();
   // The deleter holds what it is called for.
   return std::shared_ptr<Connection>(raw, [connection = std::move(connection)](Connection*) {
@@ -47,7 +46,7 @@ std::shared_ptr<Connection> TcpConnection::Create(Made made) {
   });
 }
 
-void TcpConnection::Start(std::shared_ptr<Receiver> receiver) {
+void StreamConnection::Start(std::shared_ptr<Receiver> receiver) {
   MI7_CHECK(!closing() && token_.TryTake(), "a connection is started first of all");
   MI7_CHECK(receiver_ == nullptr && receiver != nullptr, "a connection is started once");
   receiver_ = std::move(receiver);
@@ -65,60 +64,60 @@ void TcpConnection::Start(std::shared_ptr<Receiver> receiver) {
   }
 }
 
-ConnectionInfo TcpConnection::info() const {
-  return {.transport = "tcp",
-          .peer = absl::StrCat("tcp:", peer_.ToString()),
-          .local = absl::StrCat("tcp:", local_.ToString()),
+ConnectionInfo StreamConnection::info() const {
+  return {.transport = std::string(context_->kind->name()),
+          .peer = peer(),
+          .local = context_->kind->LocalText(ends_, accepted_),
           .negotiated = negotiated_};
 }
 
-bool TcpConnection::InCallback() const { return DispatchScope::Of(this) != nullptr; }
+bool StreamConnection::InCallback() const { return DispatchScope::Of(this) != nullptr; }
 
-absl::Status TcpConnection::ClosedError() const {
+absl::Status StreamConnection::ClosedError() const {
   MutexLock lock(&close_mutex_);
   return absl::UnavailableError(
-      absl::StrCat("connection to tcp:", peer_.ToString(), " is closed",
+      absl::StrCat("connection to ", peer(), " is closed",
                    close_status_.ok() ? "" : absl::StrCat(": ", close_status_.message())));
 }
 
-Limits TcpConnection::send_limits() const {
-  Limits limits = context_->options.limits;
+Limits StreamConnection::send_limits() const {
+  Limits limits = context_->limits;
   limits.message_bytes_max = std::min(limits.message_bytes_max, negotiated_.message_bytes_max);
   return limits;
 }
 
-absl::StatusOr<OutgoingMessage> TcpConnection::Reserve(size_t bytes) {
+absl::StatusOr<OutgoingMessage> StreamConnection::Reserve(size_t bytes) {
   if (closing()) [[unlikely]]
     return ClosedError();
-  const uint64_t queue_max = context_->options.limits.queued_bytes_max;
+  const uint64_t queue_max = context_->limits.queued_bytes_max;
   if (!accepted_ && writer_.Full(queue_max)) [[unlikely]] {
     writer_.WantRoom();
     // The queue may have drained before that was seen.
     if (writer_.TakeRoom(queue_max / 2)) return NewHeapMessage(bytes);
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "limits.queued_bytes_max, ", queue_max, " bytes, wait to be sent to tcp:", peer_.ToString(),
-        ", which does not read; try again later"));
+    return absl::ResourceExhaustedError(absl::StrCat("limits.queued_bytes_max, ", queue_max,
+                                                     " bytes, wait to be sent to ", peer(),
+                                                     ", which does not read; try again later"));
   }
   return NewHeapMessage(bytes);
 }
 
-absl::Status TcpConnection::QueueFull(uint32_t message_bytes) {
-  const uint64_t queue_max = context_->options.limits.queued_bytes_max;
+absl::Status StreamConnection::QueueFull(uint32_t message_bytes) {
+  const uint64_t queue_max = context_->limits.queued_bytes_max;
   writer_.WantRoom();
   // Should there be room before that was seen, the loop tells at once.
   if (writer_.queued_bytes() <= queue_max / 2) CallLoop();
   return absl::ResourceExhaustedError(
       absl::StrCat("message of ", message_bytes, " bytes does not fit limits.queued_bytes_max, ",
-                   queue_max, " bytes, of which ", writer_.queued_bytes(),
-                   " wait to be sent to tcp:", peer_.ToString(), "; try again later"));
+                   queue_max, " bytes, of which ", writer_.queued_bytes(), " wait to be sent to ",
+                   peer(), "; try again later"));
 }
 
-absl::Status TcpConnection::Send(OutgoingMessage&& message) {
+absl::Status StreamConnection::Send(OutgoingMessage&& message) {
   OutgoingMessage taken = std::move(message);
   const Use use(users_);
   if (closing()) [[unlikely]]
     return ClosedError();
-  const Limits& own = context_->options.limits;
+  const Limits& own = context_->limits;
   absl::Status sealed = negotiated_.message_bytes_max >= own.message_bytes_max
                             ? SealMessage(*taken, own)
                             : SealMessage(*taken, send_limits());
@@ -145,10 +144,10 @@ absl::Status TcpConnection::Send(OutgoingMessage&& message) {
   return absl::OkStatus();
 }
 
-absl::Status TcpConnection::Cork(DispatchScope& scope, OutgoingMessage message) {
+absl::Status StreamConnection::Cork(DispatchScope& scope, OutgoingMessage message) {
   if (!accepted_) {
     const uint64_t waiting = writer_.queued_bytes() + scope.bytes();
-    const uint64_t queue_max = context_->options.limits.queued_bytes_max;
+    const uint64_t queue_max = context_->limits.queued_bytes_max;
     if (waiting != 0 && waiting + message->header.size > queue_max) [[unlikely]]
       return QueueFull(message->header.size);
   }
@@ -161,11 +160,11 @@ absl::Status TcpConnection::Cork(DispatchScope& scope, OutgoingMessage message) 
   return absl::OkStatus();
 }
 
-void TcpConnection::Uncork(DispatchScope& scope) {
+void StreamConnection::Uncork(DispatchScope& scope) {
   AfterWrite(scope.WriteTo(writer_, socket_.get()));
 }
 
-void TcpConnection::AfterWrite(const Writer::Result& result) {
+void StreamConnection::AfterWrite(const Writer::Result& result) {
   if (result.outcome == Writer::Result::kDone && !result.wrote) return;
   if (result.wrote) writes_.fetch_add(1, std::memory_order_relaxed);
   switch (result.outcome) {
@@ -185,12 +184,12 @@ void TcpConnection::AfterWrite(const Writer::Result& result) {
       CallLoop();
       return;
   }
-  const uint64_t low_mark = context_->options.limits.queued_bytes_max / 2;
+  const uint64_t low_mark = context_->limits.queued_bytes_max / 2;
   if (writer_.queued_bytes() > low_mark) return;
   if (paused_.load(std::memory_order_seq_cst) || writer_.room_wanted()) CallLoop();
 }
 
-void TcpConnection::CheckStall() {
+void StreamConnection::CheckStall() {
   // S1 and S2: a sender that finds the flag set after S1 relies on the check at S2, one that finds
   // it cleared posts a new CheckStall.
   if (closing() || !writer_.blocked()) {
@@ -199,17 +198,17 @@ void TcpConnection::CheckStall() {
     if (closing() || !writer_.blocked()) return;             // S2
     if (stall_watched_.exchange(true, std::memory_order_seq_cst)) return;
   }
-  const Limits& limits = context_->options.limits;
+  const Limits& limits = context_->limits;
   const uint32_t writes = writes_.load(std::memory_order_relaxed);
   if (stall_timer_ == nullptr) {
     stall_timer_ = std::make_unique<EventLoop::Timer>(loop_, [weak = weak_from_this()] {
       if (auto self = weak.lock()) self->CheckStall();
     });
   } else if (writes == stall_seen_) {
-    BeginClose(absl::UnavailableError(absl::StrCat(
-                   "tcp:", peer_.ToString(), " has not read for limits.write_stall_timeout, ",
-                   absl::FormatDuration(limits.write_stall_timeout), ", while ",
-                   writer_.queued_bytes(), " bytes wait to be sent")),
+    BeginClose(absl::UnavailableError(
+                   absl::StrCat(peer(), " has not read for limits.write_stall_timeout, ",
+                                absl::FormatDuration(limits.write_stall_timeout), ", while ",
+                                writer_.queued_bytes(), " bytes wait to be sent")),
                /*tell=*/false);
     return;
   }
@@ -217,12 +216,12 @@ void TcpConnection::CheckStall() {
   stall_timer_->Schedule(Deadline::After(limits.write_stall_timeout));
 }
 
-void TcpConnection::Close(absl::Status why) {
+void StreamConnection::Close(absl::Status why) {
   const bool tell = !why.ok();
   BeginClose(std::move(why), tell);
 }
 
-void TcpConnection::BeginClose(absl::Status why, bool tell) {
+void StreamConnection::BeginClose(absl::Status why, bool tell) {
   const Use use(users_);
   OutgoingMessage last;
   if (tell) last = MakeClose(why);
@@ -236,7 +235,7 @@ void TcpConnection::BeginClose(absl::Status why, bool tell) {
     scope->WriteTo(writer_, socket_.get());  // what callbacks sent before
   }
   if (last) {
-    if (SealMessage(*last, context_->options.limits).ok()) {
+    if (SealMessage(*last, context_->limits).ok()) {
       // Held back: it is written below with everything that was queued before it.
       writer_.Add(last, /*hold_back=*/true, UINT64_MAX);
     }
@@ -249,7 +248,7 @@ void TcpConnection::BeginClose(absl::Status why, bool tell) {
   CallLoop();
 }
 
-void TcpConnection::Finalize() {
+void StreamConnection::Finalize() {
   writer_.Flush(socket_.get());
   MessageBody* unsent = nullptr;
   if (users_.load(std::memory_order_seq_cst) != 0 || !writer_.Close(unsent)) {
@@ -274,7 +273,7 @@ void TcpConnection::Finalize() {
     MutexLock lock(&close_mutex_);
     why = close_status_;
   }
-  const std::shared_ptr<TcpConnection> self = std::move(self_);  // may be the last reference
+  const std::shared_ptr<StreamConnection> self = std::move(self_);  // may be the last reference
   const std::shared_ptr<Receiver> receiver = std::move(receiver_);
   {
     DispatchScope scope(this);
@@ -286,7 +285,7 @@ void TcpConnection::Finalize() {
     }
     if (receiver != nullptr) receiver->OnClosed(why);
   }
-  assembler_ = FrameAssembler(&context_->options.limits);
+  assembler_ = FrameAssembler(&context_->limits);
 }
 
 }  // namespace mi7::transport

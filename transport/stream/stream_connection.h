@@ -1,6 +1,6 @@
 #pragma once
 
-// TcpConnection: a Connection over a TCP socket of our own.
+// StreamConnection: a Connection over a stream socket of our own, TCP or Unix.
 //
 // The socket is in blocking mode and belongs to no libuv handle: whoever drives reads it directly,
 // a thread in Await as well as the event loop (driver.h). The loop watches it for readability only
@@ -21,11 +21,12 @@
 //   sees "lent", T1 is after it, and T2 sees the free token or a later driver, whose R2 follows.
 //   The watch is level-triggered, so what arrived meanwhile is reported then.
 //
-// Files: tcp_connection.cc sends and ends, tcp_driving.cc reads and waits.
+// Files: stream_connection.cc sends and ends, stream_driving.cc reads and waits.
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "base/mutex.h"
@@ -34,28 +35,21 @@
 #include "transport/event_loop.h"
 #include "transport/frame_assembler.h"
 #include "transport/spin_budget.h"
-#include "transport/tcp/socket.h"
-#include "transport/tcp/socket_watch.h"
-#include "transport/tcp/writer.h"
-#include "transport/transports.h"
+#include "transport/stream/socket_watch.h"
+#include "transport/stream/stream_context.h"
+#include "transport/stream/writer.h"
+#include "transport/unique_fd.h"
 
 namespace mi7::transport {
 
-// What the connections of one listener, or of one Connect, have in common.
-struct TcpContext {
-  TransportOptions options;
-  // Connections of a listener that exist, handshakes included.
-  std::atomic<uint32_t> connections{0};
-};
-
-class TcpConnection final : public Connection,
-                            public Watcher,
-                            public SpinSource,
-                            public std::enable_shared_from_this<TcpConnection> {
+class StreamConnection final : public Connection,
+                               public Watcher,
+                               public SpinSource,
+                               public std::enable_shared_from_this<StreamConnection> {
  public:
   // What the handshake leaves.
   struct Made {
-    std::shared_ptr<TcpContext> context;
+    std::shared_ptr<StreamContext> context;
     EventLoop* loop;
     UniqueFd socket;           // connected, blocking, unwatched
     FrameAssembler assembler;  // with what came after the handshake
@@ -65,7 +59,7 @@ class TcpConnection final : public Connection,
   // The user's handle: closes the connection when the last copy is dropped. The object itself
   // lives until its end, which happens on the loop.
   static std::shared_ptr<Connection> Create(Made made);
-  explicit TcpConnection(Made made);  // for make_shared in Create
+  explicit StreamConnection(Made made);  // for make_shared in Create
 
   void Start(std::shared_ptr<Receiver> receiver) override;
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override;
@@ -105,8 +99,10 @@ class TcpConnection final : public Connection,
     kEnded,    // the stream, or the connection
   };
 
-  // --- Sending and ending: tcp_connection.cc
+  // --- Sending and ending: stream_connection.cc
 
+  // The peer as an endpoint text.
+  std::string peer() const { return context_->kind->PeerText(ends_, accepted_); }
   Limits send_limits() const;
   absl::Status ClosedError() const;
   absl::Status QueueFull(uint32_t message_bytes);
@@ -122,7 +118,7 @@ class TcpConnection final : public Connection,
   void CheckStall();
   bool closing() const { return closing_.load(std::memory_order_seq_cst); }
 
-  // --- Driving: tcp_driving.cc. Except where noted by the holder of the token.
+  // --- Driving: stream_driving.cc. Except where noted by the holder of the token.
 
   // Drives until `completion` is done, `deadline` has passed or nobody can drive.
   void Drive(Completion& completion, Deadline deadline);
@@ -149,11 +145,10 @@ class TcpConnection final : public Connection,
   void CheckLent();
   bool wants_background() const { return accepted_ || background_.load(std::memory_order_seq_cst); }
 
-  const std::shared_ptr<TcpContext> context_;
+  const std::shared_ptr<StreamContext> context_;
   EventLoop* const loop_;
   UniqueFd socket_;
-  const SocketAddress peer_;
-  const SocketAddress local_;
+  const StreamEnds ends_;
   const Negotiated negotiated_;
   const bool accepted_;
 
@@ -162,7 +157,7 @@ class TcpConnection final : public Connection,
   FrameAssembler assembler_;
   SpinBudget budget_;
   std::shared_ptr<Receiver> receiver_;
-  std::shared_ptr<TcpConnection> self_;  // from Start until the end: the loop refers to it
+  std::shared_ptr<StreamConnection> self_;  // from Start until the end: the loop refers to it
 
   Writer writer_;
   SocketWatch watch_;
@@ -193,6 +188,6 @@ class TcpConnection final : public Connection,
 };
 
 // An idle established connection takes at most 1 KiB of user memory with what rpc adds to it.
-static_assert(sizeof(TcpConnection) <= 520);
+static_assert(sizeof(StreamConnection) <= 520);
 
 }  // namespace mi7::transport

@@ -1,16 +1,12 @@
 #pragma once
 
-// Small helpers around sockets: ownership, addresses, error texts.
+// SocketAddress: where a TCP socket is bound or connected.
 
 #include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <cstdint>
 #include <string>
-
-#include "absl/status/status.h"
-#include "absl/strings/string_view.h"
-#include "transport/unique_fd.h"
 
 namespace mi7::transport {
 
@@ -48,19 +44,5 @@ class SocketAddress {
   };
 };
 static_assert(sizeof(SocketAddress) == 28);
-
-// The status for a failed system call on a socket: UNAVAILABLE for what the network or the peer
-// did, RESOURCE_EXHAUSTED, PERMISSION_DENIED, ALREADY_EXISTS, NOT_FOUND, INVALID_ARGUMENT for what
-// the machine says. The text is `what`, a colon and the system's words.
-absl::Status SocketError(absl::string_view what, int error);
-
-// Ordinary settings of a connected socket: no delay, blocking (callers pass MSG_DONTWAIT where
-// they do not want to wait), and for `bounded_reads` a bound on how long a blocking read sleeps.
-void ConfigureConnected(int fd, bool bounded_reads);
-
-// Reads and drops what has arrived and was not read, up to 1 MiB. Closing a socket with unread
-// bytes resets the connection, which may destroy what the peer has not read yet, the reason for the
-// end above all.
-void DiscardUnread(int fd);
 
 }  // namespace mi7::transport

@@ -1,9 +1,9 @@
-// The driving half of TcpConnection: reading, dispatching, waiting, and who does it.
+// The driving half of StreamConnection: reading, dispatching, waiting, and who does it.
 
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
-#include <string.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <utility>
@@ -11,9 +11,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "transport/handshake.h"
+#include "transport/stream/dispatch_scope.h"
+#include "transport/stream/socket.h"
+#include "transport/stream/stream_connection.h"
 #include "transport/system_calls.h"
-#include "transport/tcp/dispatch_scope.h"
-#include "transport/tcp/tcp_connection.h"
 
 namespace mi7::transport {
 namespace {
@@ -29,7 +30,7 @@ constexpr int kReadsPerTurn = 8;
 
 // --- Waiting
 
-bool TcpConnection::Await(Completion& completion, Deadline deadline) {
+bool StreamConnection::Await(Completion& completion, Deadline deadline) {
   if (completion.done()) return true;
   MI7_CHECK(!InCallback(), "Await inside a callback of the same connection would wait for itself");
   if (DispatchScope::innermost() != nullptr) [[unlikely]]
@@ -43,10 +44,10 @@ bool TcpConnection::Await(Completion& completion, Deadline deadline) {
   return AwaitTurns(completion, deadline);
 }
 
-bool TcpConnection::AwaitTurns(Completion& completion, Deadline deadline) {
+bool StreamConnection::AwaitTurns(Completion& completion, Deadline deadline) {
   // Waits of this thread for replies that others read, on whatever connection.
   static thread_local SpinBudget budget;
-  const WaitPolicy policy = context_->options.wait;
+  const WaitPolicy policy = context_->wait;
   for (;;) {
     const int64_t start_ns = policy == WaitPolicy::kAdaptive ? MonotonicNanos() : 0;
     const int64_t budget_ns = policy == WaitPolicy::kAdaptive ? budget.Begin() : 0;
@@ -76,17 +77,17 @@ bool TcpConnection::AwaitTurns(Completion& completion, Deadline deadline) {
   }
 }
 
-void TcpConnection::FlushOuterScopes() {
+void StreamConnection::FlushOuterScopes() {
   for (auto* scope = DispatchScope::innermost(); scope != nullptr; scope = scope->outer()) {
     scope->connection()->Uncork(*scope);
   }
 }
 
-void TcpConnection::Drive(Completion& completion, Deadline deadline) {
+void StreamConnection::Drive(Completion& completion, Deadline deadline) {
   if (watch_.watches_reads()) watch_.WatchReads(false);
   // What came together with the handshake is at hand already: no read would bring it.
   if (assembler_.buffered_bytes() != 0) Dispatch();
-  const WaitPolicy policy = context_->options.wait;
+  const WaitPolicy policy = context_->wait;
   while (!completion.done() && CanDrive()) {
     TellRoom();
     int64_t budget_ns = 0;
@@ -122,7 +123,7 @@ void TcpConnection::Drive(Completion& completion, Deadline deadline) {
 
 // --- Reading
 
-TcpConnection::Read TcpConnection::ReadBlocking(Deadline deadline) {
+StreamConnection::Read StreamConnection::ReadBlocking(Deadline deadline) {
   // Bounded by the socket's read timeout, so that what another thread wants of the driver
   // (OnWritable, a completion by somebody else) waits for 50 ms at most.
   if (deadline.infinite()) return ReadOnce(0);
@@ -133,7 +134,7 @@ TcpConnection::Read TcpConnection::ReadBlocking(Deadline deadline) {
   return ReadOnce(MSG_DONTWAIT);
 }
 
-TcpConnection::Read TcpConnection::ReadOnce(int flags) {
+StreamConnection::Read StreamConnection::ReadOnce(int flags) {
   const std::span<std::byte> space = assembler_.Space();
   const ssize_t got = sys::Recv(socket_.get(), space.data(), space.size(), flags);
   if (got > 0) [[likely]] {
@@ -148,14 +149,14 @@ TcpConnection::Read TcpConnection::ReadOnce(int flags) {
   return Read::kEnded;
 }
 
-void TcpConnection::EndOfStream(int error) {
+void StreamConnection::EndOfStream(int error) {
   const int write_error = write_error_.load(std::memory_order_seq_cst);
   if (error == 0) error = write_error;
   if (error != 0) {
-    BeginClose(SocketError(absl::StrCat("connection to tcp:", peer_.ToString()), error),
+    BeginClose(SocketError(absl::StrCat("connection to ", peer()), error),
                /*tell=*/false);
   } else if (!assembler_.AtBoundary()) {
-    BeginClose(absl::UnavailableError(absl::StrCat("connection to tcp:", peer_.ToString(),
+    BeginClose(absl::UnavailableError(absl::StrCat("connection to ", peer(),
                                                    " ended in the middle of a message, ", "after ",
                                                    assembler_.buffered_bytes(), " bytes of it")),
                /*tell=*/false);
@@ -164,8 +165,8 @@ void TcpConnection::EndOfStream(int error) {
   }
 }
 
-void TcpConnection::Dispatch() {
-  const uint64_t queue_max = context_->options.limits.queued_bytes_max;
+void StreamConnection::Dispatch() {
+  const uint64_t queue_max = context_->limits.queued_bytes_max;
   DispatchScope scope(this);
   FrameAssembler::Received received;
   while (CanDrive()) {
@@ -176,10 +177,9 @@ void TcpConnection::Dispatch() {
     } else if (result == FrameAssembler::Result::kRejected) {
       receiver_->OnRejected(received.rejected, received.status);
     } else {
-      BeginClose(
-          absl::Status(received.status.code(), absl::StrCat("stream from tcp:", peer_.ToString(),
-                                                            ": ", received.status.message())),
-          /*tell=*/true);
+      BeginClose(absl::Status(received.status.code(), absl::StrCat("stream from ", peer(), ": ",
+                                                                   received.status.message())),
+                 /*tell=*/true);
     }
     if (writer_.Full(queue_max) && PauseWhenFull()) [[unlikely]]
       break;
@@ -187,14 +187,14 @@ void TcpConnection::Dispatch() {
   Uncork(scope);
 }
 
-void TcpConnection::Deliver(FrameAssembler::Received& received) {
+void StreamConnection::Deliver(FrameAssembler::Received& received) {
   switch (received.message.header().type) {
     case FrameType::kClose:
       BeginClose(ReadClose(received.message), /*tell=*/false);
       break;
     case FrameType::kHello:
-      BeginClose(absl::InvalidArgumentError(absl::StrCat("stream from tcp:", peer_.ToString(),
-                                                         ": a second hello message")),
+      BeginClose(absl::InvalidArgumentError(
+                     absl::StrCat("stream from ", peer(), ": a second hello message")),
                  /*tell=*/true);
       break;
     default:
@@ -203,8 +203,8 @@ void TcpConnection::Deliver(FrameAssembler::Received& received) {
   received.message.reset();
 }
 
-bool TcpConnection::PauseWhenFull() {
-  const uint64_t queue_max = context_->options.limits.queued_bytes_max;
+bool StreamConnection::PauseWhenFull() {
+  const uint64_t queue_max = context_->limits.queued_bytes_max;
   if (!accepted_ || !writer_.Full(queue_max)) return false;
   paused_.store(true, std::memory_order_seq_cst);
   // Whoever drains the queue sees that we pause, or we see that it has drained.
@@ -216,8 +216,8 @@ bool TcpConnection::PauseWhenFull() {
   return true;
 }
 
-void TcpConnection::TellRoom() {
-  if (!writer_.TakeRoom(context_->options.limits.queued_bytes_max / 2)) return;
+void StreamConnection::TellRoom() {
+  if (!writer_.TakeRoom(context_->limits.queued_bytes_max / 2)) return;
   DispatchScope scope(this);
   receiver_->OnWritable();
   Uncork(scope);
@@ -225,7 +225,7 @@ void TcpConnection::TellRoom() {
 
 // --- Who drives
 
-void TcpConnection::ReleaseToken() {
+void StreamConnection::ReleaseToken() {
   assembler_.ReleaseIdle();
   drives_.fetch_add(1, std::memory_order_relaxed);
   if (token_.Release()) CallLoop();  // R1
@@ -235,7 +235,7 @@ void TcpConnection::ReleaseToken() {
   }
 }
 
-void TcpConnection::LendWatch() {
+void StreamConnection::LendWatch() {
   if (!CanDrive()) return;
   if (wants_background() || loop_->InLoopThread() ||
       hot_drives_.fetch_add(1, std::memory_order_relaxed) < kHotDrives) {
@@ -246,7 +246,7 @@ void TcpConnection::LendWatch() {
   loop_->Post([self = shared_from_this()] { self->CheckLent(); });
 }
 
-void TcpConnection::CheckLent() {
+void StreamConnection::CheckLent() {
   if (closing()) return;
   const uint32_t drives = drives_.load(std::memory_order_relaxed);
   if (lent_timer_ == nullptr) {
@@ -266,18 +266,18 @@ void TcpConnection::CheckLent() {
   lent_timer_->Schedule(Deadline::After(kLentTick));
 }
 
-void TcpConnection::SetBackground(bool wanted) {
+void StreamConnection::SetBackground(bool wanted) {
   background_.store(wanted, std::memory_order_seq_cst);  // B1
   if (wanted && !watch_.watches_reads() && !token_.held() && CanDrive()) {
     watch_.WatchReads(true);  // B2
   }
 }
 
-void TcpConnection::CallLoop() {
+void StreamConnection::CallLoop() {
   loop_->Post([self = shared_from_this()] { self->LoopTurn(); });
 }
 
-void TcpConnection::LoopTurn() {
+void StreamConnection::LoopTurn() {
   if (!token_.TryTakeForLoop()) return;
   if (closing()) {
     Finalize();
@@ -286,7 +286,7 @@ void TcpConnection::LoopTurn() {
   MI7_CHECK(receiver_ != nullptr, "a connection is started before it is used");
   TellRoom();
   const bool resume = paused_.load(std::memory_order_seq_cst) &&
-                      writer_.queued_bytes() <= context_->options.limits.queued_bytes_max / 2;
+                      writer_.queued_bytes() <= context_->limits.queued_bytes_max / 2;
   if (resume) paused_.store(false, std::memory_order_seq_cst);
   if (CanDrive() && assembler_.buffered_bytes() != 0) Dispatch();
   const int write_error = write_error_.load(std::memory_order_seq_cst);
@@ -300,7 +300,7 @@ void TcpConnection::LoopTurn() {
   ReleaseToken();
 }
 
-void TcpConnection::OnReady(uint32_t events) {
+void StreamConnection::OnReady(uint32_t events) {
   if ((events & EPOLLOUT) != 0) {
     AfterWrite(writer_.Resume(socket_.get()));
     watch_.WatchWrites(writer_.blocked_flag());
@@ -318,7 +318,7 @@ void TcpConnection::OnReady(uint32_t events) {
   ReleaseToken();
 }
 
-bool TcpConnection::Poll() {
+bool StreamConnection::Poll() {
   if (!CanDrive() || !wants_background() || !token_.TryTake()) return false;
   const Read read = ReadOnce(MSG_DONTWAIT);
   ReleaseToken();

@@ -1,4 +1,4 @@
-#include "transport/tcp/writer.h"
+#include "transport/stream/writer.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "transport/tcp/socket.h"
+#include "transport/unique_fd.h"
 
 namespace mi7::transport {
 namespace {

@@ -1,16 +1,12 @@
-#include "transport/tcp/socket.h"
+#include "transport/tcp/socket_address.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <net/if.h>
-#include <netinet/tcp.h>
-#include <string.h>
-#include <sys/time.h>
+
+#include <cstring>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 
 namespace mi7::transport {
 
@@ -95,59 +91,6 @@ bool operator==(const SocketAddress& a, const SocketAddress& b) {
   if (a.family() == AF_INET) return a.v4_.sin_addr.s_addr == b.v4_.sin_addr.s_addr;
   return std::memcmp(&a.v6_.sin6_addr, &b.v6_.sin6_addr, sizeof(in6_addr)) == 0 &&
          a.v6_.sin6_scope_id == b.v6_.sin6_scope_id;
-}
-
-absl::Status SocketError(absl::string_view what, int error) {
-  const std::string text = absl::StrCat(what, ": ", ::strerror(error));
-  switch (error) {
-    case EADDRINUSE:
-      return absl::AlreadyExistsError(text);
-    case EACCES:
-    case EPERM:
-      return absl::PermissionDeniedError(text);
-    case EMFILE:
-    case ENFILE:
-      return absl::ResourceExhaustedError(
-          absl::StrCat(text, "; raise the limit of open files (ulimit -n)"));
-    case ENOBUFS:
-    case ENOMEM:
-      return absl::ResourceExhaustedError(text);
-    case EADDRNOTAVAIL:
-    case ENODEV:
-      return absl::NotFoundError(text);
-    case EAFNOSUPPORT:
-    case EINVAL:
-    case EPROTONOSUPPORT:
-      return absl::InvalidArgumentError(text);
-    default:
-      return absl::UnavailableError(text);
-  }
-}
-
-void ConfigureConnected(int fd, bool bounded_reads) {
-  const int on = 1;
-  ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-  // A peer whose host is gone is noticed although nothing is sent, after about a minute.
-  constexpr int kIdleSeconds = 30;
-  constexpr int kIntervalSeconds = 10;
-  constexpr int kProbes = 3;
-  ::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-  ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &kIdleSeconds, sizeof(kIdleSeconds));
-  ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &kIntervalSeconds, sizeof(kIntervalSeconds));
-  ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &kProbes, sizeof(kProbes));
-  const int flags = ::fcntl(fd, F_GETFL);
-  if ((flags & O_NONBLOCK) != 0) ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
-  if (bounded_reads) {
-    const timeval bound{0, 50'000};
-    MI7_CHECK(::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof(bound)) == 0,
-              "a TCP socket takes a read timeout");
-  }
-}
-
-void DiscardUnread(int fd) {
-  char scratch[16 << 10];
-  for (int i = 0; i < 64 && ::recv(fd, scratch, sizeof(scratch), MSG_DONTWAIT) > 0; ++i) {
-  }
 }
 
 }  // namespace mi7::transport

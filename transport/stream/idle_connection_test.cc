@@ -9,7 +9,7 @@
 
 #include <gtest/gtest.h>
 
-#include "transport/tcp/testing.h"
+#include "transport/stream/testing.h"
 
 namespace mi7::transport::testing {
 namespace {

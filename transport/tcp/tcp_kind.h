@@ -1,0 +1,14 @@
+#pragma once
+
+// TCP, as its stream connections know it.
+
+#include <memory>
+
+#include "transport/stream/stream_context.h"
+
+namespace mi7::transport {
+
+// The same object each time. Thread-safe.
+std::shared_ptr<const StreamKind> TcpKind();
+
+}  // namespace mi7::transport
