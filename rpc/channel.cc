@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "rpc/call_outcome.h"
 #include "rpc/client_call.h"
 #include "transport/transports.h"
@@ -68,7 +69,9 @@ absl::StatusOr<std::shared_ptr<Channel>> Channel::Create(absl::string_view endpo
 
 Channel::Channel(transport::Endpoint endpoint, const ChannelOptions& options)
     : endpoint_(std::move(endpoint)),
-      options_(options),
+      local_(transport::ShareLocalOptions(options.local)),
+      wait_(options.wait),
+      connect_timeout_(options.connect_timeout),
       config_(std::make_shared<SessionConfig>(SessionConfig{options.limits, nullptr, nullptr})),
       loop_(options.event_loop),
       backoff_(options.backoff,
@@ -126,10 +129,10 @@ void Channel::StartCall(ClientCall* call) {
         failure = absl::FailedPreconditionError("channel is closed");
       } else if (!waits) {
         failure = last_failure_;
-      } else if (queue_.size() >= options_.limits.calls_in_flight_max) {
+      } else if (queue_.size() >= limits().calls_in_flight_max) {
         failure = absl::ResourceExhaustedError(
             absl::StrCat(queue_.size(), " calls wait for the connection, calls_in_flight_max is ",
-                         options_.limits.calls_in_flight_max));
+                         limits().calls_in_flight_max));
       } else {
         call->queued_ = true;
         call->Ref();
@@ -169,23 +172,27 @@ Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
 
 void Channel::BeginConnect() {
   transport::TransportOptions options;
-  options.limits = options_.limits;
-  options.wait = options_.wait;
+  options.limits = limits();
+  options.wait = wait_;
+  options.local = local_;
   // Shared, not weak: the attempt ends by itself within its deadline, and its result has a home.
-  transport::Connect(endpoint_, loop_, options, Deadline::After(options_.connect_timeout),
-                     [self = shared_from_this()](
-                         absl::StatusOr<std::shared_ptr<transport::Connection>> connection) {
-                       self->OnConnectDone(std::move(connection));
-                     });
+  transport::ConnectExplained(
+      endpoint_, loop_, options, Deadline::After(connect_timeout_),
+      [self = shared_from_this()](absl::StatusOr<std::shared_ptr<transport::Connection>> connection,
+                                  std::string why) {
+        self->OnConnectDone(std::move(connection), std::move(why));
+      });
 }
 
-void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection) {
+void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection,
+                            std::string why_not_better) {
   std::shared_ptr<Session> session;
   if (connection.ok()) {
     session = std::make_shared<Session>(*connection, weak_from_this(), config_);
   }
   std::list<ClientCall*> failed;
   absl::Status failure;
+  std::string news;
   bool closed;
   {
     MutexLock lock(&mutex_);
@@ -194,6 +201,8 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
     if (session && !closed) {
       backoff_.Reset();
       last_failure_ = absl::OkStatus();
+      why_not_better_ = std::move(why_not_better);
+      news = absl::StrCat(endpoint_.ToString(), ": connected", DescribeSession(*session));
     } else if (!closed) {
       state_ = ChannelState::kBackoff;
       state_changed_.NotifyAll();
@@ -212,6 +221,7 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
       backoff_timer_->Schedule(Deadline::After(backoff_.Next()));
     }
   }
+  if (!news.empty()) Log(LogLevel::kInfo, news);
   if (session) (*connection)->Start(session);
   if (session && closed) (*connection)->Close(absl::OkStatus());
   if (session && !closed) SendQueued(session);
@@ -350,13 +360,16 @@ std::string Channel::transport() const {
   return session ? session->connection().info().transport : std::string();
 }
 
+std::string Channel::DescribeSession(Session& session) const {
+  const transport::ConnectionInfo info = session.connection().info();
+  return absl::StrCat(", calls go over ", info.transport, " to ", info.peer,
+                      why_not_better_.empty() ? "" : "; no shared memory: ", why_not_better_);
+}
+
 std::string Channel::Describe() const {
   MutexLock lock(&mutex_);
   std::string text = absl::StrCat(endpoint_.ToString(), ": ", ChannelStateName(state_));
-  if (session_) {
-    const transport::ConnectionInfo& info = session_->connection().info();
-    absl::StrAppend(&text, ", calls go over ", info.transport, " to ", info.peer);
-  }
+  if (session_) absl::StrAppend(&text, DescribeSession(*session_));
   if (!last_failure_.ok()) absl::StrAppend(&text, " (last failure: ", last_failure_.message(), ")");
   return text;
 }

@@ -27,6 +27,7 @@
 #include "rpc/session.h"
 #include "transport/endpoint.h"
 #include "transport/event_loop.h"
+#include "transport/local_options.h"
 #include "transport/wait_policy.h"
 
 namespace mi7 {
@@ -53,6 +54,8 @@ struct ChannelOptions {
   // Bound of one connection attempt, name resolution and handshake included.
   absl::Duration connect_timeout = absl::Seconds(20);
   BackoffOptions backoff = {};
+  // Peers on this machine: whom to talk to, where to meet, whether to use shared memory.
+  transport::LocalOptions local = {};
   // Drives the channel in the background: connecting, callbacks, coroutines. Must outlive the
   // channel. nullptr: a loop that all such channels of the process share.
   transport::EventLoop* event_loop = nullptr;
@@ -74,9 +77,11 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   void Close();
 
   ChannelState state() const;
-  // For people: the endpoint, the state, the transport that carries the calls, the last failure.
+  // For people, one line: the endpoint, the state, the transport that carries the calls, the peer,
+  // why not a better one (a mi7:// endpoint without shared memory), the last failure. A connection
+  // that is made is logged with the same words, once, as LogLevel::kInfo.
   std::string Describe() const;
-  // The transport in use ("tcp", "inproc"), empty when not connected.
+  // The transport in use ("shm", "unix", "tcp", "inproc"), empty when not connected.
   std::string transport() const;
 
   // --- For generated code and the runtime ---
@@ -89,7 +94,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // Nobody waits for `call` any more: takes it from the queue, or tells the server.
   Withdrawn WithdrawCall(ClientCall* call);
   DeadlineQueue& deadlines();
-  const Limits& limits() const { return options_.limits; }
+  const Limits& limits() const { return config_->limits; }
   // Whether the calling thread is the one that connects the channel.
   bool InLoopThread() const { return loop_->InLoopThread(); }
 
@@ -103,14 +108,19 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   std::shared_ptr<Session> ReadySession() const;
   // Begins an attempt; the caller has set kConnecting under the lock and released it.
   void BeginConnect();
-  void OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection);
+  void OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection,
+                     std::string why_not_better);
+  std::string DescribeSession(Session& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnBackoffOver();
   void ForgetSessionLocked(Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Sends the calls that waited for a connection.
   void SendQueued(const std::shared_ptr<Session>& session);
 
   const transport::Endpoint endpoint_;
-  const ChannelOptions options_;
+  // Not the options themselves: most channels of a process have the same.
+  const std::shared_ptr<const transport::LocalOptions> local_;
+  const transport::WaitPolicy wait_;
+  const absl::Duration connect_timeout_;
   const std::shared_ptr<const SessionConfig> config_;
   transport::EventLoop* const loop_;
 
@@ -123,6 +133,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // Those whose server accepts no further calls, but has calls of ours in flight.
   std::vector<std::weak_ptr<Session>> departing_ ABSL_GUARDED_BY(mutex_);
   absl::Status last_failure_ ABSL_GUARDED_BY(mutex_);
+  // Of the last connection: why it is not of a better transport.
+  std::string why_not_better_ ABSL_GUARDED_BY(mutex_);
   Backoff backoff_ ABSL_GUARDED_BY(mutex_);
   // Calls that wait for a connection, in order; a reference each.
   std::list<ClientCall*> queue_ ABSL_GUARDED_BY(mutex_);

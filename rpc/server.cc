@@ -120,6 +120,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
   transport::TransportOptions transport_options;
   transport_options.limits = options_.limits;
   transport_options.wait = options_.wait;
+  transport_options.local = transport::ShareLocalOptions(options_.local);
   transport_options.on_refused = [log = std::make_shared<RefusalLog>()](const std::string& peer,
                                                                         const absl::Status& why) {
     log->Add(peer, why);
@@ -135,6 +136,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
           connection->Close(absl::UnavailableError("server is shutting down"));
         });
     if (!listener.ok()) return listener.status();
+    Log(LogLevel::kInfo, absl::StrCat("listening on ", (*listener)->Describe()));
     listeners_.push_back(*std::move(listener));
   }
   return absl::OkStatus();

@@ -21,6 +21,7 @@
 #include "rpc/dispatcher.h"
 #include "rpc/session.h"
 #include "transport/event_loop.h"
+#include "transport/local_options.h"
 #include "transport/transports.h"
 
 namespace mi7 {
@@ -32,6 +33,8 @@ struct ServerOptions {
   transport::WaitPolicy wait = transport::WaitPolicy::kAdaptive;
   // Event loops, a thread each, over which connections are spread; 0: one for every two CPUs.
   int event_loops = 0;
+  // Peers on this machine: whom to talk to, where to meet, whether to offer shared memory.
+  transport::LocalOptions local = {};
 };
 
 // Thread-safe.
@@ -42,7 +45,8 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Where it listens, in the order of Listen calls, with the ports that were picked.
+  // Where it listens, in the order of Listen calls, with the ports that were picked. Logged at the
+  // start, as LogLevel::kInfo, with what stands behind each.
   std::vector<std::string> endpoints() const;
 
   // Stops: accepts no more connections, refuses new calls (clients learn that those have not
@@ -71,7 +75,7 @@ class ServerBuilder {
   ServerBuilder& AddService(Service* service);
   // The server owns `service`.
   ServerBuilder& AddService(std::unique_ptr<Service> service);
-  // May be called several times. See transport/endpoint.h; tcp port 0 picks a free one.
+  // May be called several times. See transport/endpoint.h; port 0 picks a free one.
   ServerBuilder& Listen(absl::string_view endpoint);
 
   // Begins to serve. Errors: the first wrong step's (INVALID_ARGUMENT, ALREADY_EXISTS), or why an

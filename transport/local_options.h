@@ -29,6 +29,8 @@ struct PeerPolicy {
   // could still change them; those of others are copied before they are parsed. Allows nobody.
   std::vector<uid_t> trusted_users;
 
+  friend bool operator==(const PeerPolicy&, const PeerPolicy&) = default;
+
   static PeerPolicy Anyone() {
     PeerPolicy policy;
     policy.anyone = true;
@@ -56,12 +58,20 @@ struct LocalOptions {
 
   // Whether mi7:// endpoints offer and use shared memory. Without it they are TCP.
   bool shared_memory = true;
+
+  friend bool operator==(const LocalOptions&, const LocalOptions&) = default;
 };
 
 // The default ones. Never null; thread-safe.
 inline const std::shared_ptr<const LocalOptions>& DefaultLocalOptions() {
   static const auto& options = *new auto(std::make_shared<const LocalOptions>());
   return options;
+}
+
+// `options` to be kept, by all who chose the default ones together. Never null.
+inline std::shared_ptr<const LocalOptions> ShareLocalOptions(const LocalOptions& options) {
+  if (options == *DefaultLocalOptions()) return DefaultLocalOptions();
+  return std::make_shared<const LocalOptions>(options);
 }
 
 }  // namespace mi7::transport

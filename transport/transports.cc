@@ -48,4 +48,12 @@ void Connect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& 
   MI7_CHECK(false, "an endpoint has one of the known schemes");
 }
 
+void ConnectExplained(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
+                      Deadline deadline, ExplainedConnectCallback done) {
+  Connect(endpoint, loop, options, deadline,
+          [done = std::move(done)](absl::StatusOr<std::shared_ptr<Connection>> made) mutable {
+            done(std::move(made), "");
+          });
+}
+
 }  // namespace mi7::transport

@@ -43,6 +43,8 @@ class Listener {
   virtual ~Listener() = default;
   // Where it listens, with the port that was picked.
   virtual const Endpoint& endpoint() const = 0;
+  // For people: the endpoint, and what stands behind it when that is not one transport alone.
+  virtual std::string Describe() const { return endpoint().ToString(); }
   // Stops accepting; returns when the accept callback does not run and will not run any more.
   // Accepted connections live on. Not on a loop thread. Idempotent.
   virtual void Close() = 0;
@@ -72,5 +74,12 @@ using ConnectCallback =
 // version), INVALID_ARGUMENT (an endpoint that cannot be connected to, such as port 0).
 void Connect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
              Deadline deadline, ConnectCallback done);
+
+// Connect's result, and why the connection is not of a better transport: for a mi7:// endpoint what
+// speaks against shared memory. Empty when it is the best or was asked for by name, and on failure.
+using ExplainedConnectCallback = absl::AnyInvocable<void(
+    absl::StatusOr<std::shared_ptr<Connection>> connection, std::string why_not_better)>;
+void ConnectExplained(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
+                      Deadline deadline, ExplainedConnectCallback done);
 
 }  // namespace mi7::transport
