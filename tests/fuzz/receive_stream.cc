@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -11,6 +12,8 @@
 #include <capnp/serialize.h>
 
 #include "base/check.h"
+#include "rpc/call_outcome.h"
+#include "rpc/error_codec.h"
 #include "rpc/message_reader.h"
 #include "schema/protocol.capnp.h"
 #include "transport/frame_assembler.h"
@@ -80,6 +83,40 @@ void Try(Read read) {
   }
 }
 
+// The text of what `read` reads; nothing when it is malformed.
+template <typename Read>
+std::optional<std::string> TextOf(Read read) {
+  try {
+    return std::string(kj::str(read()).cStr());
+  } catch (const kj::Exception&) {
+    return std::nullopt;
+  }
+}
+
+// A root read the short way (Body) is the one that Cap'n Proto's own reader finds.
+void CheckBody(const IncomingMessage& message, const Limits& limits) {
+  Body body;
+  const auto quick = TextOf([&] { return body.Root<protocol::Hello>(message, limits); });
+  BodyReader reader(message, limits);
+  const auto plain = TextOf([&] { return reader.getRoot<protocol::Hello>(); });
+  MI7_CHECK(quick == plain, "Body and BodyReader read the same");
+}
+
+// The status of a failed call, as a client gets it. Returns the size of its text and details.
+size_t CheckError(const IncomingMessage& message, const Limits& limits) {
+  const absl::Status status = DecodeError(message, limits);
+  const int code = message.header().code;
+  MI7_CHECK(static_cast<int>(status.code()) == (code <= 16 ? code : 2), "the code is the header's");
+  size_t seen = status.message().size();
+  status.ForEachPayload([&seen](absl::string_view url, const absl::Cord& payload) {
+    seen += url.size() + payload.size();
+  });
+  const CallOutcome outcome = OutcomeOf(status);
+  MI7_CHECK(outcome == CallOutcome::kAnswered || outcome == CallOutcome::kRefused,
+            "a server cannot say of a call that it was not sent, or lost");
+  return seen;
+}
+
 // The stream as it arrives.
 class Arrival {
  public:
@@ -141,6 +178,10 @@ size_t ReadWhole(const IncomingMessage& message, const Limits& limits) {
       BodyReader reader(message, limits);
       seen += kj::str(reader.getRoot<protocol::CallExtra>()).size();
     });
+  }
+  if (message.has_body()) CheckBody(message, limits);
+  if (message.header().type == FrameType::kReturn && message.header().code != 0) {
+    seen += CheckError(message, limits);
   }
   if (message.header().type == FrameType::kClose) {
     MI7_CHECK(!transport::ReadClose(message).ok(), "the status of a close message is never OK");
