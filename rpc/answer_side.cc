@@ -39,7 +39,7 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
   dispatcher_->Run(*call).Deliver(*call);
 }
 
-absl::Status AnswerSide::Admit(uint32_t call_id) const {
+absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
   MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("server is shutting down");
   if (async_calls_.empty()) return absl::OkStatus();
@@ -72,6 +72,7 @@ void AnswerSide::OnClosed() {
 bool AnswerSide::Drain() {
   MutexLock lock(&mutex_);
   draining_ = true;
+  admits_all_.store(false, std::memory_order_relaxed);
   return async_unfinished_ == 0;
 }
 
@@ -84,6 +85,7 @@ std::shared_ptr<void> AnswerSide::RegisterAsync(ServerCall& call) {
   MutexLock lock(&mutex_);
   async_calls_[call.header().call_id] = &call;
   ++async_unfinished_;
+  admits_all_.store(false, std::memory_order_relaxed);
   return owner_->KeepAlive();
 }
 
@@ -101,6 +103,7 @@ void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
     MutexLock lock(&mutex_);
     if (--async_unfinished_ != 0) return;
     draining = draining_;
+    admits_all_.store(!draining, std::memory_order_relaxed);
   }
   owner_->OnAnswersDone(draining);
 }

@@ -2,6 +2,7 @@
 
 // AnswerSide: the half of a session that answers the peer's calls.
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -59,7 +60,10 @@ class AnswerSide {
 
  private:
   // OK when a new call may start; INVALID_ARGUMENT when the peer broke the protocol.
-  absl::Status Admit(uint32_t call_id) const;
+  absl::Status Admit(uint32_t call_id) const {
+    return admits_all_.load(std::memory_order_relaxed) ? absl::OkStatus() : AdmitSlow(call_id);
+  }
+  absl::Status AdmitSlow(uint32_t call_id) const;
   void SendReturn(ServerCall& call, const absl::Status& status);
   // Answers a call that no ServerCall exists for.
   void Refuse(uint32_t call_id, const absl::Status& status);
@@ -73,6 +77,10 @@ class AnswerSide {
   // those that are just being answered.
   size_t async_unfinished_ ABSL_GUARDED_BY(mutex_) = 0;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  // Neither draining nor asynchronous calls in flight. Changed under the mutex. Read without it: a
+  // handler's own deferral is seen by the thread that drives next, and a drain counts for the calls
+  // that come after it told the peer.
+  std::atomic<bool> admits_all_{true};
 };
 
 }  // namespace mi7

@@ -37,21 +37,31 @@ CallSide::CallSide(transport::Connection* connection, const Limits* limits)
                               connection->info().negotiated.calls_in_flight_max)) {}
 
 void CallSide::Send(ClientCall* call) {
-  transport::OutgoingMessage message = std::move(call->request_);
-  FrameHeader& header = message->header;
+  if (TrySend(call)) return;
+  const absl::Status why = closed();
+  call->Fail(
+      WithOutcome(absl::UnavailableError(absl::StrCat(
+                      call->method().name, ": ",
+                      why.ok() ? absl::string_view("connection is closing") : why.message())),
+                  CallOutcome::kNotSent));
+}
+
+bool CallSide::TrySend(ClientCall* call) {
+  FrameHeader& header = call->request_->header;
   header.type = FrameType::kCall;
   header.target = transport::TargetKind::kService;
   header.code = call->method_->method_id;
   header.interface_id = call->method_->interface_id;
   header.target_id = ServiceKey(call->service_->id);
-  header.timeout = transport::EncodeTimeout(call->options_.deadline.remaining_ns());
+  if (const Deadline deadline = call->options_.deadline; !deadline.infinite()) {
+    header.timeout = transport::EncodeTimeout(deadline.remaining_ns());
+  }
 
   absl::Status failure;
   {
     MutexLock lock(&mutex_);
-    if (stopped_) {
-      failure = closed_.ok() ? absl::UnavailableError("connection is closing") : closed_;
-    } else if (in_flight_ >= in_flight_max_) {
+    if (stopped()) return false;
+    if (in_flight_ >= in_flight_max_) [[unlikely]] {
       failure = absl::ResourceExhaustedError(
           absl::StrCat(in_flight_, " calls in flight, calls_in_flight_max is ", in_flight_max_));
     } else {
@@ -63,12 +73,13 @@ void CallSide::Send(ClientCall* call) {
       free_ids_.pop_back();
       calls_[header.call_id] = call;
       call->Ref();
+      if (call->background_) TakeBackground(call);
       ++in_flight_;
     }
   }
-  if (failure.ok()) {
+  if (failure.ok()) [[likely]] {
     const uint32_t call_id = header.call_id;
-    failure = connection_->Send(std::move(message));
+    failure = connection_->Send(std::move(call->request_));
     // OnClosed leaves a call to us that it finds here, because it cannot know whether it was sent;
     // so does SendCancel, because a cancellation must not overtake its call. seq_cst: either it
     // sees our kSent, or we see the claim that came before it.
@@ -80,15 +91,17 @@ void CallSide::Send(ClientCall* call) {
       } else if (call->claimed()) {
         SendCancel(call);  // or it was answered already, and is not in the table
       }
-      return;
+      return true;
     }
     // Nothing of it was sent, so no return is due; but OnClosed may have taken it meanwhile, or a
     // return that a broken peer made up, and the id may be another call's by now.
     if (Take(call_id, call) != nullptr) call->Unref();
   }
+  call->request_.reset();
   call->Fail(WithOutcome(
       absl::Status(failure.code(), absl::StrCat(call->method().name, ": ", failure.message())),
       CallOutcome::kNotSent));
+  return true;
 }
 
 void CallSide::SendCancel(ClientCall* call) {
@@ -100,6 +113,7 @@ void CallSide::SendCancel(ClientCall* call) {
     if (call_id >= calls_.size() || calls_[call_id] != call) return;
     if (call->send_stage_.load(std::memory_order_seq_cst) == ClientCall::kSending) return;
     calls_[call_id] = kGivenUp;
+    GiveBackBackground(call);
     SendCancelOf(call_id);
   }
   call->Unref();  // the table's; the caller has its own
@@ -168,7 +182,7 @@ void CallSide::OnClosed(const absl::Status& why) {
     closed_ = closed;
     lost.swap(calls_);
     free_ids_ = {};
-    in_flight_ = 0;
+    in_flight_ = background_ = 0;
   }
   for (ClientCall* call : lost) {
     if (call == nullptr || call == kGivenUp) continue;
@@ -185,14 +199,24 @@ absl::Status CallSide::closed() const {
   return closed_;
 }
 
-void CallSide::AddBackground() {
+void CallSide::DriveInBackground(ClientCall* call) {
   MutexLock lock(&mutex_);
+  // One that has left the table needs no driving.
+  const uint32_t call_id = call->call_id_;
+  if (call_id < calls_.size() && calls_[call_id] == call && !call->background_) {
+    TakeBackground(call);
+  }
+}
+
+void CallSide::TakeBackground(ClientCall* call) {
+  call->background_ = true;
   if (background_++ == 0) connection_->SetBackground(true);
 }
 
-void CallSide::ReleaseBackground() {
-  MutexLock lock(&mutex_);
-  if (--background_ == 0) connection_->SetBackground(false);
+void CallSide::GiveBackBackground(ClientCall* call) {
+  if (std::exchange(call->background_, false) && --background_ == 0) {
+    connection_->SetBackground(false);
+  }
 }
 
 void CallSide::StopSending() {
@@ -210,6 +234,7 @@ ClientCall* CallSide::Take(uint32_t call_id, const ClientCall* expected) {
   if (call_id >= calls_.size() || calls_[call_id] == nullptr) return nullptr;
   if (expected != nullptr && calls_[call_id] != expected) return nullptr;
   ClientCall* const call = std::exchange(calls_[call_id], nullptr);
+  if (call != kGivenUp) GiveBackBackground(call);
   if (--in_flight_ == 0 && calls_.size() > kKeptIdsMax) {
     calls_ = {};
     free_ids_ = {};

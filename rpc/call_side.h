@@ -3,6 +3,7 @@
 // CallSide: the half of a session that makes calls: the table of calls in flight (Cap'n Proto
 // RPC's "questions") and what ends them.
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -26,6 +27,10 @@ class CallSide {
   // Sends `call` and takes a reference until its return arrived or the connection ended. On
   // failure the call is failed ("not sent").
   void Send(ClientCall* call);
+  // The same, or nothing at all: false when this side sends no further calls.
+  bool TrySend(ClientCall* call);
+  // Whether it does not. Without a lock: true stays true, false says nothing.
+  bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
   // Tells the peer that nobody waits for `call` any more. Its id stays taken until the return.
   void SendCancel(ClientCall* call);
@@ -39,9 +44,9 @@ class CallSide {
   // Fails every call in flight as UNAVAILABLE, "may have run".
   void OnClosed(const absl::Status& why);
 
-  // While one or more hold it, the event loop drives the connection (Connection::SetBackground).
-  void AddBackground();
-  void ReleaseBackground();
+  // While `call`, which was sent, is in flight, the event loop drives the connection for its sake
+  // (Connection::SetBackground).
+  void DriveInBackground(ClientCall* call);
 
   // From now on no new call is sent. True when none is in flight; else Idle() becomes true later,
   // reported by OnReturn's caller checking idle().
@@ -50,6 +55,8 @@ class CallSide {
 
  private:
   absl::Status closed() const;
+  void TakeBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void GiveBackBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendCancelOf(uint32_t call_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Removes and returns the call with this id, whose table reference passes to the caller; nullptr
   // when there is none, or it is not the `expected` one.
@@ -64,8 +71,8 @@ class CallSide {
   std::vector<ClientCall*> calls_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint32_t> free_ids_ ABSL_GUARDED_BY(mutex_);
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;  // calls in flight that want it
+  std::atomic<bool> stopped_{false};                 // changed under the mutex
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);  // why no call can be sent; OK before OnClosed
 };
 

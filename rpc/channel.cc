@@ -1,6 +1,8 @@
 #include "rpc/channel.h"
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,6 +30,16 @@ absl::StatusOr<transport::EventLoop*> SharedLoop() {
   }();
   return loop;
 }
+
+std::atomic<uint64_t> next_channel_id{1};
+
+// The session that this thread made its last call on: threads that share a channel do not meet at
+// its mutex. Holds no session.
+struct LastSession {
+  uint64_t channel_id = 0;
+  std::weak_ptr<Session> session;
+};
+thread_local LastSession last_session;
 
 // Why calls fail when a connection attempt did. That the attempt took too long says nothing about
 // the deadlines of the calls.
@@ -68,7 +80,8 @@ absl::StatusOr<std::shared_ptr<Channel>> Channel::Create(absl::string_view endpo
 }
 
 Channel::Channel(transport::Endpoint endpoint, const ChannelOptions& options)
-    : endpoint_(std::move(endpoint)),
+    : id_(next_channel_id.fetch_add(1, std::memory_order_relaxed)),
+      endpoint_(std::move(endpoint)),
       local_(transport::ShareLocalOptions(options.local)),
       wait_(options.wait),
       connect_timeout_(options.connect_timeout),
@@ -93,9 +106,23 @@ std::shared_ptr<Session> Channel::ReadySession() const {
   return session_;
 }
 
-ClientCall* Channel::NewCall(const InterfaceInfo& service, const MethodInfo& method,
-                             const CallOptions& options) {
+std::shared_ptr<Session> Channel::SessionForCall() const {
+  LastSession& last = last_session;
+  if (last.channel_id == id_) [[likely]] {
+    std::shared_ptr<Session> session = last.session.lock();
+    // One that sends no further calls may have a successor.
+    if (session && !session->calls().stopped()) [[likely]]
+      return session;
+  }
   std::shared_ptr<Session> session = ReadySession();
+  last.channel_id = id_;
+  last.session = session;
+  return session;
+}
+
+ClientCall* Channel::NewCall(const std::shared_ptr<Channel>& channel, const InterfaceInfo& service,
+                             const MethodInfo& method, const CallOptions& options) {
+  std::shared_ptr<Session> session = channel->SessionForCall();
   absl::Status failure;
   transport::OutgoingMessage request;
   if (session) {
@@ -111,9 +138,10 @@ ClientCall* Channel::NewCall(const InterfaceInfo& service, const MethodInfo& met
     }
   }
   if (!request) request = transport::NewHeapMessage(kParamBytesHint);
-  ClientCall* const call = ClientCall::New(shared_from_this(), std::move(session), service, method,
-                                           options, std::move(request));
-  call->early_failure_ = std::move(failure);
+  ClientCall* const call =
+      ClientCall::New(channel, std::move(session), service, method, options, std::move(request));
+  if (!failure.ok()) [[unlikely]]
+    call->early_failure_ = std::move(failure);
   return call;
 }
 
@@ -249,9 +277,7 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
       call = queue_.front();
       queue_.pop_front();
       call->session_ = session;
-      // Whoever waits for this call is not in Connection::Await.
-      session->calls().AddBackground();
-      call->background_.store(true, std::memory_order_release);
+      call->background_ = true;  // whoever waits for it is not in Connection::Await
     }
     session->calls().Send(call);
     call->Unref();
@@ -338,7 +364,10 @@ void Channel::Close() {
     queue.swap(queue_);
     if (backoff_timer_) backoff_timer_->Cancel();
   }
-  if (session) session->connection().Close(absl::OkStatus());
+  if (session) {
+    session->calls().StopSending();
+    session->connection().Close(absl::OkStatus());
+  }
   for (const std::weak_ptr<Session>& weak : departing) {
     if (std::shared_ptr<Session> left = weak.lock()) left->connection().Close(absl::OkStatus());
   }

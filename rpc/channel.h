@@ -86,9 +86,13 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
 
   // --- For generated code and the runtime ---
 
-  // A new call in building state. Never fails; what is wrong is reported by its Start.
+  // A new call of `channel` in building state. Never fails; what is wrong is reported by its Start.
+  static ClientCall* NewCall(const std::shared_ptr<Channel>& channel, const InterfaceInfo& service,
+                             const MethodInfo& method, const CallOptions& options);
   ClientCall* NewCall(const InterfaceInfo& service, const MethodInfo& method,
-                      const CallOptions& options);
+                      const CallOptions& options) {
+    return NewCall(shared_from_this(), service, method, options);
+  }
   void StartCall(ClientCall* call);
   enum class Withdrawn { kBeforeSend, kAfterSend };
   // Nobody waits for `call` any more: takes it from the queue, or tells the server.
@@ -106,6 +110,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
  private:
   Channel(transport::Endpoint endpoint, const ChannelOptions& options);
   std::shared_ptr<Session> ReadySession() const;
+  std::shared_ptr<Session> SessionForCall() const;
   // Begins an attempt; the caller has set kConnecting under the lock and released it.
   void BeginConnect();
   void OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection,
@@ -116,6 +121,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // Sends the calls that waited for a connection.
   void SendQueued(const std::shared_ptr<Session>& session);
 
+  const uint64_t id_;  // no other channel of this process has or had it
   const transport::Endpoint endpoint_;
   // Not the options themselves: most channels of a process have the same.
   const std::shared_ptr<const transport::LocalOptions> local_;

@@ -33,8 +33,11 @@ ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session
 ClientCall::~ClientCall() = default;
 
 void ClientCall::Unref() {
-  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1)
+  // A sole owner needs no atomic read-modify-write: nobody else can take a reference.
+  if (references_.load(std::memory_order_acquire) == 1 ||
+      references_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
     ObjectPool<ClientCall>::Delete(this);
+  }
 }
 
 void ClientCall::Start() {
@@ -45,6 +48,9 @@ void ClientCall::Start() {
                                 absl::StrCat(method_->name, ": deadline passed before the send")),
                             CallOutcome::kNotSent));
   }
+  // What went wrong with the connection since the request was begun is the channel's affair.
+  if (session_ && session_->calls().TrySend(this)) [[likely]]
+    return;
   channel_->StartCall(this);
 }
 
@@ -98,10 +104,7 @@ void ClientCall::WantBackground() {
     in_deadline_queue_ = true;
     channel_->deadlines().Add(this);
   }
-  if (!queued_ && session_) {
-    session_->calls().AddBackground();
-    background_.store(true, std::memory_order_release);
-  }
+  if (!queued_ && session_) session_->calls().DriveInBackground(this);
 }
 
 void ClientCall::Cancel() { GiveUp(Ending::kCancelled); }
@@ -126,7 +129,6 @@ void ClientCall::Abandon() {
   status_ = absl::CancelledError(absl::StrCat(method_->name, ": abandoned"));
   state_.fetch_or(kDone, std::memory_order_acq_rel);
   if (in_deadline_queue_) channel_->deadlines().Remove(this);
-  ReleaseBackground();
 }
 
 void ClientCall::Fail(const absl::Status& failure) {
@@ -152,27 +154,12 @@ void ClientCall::FailMalformed() {
 void ClientCall::Finish() {
   const uint32_t before = state_.fetch_or(kDone, std::memory_order_acq_rel);
   // Runs here or in OnDone: whoever of the two comes second.
-  if ((before & kContinuation) != 0) {
-    RunContinuation();
-  } else {
-    ReleaseBackground();
-  }
+  if ((before & kContinuation) != 0) RunContinuation();
   completion_.Complete();
-}
-
-// Set after AddBackground and cleared by exchange: given back once, and never before it was taken.
-// What OnDone sets too late for Finish to see, RunContinuation sees.
-void ClientCall::ReleaseBackground() {
-  if (background_.load(std::memory_order_acquire) &&
-      background_.exchange(false, std::memory_order_acq_rel)) {
-    session_->calls().ReleaseBackground();
-  }
 }
 
 void ClientCall::RunContinuation() {
   if (in_deadline_queue_) channel_->deadlines().Remove(this);
-  ReleaseBackground();
-  Ref();  // the continuation may drop the handle
   try {
     run_continuation_(continuation_, this);
   } catch (...) {
@@ -180,7 +167,6 @@ void ClientCall::RunContinuation() {
         StatusOfException(absl::StatusCode::kInternal, absl::StrCat("callback of ", method_->name))
             .ToString());
   }
-  Unref();
 }
 
 }  // namespace mi7

@@ -44,7 +44,14 @@ class ClientCall {
   static ClientCall* New(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
                          const InterfaceInfo& service, const MethodInfo& method,
                          const CallOptions& options, transport::OutgoingMessage request);
-  void Ref() { references_.fetch_add(1, std::memory_order_relaxed); }
+  void Ref() {
+    // Nobody else has a reference that could change the count at the same time.
+    if (references_.load(std::memory_order_relaxed) == 1) {
+      references_.store(2, std::memory_order_relaxed);
+    } else {
+      references_.fetch_add(1, std::memory_order_relaxed);
+    }
+  }
   void Unref();
 
   capnp::MessageBuilder& request() { return *request_; }
@@ -115,7 +122,6 @@ class ClientCall {
   void Finish();
   void RefuseToWait();
   void WantBackground();
-  void ReleaseBackground();
   void GiveUp(Ending ending);
   template <typename F>
   static void RunStored(void* storage, ClientCall* call);
@@ -131,8 +137,9 @@ class ClientCall {
   bool started_ = false;
   // Written by Start: the call went to the channel's queue because there was no connection.
   bool queued_ = false;
-  // The event loop drives for this call's sake; given back in Finish.
-  std::atomic<bool> background_{false};
+  // The event loop drives for this call's sake. Written before the send, then CallSide's, under its
+  // mutex.
+  bool background_ = false;
 
   std::shared_ptr<Channel> channel_;
   std::shared_ptr<Session> session_;
@@ -178,7 +185,11 @@ void ClientCall::OnDone(F continuation) {
     run_continuation_ = &RunStored<decltype(boxed)>;
   }
   WantBackground();
-  if ((state_.fetch_or(kContinuation, std::memory_order_acq_rel) & kDone) != 0) RunContinuation();
+  if ((state_.fetch_or(kContinuation, std::memory_order_acq_rel) & kDone) != 0) {
+    Ref();  // the continuation may drop the handle
+    RunContinuation();
+    Unref();
+  }
 }
 
 }  // namespace mi7

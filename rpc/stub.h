@@ -28,7 +28,7 @@ class Stub {
   template <typename P, typename R>
   Request<P, R> NewRequest(const InterfaceInfo& service, const MethodInfo& method,
                            const CallOptions& options) const {
-    return Request<P, R>(ClientCallRef(channel_->NewCall(service, method, options)));
+    return Request<P, R>(ClientCallRef(Channel::NewCall(channel_, service, method, options)));
   }
 
  private:
