@@ -44,6 +44,24 @@ void Completion::Signal(State state) {
   ::syscall(SYS_futex, &state_, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, nullptr, nullptr, 0);
 }
 
+bool Completion::AnnounceSleep() {
+  uint32_t seen = state_.load(std::memory_order_acquire);
+  while (seen != kDone && seen != kSleeping) {
+    // An offered turn is of no use to a waiter that has it.
+    if (state_.compare_exchange_weak(seen, kSleeping, std::memory_order_acq_rel,
+                                     std::memory_order_acquire)) {
+      return true;
+    }
+  }
+  return seen != kDone;
+}
+
+void Completion::EndSleep() {
+  uint32_t seen = kSleeping;
+  state_.compare_exchange_strong(seen, kIdle, std::memory_order_acq_rel,
+                                 std::memory_order_acquire);
+}
+
 Completion::Woken Completion::Sleep(Deadline deadline) {
   uint32_t seen = state_.load(std::memory_order_acquire);
   for (;;) {

@@ -37,12 +37,19 @@ class Completion {
   // Sleeps until completed, asked to drive, or `deadline`. The waiting thread only.
   Woken Sleep(Deadline deadline);
 
+  // For a waiter that sleeps in the system on this and something else at once: announces the sleep
+  // (false: done already). It then sleeps while word() is kAsleep, and ends with EndSleep.
+  bool AnnounceSleep();
+  void EndSleep();
+  const std::atomic<uint32_t>& word() const { return state_; }
+  static constexpr uint32_t kAsleep = 1;
+
   // Makes the object usable for another wait. Only when nobody can complete it any more.
   void Reset() { state_.store(kIdle, std::memory_order_relaxed); }
 
  private:
   friend class DriverToken;
-  enum State : uint32_t { kIdle = 0, kSleeping = 1, kTurn = 2, kDone = 3 };
+  enum State : uint32_t { kIdle = 0, kSleeping = kAsleep, kTurn = 2, kDone = 3 };
   void Signal(State state);
 
   std::atomic<uint32_t> state_{kIdle};

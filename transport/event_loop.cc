@@ -33,6 +33,13 @@ constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 constexpr int kEventsMax = 64;
 // While spinning, every so many polls of the spin source the other descriptors are looked at.
 constexpr uint32_t kPollsPerEpoll = 8;
+// With sources that are kept polled: so often are descriptors, tasks' and timers' clocks looked at.
+constexpr int64_t kEpollEveryNs = 50'000;
+constexpr uint32_t kRoundsPerClock = 64;
+// Fruitless rounds before the clock is read and the CPU offered to others: a microsecond or two.
+constexpr uint32_t kPauses = 48;
+// Fruitless polls after which a source is put to rest while others keep the loop busy.
+constexpr uint32_t kQuietPolls = 4096;
 
 absl::Status NoResource(absl::string_view what, int error) {
   return absl::ResourceExhaustedError(
@@ -93,6 +100,11 @@ struct EventLoop::Impl {
   void SpinThenSleep();
   // Polls for `budget_ns` from `start_ns` on; true when there was work.
   bool Spin(int64_t start_ns, int64_t budget_ns);
+  // Polls the kept sources until they are quiet and at rest (true) or there is other work.
+  bool SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns);
+  bool PollKept();
+  bool RestKept();
+  void Sleep(int64_t start_ns, int64_t budget_ns);
 
   const Options options;
   std::thread thread;
@@ -107,6 +119,13 @@ struct EventLoop::Impl {
   epoll_event events[kEventsMax];
   int event_count = 0;
   SpinSource* spin_source = nullptr;
+  struct Kept {
+    SpinSource* source;  // nullptr: stopped while the list was walked
+    uint32_t quiet_polls;
+  };
+  std::vector<Kept> kept;
+  bool kept_stopped = false;
+  int64_t last_epoll_ns = 0;
   SpinBudget budget;
   bool single_cpu = false;
 
@@ -270,13 +289,91 @@ bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {
   }
 }
 
+bool EventLoop::Impl::PollKept() {
+  bool worked = false;
+  // By index: a source may start or stop others, or itself.
+  for (size_t i = 0; i < kept.size(); ++i) {
+    if (kept[i].source == nullptr) continue;
+    if (kept[i].source->Poll()) {
+      worked = true;
+      kept[i].quiet_polls = 0;
+    } else if (++kept[i].quiet_polls >= kQuietPolls && kept.size() > 1) {
+      kept[i].quiet_polls = 0;
+      if (kept[i].source != nullptr && kept[i].source->Rest()) {
+        kept[i].source = nullptr;
+        kept_stopped = true;
+      }
+    }
+  }
+  if (kept_stopped) {
+    std::erase_if(kept, [](const Kept& entry) { return entry.source == nullptr; });
+    kept_stopped = false;
+  }
+  return worked;
+}
+
+bool EventLoop::Impl::RestKept() {
+  bool all = true;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    if (kept[i].source == nullptr) continue;
+    if (kept[i].source->Rest()) {
+      kept[i].source = nullptr;
+    } else {
+      all = false;
+    }
+  }
+  std::erase_if(kept, [](const Kept& entry) { return entry.source == nullptr; });
+  kept_stopped = false;
+  return all;
+}
+
+bool EventLoop::Impl::SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns) {
+  uint32_t quiet_rounds = 0;
+  for (uint32_t rounds = 1;; ++rounds) {
+    const bool worked = PollKept();
+    if (HasWork() || kept.empty()) return false;
+    if (worked) {
+      if (quiet_since_ns != 0) budget.End(budget_ns, 0);
+      quiet_since_ns = 0;
+      quiet_rounds = 0;
+      if (rounds % kRoundsPerClock != 0) continue;
+    } else if (!single_cpu && ++quiet_rounds <= kPauses) {
+      CpuPause();
+      continue;
+    }
+    const int64_t now_ns = MonotonicNanos();
+    if (now_ns >= NextDeadline()) return false;
+    if (now_ns - last_epoll_ns > kEpollEveryNs) {
+      last_epoll_ns = now_ns;
+      if (Poll()) return false;
+    }
+    if (worked) continue;
+    if (quiet_since_ns == 0) {
+      quiet_since_ns = now_ns;
+      budget_ns = options.wait == WaitPolicy::kSpin ? kNever : budget.Begin();
+    }
+    if (now_ns - quiet_since_ns >= budget_ns) return true;
+    if (budget_ns != kNever || single_cpu || rounds % 1024 == 0) {
+      ::sched_yield();
+    } else {
+      CpuPause();
+    }
+  }
+}
+
 void EventLoop::Impl::SpinThenSleep() {
-  int64_t budget_ns = 0;
-  int64_t start_ns = 0;
+  if (!kept.empty()) {
+    int64_t quiet_since_ns = 0;
+    int64_t budget_ns = 0;
+    if (SpinKept(quiet_since_ns, budget_ns) && RestKept()) Sleep(quiet_since_ns, budget_ns);
+    return;
+  }
   if (options.wait == WaitPolicy::kSpin) {
     Spin(MonotonicNanos(), kNever);
     return;
   }
+  int64_t budget_ns = 0;
+  int64_t start_ns = 0;
   if (options.wait == WaitPolicy::kAdaptive) {
     start_ns = MonotonicNanos();
     budget_ns = budget.Begin();
@@ -285,6 +382,10 @@ void EventLoop::Impl::SpinThenSleep() {
       return;
     }
   }
+  Sleep(start_ns, budget_ns);
+}
+
+void EventLoop::Impl::Sleep(int64_t start_ns, int64_t budget_ns) {
   sleeping.store(true, std::memory_order_seq_cst);  // S1
   int count = 0;
   if (!HasWork()) count = Wait(NextDeadline());  // S2
@@ -393,6 +494,21 @@ void EventLoop::SetSpinSource(SpinSource* source) { impl_->spin_source = source;
 
 void EventLoop::ForgetSpinSource(SpinSource* source) {
   if (impl_->spin_source == source) impl_->spin_source = nullptr;
+}
+
+void EventLoop::KeepPolling(SpinSource* source) {
+  for (const Impl::Kept& entry : impl_->kept) {
+    if (entry.source == source) return;
+  }
+  impl_->kept.push_back({source, 0});
+}
+
+void EventLoop::StopPolling(SpinSource* source) {
+  for (Impl::Kept& entry : impl_->kept) {
+    if (entry.source != source) continue;
+    entry.source = nullptr;
+    impl_->kept_stopped = true;
+  }
 }
 
 WaitPolicy EventLoop::wait_policy() const { return impl_->options.wait; }

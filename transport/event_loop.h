@@ -29,6 +29,9 @@ class SpinSource {
  public:
   // Looks for work without blocking and does it; true when there was some.
   virtual bool Poll() = 0;
+  // The loop stops polling, because the source is quiet or the loop is about to sleep. Sees to it
+  // that a watched descriptor tells of further work. False: there is work at hand, poll on.
+  virtual bool Rest() { return true; }
 
  protected:
   ~SpinSource() = default;
@@ -99,6 +102,10 @@ class EventLoop {
   // must be forgotten (ForgetSpinSource) before it dies. Loop thread only.
   void SetSpinSource(SpinSource* source);
   void ForgetSpinSource(SpinSource* source);
+  // The same for sources whose Poll costs no system call: all of them are polled in turn, and the
+  // descriptors only now and then, until they are put to Rest. Loop thread only.
+  void KeepPolling(SpinSource* source);
+  void StopPolling(SpinSource* source);
   WaitPolicy wait_policy() const;
 
  private:

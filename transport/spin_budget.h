@@ -53,6 +53,15 @@ class SpinBudget {
   uint8_t skip_ = 0;
 };
 
+// Tells the CPU that the thread polls, so that its sibling, and power, fare better meanwhile.
+inline void CpuPause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield" ::: "memory");
+#endif
+}
+
 // Whether the calling thread can run on one CPU only, so that it must give up the CPU for anybody
 // else to make progress. A system call.
 inline bool OnSingleCpu() {

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 
@@ -51,6 +52,9 @@ struct SharedMemory {
 absl::StatusOr<SharedMemory> CreateSharedMemory(const char* name, size_t bytes,
                                                 size_t reserve_bytes, bool for_good);
 
+// Commits `bytes` from `offset` on, so that touching them cannot fail. RESOURCE_EXHAUSTED.
+absl::Status ReserveMemory(const UniqueFd& descriptor, size_t offset, size_t bytes);
+
 // The peer's memory, mapped for reading. `descriptor` may be anything: it is checked to be memory of
 // exactly `bytes` that is sealed against shrinking and growing, and `for_good` when that is asked.
 // INVALID_ARGUMENT: it is not.
@@ -60,7 +64,7 @@ absl::StatusOr<Mapping> MapPeerMemory(const UniqueFd& descriptor, size_t bytes, 
 class LocalHalf {
  public:
   // RESOURCE_EXHAUSTED, naming what the system has no more of. `options` must be checked.
-  static absl::StatusOr<LocalHalf> Create(const ShmOptions& options);
+  static absl::StatusOr<LocalHalf> Create(std::shared_ptr<const ShmOptions> options);
 
   // The control page, to be passed to the peer with our Hello.
   int descriptor() const { return memory_.descriptor.get(); }
@@ -68,9 +72,11 @@ class LocalHalf {
   void CloseDescriptor() { memory_.descriptor.reset(); }
 
   Control& control() const { return *reinterpret_cast<Control*>(memory_.mapping.data()); }
+  const ShmOptions& options() const { return *options_; }
 
  private:
   SharedMemory memory_;
+  std::shared_ptr<const ShmOptions> options_;
 };
 
 // The peer's half, verified: everything that is constant in it is copied into private memory.

@@ -48,6 +48,8 @@ inline constexpr uint64_t kMagic = 0x314d4853'37694dd7;  // D7 'M' 'i' '7' "SHM1
 inline constexpr uint32_t kLayoutVersion = 1;
 
 inline constexpr size_t kLineBytes = 64;
+inline constexpr size_t kPageBytes = 4096;
+inline constexpr uint64_t kSlotBytesMax = 1ull << 32;
 inline constexpr size_t kControlBytes = 4096;
 inline constexpr uint32_t kRingCells = 56;
 inline constexpr uint32_t kCellWords = 7;
@@ -63,7 +65,7 @@ inline constexpr uint32_t kSlotsMax = 1536;
 enum class Form : uint8_t {
   // extra_size / 8 words of extra part, then the body's only segment (none: no body).
   kInline = 1,
-  // A descriptor for each segment of the body.
+  // A descriptor of the extra part if there is one, then one for each segment of the body.
   kSegments = 2,
   // One descriptor, of extra and body in stream form, as on TCP.
   kStream = 3,
@@ -160,6 +162,14 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free && sizeof(std::atomic<u
 // The `sequence` of the cell at `position` in the stream of cells.
 constexpr uint32_t SequenceAt(uint64_t position) {
   return static_cast<uint32_t>(position % 0xffffffffu) + 1;
+}
+
+// Copies what the peer may be changing at this moment, each word of it read once; the copy is
+// what is checked and used. Words may be of different moments.
+inline void ReadShared(void* to, const void* from, size_t bytes) {
+  auto* out = static_cast<uint64_t*>(to);
+  const auto* in = static_cast<const volatile uint64_t*>(from);
+  for (size_t i = 0; i < bytes / sizeof(uint64_t); ++i) out[i] = in[i];
 }
 
 // What follows the handshake on the Unix socket is read as a stream of bytes: 0 wakes the event

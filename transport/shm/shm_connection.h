@@ -17,7 +17,7 @@ namespace mi7::transport {
 
 // What the handshake leaves.
 struct ShmMade {
-  TransportOptions options;
+  std::shared_ptr<const TransportOptions> options;  // what connections of one origin share
   EventLoop* loop = nullptr;
   // The Unix socket, connected. From here on it tells of the peer's end, carries wakeups for event
   // loops and the descriptors of slots; the handshake has read exactly its own bytes from it.

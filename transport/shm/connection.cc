@@ -1,0 +1,440 @@
+#include "transport/shm/connection.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "transport/handshake.h"
+#include "transport/shm/copy_counter.h"
+#include "transport/shm/scope.h"
+#include "transport/shm/shm_message.h"
+
+namespace mi7::transport {
+
+std::shared_ptr<Connection> MakeShmConnection(ShmMade made) {
+  auto connection = std::make_shared<shm::ShmConnection>(std::move(made));
+  Connection* const raw = connection.get();
+  // The deleter holds what it is called for.
+  return std::shared_ptr<Connection>(raw, [connection = std::move(connection)](Connection*) {
+    connection->Close(absl::OkStatus());
+  });
+}
+
+namespace shm {
+namespace {
+
+constexpr size_t kWordBytes = 8;
+// How long a connection sends nothing before the pages of its free slots go back to the system.
+constexpr auto kTrimAfter = absl::Seconds(1);
+
+Descriptor DescriptorOf(const Slot& slot, uint64_t bytes) {
+  return {.words = static_cast<uint32_t>(bytes / kWordBytes),
+          .slot = slot.index,
+          .size_class = slot.size_class,
+          .reserved = 0};
+}
+
+}  // namespace
+
+ShmConnection::ShmConnection(ShmMade made)
+    : options_(std::move(made.options)),
+      loop_(made.loop),
+      link_(new Link(std::move(made.mine), std::move(made.theirs), std::move(made.socket),
+                     made.trusted)),
+      pool_(new SlotPool(link_->options(), link_->theirs(), made.trusted)),
+      negotiated_(made.negotiated),
+      accepted_(made.accepted),
+      peer_(std::move(made.peer)),
+      local_(std::move(made.local)),
+      while_open_(std::move(made.while_open)),
+      reader_(link_->theirs(), link_->mine()),
+      writer_(link_->mine(), link_->theirs()) {}
+
+ShmConnection::~ShmConnection() {
+  while (first_ != nullptr) OutgoingMessage(std::exchange(first_, first_->next));
+  pool_->Detach();
+  link_->Unref();
+}
+
+void ShmConnection::Start(std::shared_ptr<Receiver> receiver) {
+  MI7_CHECK(!closing() && token_.TryTake(), "a connection is started first of all");
+  MI7_CHECK(receiver_ == nullptr && receiver != nullptr, "a connection is started once");
+  receiver_ = std::move(receiver);
+  self_ = shared_from_this();
+  // Not Arm: the loop looks after what came meanwhile, in LoopTurn.
+  link_->doorbell().Declare(kSocket);
+  absl::Status watched =
+      loop_->Watch(link_->socket(), EPOLLIN | EPOLLRDHUP | EPOLLET, this);
+  watching_ = watched.ok();
+  static_cast<void>(token_.Release());
+  if (!watched.ok()) BeginClose(std::move(watched), /*tell=*/true);
+  CallLoop();
+}
+
+ConnectionInfo ShmConnection::info() const {
+  return {.transport = "shm", .peer = peer_, .local = local_, .negotiated = negotiated_};
+}
+
+bool ShmConnection::InCallback() const { return Scope::Of(this) != nullptr; }
+
+absl::Status ShmConnection::ClosedError() const {
+  MutexLock lock(&close_mutex_);
+  return absl::UnavailableError(
+      absl::StrCat("connection to ", peer_, " is closed",
+                   close_status_.ok() ? "" : absl::StrCat(": ", close_status_.message())));
+}
+
+absl::Status ShmConnection::ForkedError() const {
+  return absl::FailedPreconditionError(
+      absl::StrCat("connection to ", peer_,
+                   " was opened before fork() by the parent process, which alone may use it; "
+                   "create a new channel in the child"));
+}
+
+Limits ShmConnection::send_limits() const {
+  Limits limits = options_->limits;
+  limits.message_bytes_max = std::min(limits.message_bytes_max, negotiated_.message_bytes_max);
+  return limits;
+}
+
+absl::StatusOr<OutgoingMessage> ShmConnection::Reserve(size_t bytes) {
+  if (link_->forked()) [[unlikely]]
+    return ForkedError();
+  if (closing()) [[unlikely]]
+    return ClosedError();
+  if (!accepted_ && QueueFullNow()) [[unlikely]]
+    return QueueFull(0);
+  return ShmMessage::New(*pool_, bytes);
+}
+
+absl::Status ShmConnection::QueueFull(uint64_t message_bytes) {
+  room_wanted_.store(true, std::memory_order_seq_cst);
+  // Should there be room before that was seen, the loop tells at once.
+  CallLoop();
+  return absl::ResourceExhaustedError(
+      absl::StrCat(message_bytes == 0 ? "" : absl::StrCat("message of ", message_bytes, " bytes: "),
+                   "limits.queued_bytes_max, ", queue_max(), " bytes, is reached: ",
+                   queued_bytes_.load(std::memory_order_relaxed), " wait to be sent to ", peer_,
+                   ", which does not take them; try again later"));
+}
+
+absl::Status ShmConnection::Send(OutgoingMessage&& message) {
+  OutgoingMessage taken = std::move(message);
+  if (link_->forked()) [[unlikely]]
+    return ForkedError();
+  const Use use(users_);
+  if (closing()) [[unlikely]]
+    return ClosedError();
+  const Limits& own = options_->limits;
+  absl::Status sealed = negotiated_.message_bytes_max >= own.message_bytes_max
+                            ? SealMessage(*taken, own)
+                            : SealMessage(*taken, send_limits());
+  if (!sealed.ok()) [[unlikely]]
+    return sealed;
+  Scope* const scope = Scope::Of(this);
+  // Answers given inside callbacks are bounded by not reading further requests. Those that come
+  // later are refused like anybody's, but for the few bytes that say so.
+  const uint64_t bound = accepted_ && (scope != nullptr || !taken->has_body) ? UINT64_MAX : queue_max();
+  const uint64_t bytes = taken->header.size;
+  Put put;
+  bool queued = false;
+  {
+    MutexLock lock(&send_mutex_);
+    if (sending_ended_) return ClosedError();
+    put = first_ == nullptr ? PutMessage(taken) : Put::kNoRoom;
+    if (put == Put::kNoRoom) queued = Enqueue(taken, bound);
+  }
+  if (put == Put::kDone) [[likely]] {
+    // Relaxed: a count that a timer compares.
+    writes_.store(writes_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    if (scope != nullptr) {
+      scope->Sent();
+    } else {
+      WakePeer();
+    }
+    return absl::OkStatus();
+  }
+  if (put == Put::kTooLarge) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "message of ", bytes, " bytes exceeds the shared memory for messages, of which ",
+        pool_->largest_bytes(), " bytes can be had in one piece (shm.slot_classes)"));
+  }
+  if (!queued) return QueueFull(bytes);
+  // Who drives, or the loop, writes it when there is room, and declares that it waits for that.
+  if (scope == nullptr) {
+    KickDriver();
+    CallLoop();
+  }
+  return absl::OkStatus();
+}
+
+bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {
+  const uint64_t waiting = queued_bytes_.load(std::memory_order_relaxed);
+  const uint64_t bytes = message->header.size;
+  if (waiting != 0 && waiting + bytes > bound) return false;
+  MessageBody* const body = message.release();
+  body->next = nullptr;
+  (first_ == nullptr ? first_ : last_->next) = body;
+  last_ = body;
+  queued_bytes_.store(waiting + bytes, std::memory_order_seq_cst);
+  return true;
+}
+
+ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message) {
+  const auto segments = message->Segments();
+  const std::span<const std::byte> extra = message->extra();
+  if (segments.size() <= 1) {
+    const uint64_t body_words = segments.size() == 0 ? 0 : segments[0].size();
+    const uint64_t words = extra.size() / kWordBytes + body_words;
+    if (words <= kRecordWordsMax) {
+      if (!writer_.HasRoom(static_cast<uint32_t>(words))) return Put::kNoRoom;
+      const auto* body =
+          body_words == 0 ? nullptr : reinterpret_cast<const uint64_t*>(segments[0].begin());
+      if (extra.empty()) [[likely]] {
+        writer_.Write(message->header, Form::kInline, {body, body_words});
+      } else {
+        std::array<uint64_t, kRecordWordsMax> both;
+        std::memcpy(both.data(), extra.data(), extra.size());
+        if (body_words != 0) {
+          std::memcpy(both.data() + extra.size() / kWordBytes, body, body_words * kWordBytes);
+        }
+        writer_.Write(message->header, Form::kInline, {both.data(), words});
+      }
+      message.reset();
+      return Put::kDone;
+    }
+  }
+  ShmMessage* const own = ShmMessage::Of(*message, *pool_);
+  const std::span<const IncomingMessage::Segment> all{segments.begin(), segments.size()};
+  const std::span<const Slot> slots = own == nullptr ? std::span<const Slot>{} : own->SlotsOf(all);
+  const size_t extra_count = extra.empty() ? 0 : 1;
+  if (slots.empty() || slots.size() + extra_count > kRecordWordsMax) return PutStream(message);
+
+  const auto count = static_cast<uint32_t>(slots.size() + extra_count);
+  if (!writer_.HasRoom(count)) return Put::kNoRoom;
+  for (const Slot& slot : slots) {
+    if (!AnnounceChunk(slot.size_class)) return Put::kNoRoom;
+  }
+  std::array<uint64_t, kRecordWordsMax> words;
+  size_t at = 0;
+  if (extra_count != 0) {
+    const Slot slot = pool_->Take(extra.size(), extra.size());
+    if (!slot) return Put::kNoRoom;
+    std::memcpy(slot.data, extra.data(), extra.size());
+    if (!AnnounceChunk(slot.size_class)) {
+      pool_->Return(slot, extra.size());
+      return Put::kNoRoom;
+    }
+    words[at++] = std::bit_cast<uint64_t>(DescriptorOf(slot, extra.size()));
+    pool_->Sent(slot, extra.size());
+  }
+  for (size_t i = 0; i < slots.size(); ++i) {
+    words[at++] =
+        std::bit_cast<uint64_t>(DescriptorOf(slots[i], all[i].size() * kWordBytes));
+  }
+  writer_.Write(message->header, Form::kSegments, {words.data(), at});
+  own->MarkSent(all);
+  message.reset();
+  if (!trim_due_.exchange(true, std::memory_order_relaxed)) {
+    loop_->Post([self = shared_from_this()] { self->CheckTrim(); });
+  }
+  return Put::kDone;
+}
+
+ShmConnection::Put ShmConnection::PutStream(OutgoingMessage& message) {
+  const uint64_t bytes = message->header.size - kFrameHeaderBytes;
+  if (!pool_->CouldHold(bytes)) return Put::kTooLarge;
+  if (!writer_.HasRoom(1)) return Put::kNoRoom;
+  const Slot slot = pool_->Take(bytes, bytes);
+  if (!slot) return Put::kNoRoom;
+  if (!AnnounceChunk(slot.size_class)) {
+    pool_->Return(slot, 0);
+    return Put::kNoRoom;
+  }
+  std::byte* out = slot.data;
+  const auto append = [&out](const void* data, size_t size) {
+    if (size != 0) std::memcpy(out, data, size);
+    out += size;
+  };
+  const std::span<const std::byte> extra = message->extra();
+  const auto segments = message->Segments();
+  append(extra.data(), extra.size());
+  if (segments.size() != 0) {
+    const auto last = static_cast<uint32_t>(segments.size() - 1);
+    append(&last, sizeof(last));
+    for (const auto& segment : segments) {
+      const auto words = static_cast<uint32_t>(segment.size());
+      append(&words, sizeof(words));
+    }
+    constexpr uint32_t kPadding = 0;
+    if (segments.size() % 2 == 0) append(&kPadding, sizeof(kPadding));
+    for (const auto& segment : segments) append(segment.begin(), segment.size() * kWordBytes);
+  }
+  MI7_CHECK(out == slot.data + bytes, "a sealed message is as large as its header says");
+  copied_payload_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  const uint64_t word = std::bit_cast<uint64_t>(DescriptorOf(slot, bytes));
+  writer_.Write(message->header, Form::kStream, {&word, 1});
+  pool_->Sent(slot, bytes);
+  message.reset();
+  if (!trim_due_.exchange(true, std::memory_order_relaxed)) {
+    loop_->Post([self = shared_from_this()] { self->CheckTrim(); });
+  }
+  return Put::kDone;
+}
+
+bool ShmConnection::AnnounceChunk(uint32_t size_class) {
+  const uint32_t bit = 1u << size_class;
+  if ((announced_ & bit) != 0) [[likely]]
+    return true;
+  if (!link_->SendChunk(size_class, pool_->chunk_descriptor(size_class))) return false;
+  announced_ |= bit;
+  return true;
+}
+
+bool ShmConnection::FlushQueue() {
+  bool any = false;
+  {
+    MutexLock lock(&send_mutex_);
+    while (first_ != nullptr && !sending_ended_) {
+      MessageBody* const next = first_->next;
+      const uint64_t bytes = first_->header.size;
+      OutgoingMessage message(first_);
+      if (PutMessage(message) != Put::kDone) {
+        static_cast<void>(message.release());
+        break;
+      }
+      first_ = next;
+      queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - bytes,
+                          std::memory_order_seq_cst);
+      any = true;
+    }
+  }
+  if (any) writes_.fetch_add(1, std::memory_order_relaxed);
+  return any;
+}
+
+void ShmConnection::CheckStall() {
+  if (closing() || !queue_waits()) {
+    stall_timer_.reset();
+    return;
+  }
+  const Limits& limits = options_->limits;
+  const uint32_t writes = writes_.load(std::memory_order_relaxed);
+  if (stall_timer_ == nullptr) {
+    stall_timer_ = std::make_unique<EventLoop::Timer>(loop_, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->CheckStall();
+    });
+  } else if (writes == stall_seen_) {
+    bool ring_full;
+    {
+      MutexLock lock(&send_mutex_);
+      // With room in the ring it is slots that are short: messages that the peer still uses.
+      ring_full = !writer_.HasRoom(kRecordWordsMax);
+    }
+    if (ring_full) {
+      BeginClose(absl::UnavailableError(absl::StrCat(
+                     peer_, " has not read for limits.write_stall_timeout, ",
+                     absl::FormatDuration(limits.write_stall_timeout), ", while ",
+                     queued_bytes_.load(std::memory_order_relaxed), " bytes wait to be sent")),
+                 /*tell=*/false);
+      return;
+    }
+  }
+  stall_seen_ = writes;
+  stall_timer_->Schedule(Deadline::After(limits.write_stall_timeout));
+}
+
+void ShmConnection::CheckTrim() {
+  if (closing()) return;
+  const uint32_t writes = writes_.load(std::memory_order_relaxed);
+  if (trim_timer_ == nullptr) {
+    trim_timer_ = std::make_unique<EventLoop::Timer>(loop_, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->CheckTrim();
+    });
+  } else if (writes == trim_seen_) {
+    // Cleared first: a message that uses slots from here on makes another round due.
+    trim_due_.store(false, std::memory_order_seq_cst);
+    pool_->Trim(0);
+    trim_timer_.reset();
+    return;
+  }
+  trim_seen_ = writes;
+  trim_timer_->Schedule(Deadline::After(kTrimAfter));
+}
+
+void ShmConnection::Close(absl::Status why) {
+  if (link_->forked()) return;  // it is the parent's
+  const bool tell = !why.ok();
+  BeginClose(std::move(why), tell);
+}
+
+void ShmConnection::BeginClose(absl::Status why, bool tell) {
+  const Use use(users_);
+  OutgoingMessage last;
+  if (tell) last = MakeClose(why);
+  {
+    MutexLock lock(&close_mutex_);
+    if (closing()) return;
+    close_status_ = std::move(why);
+    closing_.store(true, std::memory_order_seq_cst);
+  }
+  FlushQueue();
+  if (last && SealMessage(*last, options_->limits).ok()) {
+    MutexLock lock(&send_mutex_);
+    // Whatever does not fit now will never be sent: nothing waits for room any more.
+    if (first_ == nullptr) static_cast<void>(PutMessage(last));
+  }
+  {
+    MutexLock lock(&send_mutex_);
+    sending_ended_ = true;
+  }
+  WakePeer();
+  KickDriver();
+  CallLoop();
+}
+
+void ShmConnection::Finalize() {
+  if (users_.load(std::memory_order_seq_cst) != 0) {
+    // Some thread is inside Send or BeginClose, which do not block. The token stays ours.
+    loop_->Post([self = shared_from_this()] { self->Finalize(); });
+    return;
+  }
+  loop_->StopPolling(this);
+  if (watching_) loop_->Unwatch(link_->socket(), this);
+  lent_timer_.reset();
+  stall_timer_.reset();
+  trim_timer_.reset();
+  // The peer reads what is in the ring when it notices. The descriptor is closed when the last
+  // message that was read in place is released.
+  ::shutdown(link_->socket(), SHUT_RDWR);
+  while_open_.reset();
+
+  absl::Status why;
+  {
+    MutexLock lock(&close_mutex_);
+    why = close_status_;
+  }
+  MessageBody* unsent;
+  {
+    MutexLock lock(&send_mutex_);
+    unsent = std::exchange(first_, nullptr);
+  }
+  const std::shared_ptr<ShmConnection> self = std::move(self_);  // may be the last reference
+  const std::shared_ptr<Receiver> receiver = std::move(receiver_);
+  Scope scope(this);
+  while (unsent != nullptr) {
+    OutgoingMessage message(std::exchange(unsent, unsent->next));
+    if (receiver != nullptr) receiver->OnUnsent(message->header);
+  }
+  if (receiver != nullptr) receiver->OnClosed(why);
+}
+
+}  // namespace shm
+}  // namespace mi7::transport

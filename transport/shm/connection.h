@@ -1,0 +1,218 @@
+#pragma once
+
+// ShmConnection: a Connection over shared memory.
+//
+// Messages travel through the rings and slots of two halves (layout.h, link.h). Whoever drives
+// polls the peer's ring, and sleeps as doorbell.h says: a thread in Await on the peer's bell, the
+// event loop in its epoll, where the socket becomes readable. The socket also tells of the peer's
+// end, whatever it died of.
+//
+// * What tells the loop of messages while no thread drives: the declaration kSocket, made by
+//   whoever stops driving. It costs two cache misses a call, so after kHotDrives calls in a row
+//   nothing is declared ("lent") and a timer of the loop looks after the connection until nobody has
+//   driven for a tick: a hot synchronous caller writes nothing but its messages.
+// * While a connection is active, a loop polls it (SpinSource) and nothing is declared; before the
+//   loop sleeps, or when the connection has been quiet for long, it is put to Rest.
+// * Why no message is left unseen: `attention` is written by the holder of the token alone. Who
+//   releases the token has declared kSocket and looked once more (Arm), or the loop polls
+//   (`polled_`), or the connection is lent, and then the loop's timer is still to come. A loop that
+//   wants the token for any of these and does not get it is called by the release that follows
+//   (DriverToken::TryTakeForLoop).
+//
+// Files: connection.cc sends and ends, driving.cc reads and waits.
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "base/mutex.h"
+#include "transport/callback_scope.h"
+#include "transport/connection.h"
+#include "transport/driver.h"
+#include "transport/event_loop.h"
+#include "transport/shm/link.h"
+#include "transport/shm/ring.h"
+#include "transport/shm/shm_connection.h"
+#include "transport/shm/slot_pool.h"
+#include "transport/spin_budget.h"
+
+namespace mi7::transport::shm {
+
+class ShmConnection final : public Connection,
+                            public Watcher,
+                            public SpinSource,
+                            public std::enable_shared_from_this<ShmConnection> {
+ public:
+  explicit ShmConnection(ShmMade made);
+  ~ShmConnection() override;
+
+  void Start(std::shared_ptr<Receiver> receiver) override;
+  absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override;
+  absl::Status Send(OutgoingMessage&& message) override;
+  void Close(absl::Status why) override;
+  bool Await(Completion& completion, Deadline deadline) override;
+  void SetBackground(bool wanted) override;
+  bool InCallback() const override;
+  ConnectionInfo info() const override;
+
+  // Loop thread only.
+  void OnReady(uint32_t events) override;
+  bool Poll() override;
+  bool Rest() override;
+
+ private:
+  // Marks this thread as running callbacks; the peer is woken once for all that they send.
+  class Scope;
+
+  // Counts a thread among users_.
+  class Use {
+   public:
+    explicit Use(std::atomic<uint32_t>& users) : users_(users) {
+      users_.fetch_add(1, std::memory_order_seq_cst);
+    }
+    // Releases: what this thread did is over when Finalize sees the count.
+    ~Use() { users_.fetch_sub(1, std::memory_order_release); }
+
+   private:
+    std::atomic<uint32_t>& users_;
+  };
+
+  // --- Sending and ending: connection.cc
+
+  Limits send_limits() const;
+  uint64_t queue_max() const { return options_->limits.queued_bytes_max; }
+  bool QueueFullNow() const {
+    return queued_bytes_.load(std::memory_order_seq_cst) >= queue_max();
+  }
+  absl::Status ClosedError() const;
+  absl::Status ForkedError() const;
+  absl::Status QueueFull(uint64_t message_bytes);
+
+  enum class Put : uint8_t { kDone, kNoRoom, kTooLarge };
+  // Writes a sealed message into the ring and takes it over, if there is room for it.
+  Put PutMessage(OutgoingMessage& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  Put PutStream(OutgoingMessage& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  bool AnnounceChunk(uint32_t size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  bool Enqueue(OutgoingMessage& message, uint64_t bound) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  // Writes what waits, as far as there is room; whether anything was written. Does not wake.
+  bool FlushQueue();
+  void WakePeer(bool only_for_room = false) { link_->doorbell().WakePeer(only_for_room); }
+  bool queue_waits() const { return queued_bytes_.load(std::memory_order_seq_cst) != 0; }
+  // Begins the end; the first one counts. `tell`: in a kClose message to the peer.
+  void BeginClose(absl::Status why, bool tell);
+  // The end itself. Loop thread, holding the token for ever.
+  void Finalize();
+  void CheckStall();
+  void CheckTrim();
+  bool closing() const { return closing_.load(std::memory_order_seq_cst); }
+
+  // --- Driving: driving.cc. Except where noted by the holder of the token.
+
+  void Drive(Completion& completion, Deadline deadline);
+  bool AwaitTurns(Completion& completion, Deadline deadline);
+  // Dispatches what the ring holds, at most `records` of it; whether there was anything.
+  bool ReadRing(int records);
+  void Deliver(IncomingMessage message);
+  void Reject(const absl::Status& why);
+  // Everything there is to do at the moment but waiting: errands, then the ring. Whether there was
+  // anything.
+  bool Work();
+  // Work that needs no message to arrive: room to be told of, reading to be resumed, the end.
+  bool HasErrand() const {
+    return peer_gone_.load(std::memory_order_seq_cst) ||
+           ((room_wanted_.load(std::memory_order_seq_cst) ||
+             paused_.load(std::memory_order_seq_cst)) &&
+            QueueLow());
+  }
+  bool DoErrands();
+  bool QueueLow() const {
+    return queued_bytes_.load(std::memory_order_seq_cst) <= queue_max() / 2;
+  }
+  void ReadSocket();
+  bool PauseWhenFull();
+  bool CanDrive() const { return !closing() && !paused_.load(std::memory_order_seq_cst); }
+  // Lets the peer use what was read of its ring.
+  void PublishConsumed();
+  // Declares how this side sleeps, and looks once more. False: there is something to do.
+  bool DeclareSleep(uint32_t mode);
+  void SleepInFutex(Completion& completion, Deadline deadline);
+  // Sees to it that messages are noticed when nobody drives any more; then frees the token.
+  void ReleaseToken();
+  // On the loop: the same by polling, if that is worth it.
+  void Settle();
+  bool Lend();
+  // Any thread: makes the loop run LoopTurn.
+  void CallLoop();
+  void LoopTurn();
+  void CheckLent();
+  bool wants_background() const { return accepted_ || background_.load(std::memory_order_seq_cst); }
+  // Any thread: makes a driver that sleeps look around.
+  void KickDriver();
+
+  const std::shared_ptr<const TransportOptions> options_;
+  EventLoop* const loop_;
+  Link* const link_;      // one reference
+  SlotPool* const pool_;  // until Detach in the destructor
+  const Negotiated negotiated_;
+  const bool accepted_;
+  const std::string peer_;
+  const std::string local_;
+  std::shared_ptr<void> while_open_;
+
+  DriverToken token_;
+  // Guarded by the token.
+  RingReader reader_;
+  SpinBudget budget_;
+  std::shared_ptr<Receiver> receiver_;
+  std::shared_ptr<ShmConnection> self_;  // from Start until the end: the loop refers to it
+
+  Mutex send_mutex_;
+  RingWriter writer_ ABSL_GUARDED_BY(send_mutex_);
+  // Waiting for room, in order; linked by `next`.
+  MessageBody* first_ ABSL_GUARDED_BY(send_mutex_) = nullptr;
+  MessageBody* last_ ABSL_GUARDED_BY(send_mutex_) = nullptr;
+  uint32_t announced_ ABSL_GUARDED_BY(send_mutex_) = 0;  // a bit for each class
+  bool sending_ended_ ABSL_GUARDED_BY(send_mutex_) = false;
+  // Changed under send_mutex_, read without it for a first guess; seq_cst, so that a thread that
+  // queues and one that sleeps or makes room see each other.
+  std::atomic<uint64_t> queued_bytes_{0};
+  // Somebody was refused and is to be told of room.
+  std::atomic<bool> room_wanted_{false};
+
+  std::atomic<bool> closing_{false};
+  // Threads inside Send or BeginClose. Raised before closing_ is read or set; Finalize reads it after
+  // closing_ was set (all seq_cst), so it sees whoever did not see that.
+  std::atomic<uint32_t> users_{0};
+  std::atomic<bool> background_{false};
+  // An accepted connection reads no further until the peer has taken our answers.
+  std::atomic<bool> paused_{false};
+  std::atomic<bool> lent_{false};
+  std::atomic<bool> polled_{false};  // by the loop, which will put it to Rest
+  std::atomic<bool> peer_gone_{false};
+  // The socket told of something while a thread drove: whoever declares kSocket reads it first, for
+  // a full socket would take no more wakeups.
+  std::atomic<bool> socket_unread_{false};
+  std::atomic<bool> trim_due_{false};
+  std::atomic<uint8_t> hot_drives_{0};
+  std::atomic<uint32_t> drives_{0};
+  std::atomic<uint32_t> writes_{0};
+  // Incremented to make a sleeping driver look around; seq_cst with `futex_sleeper_`.
+  std::atomic<uint32_t> kick_{0};
+  std::atomic<bool> futex_sleeper_{false};
+
+  mutable Mutex close_mutex_;
+  absl::Status close_status_ ABSL_GUARDED_BY(close_mutex_);
+
+  // Loop thread only; made when first needed.
+  std::unique_ptr<EventLoop::Timer> lent_timer_;
+  std::unique_ptr<EventLoop::Timer> stall_timer_;
+  std::unique_ptr<EventLoop::Timer> trim_timer_;
+  uint32_t lent_seen_ = 0;
+  uint32_t stall_seen_ = 0;
+  uint32_t trim_seen_ = 0;
+  bool watching_ = false;
+};
+
+}  // namespace mi7::transport::shm

@@ -1,0 +1,363 @@
+#include "transport/shm/link.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace mi7::transport::shm {
+namespace {
+
+constexpr size_t kWordBytes = 8;
+// Descriptors in one message on the socket: more than one is against the protocol, and closed.
+constexpr size_t kDescriptorsRead = 4;
+
+constexpr size_t TableBytes(size_t segment_count) { return (segment_count / 2 + 1) * kWordBytes; }
+
+absl::Status Broken(absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("the peer broke the shared-memory protocol: ", what));
+}
+
+// A cookie is the bit of the only slot, or the address of a SlotList, which is larger.
+constexpr uint64_t kNoList = kSlotsMax;
+
+}  // namespace
+
+struct Link::SlotList {
+  std::vector<uint16_t> bits;
+};
+
+Link::Link(LocalHalf mine, PeerHalf theirs, UniqueFd socket, bool trusted)
+    : mine_(std::move(mine)),
+      theirs_(std::move(theirs)),
+      socket_(std::move(socket)),
+      trusted_(trusted),
+      fork_generation_(ForkGuard::generation()),
+      doorbell_(mine_.control(), theirs_.control(), socket_.get()) {
+  ForkGuard::CloseInChild(socket_.get());
+}
+
+Link::~Link() {
+  if (forked()) {
+    static_cast<void>(socket_.release());  // is closed, and may be another's by now
+  } else {
+    ForkGuard::Forget(socket_.get());
+  }
+}
+
+void Link::Unref() {
+  if (refs_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+}
+
+void Link::FlipReleased(uint32_t bit) {
+  // Release: our reads of the slot come before the peer's next writes.
+  mine().released[bit / 64].fetch_xor(uint64_t{1} << (bit % 64), std::memory_order_release);
+}
+
+void Link::Release(uint64_t cookie) {
+  // In a forked child the page is not even mapped.
+  if (forked()) [[unlikely]]
+    return;
+  if (cookie < kNoList) {
+    FlipReleased(static_cast<uint32_t>(cookie));
+  } else {
+    const std::unique_ptr<SlotList> list(reinterpret_cast<SlotList*>(cookie));
+    for (const uint16_t bit : list->bits) FlipReleased(bit);
+  }
+  doorbell_.WakePeer(/*only_for_room=*/true);
+  Unref();
+}
+
+absl::Status Link::Resolve(const Descriptor& piece, std::span<const std::byte>& bytes,
+                           uint32_t& bit) {
+  const std::span<const SizeClass> classes = theirs_.classes();
+  if (piece.size_class >= classes.size() || piece.reserved != 0) {
+    return Broken(absl::StrCat("a piece in size class ", piece.size_class, " of ", classes.size()));
+  }
+  const SizeClass& size_class = classes[piece.size_class];
+  const uint64_t size = uint64_t{piece.words} * kWordBytes;
+  const uint64_t start = size_class.slot_bytes * piece.slot;
+  if (piece.slot >= size_class.count || size > size_class.slot_bytes * size_class.count - start) {
+    return Broken(absl::StrCat("a piece of ", size, " bytes in slot ", piece.slot, " of ",
+                               size_class.count, " of ", size_class.slot_bytes, " bytes"));
+  }
+  Mapping& chunk = chunks_[piece.size_class];
+  if (!chunk) {
+    // Its descriptor was sent before the record was written.
+    absl::Status broken;
+    ReadSocket(broken);
+    if (!broken.ok()) return broken;
+    if (!chunk) return Broken("a piece in a size class whose memory was not passed");
+  }
+  bytes = {chunk.data() + start, size};
+  bit = piece.slot;
+  for (uint32_t i = 0; i < piece.size_class; ++i) bit += classes[i].count;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<IncomingMessage> Link::Parse(const Record& record, const Limits& limits,
+                                            bool& broken) {
+  broken = true;
+  if (!IsPlainCallOrReturn(record.header, limits)) [[unlikely]] {
+    absl::Status checked = CheckFrameHeader(record.header, limits);
+    if (!checked.ok()) {
+      broken = !absl::IsResourceExhausted(checked);
+      // What it lies in is released all the same.
+      if (!broken && record.form != Form::kInline) {
+        for (uint32_t i = 0; i < record.count; ++i) {
+          std::span<const std::byte> bytes;
+          uint32_t bit = 0;
+          if (Resolve(std::bit_cast<Descriptor>(record.words[i]), bytes, bit).ok()) {
+            FlipReleased(bit);
+          }
+        }
+        doorbell_.WakePeer(/*only_for_room=*/true);
+      }
+      return checked;
+    }
+  }
+  switch (record.form) {
+    case Form::kInline:
+      return ParseInline(record, broken);
+    case Form::kSegments:
+      return ParsePieces(record, limits, broken);
+    case Form::kStream:
+      return ParseStream(record, limits, broken);
+  }
+  return Broken(absl::StrCat("a record of form ", static_cast<int>(record.form)));
+}
+
+absl::StatusOr<IncomingMessage> Link::ParseInline(const Record& record, bool& broken) {
+  const FrameHeader& header = record.header;
+  const uint64_t rest = header.size - kFrameHeaderBytes;
+  const bool has_body = rest != header.extra_size;
+  const uint64_t words = rest / kWordBytes - (has_body ? 1 : 0);  // without the segment table
+  if (words != record.count) {
+    return Broken(absl::StrCat("a record of ", record.count, " words for a message of ",
+                               header.size, " bytes"));
+  }
+  broken = false;
+  if (record.count == 0) return MakeIncoming(header, {}, {}, nullptr, 0);
+  Buffer* const buffer = BufferPool::Allocate(kRecordWordsMax * kWordBytes).release();
+  std::memcpy(buffer->data(), record.words.data(), record.count * kWordBytes);
+  const std::span<const std::byte> extra{buffer->data(), header.extra_size};
+  const IncomingMessage::Segment body{
+      reinterpret_cast<const capnp::word*>(buffer->data() + header.extra_size),
+      record.count - header.extra_size / kWordBytes};
+  return MakeIncoming(header, extra, {&body, has_body ? 1u : 0u}, buffer, 0);
+}
+
+absl::StatusOr<IncomingMessage> Link::ParsePieces(const Record& record, const Limits& limits,
+                                                  bool& broken) {
+  const FrameHeader& header = record.header;
+  std::array<std::span<const std::byte>, kRecordWordsMax> pieces;
+  std::array<uint32_t, kRecordWordsMax> bits;
+  if (record.count == 0) return Broken("a message in pieces without a piece");
+  for (uint32_t i = 0; i < record.count; ++i) {
+    absl::Status resolved =
+        Resolve(std::bit_cast<Descriptor>(record.words[i]), pieces[i], bits[i]);
+    if (!resolved.ok()) return resolved;
+  }
+  const uint32_t extra_count = header.extra_size != 0 ? 1 : 0;
+  const uint32_t segment_count = record.count - extra_count;
+  uint64_t total = kFrameHeaderBytes + header.extra_size;
+  if (segment_count != 0) total += TableBytes(segment_count);
+  for (uint32_t i = extra_count; i < record.count; ++i) total += pieces[i].size();
+  if ((extra_count != 0 && pieces[0].size() != header.extra_size) || total != header.size) {
+    return Broken(absl::StrCat("pieces of ", total, " bytes for a message of ", header.size));
+  }
+  broken = false;
+  uint64_t cookie = bits[0];
+  if (record.count > 1) {
+    cookie = reinterpret_cast<uint64_t>(
+        new SlotList{std::vector<uint16_t>(bits.begin(), bits.begin() + record.count)});
+  }
+  refs_.fetch_add(1, std::memory_order_relaxed);
+  if (segment_count > limits.segments_max) {
+    Release(cookie);
+    return absl::InvalidArgumentError(absl::StrCat("message body has ", segment_count,
+                                                   " segments, more than limits.segments_max, ",
+                                                   limits.segments_max));
+  }
+  if (!trusted_) {
+    // In stream form, so that what is parsed cannot change any more.
+    Buffer* const copy = BufferPool::Allocate(total).release();
+    std::byte* out = copy->data();
+    const auto append = [&out](const void* data, size_t bytes) {
+      if (bytes != 0) ReadShared(out, data, bytes);
+      out += bytes;
+    };
+    if (extra_count != 0) append(pieces[0].data(), pieces[0].size());
+    if (segment_count != 0) {
+      std::memset(out, 0, TableBytes(segment_count));
+      const uint32_t last = segment_count - 1;
+      std::memcpy(out, &last, sizeof(last));
+      for (uint32_t i = 0; i < segment_count; ++i) {
+        const auto words = static_cast<uint32_t>(pieces[extra_count + i].size() / kWordBytes);
+        std::memcpy(out + (i + 1) * sizeof(words), &words, sizeof(words));
+      }
+      out += TableBytes(segment_count);
+    }
+    for (uint32_t i = extra_count; i < record.count; ++i) append(pieces[i].data(), pieces[i].size());
+    Release(cookie);
+    return ParseMessage(header, {copy->data(), total - kFrameHeaderBytes}, copy, 0, limits);
+  }
+  std::array<IncomingMessage::Segment, kRecordWordsMax> segments;
+  for (uint32_t i = 0; i < segment_count; ++i) {
+    const std::span<const std::byte> piece = pieces[extra_count + i];
+    segments[i] = {reinterpret_cast<const capnp::word*>(piece.data()), piece.size() / kWordBytes};
+  }
+  return MakeIncoming(header, extra_count != 0 ? pieces[0] : std::span<const std::byte>{},
+                      {segments.data(), segment_count}, this, cookie);
+}
+
+absl::StatusOr<IncomingMessage> Link::ParseStream(const Record& record, const Limits& limits,
+                                                  bool& broken) {
+  const FrameHeader& header = record.header;
+  if (record.count != 1) return Broken("a message in stream form has one piece");
+  std::span<const std::byte> rest;
+  uint32_t bit = 0;
+  absl::Status resolved = Resolve(std::bit_cast<Descriptor>(record.words[0]), rest, bit);
+  if (!resolved.ok()) return resolved;
+  if (rest.size() != header.size - kFrameHeaderBytes || rest.empty()) {
+    return Broken(absl::StrCat("a piece of ", rest.size(), " bytes for a message of ", header.size));
+  }
+  broken = false;
+  refs_.fetch_add(1, std::memory_order_relaxed);
+  if (!trusted_) {
+    Buffer* const copy = BufferPool::Allocate(rest.size()).release();
+    ReadShared(copy->data(), rest.data(), rest.size());
+    Release(bit);
+    return ParseMessage(header, {copy->data(), rest.size()}, copy, 0, limits);
+  }
+  // Only the table is read here, and once; the segments are the user's to read.
+  const auto malformed = [&](std::string why) -> absl::Status {
+    Release(bit);
+    return absl::InvalidArgumentError(std::move(why));
+  };
+  const std::span<const std::byte> extra = rest.first(header.extra_size);
+  const std::span<const std::byte> body = rest.subspan(header.extra_size);
+  if (body.empty()) return MakeIncoming(header, extra, {}, this, bit);
+  uint64_t word;
+  ReadShared(&word, body.data(), sizeof(word));
+  const uint64_t count = (word & 0xffffffff) + 1;
+  if (count > limits.segments_max) {
+    return malformed(absl::StrCat("message body has ", count,
+                                  " segments, more than limits.segments_max, ",
+                                  limits.segments_max));
+  }
+  const uint64_t table_bytes = TableBytes(count);
+  if (table_bytes > body.size()) {
+    return malformed(absl::StrCat("message body of ", body.size(),
+                                  " bytes cannot hold the table of its ", count, " segments"));
+  }
+  std::vector<uint32_t> table(table_bytes / sizeof(uint32_t));
+  ReadShared(table.data(), body.data(), table_bytes);
+  std::vector<IncomingMessage::Segment> segments(count);
+  uint64_t total = table_bytes;
+  const auto* words = reinterpret_cast<const capnp::word*>(body.data() + table_bytes);
+  for (uint64_t i = 0; i < count; ++i) {
+    total += uint64_t{table[i + 1]} * kWordBytes;
+    if (total > body.size()) break;
+    segments[i] = {words, table[i + 1]};
+    words += table[i + 1];
+  }
+  if (total != body.size() || (count % 2 == 0 && table[count + 1] != 0)) {
+    return malformed(absl::StrCat("segment table adds up to ", total, " bytes, message body has ",
+                                  body.size(), ", or its padding is not 0"));
+  }
+  return MakeIncoming(header, extra, segments, this, bit);
+}
+
+absl::Status Link::KeepChunk(uint32_t size_class, UniqueFd descriptor) {
+  const std::span<const SizeClass> classes = theirs_.classes();
+  if (size_class >= classes.size()) {
+    return Broken(absl::StrCat("memory for size class ", size_class, " of ", classes.size()));
+  }
+  if (chunks_[size_class]) return Broken("memory for a size class that has it already");
+  auto mapping = MapPeerMemory(
+      descriptor, classes[size_class].slot_bytes * classes[size_class].count, /*for_good=*/false);
+  if (!mapping.ok()) return mapping.status();
+  chunks_[size_class] = *std::move(mapping);
+  return absl::OkStatus();
+}
+
+Link::SocketState Link::ReadSocket(absl::Status& broken) {
+  for (;;) {
+    uint8_t bytes[64];
+    iovec vector{bytes, sizeof(bytes)};
+    alignas(cmsghdr) char control[CMSG_SPACE(kDescriptorsRead * sizeof(int))];
+    msghdr message{};
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    const ssize_t got =
+        ::recvmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_NOSIGNAL);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return SocketState::kOpen;
+    std::vector<UniqueFd> descriptors;
+    if (got >= 0) {
+      for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
+           part = CMSG_NXTHDR(&message, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+        const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; ++i) {
+          int fd;
+          std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
+          descriptors.emplace_back(fd);
+        }
+      }
+    }
+    if (got <= 0) return SocketState::kEnd;
+    // Bytes that came before a descriptor are read alone, so a descriptor belongs to the only chunk
+    // byte of what it came with: the last one.
+    int chunk = -1;
+    for (ssize_t i = 0; i < got; ++i) {
+      if (bytes[i] == kWakeByte) continue;
+      if (bytes[i] < kChunkByte || bytes[i] >= kChunkByte + kClassesMax || chunk >= 0) {
+        broken = Broken(absl::StrCat("byte ", static_cast<int>(bytes[i]), " on the socket"));
+        return SocketState::kOpen;
+      }
+      chunk = bytes[i] - kChunkByte;
+    }
+    if ((chunk >= 0) != (descriptors.size() == 1) || descriptors.size() > 1) {
+      broken = Broken(absl::StrCat(descriptors.size(), " descriptors for ", chunk >= 0 ? 1 : 0,
+                                   " announced"));
+      return SocketState::kOpen;
+    }
+    if (chunk >= 0) {
+      broken = KeepChunk(static_cast<uint32_t>(chunk), std::move(descriptors[0]));
+      if (!broken.ok()) return SocketState::kOpen;
+    }
+  }
+}
+
+bool Link::SendChunk(uint32_t size_class, int descriptor) {
+  uint8_t byte = static_cast<uint8_t>(kChunkByte + size_class);
+  iovec vector{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  cmsghdr* const part = CMSG_FIRSTHDR(&message);
+  part->cmsg_level = SOL_SOCKET;
+  part->cmsg_type = SCM_RIGHTS;
+  part->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(part), &descriptor, sizeof(descriptor));
+  ssize_t sent;
+  do {
+    sent = ::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  return sent == 1;
+}
+
+}  // namespace mi7::transport::shm

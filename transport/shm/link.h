@@ -1,0 +1,86 @@
+#pragma once
+
+// Link: what a connection and the messages it has delivered share, which may outlive it: both
+// halves, the peer's slots, the socket.
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/limits.h"
+#include "transport/fork_guard.h"
+#include "transport/message.h"
+#include "transport/shm/doorbell.h"
+#include "transport/shm/half.h"
+#include "transport/shm/ring.h"
+#include "transport/unique_fd.h"
+
+namespace mi7::transport::shm {
+
+// Reference-counted: one reference is the connection's, one each delivered message's that is read
+// in place. Reading (Parse) is for the holder of the connection's token; Release for any thread.
+class Link final : public Backing {
+ public:
+  // `trusted`: messages are read where the peer built them; otherwise they are copied first.
+  Link(LocalHalf mine, PeerHalf theirs, UniqueFd socket, bool trusted);
+
+  Control& mine() { return mine_.control(); }
+  const Control& theirs() const { return theirs_.control(); }
+  int socket() const { return socket_.get(); }
+  Doorbell& doorbell() { return doorbell_; }
+  const ShmOptions& options() const { return mine_.options(); }
+  bool trusted() const { return trusted_; }
+  // Whether this process was forked from the one that made the connection, and must not use it.
+  bool forked() const { return ForkGuard::generation() != fork_generation_; }
+
+  // Turns a record into a message.
+  // RESOURCE_EXHAUSTED: it exceeds a limit; INVALID_ARGUMENT with `broken` false: it is malformed
+  // in itself. In both cases it is dropped, what it took is released, and the connection goes on.
+  // Any status with `broken` true: the peer does not keep the protocol.
+  absl::StatusOr<IncomingMessage> Parse(const Record& record, const Limits& limits, bool& broken);
+
+  // Reads what came on the socket: wakeups, which need no answer, and chunks, which are kept.
+  // kEnd: the peer has closed it. A non-OK `broken`: it sent what the protocol does not allow.
+  enum class SocketState : uint8_t { kOpen, kEnd };
+  SocketState ReadSocket(absl::Status& broken);
+
+  // Passes the descriptor of one of our chunks to the peer. False: the system took it not.
+  bool SendChunk(uint32_t size_class, int descriptor);
+
+  // One message was released; `cookie` says which slots it lay in.
+  void Release(uint64_t cookie) override;
+  void Unref();
+
+ private:
+  // The slots of a message that lies in several.
+  struct SlotList;
+
+  ~Link();
+  // Where the piece lies, and the bit of its first slot. INVALID_ARGUMENT: nowhere.
+  absl::Status Resolve(const Descriptor& piece, std::span<const std::byte>& bytes, uint32_t& bit);
+  absl::Status KeepChunk(uint32_t size_class, UniqueFd descriptor);
+  void FlipReleased(uint32_t bit);
+
+  absl::StatusOr<IncomingMessage> ParseInline(const Record& record, bool& broken);
+  absl::StatusOr<IncomingMessage> ParsePieces(const Record& record, const Limits& limits,
+                                              bool& broken);
+  absl::StatusOr<IncomingMessage> ParseStream(const Record& record, const Limits& limits,
+                                              bool& broken);
+
+  LocalHalf mine_;
+  PeerHalf theirs_;
+  UniqueFd socket_;
+  const bool trusted_;
+  const uint32_t fork_generation_;
+  // Taking is relaxed: the taker has one. Dropping releases and acquires, so that every use of the
+  // memory comes before its end.
+  std::atomic<uint32_t> refs_{1};
+  Doorbell doorbell_;
+  std::array<Mapping, kClassesMax> chunks_;  // the peer's
+};
+
+}  // namespace mi7::transport::shm

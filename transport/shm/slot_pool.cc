@@ -1,0 +1,250 @@
+#include "transport/shm/slot_pool.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "base/check.h"
+
+namespace mi7::transport::shm {
+namespace {
+
+// Slots up to so many bytes are usable as a whole. Of a larger one a message gets what it asks for,
+// rounded up to this, so that no more is committed than is needed.
+constexpr uint64_t kWholeBytes = 64u << 10;
+
+constexpr uint64_t RoundUp(uint64_t bytes, uint64_t to) { return (bytes + to - 1) / to * to; }
+
+}  // namespace
+
+SlotPool::SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer)
+    : can_trim_(trusted_peer), peer_(&peer) {
+  chunks_.resize(options.slot_classes.size());
+  uint32_t bit = 0;
+  for (size_t i = 0; i < chunks_.size(); ++i) {
+    Chunk& chunk = chunks_[i];
+    chunk.slot_bytes = options.slot_classes[i].slot_bytes;
+    chunk.count = options.slot_classes[i].count;
+    chunk.free_count = chunk.count;
+    chunk.first_bit = bit;
+    bit += chunk.count;
+  }
+  MI7_CHECK(bit <= kSlotsMax, "shared-memory options are checked before they are used");
+  largest_bytes_ = chunks_.back().slot_bytes * chunks_.back().count;
+}
+
+bool SlotPool::Open(Chunk& chunk) {
+  if (!chunk.slots.empty()) return true;
+  auto memory = CreateSharedMemory("mi7-slots", chunk.slot_bytes * chunk.count, 0,
+                                   /*for_good=*/!can_trim_);
+  if (!memory.ok()) return false;
+  chunk.memory = *std::move(memory);
+  chunk.slots.resize(chunk.count);
+  chunk.free_stack.reserve(chunk.count);
+  return true;
+}
+
+void SlotPool::List(Chunk& chunk, uint16_t index) {
+  // From `fresh` on they are found without being listed.
+  if (index >= chunk.fresh || chunk.slots[index].listed) return;
+  chunk.slots[index].listed = true;
+  chunk.free_stack.push_back(index);
+}
+
+bool SlotPool::Pop(Chunk& chunk, uint16_t& index) {
+  while (!chunk.free_stack.empty()) {
+    index = chunk.free_stack.back();
+    chunk.free_stack.pop_back();
+    chunk.slots[index].listed = false;
+    if (chunk.slots[index].free) return true;
+    // A run has taken it; Free will list it again.
+  }
+  while (chunk.fresh < chunk.count) {
+    index = static_cast<uint16_t>(chunk.fresh++);
+    if (chunk.slots[index].free) return true;
+  }
+  return false;
+}
+
+bool SlotPool::PopRun(Chunk& chunk, uint32_t count, uint16_t& index) {
+  uint32_t length = 0;
+  for (uint32_t i = 0; i < chunk.count; ++i) {
+    length = chunk.slots[i].free ? length + 1 : 0;
+    if (length == count) {
+      index = static_cast<uint16_t>(i + 1 - count);
+      return true;
+    }
+  }
+  return false;
+}
+
+Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes) {
+  Chunk& chunk = chunks_[size_class];
+  const auto run = static_cast<uint32_t>((bytes + chunk.slot_bytes - 1) / chunk.slot_bytes);
+  if (run > chunk.free_count || !Open(chunk)) return {};
+  uint16_t index = 0;
+  if (!(run <= 1 ? Pop(chunk, index) : PopRun(chunk, run, index))) return {};
+  const uint64_t extent = chunk.slot_bytes * std::max<uint32_t>(run, 1);
+  const uint64_t usable = extent <= kWholeBytes
+                              ? extent
+                              : std::min(extent, RoundUp(std::max(bytes, hint_bytes), kWholeBytes));
+  const uint64_t start = chunk.slot_bytes * index;
+  std::byte* const data = chunk.memory.mapping.data() + start;
+  for (uint64_t done = 0; done < usable; done += chunk.slot_bytes) {
+    SlotState& slot = chunk.slots[index + done / chunk.slot_bytes];
+    const uint64_t part = std::min(chunk.slot_bytes, usable - done);
+    if (slot.reserved_bytes < part) {
+      if (!ReserveMemory(chunk.memory.descriptor, start + done + slot.reserved_bytes,
+                         part - slot.reserved_bytes)
+               .ok()) {
+        if (run <= 1) List(chunk, index);
+        return {};
+      }
+      slot.reserved_bytes = part;
+    }
+    if (slot.dirty_bytes != 0) {
+      // No more than what is handed out; the rest stays dirty.
+      const uint64_t clear = std::min(slot.dirty_bytes, part);
+      ::memset(data + done, 0, clear);
+      if (clear == slot.dirty_bytes) slot.dirty_bytes = 0;
+    }
+  }
+  for (uint32_t i = 0; i < std::max<uint32_t>(run, 1); ++i) chunk.slots[index + i].free = false;
+  chunk.slots[index].run = static_cast<uint16_t>(std::max<uint32_t>(run, 1));
+  chunk.free_count -= chunk.slots[index].run;
+  ++taken_;
+  return {.data = data,
+          .bytes = usable,
+          .index = index,
+          .size_class = static_cast<uint8_t>(size_class)};
+}
+
+Slot SlotPool::TakeAny(uint64_t bytes, uint64_t hint_bytes) {
+  // What is hinted at if there is such a slot, else what is needed.
+  for (const uint64_t wanted : {std::max(bytes, hint_bytes), bytes}) {
+    for (uint32_t i = 0; i < chunks_.size(); ++i) {
+      if (chunks_[i].slot_bytes < wanted && i + 1 < chunks_.size()) continue;
+      if (Slot slot = TakeFrom(i, wanted, hint_bytes)) return slot;
+    }
+    if (hint_bytes <= bytes) break;
+  }
+  return {};
+}
+
+Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes) {
+  if (!CouldHold(bytes)) return {};
+  if (!CouldHold(hint_bytes)) hint_bytes = bytes;
+  MutexLock lock(&mutex_);
+  // Released slots are the hottest: they are looked for before fresh ones are used.
+  const bool collected = in_flight_ != 0 && Collect();
+  Slot slot = TakeAny(bytes, hint_bytes);
+  if (!slot && !collected && in_flight_ != 0 && Collect()) slot = TakeAny(bytes, hint_bytes);
+  return slot;
+}
+
+void SlotPool::Free(uint32_t size_class, uint16_t index) {
+  Chunk& chunk = chunks_[size_class];
+  const uint16_t run = std::exchange(chunk.slots[index].run, uint16_t{1});
+  for (uint32_t i = run; i-- > 0;) {
+    chunk.slots[index + i].free = true;
+    List(chunk, static_cast<uint16_t>(index + i));
+  }
+  chunk.free_count += run;
+}
+
+void SlotPool::Dirtied(const Slot& slot, uint64_t bytes) {
+  Chunk& chunk = chunks_[slot.size_class];
+  for (uint64_t done = 0; done < bytes; done += chunk.slot_bytes) {
+    SlotState& state = chunk.slots[slot.index + done / chunk.slot_bytes];
+    state.dirty_bytes = std::max(state.dirty_bytes, std::min(chunk.slot_bytes, bytes - done));
+  }
+}
+
+void SlotPool::Return(const Slot& slot, uint64_t dirty_bytes) {
+  bool last;
+  {
+    MutexLock lock(&mutex_);
+    Dirtied(slot, dirty_bytes);
+    Free(slot.size_class, slot.index);
+    --taken_;
+    last = taken_ == 0 && peer_ == nullptr;
+  }
+  if (last) delete this;
+}
+
+void SlotPool::Sent(const Slot& slot, uint64_t dirty_bytes) {
+  MutexLock lock(&mutex_);
+  Dirtied(slot, dirty_bytes);
+  --taken_;
+  ++in_flight_;
+  const uint32_t bit = chunks_[slot.size_class].first_bit + slot.index;
+  in_flight_bits_[bit / 64] |= uint64_t{1} << (bit % 64);
+}
+
+bool SlotPool::Collect() {
+  if (peer_ == nullptr) return false;
+  bool any = false;
+  uint32_t size_class = 0;
+  for (uint32_t i = 0; i < in_flight_bits_.size(); ++i) {
+    if (in_flight_bits_[i] == 0) continue;
+    // Acquire: the peer's reads of the slots come before our writes.
+    const uint64_t bits = peer_->released[i].load(std::memory_order_acquire);
+    uint64_t done = (bits ^ seen_bits_[i]) & in_flight_bits_[i];
+    in_flight_bits_[i] &= ~done;
+    seen_bits_[i] ^= done;
+    any |= done != 0;
+    for (; done != 0; done &= done - 1) {
+      const uint32_t bit = i * 64 + static_cast<uint32_t>(std::countr_zero(done));
+      while (bit >= chunks_[size_class].first_bit + chunks_[size_class].count) ++size_class;
+      Free(size_class, static_cast<uint16_t>(bit - chunks_[size_class].first_bit));
+      --in_flight_;
+    }
+  }
+  return any;
+}
+
+void SlotPool::Trim(uint64_t keep_bytes) {
+  if (!can_trim_) return;
+  MutexLock lock(&mutex_);
+  if (in_flight_ != 0) Collect();
+  for (Chunk& chunk : chunks_) {
+    for (uint32_t i = 0; i < chunk.slots.size(); ++i) {
+      SlotState& slot = chunk.slots[i];
+      if (!slot.free || slot.reserved_bytes == 0) continue;
+      if (slot.reserved_bytes <= keep_bytes) {
+        keep_bytes -= slot.reserved_bytes;
+        continue;
+      }
+      const auto start = static_cast<off_t>(chunk.slot_bytes * i);
+      if (::fallocate(chunk.memory.descriptor.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                      start, static_cast<off_t>(slot.reserved_bytes)) == 0) {
+        slot.reserved_bytes = 0;
+        slot.dirty_bytes = 0;  // what is committed again is zero
+      }
+    }
+  }
+}
+
+SlotPool::Usage SlotPool::GetUsage() {
+  MutexLock lock(&mutex_);
+  if (in_flight_ != 0) Collect();
+  Usage usage{.taken = taken_, .in_flight = in_flight_};
+  for (const Chunk& chunk : chunks_) {
+    for (const SlotState& slot : chunk.slots) usage.committed_bytes += slot.reserved_bytes;
+  }
+  return usage;
+}
+
+void SlotPool::Detach() {
+  bool last;
+  {
+    MutexLock lock(&mutex_);
+    peer_ = nullptr;
+    last = taken_ == 0;
+  }
+  if (last) delete this;
+}
+
+}  // namespace mi7::transport::shm

@@ -1,0 +1,125 @@
+#pragma once
+
+// SlotPool: the slots of our half, in which messages for the peer are built.
+//
+// Which slot is whose is known to us alone, in private memory: nothing shared says it, so nothing a
+// peer does can confuse it. The peer tells that it has released a slot by flipping a bit in its own
+// control page (layout.h, Control::released); we look there when we need slots. Freed slots are
+// taken again hottest first, because the first touch of a page costs as much as copying it.
+//
+// A size class gets its memory, a chunk, when it is first used; the peer is passed the descriptor
+// before the first record that refers to it. A slot's pages are reserved before it is handed out, so
+// that a full machine gives RESOURCE_EXHAUSTED and never a SIGBUS.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "base/mutex.h"
+#include "transport/shm/half.h"
+#include "transport/shm/layout.h"
+#include "transport/shm/shm_options.h"
+
+namespace mi7::transport::shm {
+
+// Memory taken from the pool: a slot, or adjacent ones of the last class. A value; returned by hand.
+struct Slot {
+  std::byte* data = nullptr;
+  uint64_t bytes = 0;  // usable, reserved, zero
+  uint16_t index = 0;  // in its class, of the first one
+  uint8_t size_class = 0;
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// Thread-safe. Kept alive by shared ownership of the connection and by every slot that is taken and
+// not sent: messages under construction may outlive the connection.
+class SlotPool {
+ public:
+  // `peer`: the peer's control page, which outlives Detach. `can_trim`: whether memory may be given
+  // back to the system, which the seal for peers that are not trusted forbids.
+  SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer);
+
+  // A slot of at least `bytes`, zeroed; `hint_bytes` of it are better. Empty: none is free at the
+  // moment, or the system has no memory.
+  Slot Take(uint64_t bytes, uint64_t hint_bytes);
+  // Whether Take could ever give so much.
+  bool CouldHold(uint64_t bytes) const { return bytes <= largest_bytes_; }
+  uint64_t largest_bytes() const { return largest_bytes_; }
+
+  // Gives back a slot that was not sent, whose first `dirty_bytes` were written to. The last one
+  // after Detach destroys the pool.
+  void Return(const Slot& slot, uint64_t dirty_bytes);
+  // The slot was sent: it is the peer's until it is released.
+  void Sent(const Slot& slot, uint64_t dirty_bytes);
+
+  // The descriptor of a class's chunk, which exists because a slot of it is taken.
+  int chunk_descriptor(uint32_t size_class) const {
+    return chunks_[size_class].memory.descriptor.get();
+  }
+
+  // Gives pages of free slots back to the system, in sum all but `keep_bytes`.
+  void Trim(uint64_t keep_bytes);
+
+  struct Usage {
+    uint32_t taken = 0;    // by messages under construction
+    uint32_t in_flight = 0;  // sent, not released yet
+    uint64_t committed_bytes = 0;
+  };
+  // Looks at what was released first.
+  Usage GetUsage();
+
+  // The connection is gone: nothing is released by the peer any more and `peer` is not looked at.
+  // Destroys the pool when no slot is taken.
+  void Detach();
+
+ private:
+  struct SlotState {
+    uint64_t reserved_bytes = 0;  // committed, from the start of the slot
+    uint64_t dirty_bytes = 0;     // to be cleared before reuse, from the start of the slot
+    uint16_t run = 1;             // slots of the run that begins here, while taken or in flight
+    bool free = true;
+    bool listed = false;  // in free_stack
+  };
+  struct Chunk {
+    uint64_t slot_bytes = 0;
+    uint32_t count = 0;
+    uint32_t first_bit = 0;
+    SharedMemory memory;
+    std::vector<SlotState> slots;      // empty until the class is first used
+    std::vector<uint16_t> free_stack;  // hottest last; may list slots that a run has taken
+    uint32_t fresh = 0;                // slots from here on were never used
+    uint32_t free_count = 0;
+  };
+
+  ~SlotPool() = default;
+  bool Open(Chunk& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static void List(Chunk& chunk, uint16_t index);
+  static bool Pop(Chunk& chunk, uint16_t& index);
+  static bool PopRun(Chunk& chunk, uint32_t count, uint16_t& index);
+  Slot TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Slot TakeAny(uint64_t bytes, uint64_t hint_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Free(uint32_t size_class, uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Dirtied(const Slot& slot, uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Frees what the peer has released; whether there was any.
+  bool Collect() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const bool can_trim_;
+  uint64_t largest_bytes_ = 0;
+  Mutex mutex_;
+  const Control* peer_ ABSL_GUARDED_BY(mutex_);
+  uint32_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  // What is const of a chunk is read without the mutex; chunk_descriptor says when.
+  std::vector<Chunk> chunks_;
+  std::array<uint64_t, kSlotsMax / 64> in_flight_bits_ ABSL_GUARDED_BY(mutex_) = {};
+  // The peer's bits as they were when each slot was last free.
+  std::array<uint64_t, kSlotsMax / 64> seen_bits_ ABSL_GUARDED_BY(mutex_) = {};
+};
+
+}  // namespace mi7::transport::shm
