@@ -54,6 +54,8 @@ class SocketFile {
   ~SocketFile() { Close(); }
 
   int fd() const { return fd_.get(); }
+  // For messages.
+  std::string path() const { return directory_.PathOf(name_); }
   // Removes the name and stops listening. Idempotent.
   void Close();
   // The same in two steps, for who still uses the descriptor. Idempotent.
