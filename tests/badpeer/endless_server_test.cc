@@ -33,6 +33,7 @@ class PongStream {
     while (!stop_ && server_->Send(pongs)) {
       if (!patience.passed()) continue;
       gave_up_ = true;
+      server_->CloseSending();
       return;
     }
   }
