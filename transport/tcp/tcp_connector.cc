@@ -110,9 +110,18 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
     uv_freeaddrinfo(result);
   }
 
+  // An address that does not answer must leave time for those after it: each has an equal share of
+  // what is left.
+  absl::Duration Share() const {
+    return deadline_.remaining() / static_cast<int64_t>(addresses_.size() - next_ + 1);
+  }
+  bool is_last() const { return next_ == addresses_.size(); }
+
   void TryNext() {
     while (next_ < addresses_.size()) {
       const SocketAddress& address = addresses_[next_++];
+      address_deadline_ = is_last() ? deadline_ : Deadline::After(Share());
+      timer_.Schedule(address_deadline_);
       socket_ = UniqueFd(
           ::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
       if (!socket_) {
@@ -157,16 +166,16 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
     StreamHandshake::Start(
         loop_, std::move(socket_), context_,
         std::make_shared<const StreamTerms>(StreamTerms{.instance_id = instance_id_}),
-        /*accepted=*/false, std::min(deadline_, handshake),
+        /*accepted=*/false, std::min(address_deadline_, handshake),
         [self = self_](absl::StatusOr<StreamMade> made) { self->OnHandshake(std::move(made)); });
   }
 
   void OnHandshake(absl::StatusOr<StreamMade> made) {
     if (made.ok()) {
       Finish(*std::move(made));
-    } else if (absl::IsUnavailable(made.status()) && next_ < addresses_.size()) {
+    } else if ((absl::IsUnavailable(made.status()) || absl::IsDeadlineExceeded(made.status())) &&
+               !is_last()) {
       failures_.emplace_back(made.status().message());
-      timer_.Schedule(deadline_);
       TryNext();
     } else {
       Finish(absl::Status(made.status().code(), absl::StrCat("connecting to ", endpoint_.ToString(),
@@ -180,7 +189,16 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
       where = absl::StrCat("while resolving '", endpoint_.host, "'");
       uv_cancel(reinterpret_cast<uv_req_t*>(&lookup_->request));
     } else if (next_ != 0) {
-      where = absl::StrCat("while connecting to ", addresses_[next_ - 1].ToString());
+      const SocketAddress& address = addresses_[next_ - 1];
+      if (!is_last()) {
+        failures_.push_back(
+            absl::StrCat(address.ToString(), ": no answer in its share of the time"));
+        loop_->Unwatch(socket_.get(), this);
+        watched_ = false;
+        TryNext();
+        return;
+      }
+      where = absl::StrCat("while connecting to ", address.ToString());
     }
     if (!failures_.empty()) absl::StrAppend(&where, "; before: ", absl::StrJoin(failures_, "; "));
     Finish(absl::DeadlineExceededError(
@@ -202,6 +220,7 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
   const std::shared_ptr<StreamContext> context_;
   const InstanceId instance_id_;
   const Deadline deadline_;
+  Deadline address_deadline_;  // of the address that is being tried
   StreamHandshake::Done done_;
   EventLoop::Timer timer_;
   Lookup* lookup_ = nullptr;
