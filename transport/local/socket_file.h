@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -54,6 +55,8 @@ class SocketFile {
   ~SocketFile() { Close(); }
 
   int fd() const { return fd_.get(); }
+  // The descriptor, for who closes it after RemoveName().
+  UniqueFd TakeFd() { return std::move(fd_); }
   // For messages.
   std::string path() const { return directory_.PathOf(name_); }
   // Removes the name and stops listening. Idempotent.

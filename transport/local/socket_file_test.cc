@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
@@ -30,19 +29,6 @@ using testing::WaitFor;
 const char kId[] = "00112233445566778899aabbccddeeff.sock";
 
 Directory Open(const TemporaryDirectory& directory) { return *OpenRuntimeDir(directory.path()); }
-
-// What a server that was killed leaves at `name`.
-void LeaveStale(const TemporaryDirectory& directory, const std::string& name) {
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  const std::string path = directory / name;
-  ASSERT_LT(path.size(), sizeof(address.sun_path));
-  path.copy(address.sun_path, path.size());
-  ASSERT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  ASSERT_EQ(::listen(fd, 1), 0);
-  ::close(fd);
-}
 
 ino_t InodeOf(const std::string& path) {
   struct stat found;
@@ -103,7 +89,7 @@ TEST(SocketFileTest, LiveServerIsNotReplaced) {
 
 TEST(SocketFileTest, StaleSocketIsReplaced) {
   const TemporaryDirectory directory;
-  LeaveStale(directory, "a");
+  testing::LeaveStale(directory / "a");
   const ino_t stale = InodeOf(directory / "a");
   const absl::Status refused = ConnectIn(Open(directory), "a").status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
@@ -200,7 +186,7 @@ TEST(SocketFileTest, LockThatIsHeldForeverIsNamed) {
   const TemporaryDirectory directory;
   const int fd = ::open(directory.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   ASSERT_EQ(::flock(fd, LOCK_EX), 0);
-  LeaveStale(directory, kId);
+  testing::LeaveStale(directory / kId);
   EXPECT_EQ(SweepStaleSockets(Open(directory)), 0) << "who has the lock sweeps";
   const absl::Status status =
       SocketFile::Listen(Open(directory), "a", {.lock_patience = absl::Milliseconds(20)}).status();
@@ -217,11 +203,11 @@ TEST(SweepTest, StaleGoesAndTheRestStays) {
   absl::StatusOr<SocketFile> live = SocketFile::Listen(Open(directory), "shm-live.sock", {});
   absl::StatusOr<SocketFile> other =
       SocketFile::Listen(Open(directory), "shm-packet.sock", {.type = SOCK_SEQPACKET});
-  LeaveStale(directory, kId);
-  LeaveStale(directory, "shm-stale.sock");
-  LeaveStale(directory, ".shm-killed.sock.new");
-  LeaveStale(directory, "foreign.sock");
-  LeaveStale(directory, "00112233445566778899AABBCCDDEEFF.sock");
+  testing::LeaveStale(directory / kId);
+  testing::LeaveStale(directory / "shm-stale.sock");
+  testing::LeaveStale(directory / ".shm-killed.sock.new");
+  testing::LeaveStale(directory / "foreign.sock");
+  testing::LeaveStale(directory / "00112233445566778899AABBCCDDEEFF.sock");
   ::close(::open((directory / "shm-file.sock").c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
   EXPECT_EQ(SweepStaleSockets(Open(directory)), 3);
   EXPECT_THAT(directory.names(),
@@ -233,8 +219,8 @@ TEST(SweepTest, StaleGoesAndTheRestStays) {
 
 TEST(SweepTest, AServerThatStartsSweeps) {
   const TemporaryDirectory directory;
-  LeaveStale(directory, kId);
-  LeaveStale(directory, "shm-stale.sock");
+  testing::LeaveStale(directory / kId);
+  testing::LeaveStale(directory / "shm-stale.sock");
   absl::StatusOr<SocketFile> file =
       SocketFile::Listen(Open(directory), "shm-new.sock", {.sweep = true});
   ASSERT_TRUE(file.ok());
@@ -249,7 +235,7 @@ TEST(SocketFileProcessTest, OneOfManyGetsTheName) {
   constexpr int kProcesses = 8;
   for (int round = 0; round < 20; ++round) {
     const TemporaryDirectory directory;
-    if (round % 2 == 0) LeaveStale(directory, "shm-x.sock");
+    if (round % 2 == 0) testing::LeaveStale(directory / "shm-x.sock");
     std::array<int, 2> start, result, finish;
     ASSERT_EQ(::pipe(start.data()), 0);
     ASSERT_EQ(::pipe(result.data()), 0);

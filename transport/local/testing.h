@@ -1,10 +1,12 @@
 #pragma once
 
-// For tests: a directory that goes away, and children.
+// For tests: a directory that goes away, what killed servers leave, and children.
 
 #include <dirent.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -49,6 +51,18 @@ class TemporaryDirectory {
  private:
   std::string path_;
 };
+
+// What a server that was killed leaves: a socket file without a socket. `path`: at most 107 bytes.
+inline void LeaveStale(const std::string& path) {
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  MI7_CHECK(path.size() < sizeof(address.sun_path), "the path is short");
+  path.copy(address.sun_path, path.size());
+  MI7_CHECK(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
+                ::listen(fd, 1) == 0 && ::close(fd) == 0,
+            "a socket file can be made");
+}
 
 // Runs `body` in a forked process; its value is the exit status.
 inline pid_t Fork(const std::function<int()>& body) {

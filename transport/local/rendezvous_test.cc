@@ -1,0 +1,419 @@
+#include "transport/local/rendezvous.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "base/log.h"
+#include "transport/local/testing.h"
+#include "transport/stream/stream_listener.h"
+#include "transport/stream/testing.h"
+#include "transport/tcp/tcp_connector.h"
+
+namespace mi7::transport::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+// --- A carrier: streams over the rendezvous' socket ---
+
+class LocalKind final : public StreamKind {
+ public:
+  absl::string_view name() const override { return "local"; }
+  bool passes_descriptors() const override { return false; }
+  void Configure(int) const override {}
+  StreamEnds EndsOf(int, bool) const override { return {}; }
+  std::string PeerText(const StreamEnds&, bool) const override { return "local:peer"; }
+  std::string LocalText(const StreamEnds&, bool) const override { return "local:us"; }
+};
+
+std::shared_ptr<const StreamKind> Kind() { return std::make_shared<LocalKind>(); }
+
+absl::StatusOr<std::unique_ptr<Listener>> ListenLocal(SocketFile file,
+                                                      const std::vector<EventLoop*>& loops,
+                                                      const TransportOptions& options,
+                                                      AcceptCallback on_accept) {
+  Listening listening{.sockets = {},
+                      .endpoint = *Endpoint::Parse("inproc:rendezvous"),
+                      .kind = Kind(),
+                      .terms = {.instance_id = options.instance_id}};
+  listening.sockets.push_back(file.TakeFd());
+  listening.before_close = [file = std::move(file)]() mutable { file.Close(); };
+  return ListenOn(std::move(listening), loops, options, std::move(on_accept));
+}
+
+void ConnectLocal(UniqueFd socket, const std::string&, EventLoop* loop,
+                  const TransportOptions& options, Deadline deadline,
+                  absl::AnyInvocable<void(absl::StatusOr<StreamMade>)> done) {
+  StreamHandshake::Start(loop, std::move(socket), std::make_shared<StreamContext>(options, Kind()),
+                         std::make_shared<const StreamTerms>(), /*accepted=*/false, deadline,
+                         std::move(done));
+}
+
+const LocalCarrier& Carrier() {
+  static const auto& carrier = *new LocalCarrier{ListenLocal, ConnectLocal};
+  return carrier;
+}
+
+// --- Servers and clients ---
+
+TransportOptions In(const std::string& runtime_dir, bool shared_memory = true) {
+  LocalOptions local;
+  local.runtime_dir = runtime_dir;
+  local.shared_memory = shared_memory;
+  TransportOptions options;
+  options.local = ShareLocalOptions(local);
+  return options;
+}
+
+// A mi7:// server, whose connections record.
+class Server {
+ public:
+  explicit Server(const TransportOptions& options, uint16_t port = 0) : loop_(NewLoop()) {
+    const Endpoint endpoint = *Endpoint::Parse(absl::StrCat("mi7://127.0.0.1:", port));
+    auto listening = RendezvousListen(endpoint, Carrier(), {loop_.get()}, options,
+                                      [this](std::shared_ptr<Connection> connection) {
+                                        auto receiver = std::make_shared<Recorder>();
+                                        connection->Start(receiver);
+                                        absl::MutexLock lock(&mutex_);
+                                        accepted_.emplace_back(connection, receiver);
+                                      });
+    MI7_CHECK(listening.ok(), "a test can listen on loopback");
+    listener_ = *std::move(listening);
+  }
+  ~Server() {
+    listener_->Close();
+    for (auto& [connection, receiver] : accepted_) {
+      connection->Close(absl::OkStatus());
+      static_cast<void>(receiver->WaitClosed());
+    }
+  }
+  Listener& listener() { return *listener_; }
+  const Endpoint& endpoint() const { return listener_->endpoint(); }
+  std::shared_ptr<Recorder> Accepted(size_t n) {
+    absl::MutexLock lock(&mutex_);
+    const auto there = [this, n] { return accepted_.size() > n; };
+    MI7_CHECK(mutex_.AwaitWithTimeout(absl::Condition(&there), kPatience), "it is accepted");
+    return accepted_[n].second;
+  }
+  size_t accepted_count() {
+    absl::MutexLock lock(&mutex_);
+    return accepted_.size();
+  }
+
+ private:
+  std::unique_ptr<EventLoop> loop_;
+  absl::Mutex mutex_;
+  std::vector<std::pair<std::shared_ptr<Connection>, std::shared_ptr<Recorder>>> accepted_;
+  std::unique_ptr<Listener> listener_;
+};
+
+// What became of one attempt.
+struct Attempt {
+  absl::Status status;
+  std::string transport;
+  std::string why;
+};
+
+class RendezvousTest : public ::testing::Test {
+ protected:
+  Attempt Connect(const Endpoint& endpoint, const TransportOptions& options,
+                  Deadline deadline = Deadline::After(kPatience)) {
+    Completion done;
+    Attempt attempt;
+    auto receiver = std::make_shared<Recorder>();
+    RendezvousConnect(endpoint, Carrier(), loop_.get(), options, deadline,
+                      [&](absl::StatusOr<std::shared_ptr<Connection>> made, std::string why) {
+                        attempt.status = made.status();
+                        attempt.why = std::move(why);
+                        if (made.ok()) {
+                          attempt.transport = (*made)->info().transport;
+                          (*made)->Start(receiver);
+                          (*made)->Close(absl::OkStatus());
+                        }
+                        done.Complete();
+                      });
+    EXPECT_EQ(done.Sleep(Deadline::After(kPatience)), Completion::Woken::kDone);
+    if (attempt.status.ok()) {
+      EXPECT_EQ(receiver->WaitClosed(), absl::OkStatus());
+    }
+    return attempt;
+  }
+  Attempt Connect(Server& server) { return Connect(server.endpoint(), In(directory_.path())); }
+
+  // The name that whoever owns a TCP endpoint gives.
+  InstanceId NameOf(const Endpoint& endpoint) {
+    Completion done;
+    InstanceId name;
+    TcpConnectNamed(endpoint, loop_.get(), {}, Deadline::After(kPatience),
+                    [&](absl::StatusOr<StreamMade> made) {
+                      if (made.ok()) name = made->peer;
+                      done.Complete();
+                    });
+    EXPECT_EQ(done.Sleep(Deadline::After(kPatience)), Completion::Woken::kDone);
+    return name;
+  }
+
+  // What somebody else puts where a server's rendezvous would be.
+  absl::StatusOr<SocketFile> Forge(const Endpoint& endpoint) {
+    return SocketFile::Listen(*OpenRuntimeDir(directory_.path()),
+                              NameOf(endpoint).ToString() + ".sock", {});
+  }
+
+  const TemporaryDirectory directory_;
+  std::unique_ptr<EventLoop> loop_ = NewLoop();
+};
+
+TEST_F(RendezvousTest, ServerIsMetAtItsRendezvousAndTheTcpConnectionIsDropped) {
+  Server server(In(directory_.path()));
+  EXPECT_THAT(directory_.names(), ElementsAre(NameOf(server.endpoint()).ToString() + ".sock"));
+  EXPECT_THAT(server.listener().Describe(),
+              absl::StrCat(server.endpoint().ToString(), " (TCP, and shared memory at ",
+                           directory_.path(), "/", directory_.names()[0], ")"));
+  const Attempt attempt = Connect(server);
+  EXPECT_EQ(attempt.status, absl::OkStatus());
+  EXPECT_EQ(attempt.transport, "local");
+  EXPECT_EQ(attempt.why, "");
+  // NameOf's, the attempt's over TCP, the attempt's.
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(server.Accepted(i)->WaitClosed(), absl::OkStatus()) << i;
+}
+
+TEST_F(RendezvousTest, EveryListenerHasANameOfItsOwn) {
+  Server one(In(directory_.path()));
+  Server two(In(directory_.path()));
+  EXPECT_EQ(directory_.names().size(), 2u);
+  EXPECT_NE(NameOf(one.endpoint()), NameOf(two.endpoint()));
+  EXPECT_EQ(Connect(one).transport, "local");
+  EXPECT_EQ(one.accepted_count(), 3u);
+  EXPECT_EQ(two.accepted_count(), 1u) << "asked for its name only";
+}
+
+TEST_F(RendezvousTest, ClosedServerLeavesNoFile) {
+  Server server(In(directory_.path()));
+  EXPECT_THAT(directory_.names(), ::testing::SizeIs(1));
+  server.listener().Close();
+  EXPECT_THAT(directory_.names(), IsEmpty());
+}
+
+TEST_F(RendezvousTest, RemovedRendezvousMeansTcpAndAReason) {
+  Server server(In(directory_.path()));
+  ASSERT_EQ(::unlink((directory_ / directory_.names()[0]).c_str()), 0);
+  const Attempt attempt = Connect(server);
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_EQ(attempt.why, "no rendezvous of this server in " + directory_.path() +
+                             " (it offers none, or is of another user or container, or has another "
+                             "runtime directory)");
+}
+
+TEST_F(RendezvousTest, ClientWithAnotherRuntimeDirectoryStaysOnTcp) {
+  Server server(In(directory_.path()));
+  const TemporaryDirectory other;
+  const Attempt attempt = Connect(server.endpoint(), In(other.path()));
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_THAT(attempt.why, StartsWith("no rendezvous of this server in " + other.path()));
+  const Attempt none = Connect(server.endpoint(), In(other / "none"));
+  EXPECT_EQ(none.transport, "tcp");
+  EXPECT_THAT(none.why, StartsWith("no rendezvous of this server in " + other / "none"));
+}
+
+TEST_F(RendezvousTest, SwitchedOffMeansTcp) {
+  Server server(In(directory_.path()));
+  const Attempt attempt = Connect(server.endpoint(), In(directory_.path(), false));
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_EQ(attempt.why, "it is switched off (LocalOptions::shared_memory)");
+
+  const TemporaryDirectory empty;
+  Server plain(In(empty.path(), false));
+  EXPECT_THAT(empty.names(), IsEmpty());
+  EXPECT_EQ(plain.listener().Describe(),
+            plain.endpoint().ToString() +
+                " (TCP alone; no shared memory: it is switched off (LocalOptions::shared_memory))");
+  EXPECT_EQ(Connect(plain.endpoint(), In(empty.path())).transport, "tcp");
+}
+
+// --- What others put there ---
+
+TEST_F(RendezvousTest, ForgedRendezvousIsNoticedByItsName) {
+  Server server(In(directory_.path(), false));
+  absl::StatusOr<SocketFile> forged = Forge(server.endpoint());
+  ASSERT_TRUE(forged.ok()) << forged.status();
+  TransportOptions forger;
+  forger.instance_id = InstanceId::Random();
+  auto loop = NewLoop();
+  auto recorder = std::make_shared<Recorder>();
+  auto listening =
+      ListenLocal(*std::move(forged), {loop.get()}, forger,
+                  [&](std::shared_ptr<Connection> connection) { connection->Start(recorder); });
+  ASSERT_TRUE(listening.ok());
+  const Attempt attempt = Connect(server);
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_EQ(attempt.why,
+            absl::StrCat("what listens at ", directory_.path(), "/", directory_.names()[0],
+                         " is another server, named ", forger.instance_id.ToString()));
+  EXPECT_EQ(recorder->WaitClosed(), absl::OkStatus());
+  EXPECT_EQ(recorder->messages(), 0) << "not a word was sent to it";
+}
+
+TEST_F(RendezvousTest, StaleSocketMeansTcpAndAReason) {
+  Server server(In(directory_.path(), false));
+  const std::string name = directory_ / (NameOf(server.endpoint()).ToString() + ".sock");
+  LeaveStale(name);
+  const Attempt attempt = Connect(server);
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_EQ(attempt.why, "socket " + name + ": nobody listens there any more (connection refused)");
+}
+
+TEST_F(RendezvousTest, SilentRendezvousCostsASecondAtMost) {
+  Server server(In(directory_.path(), false));
+  absl::StatusOr<SocketFile> silent = Forge(server.endpoint());
+  ASSERT_TRUE(silent.ok());
+  const int64_t start_ns = MonotonicNanos();
+  const Attempt attempt = Connect(server);
+  EXPECT_LT(MonotonicNanos() - start_ns, 5'000'000'000);
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_THAT(attempt.why, HasSubstr("not done in time"));
+}
+
+TEST_F(RendezvousTest, RendezvousThatSpeaksSomethingElseMeansTcp) {
+  Server server(In(directory_.path(), false));
+  absl::StatusOr<SocketFile> other = Forge(server.endpoint());
+  ASSERT_TRUE(other.ok());
+  pid_t child = Fork([&other] {
+    UniqueFd accepted;
+    while (!accepted) accepted = UniqueFd(::accept(other->fd(), nullptr, nullptr));
+    return ::write(accepted.get(), "HTTP/1.1 400 Bad Request\r\n\r\n", 28) == 28 ? 0 : 1;
+  });
+  const Attempt attempt = Connect(server);
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_THAT(attempt.why, HasSubstr("HTTP"));
+  EXPECT_EQ(WaitFor(child), 0);
+}
+
+TEST_F(RendezvousTest, FileInPlaceOfTheSocketMeansTcp) {
+  Server server(In(directory_.path(), false));
+  const std::string path = directory_ / (NameOf(server.endpoint()).ToString() + ".sock");
+  ASSERT_EQ(::mkdir(path.c_str(), 0700), 0);
+  const Attempt attempt = Connect(server);
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_EQ(attempt.why, path + " is no socket");
+}
+
+// --- Directories that cannot be trusted ---
+
+TEST_F(RendezvousTest, DirectoryOpenToOthersIsUsedByNobody) {
+  Server server(In(directory_.path()));
+  ASSERT_EQ(::chmod(directory_.path().c_str(), 0755), 0);
+  const std::string why = "runtime directory " + directory_.path() +
+                          ": its mode is 0755, which lets others in; run chmod 700 '" +
+                          directory_.path() + "', or set MI7_RUNTIME_DIR to another directory";
+  const Attempt attempt = Connect(server);
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_EQ(attempt.why, why);
+
+  std::vector<std::string> warnings;
+  SetLogSink([&](LogLevel level, absl::string_view text) {
+    if (level == LogLevel::kWarning) warnings.emplace_back(text);
+  });
+  Server late(In(directory_.path()));
+  SetLogSink(nullptr);
+  EXPECT_THAT(warnings, ElementsAre(late.endpoint().ToString() + ": no shared memory: " + why));
+  EXPECT_EQ(late.listener().Describe(),
+            late.endpoint().ToString() + " (TCP alone; no shared memory: " + why + ")");
+  EXPECT_EQ(Connect(late).transport, "tcp");
+}
+
+TEST_F(RendezvousTest, RelativeDirectoryIsTold) {
+  Server server(In(directory_.path()));
+  EXPECT_EQ(Connect(server.endpoint(), In("run")).why,
+            "the runtime directory is 'run', must be an absolute path");
+}
+
+// --- Servers that die ---
+
+// Runs a mi7:// server in another process until it is killed; the port that it got.
+pid_t ForkServer(const TransportOptions& options, uint16_t& port) {
+  std::array<int, 2> pipe;
+  MI7_CHECK(::pipe(pipe.data()) == 0, "pipe");
+  const pid_t child = Fork([&] {
+    Server server(options);
+    const uint16_t mine = server.endpoint().port;
+    if (::write(pipe[1], &mine, sizeof(mine)) != sizeof(mine)) return 1;
+    for (;;) ::pause();
+  });
+  MI7_CHECK(::read(pipe[0], &port, sizeof(port)) == sizeof(port), "the server started");
+  for (const int fd : pipe) ::close(fd);
+  return child;
+}
+
+// In a process of its own, so that there are no threads when it forks.
+TEST(RendezvousProcessTest, ServerThatTookThePortOfAKilledOneIsTheOneThatIsMet) {
+  EXPECT_EQ(WaitFor(Fork([] {
+              const TemporaryDirectory directory;
+              uint16_t port = 0;
+              const pid_t killed = ForkServer(In(directory.path()), port);
+              const std::vector<std::string> before = directory.names();
+              if (before.size() != 1) return 1;
+              ::kill(killed, SIGKILL);
+              WaitFor(killed);
+              if (directory.names() != before) return 2;  // what kill -9 leaves
+              Server successor(In(directory.path()), port);
+              // Swept by the one that came next.
+              const std::vector<std::string> after = directory.names();
+              if (after.size() != 1 || after == before) return 3;
+              auto loop = NewLoop();
+              Completion done;
+              std::string transport;
+              RendezvousConnect(
+                  successor.endpoint(), Carrier(), loop.get(), In(directory.path()),
+                  Deadline::After(kPatience),
+                  [&](absl::StatusOr<std::shared_ptr<Connection>> made, const std::string&) {
+                    if (made.ok()) transport = (*made)->info().transport;
+                    done.Complete();
+                  });
+              if (done.Sleep(Deadline::After(kPatience)) != Completion::Woken::kDone) return 4;
+              successor.Accepted(1);
+              return transport == "local" ? 0 : 5;
+            })),
+            0);
+}
+
+TEST_F(RendezvousTest, UnreachableServerIsAnError) {
+  uint16_t port;
+  {
+    Server gone(In(directory_.path()));
+    port = gone.endpoint().port;
+  }
+  const Attempt attempt =
+      Connect(*Endpoint::Parse(absl::StrCat("mi7://127.0.0.1:", port)), In(directory_.path()));
+  EXPECT_EQ(attempt.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(attempt.status.message()),
+              AllOf(StartsWith(absl::StrCat("connecting to mi7://127.0.0.1:", port)),
+                    EndsWith("Connection refused")));
+}
+
+TEST_F(RendezvousTest, PortInUseLeavesNoRendezvous) {
+  Server server(In(directory_.path(), false));
+  const auto second =
+      RendezvousListen(server.endpoint(), Carrier(), {loop_.get()}, In(directory_.path()),
+                       [](const std::shared_ptr<Connection>&) {});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(directory_.names(), IsEmpty());
+}
+
+}  // namespace
+}  // namespace mi7::transport::testing
