@@ -71,6 +71,7 @@ bool ServerWaitsForTheSender() {
   std::unique_ptr<Server> server =
       *ServerBuilder().SetOptions(options).AddService(&probe).Listen("tcp:127.0.0.1:0").Start();
   RawPeer peer = RawPeer::Greeted(server->endpoints()[0], /*receive_buffer=*/4096);
+  RawPeer other = RawPeer::Greeted(server->endpoints()[0]);
   peer.Send(EchoCall(1));
   EXPECT_TRUE(Happens(called));
 
@@ -95,6 +96,8 @@ bool ServerWaitsForTheSender() {
       server = nullptr;
       ended.Notify();
     });
+    // The sender is about to wake the loop, so nobody else does; but the loop may wake by itself.
+    other.Send(Message(ControlHeader(FrameType::kPong)));
     EXPECT_FALSE(ended.WaitForNotificationWithTimeout(absl::Milliseconds(100)))
         << "the server's event loop is gone, and a thread is about to wake it";
     held.open.Notify();
