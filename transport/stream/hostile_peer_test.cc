@@ -2,9 +2,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -20,8 +20,8 @@
 #include "absl/strings/match.h"
 #include "transport/frame_assembler.h"
 #include "transport/handshake.h"
+#include "transport/stream/raw_peer.h"
 #include "transport/stream/testing.h"
-#include "transport/tcp/socket_address.h"
 #include "transport/unique_fd.h"
 
 namespace mi7::transport::testing {
@@ -30,60 +30,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
-
-// A plain socket to or from us.
-class RawPeer {
- public:
-  explicit RawPeer(UniqueFd fd) : fd_(std::move(fd)) {}
-  static RawPeer ConnectTo(const Endpoint& endpoint) {
-    SocketAddress address;
-    MI7_CHECK(SocketAddress::FromNumeric(endpoint.host, endpoint.port, address), "numeric");
-    UniqueFd fd(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
-    MI7_CHECK(::connect(fd.get(), address.get(), address.length()) == 0, "connects");
-    return RawPeer(std::move(fd));
-  }
-  void Send(const std::string& bytes) {
-    size_t at = 0;
-    while (at < bytes.size()) {
-      const ssize_t sent = ::send(fd_.get(), bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL);
-      if (sent <= 0) return;  // closed by the other side, which the test will see
-      at += static_cast<size_t>(sent);
-    }
-  }
-  // Sends until nothing more is taken for `patience_ms`; returns how much was.
-  size_t SendUntilBlocked(const std::string& bytes, int patience_ms) {
-    size_t at = 0;
-    pollfd descriptor{fd_.get(), POLLOUT, 0};
-    while (at < bytes.size() && ::poll(&descriptor, 1, patience_ms) == 1) {
-      const ssize_t sent =
-          ::send(fd_.get(), bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL | MSG_DONTWAIT);
-      if (sent > 0) at += static_cast<size_t>(sent);
-    }
-    return at;
-  }
-  // Everything until the end, or as much as `most`.
-  std::string Read(size_t most = SIZE_MAX) {
-    std::string all;
-    char part[4096];
-    pollfd descriptor{fd_.get(), POLLIN, 0};
-    while (all.size() < most && ::poll(&descriptor, 1, 20'000) == 1) {
-      const ssize_t got = ::recv(fd_.get(), part, std::min(sizeof(part), most - all.size()), 0);
-      if (got <= 0) break;
-      all.append(part, static_cast<size_t>(got));
-    }
-    return all;
-  }
-  void CloseSending() { ::shutdown(fd_.get(), SHUT_WR); }
-  void Reset() {
-    const linger now{1, 0};
-    ::setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &now, sizeof(now));
-    fd_.reset();
-  }
-  void Close() { fd_.reset(); }
-
- private:
-  UniqueFd fd_;
-};
 
 std::string BytesOf(OutgoingMessage message) {
   PieceList pieces;
@@ -148,10 +94,18 @@ class Refusals {
   std::vector<absl::Status> refused_;
 };
 
-class HostilePeerTest : public ::testing::Test {
+class HostilePeerTest : public ::testing::TestWithParam<Endpoint::Scheme> {
  protected:
   HostilePeerTest() { refusals_.Attach(options_); }
-  void StartServer(bool echo = false) { server_ = std::make_unique<TestServer>(options_, echo); }
+  void StartServer(bool echo = false) {
+    server_ = std::make_unique<TestServer>(options_, echo, /*loops=*/1, WaitPolicy::kAdaptive,
+                                           GetParam());
+  }
+  // How texts about a client begin.
+  static std::string Client() {
+    return GetParam() == Endpoint::Scheme::kUnix ? absl::StrCat("unix:pid=", ::getpid(), ",uid=")
+                                                 : "tcp:127.0.0.1:";
+  }
   RawPeer ConnectRaw() { return RawPeer::ConnectTo(server_->endpoint()); }
   // The server still serves others.
   void ExpectServing() {
@@ -167,7 +121,11 @@ class HostilePeerTest : public ::testing::Test {
   std::unique_ptr<TestServer> server_;
 };
 
-TEST_F(HostilePeerTest, HttpPeerIsNamedAndClosed) {
+INSTANTIATE_TEST_SUITE_P(Kinds, HostilePeerTest,
+                         ::testing::Values(Endpoint::Scheme::kTcp, Endpoint::Scheme::kUnix),
+                         SchemeName);
+
+TEST_P(HostilePeerTest, HttpPeerIsNamedAndClosed) {
   StartServer(true);
   RawPeer peer = ConnectRaw();
   peer.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -179,7 +137,7 @@ TEST_F(HostilePeerTest, HttpPeerIsNamedAndClosed) {
   ExpectServing();
 }
 
-TEST_F(HostilePeerTest, OtherWireVersionIsAnsweredWithOurs) {
+TEST_P(HostilePeerTest, OtherWireVersionIsAnsweredWithOurs) {
   StartServer(true);
   RawPeer peer = ConnectRaw();
   std::string opening = Opening();
@@ -193,7 +151,7 @@ TEST_F(HostilePeerTest, OtherWireVersionIsAnsweredWithOurs) {
   ExpectServing();
 }
 
-TEST_F(HostilePeerTest, NoCommonProtocolVersionIsAnsweredNamingBothRanges) {
+TEST_P(HostilePeerTest, NoCommonProtocolVersionIsAnsweredNamingBothRanges) {
   StartServer(true);
   RawPeer peer = ConnectRaw();
   std::string hello = BytesOf(MakeHello(Limits{}, {}));
@@ -207,7 +165,7 @@ TEST_F(HostilePeerTest, NoCommonProtocolVersionIsAnsweredNamingBothRanges) {
   ExpectServing();
 }
 
-TEST_F(HostilePeerTest, SilentPeerIsClosedAfterTheHandshakeTimeout) {
+TEST_P(HostilePeerTest, SilentPeerIsClosedAfterTheHandshakeTimeout) {
   options_.limits.handshake_timeout = absl::Milliseconds(50);
   StartServer(true);
   RawPeer silent = ConnectRaw();
@@ -221,7 +179,7 @@ TEST_F(HostilePeerTest, SilentPeerIsClosedAfterTheHandshakeTimeout) {
   ExpectServing();
 }
 
-TEST_F(HostilePeerTest, PeerThatLeavesDuringTheHandshakeIsForgotten) {
+TEST_P(HostilePeerTest, PeerThatLeavesDuringTheHandshakeIsForgotten) {
   StartServer(true);
   ConnectRaw().Close();
   EXPECT_THAT(refusals_.Wait().ToString(),
@@ -233,7 +191,7 @@ TEST_F(HostilePeerTest, PeerThatLeavesDuringTheHandshakeIsForgotten) {
   ExpectServing();
 }
 
-TEST_F(HostilePeerTest, FirstMessageThatIsNoHelloIsRefused) {
+TEST_P(HostilePeerTest, FirstMessageThatIsNoHelloIsRefused) {
   StartServer(true);
   RawPeer peer = ConnectRaw();
   peer.Send(Opening() + BytesOf(MakeMessage(FrameType::kCall, 1, 8)));
@@ -245,7 +203,7 @@ TEST_F(HostilePeerTest, FirstMessageThatIsNoHelloIsRefused) {
   ExpectServing();
 }
 
-TEST_F(HostilePeerTest, BytesRightAfterTheHelloAreNotLost) {
+TEST_P(HostilePeerTest, BytesRightAfterTheHelloAreNotLost) {
   StartServer(true);
   RawPeer peer = ConnectRaw();
   peer.Send(Greeting() + BytesOf(MakeMessage(FrameType::kCall, 3, 16)) +
@@ -255,7 +213,7 @@ TEST_F(HostilePeerTest, BytesRightAfterTheHelloAreNotLost) {
   EXPECT_EQ(peer.Read(greeting + 2 * answer).size(), greeting + 2 * answer);
 }
 
-TEST_F(HostilePeerTest, BrokenHeaderClosesWithTheReasonOnBothSides) {
+TEST_P(HostilePeerTest, BrokenHeaderClosesWithTheReasonOnBothSides) {
   StartServer();
   RawPeer peer = ConnectRaw();
   std::string bad = BytesOf(MakeMessage(FrameType::kReturn, 1, 8));
@@ -264,11 +222,11 @@ TEST_F(HostilePeerTest, BrokenHeaderClosesWithTheReasonOnBothSides) {
   EXPECT_THAT(CloseIn(peer.Read()).ToString(),
               AllOf(HasSubstr("INVALID_ARGUMENT"), HasSubstr("interface_id is 1, must be 0")));
   EXPECT_THAT(server_->Accepted(0).second->WaitClosed().ToString(),
-              AllOf(HasSubstr("INVALID_ARGUMENT: stream from tcp:127.0.0.1:"),
+              AllOf(HasSubstr("INVALID_ARGUMENT: stream from " + Client()),
                     HasSubstr("interface_id is 1, must be 0")));
 }
 
-TEST_F(HostilePeerTest, SecondHelloClosesTheConnection) {
+TEST_P(HostilePeerTest, SecondHelloClosesTheConnection) {
   StartServer();
   RawPeer peer = ConnectRaw();
   peer.Send(Greeting() + BytesOf(MakeHello(Limits{}, {})));
@@ -276,17 +234,17 @@ TEST_F(HostilePeerTest, SecondHelloClosesTheConnection) {
               HasSubstr("a second hello message"));
 }
 
-TEST_F(HostilePeerTest, TruncatedMessageIsUnavailable) {
+TEST_P(HostilePeerTest, TruncatedMessageIsUnavailable) {
   StartServer();
   RawPeer peer = ConnectRaw();
   peer.Send(Greeting() + BytesOf(MakeMessage(FrameType::kCall, 1, 64)).substr(0, 50));
   peer.CloseSending();
   EXPECT_THAT(server_->Accepted(0).second->WaitClosed().ToString(),
-              AllOf(HasSubstr("UNAVAILABLE: connection to tcp:127.0.0.1:"),
+              AllOf(HasSubstr("UNAVAILABLE: connection to " + Client()),
                     HasSubstr("ended in the middle of a message, after 50 bytes of it")));
 }
 
-TEST_F(HostilePeerTest, ResetIsUnavailable) {
+TEST_P(HostilePeerTest, ResetIsUnavailable) {
   StartServer();
   RawPeer peer = ConnectRaw();
   peer.Send(Greeting());
@@ -296,7 +254,7 @@ TEST_F(HostilePeerTest, ResetIsUnavailable) {
               AllOf(HasSubstr("UNAVAILABLE"), HasSubstr("Connection reset by peer")));
 }
 
-TEST_F(HostilePeerTest, OversizedMessageFailsAloneAndIsNeverStored) {
+TEST_P(HostilePeerTest, OversizedMessageFailsAloneAndIsNeverStored) {
   options_.limits.message_bytes_max = 8192;
   StartServer();
   RawPeer peer = ConnectRaw();
@@ -312,7 +270,7 @@ TEST_F(HostilePeerTest, OversizedMessageFailsAloneAndIsNeverStored) {
                         "limits.message_bytes_max, 8192"));
 }
 
-TEST_F(HostilePeerTest, BadSegmentTableFailsAlone) {
+TEST_P(HostilePeerTest, BadSegmentTableFailsAlone) {
   StartServer();
   RawPeer peer = ConnectRaw();
   std::string bad = BytesOf(MakeMessage(FrameType::kCall, 1, 8));
@@ -324,7 +282,7 @@ TEST_F(HostilePeerTest, BadSegmentTableFailsAlone) {
   EXPECT_EQ(receiver->rejected()[0].second.code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST_F(HostilePeerTest, OneConnectionMoreThanAllowedIsToldAndClosed) {
+TEST_P(HostilePeerTest, OneConnectionMoreThanAllowedIsToldAndClosed) {
   options_.limits.connections_max = 2;
   StartServer(true);
   TestClient first(server_->endpoint());
@@ -342,7 +300,7 @@ TEST_F(HostilePeerTest, OneConnectionMoreThanAllowedIsToldAndClosed) {
   TestClient again(server_->endpoint());
 }
 
-TEST_F(HostilePeerTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
+TEST_P(HostilePeerTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
   options_.limits.write_stall_timeout = absl::Milliseconds(100);
   StartServer();
   RawPeer peer = ConnectRaw();
@@ -362,7 +320,7 @@ TEST_F(HostilePeerTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
   EXPECT_EQ(unsent.back(), accepted - 1);
 }
 
-TEST_F(HostilePeerTest, ServerStopsReadingFromAPeerThatDoesNotRead) {
+TEST_P(HostilePeerTest, ServerStopsReadingFromAPeerThatDoesNotRead) {
   options_.limits.queued_bytes_max = 1 << 20;
   StartServer(true);
   RawPeer peer = ConnectRaw();
@@ -386,24 +344,17 @@ TEST_F(HostilePeerTest, ServerStopsReadingFromAPeerThatDoesNotRead) {
   EXPECT_FALSE(receiver->closed());
 }
 
-TEST_F(HostilePeerTest, ClientIsRefusedWhenItsQueueIsFullAndToldOfRoom) {
+TEST_P(HostilePeerTest, ClientIsRefusedWhenItsQueueIsFullAndToldOfRoom) {
   StartServer();
-  UniqueFd listening(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  SocketAddress any;
-  SocketAddress::FromNumeric("127.0.0.1", 0, any);
-  ASSERT_EQ(::bind(listening.get(), any.get(), any.length()), 0);
-  ASSERT_EQ(::listen(listening.get(), 1), 0);
-  Endpoint endpoint;
-  endpoint.host = "127.0.0.1";
-  endpoint.port = SocketAddress::LocalOf(listening.get()).port();
+  RawServer server(GetParam());
   TransportOptions options;
   options.limits.queued_bytes_max = 1 << 20;
   std::optional<RawPeer> peer;
   std::thread accepting([&] {
-    peer.emplace(UniqueFd(::accept(listening.get(), nullptr, nullptr)));
+    peer.emplace(server.Accept());
     peer->Send(Greeting());
   });
-  TestClient client(endpoint, options);
+  TestClient client(server.endpoint(), options);
   accepting.join();
   absl::Status sent;
   size_t bytes = 0;
@@ -422,29 +373,22 @@ TEST_F(HostilePeerTest, ClientIsRefusedWhenItsQueueIsFullAndToldOfRoom) {
   EXPECT_TRUE(client.connection().Reserve(10).ok());
 }
 
-TEST_F(HostilePeerTest, ClientNamesAServerThatSpeaksSomethingElse) {
-  UniqueFd listening(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  SocketAddress any;
-  SocketAddress::FromNumeric("127.0.0.1", 0, any);
-  ASSERT_EQ(::bind(listening.get(), any.get(), any.length()), 0);
-  ASSERT_EQ(::listen(listening.get(), 1), 0);
-  Endpoint endpoint;
-  endpoint.host = "127.0.0.1";
-  endpoint.port = SocketAddress::LocalOf(listening.get()).port();
+TEST_P(HostilePeerTest, ClientNamesAServerThatSpeaksSomethingElse) {
+  RawServer server(GetParam());
   auto loop = NewLoop();
   std::thread accepting([&] {
-    RawPeer peer(UniqueFd(::accept(listening.get(), nullptr, nullptr)));
+    RawPeer peer = server.Accept();
     peer.Send("HTTP/1.1 400 Bad Request\r\n\r\n");
     peer.Read();
   });
-  const auto connected = ConnectTo(endpoint, loop.get());
+  const auto connected = ConnectTo(server.endpoint(), loop.get());
   accepting.join();
   EXPECT_EQ(connected.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(connected.status().message()),
-              AllOf(HasSubstr(endpoint.ToString()), HasSubstr("peer speaks HTTP")));
+              AllOf(HasSubstr(server.endpoint().ToString()), HasSubstr("peer speaks HTTP")));
 }
 
-TEST_F(HostilePeerTest, DescriptorsUsedUpPauseAcceptingAndItRecovers) {
+TEST_P(HostilePeerTest, DescriptorsUsedUpPauseAcceptingAndItRecovers) {
   StartServer(true);
   rlimit before;
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);

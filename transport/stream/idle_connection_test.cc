@@ -40,7 +40,12 @@ constexpr bool kSanitized = true;  // whose allocators mallinfo2 knows nothing o
 constexpr bool kSanitized = false;
 #endif
 
-TEST(IdleConnectionTest, BothEndsTogetherTakeLittleMemoryAndNoBuffer) {
+class IdleConnectionTest : public ::testing::TestWithParam<Endpoint::Scheme> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, IdleConnectionTest,
+                         ::testing::Values(Endpoint::Scheme::kTcp, Endpoint::Scheme::kUnix),
+                         SchemeName);
+
+TEST_P(IdleConnectionTest, BothEndsTogetherTakeLittleMemoryAndNoBuffer) {
   if (kSanitized) GTEST_SKIP() << "mallinfo2 does not know the sanitizer's allocator";
   auto server_loop = NewLoop();
   auto client_loop = NewLoop();
@@ -53,13 +58,14 @@ TEST(IdleConnectionTest, BothEndsTogetherTakeLittleMemoryAndNoBuffer) {
   accepted.reserve(kWarm + kCounted);
   connected.reserve(kWarm + kCounted);
   std::latch all_accepted(kWarm + kCounted);
-  auto listener = Listen(*Endpoint::Parse("tcp:127.0.0.1:0"), {server_loop.get()}, {},
-                         [&](std::shared_ptr<Connection> connection) {
-                           connection->Start(std::make_shared<LeastReceiver>(nullptr));
-                           connection->Send(MakeMessage(FrameType::kReturn, 1, 1000)).IgnoreError();
-                           accepted.push_back(std::move(connection));
-                           all_accepted.count_down();
-                         });
+  auto listener =
+      ListenAt(NewEndpoint(GetParam()), {server_loop.get()}, {},
+               [&](std::shared_ptr<Connection> connection) {
+                 connection->Start(std::make_shared<LeastReceiver>(nullptr));
+                 connection->Send(MakeMessage(FrameType::kReturn, 1, 1000)).IgnoreError();
+                 accepted.push_back(std::move(connection));
+                 all_accepted.count_down();
+               });
   ASSERT_TRUE(listener.ok());
   const auto open = [&](size_t count) {
     for (size_t i = 0; i < count; ++i) {
@@ -101,8 +107,8 @@ int64_t Sleeps(EventLoop& loop) {
   return sleeps;
 }
 
-TEST(IdleConnectionTest, IdleConnectionsWakeNobody) {
-  TestServer server({}, /*echo=*/true);
+TEST_P(IdleConnectionTest, IdleConnectionsWakeNobody) {
+  TestServer server({}, /*echo=*/true, /*loops=*/1, WaitPolicy::kAdaptive, GetParam());
   TestClient client(server.endpoint());
   Completion completion;
   client.receiver().set_hook([&](IncomingMessage) { completion.Complete(); });

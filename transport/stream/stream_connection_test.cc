@@ -1,5 +1,6 @@
 #include <atomic>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -10,8 +11,13 @@
 namespace mi7::transport::testing {
 namespace {
 
-TEST(StreamConnectionTest, MessagesTravelBothWays) {
-  TestServer server;
+class StreamConnectionTest : public ::testing::TestWithParam<Endpoint::Scheme> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, StreamConnectionTest,
+                         ::testing::Values(Endpoint::Scheme::kTcp, Endpoint::Scheme::kUnix),
+                         SchemeName);
+
+TEST_P(StreamConnectionTest, MessagesTravelBothWays) {
+  TestServer server({}, /*echo=*/false, /*loops=*/1, WaitPolicy::kAdaptive, GetParam());
   TestClient client(server.endpoint());
   auto [accepted, received] = server.Accepted(0);
   received->set_keep(true);
@@ -24,20 +30,28 @@ TEST(StreamConnectionTest, MessagesTravelBothWays) {
 
   ASSERT_TRUE(accepted->Send(MakeMessage(FrameType::kReturn, 5, 0)).ok());
   ASSERT_TRUE(client.receiver().WaitMessages(1));
-  EXPECT_EQ(client.connection().info().transport, "tcp");
+  EXPECT_EQ(client.connection().info().transport,
+            GetParam() == Endpoint::Scheme::kUnix ? "unix" : "tcp");
   EXPECT_EQ(client.connection().info().peer, server.endpoint().ToString());
   EXPECT_EQ(client.connection().info().local, accepted->info().peer);
+  EXPECT_EQ(accepted->info().local, server.endpoint().ToString());
 }
 
-class AwaitTest : public ::testing::TestWithParam<WaitPolicy> {};
-INSTANTIATE_TEST_SUITE_P(Policies, AwaitTest,
-                         ::testing::Values(WaitPolicy::kBlock, WaitPolicy::kAdaptive,
-                                           WaitPolicy::kSpin));
+class AwaitTest : public ::testing::TestWithParam<std::tuple<WaitPolicy, Endpoint::Scheme>> {
+ protected:
+  static WaitPolicy policy() { return std::get<0>(GetParam()); }
+  static Endpoint::Scheme scheme() { return std::get<1>(GetParam()); }
+};
+INSTANTIATE_TEST_SUITE_P(
+    Policies, AwaitTest,
+    ::testing::Combine(::testing::Values(WaitPolicy::kBlock, WaitPolicy::kAdaptive,
+                                         WaitPolicy::kSpin),
+                       ::testing::Values(Endpoint::Scheme::kTcp, Endpoint::Scheme::kUnix)));
 
 TEST_P(AwaitTest, ThreadsShareOneConnectionAndDriveInTurn) {
   TransportOptions options;
-  options.wait = GetParam();
-  TestServer server(options, /*echo=*/true, /*loops=*/1, GetParam());
+  options.wait = policy();
+  TestServer server(options, /*echo=*/true, /*loops=*/1, policy(), scheme());
   TestClient client(server.endpoint(), options);
   constexpr int kThreads = 4;
   constexpr int kCalls = 300;
@@ -65,8 +79,8 @@ TEST_P(AwaitTest, ThreadsShareOneConnectionAndDriveInTurn) {
 
 TEST_P(AwaitTest, DeadlineEndsTheWait) {
   TransportOptions options;
-  options.wait = GetParam();
-  TestServer server(options);
+  options.wait = policy();
+  TestServer server(options, /*echo=*/false, /*loops=*/1, policy(), scheme());
   TestClient client(server.endpoint(), options);
   Completion completion;
   const Deadline deadline = Deadline::After(absl::Milliseconds(20));
@@ -74,15 +88,14 @@ TEST_P(AwaitTest, DeadlineEndsTheWait) {
   EXPECT_TRUE(deadline.passed());
 }
 
-TEST(StreamConnectionTest, MessageThatCameWithTheHandshakeReachesAThreadThatDrivesAtOnce) {
+TEST_P(StreamConnectionTest, MessageThatCameWithTheHandshakeReachesAThreadThatDrivesAtOnce) {
   auto loop = NewLoop();
-  auto listener =
-      Listen(*Endpoint::Parse("tcp:127.0.0.1:0"), {loop.get()}, {},
-             [](std::shared_ptr<Connection> connection) {
-               connection->Start(std::make_shared<Recorder>());
-               EXPECT_TRUE(connection->Send(MakeMessage(FrameType::kReturn, 1, 100)).ok());
-               // Dropping it closes it after what was sent.
-             });
+  auto listener = ListenAt(
+      NewEndpoint(GetParam()), {loop.get()}, {}, [](std::shared_ptr<Connection> connection) {
+        connection->Start(std::make_shared<Recorder>());
+        EXPECT_TRUE(connection->Send(MakeMessage(FrameType::kReturn, 1, 100)).ok());
+        // Dropping it closes it after what was sent.
+      });
   ASSERT_TRUE(listener.ok());
   for (int i = 0; i < 200; ++i) {
     auto client_loop = NewLoop();
@@ -99,8 +112,8 @@ TEST(StreamConnectionTest, MessageThatCameWithTheHandshakeReachesAThreadThatDriv
   (*listener)->Close();
 }
 
-TEST(StreamConnectionTest, CloseIsSeenByBothSidesInOrder) {
-  TestServer server;
+TEST_P(StreamConnectionTest, CloseIsSeenByBothSidesInOrder) {
+  TestServer server({}, /*echo=*/false, /*loops=*/1, WaitPolicy::kAdaptive, GetParam());
   TestClient client(server.endpoint());
   auto [accepted, received] = server.Accepted(0);
   client.connection().Close(absl::OkStatus());
@@ -110,8 +123,8 @@ TEST(StreamConnectionTest, CloseIsSeenByBothSidesInOrder) {
             absl::StatusCode::kUnavailable);
 }
 
-TEST(StreamConnectionTest, ReasonOfCloseTravels) {
-  TestServer server;
+TEST_P(StreamConnectionTest, ReasonOfCloseTravels) {
+  TestServer server({}, /*echo=*/false, /*loops=*/1, WaitPolicy::kAdaptive, GetParam());
   TestClient client(server.endpoint());
   auto [accepted, received] = server.Accepted(0);
   accepted->Close(absl::ResourceExhaustedError("too much of it"));

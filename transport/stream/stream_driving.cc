@@ -152,6 +152,8 @@ StreamConnection::Read StreamConnection::ReadOnce(int flags) {
 void StreamConnection::EndOfStream(int error) {
   const int write_error = write_error_.load(std::memory_order_seq_cst);
   if (error == 0) error = write_error;
+  // The peer has closed. On a Unix socket a write tells before the end of the stream can be read.
+  if (error == EPIPE) error = 0;
   if (error != 0) {
     BeginClose(SocketError(absl::StrCat("connection to ", peer()), error),
                /*tell=*/false);

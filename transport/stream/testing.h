@@ -2,6 +2,7 @@
 
 // For tests: receivers that record or echo, and a server and client in one process.
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -12,9 +13,11 @@
 
 #include <capnp/any.h>
 #include <capnp/message.h>
+#include <gtest/gtest.h>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/check.h"
@@ -22,8 +25,13 @@
 #include "transport/completion.h"
 #include "transport/connection.h"
 #include "transport/event_loop.h"
+#include "transport/local/testing.h"
 #include "transport/message.h"
+#include "transport/tcp/tcp_connector.h"
+#include "transport/tcp/tcp_listener.h"
 #include "transport/transports.h"
+#include "transport/unix/unix_connector.h"
+#include "transport/unix/unix_listener.h"
 
 namespace mi7::transport::testing {
 
@@ -177,6 +185,32 @@ class Echo : public Recorder {
   std::weak_ptr<Echo> self_;
 };
 
+// A new endpoint to listen on, of one of the kinds of stream sockets.
+inline Endpoint NewEndpoint(Endpoint::Scheme scheme) {
+  static const TemporaryDirectory directory;
+  static std::atomic<int> count{0};
+  const std::string text = scheme == Endpoint::Scheme::kUnix
+                               ? absl::StrCat("unix:", directory / "s", count.fetch_add(1))
+                               : "tcp:127.0.0.1:0";
+  const auto endpoint = Endpoint::Parse(text);
+  MI7_CHECK(endpoint.ok(), "an endpoint of the test");
+  return *endpoint;
+}
+
+// The kinds, for tests that are run on each.
+inline std::string SchemeName(const ::testing::TestParamInfo<Endpoint::Scheme>& info) {
+  return info.param == Endpoint::Scheme::kUnix ? "Unix" : "Tcp";
+}
+
+inline absl::StatusOr<std::unique_ptr<Listener>> ListenAt(const Endpoint& endpoint,
+                                                          const std::vector<EventLoop*>& loops,
+                                                          const TransportOptions& options,
+                                                          AcceptCallback on_accept) {
+  return endpoint.scheme == Endpoint::Scheme::kUnix
+             ? UnixListen(endpoint, loops, options, {}, std::move(on_accept))
+             : TcpListen(endpoint, loops, options, std::move(on_accept));
+}
+
 inline std::unique_ptr<EventLoop> NewLoop(WaitPolicy wait = WaitPolicy::kAdaptive) {
   auto loop = EventLoop::Create({.name = "test", .wait = wait});
   MI7_CHECK(loop.ok(), "a test gets its loop");
@@ -191,43 +225,47 @@ inline absl::StatusOr<std::shared_ptr<Connection>> ConnectTo(const Endpoint& end
   absl::Mutex mutex;
   bool done = false;
   absl::StatusOr<std::shared_ptr<Connection>> result = absl::UnknownError("no result");
-  Connect(endpoint, loop, options, deadline,
-          [&](absl::StatusOr<std::shared_ptr<Connection>> connection) {
-            absl::MutexLock lock(&mutex);
-            result = std::move(connection);
-            done = true;
-          });
+  const auto on_connected = [&](absl::StatusOr<std::shared_ptr<Connection>> connection) {
+    absl::MutexLock lock(&mutex);
+    result = std::move(connection);
+    done = true;
+  };
+  if (endpoint.scheme == Endpoint::Scheme::kUnix) {
+    UnixConnect(endpoint, loop, options, {}, deadline, on_connected);
+  } else {
+    TcpConnect(endpoint, loop, options, deadline, on_connected);
+  }
   absl::MutexLock lock(&mutex);
   MI7_CHECK(mutex.AwaitWithTimeout(absl::Condition(&done), kPatience), "Connect ends");
   return result;
 }
 
-// A listener on a free port of 127.0.0.1 whose connections get a Recorder, or an Echo.
+// A listener whose connections get a Recorder, or an Echo.
 class TestServer {
  public:
   explicit TestServer(const TransportOptions& options = {}, bool echo = false, int loops = 1,
-                      WaitPolicy wait = WaitPolicy::kAdaptive) {
+                      WaitPolicy wait = WaitPolicy::kAdaptive,
+                      Endpoint::Scheme scheme = Endpoint::Scheme::kTcp) {
     std::vector<EventLoop*> raw;
     for (int i = 0; i < loops; ++i) {
       loops_.push_back(NewLoop(wait));
       raw.push_back(loops_.back().get());
     }
-    auto endpoint = Endpoint::Parse("tcp:127.0.0.1:0");
-    auto listener =
-        Listen(*endpoint, raw, options, [this, echo](std::shared_ptr<Connection> connection) {
-          auto receiver = std::make_shared<Echo>();
-          receiver->set_self(receiver);
-          {
-            absl::MutexLock lock(&mutex_);
-            connections_.push_back(connection);
-            receivers_.push_back(receiver);
-          }
-          if (echo) {
-            receiver->Attach(connection);
-          } else {
-            connection->Start(receiver);
-          }
-        });
+    auto listener = ListenAt(NewEndpoint(scheme), raw, options,
+                             [this, echo](std::shared_ptr<Connection> connection) {
+                               auto receiver = std::make_shared<Echo>();
+                               receiver->set_self(receiver);
+                               {
+                                 absl::MutexLock lock(&mutex_);
+                                 connections_.push_back(connection);
+                                 receivers_.push_back(receiver);
+                               }
+                               if (echo) {
+                                 receiver->Attach(connection);
+                               } else {
+                                 connection->Start(receiver);
+                               }
+                             });
     MI7_CHECK(listener.ok(), "a test can listen on loopback");
     listener_ = *std::move(listener);
   }

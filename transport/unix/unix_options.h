@@ -26,8 +26,8 @@ struct PeerCredentials {
 struct UnixOptions {
   // Permissions of the socket file; to connect takes the permission to write.
   mode_t mode = 0600;
-  // Asked about every peer before a byte of it is read: an error refuses it, and says why, to it too.
-  // Runs on a loop and must not block. Empty: whoever may open the socket file may talk.
+  // Asked about every peer before a byte of it is read: an error refuses it, and says why, to it
+  // too. Runs on a loop and must not block. Empty: whoever may open the socket file may talk.
   std::function<absl::Status(const PeerCredentials& peer)> admit;
 };
 

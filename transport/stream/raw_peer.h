@@ -1,0 +1,117 @@
+#pragma once
+
+// For tests: peers that are none of ours, on plain sockets.
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "transport/endpoint.h"
+#include "transport/local/socket_file.h"
+#include "transport/stream/testing.h"
+#include "transport/tcp/socket_address.h"
+#include "transport/unique_fd.h"
+#include "transport/unix/unix_address.h"
+
+namespace mi7::transport::testing {
+
+// A plain socket to or from us.
+class RawPeer {
+ public:
+  explicit RawPeer(UniqueFd fd) : fd_(std::move(fd)) {}
+  static RawPeer ConnectTo(const Endpoint& endpoint) {
+    if (endpoint.scheme == Endpoint::Scheme::kUnix) {
+      const auto unix_address = UnixAddress(endpoint.path);
+      UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      MI7_CHECK(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*unix_address),
+                          sizeof(*unix_address)) == 0,
+                "connects");
+      return RawPeer(std::move(fd));
+    }
+    SocketAddress address;
+    MI7_CHECK(SocketAddress::FromNumeric(endpoint.host, endpoint.port, address), "numeric");
+    UniqueFd fd(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+    MI7_CHECK(::connect(fd.get(), address.get(), address.length()) == 0, "connects");
+    return RawPeer(std::move(fd));
+  }
+  void Send(const std::string& bytes) {
+    size_t at = 0;
+    while (at < bytes.size()) {
+      const ssize_t sent = ::send(fd_.get(), bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL);
+      if (sent <= 0) return;  // closed by the other side, which the test will see
+      at += static_cast<size_t>(sent);
+    }
+  }
+  // Sends until nothing more is taken for `patience_ms`; returns how much was.
+  size_t SendUntilBlocked(const std::string& bytes, int patience_ms) {
+    size_t at = 0;
+    pollfd descriptor{fd_.get(), POLLOUT, 0};
+    while (at < bytes.size() && ::poll(&descriptor, 1, patience_ms) == 1) {
+      const ssize_t sent =
+          ::send(fd_.get(), bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (sent > 0) at += static_cast<size_t>(sent);
+    }
+    return at;
+  }
+  // Everything until the end, or as much as `most`.
+  std::string Read(size_t most = SIZE_MAX) {
+    std::string all;
+    char part[4096];
+    pollfd descriptor{fd_.get(), POLLIN, 0};
+    while (all.size() < most && ::poll(&descriptor, 1, 20'000) == 1) {
+      const ssize_t got = ::recv(fd_.get(), part, std::min(sizeof(part), most - all.size()), 0);
+      if (got <= 0) break;
+      all.append(part, static_cast<size_t>(got));
+    }
+    return all;
+  }
+  void CloseSending() { ::shutdown(fd_.get(), SHUT_WR); }
+  void Reset() {
+    const linger now{1, 0};
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+    fd_.reset();
+  }
+  void Close() { fd_.reset(); }
+
+ private:
+  UniqueFd fd_;
+};
+
+// A server that is no server of ours.
+class RawServer {
+ public:
+  explicit RawServer(Endpoint::Scheme scheme) : endpoint_(NewEndpoint(scheme)) {
+    if (scheme == Endpoint::Scheme::kUnix) {
+      const SocketPath path = SplitSocketPath(endpoint_.path);
+      auto file = SocketFile::Listen(*Directory::Open(path.directory), path.name, {});
+      MI7_CHECK(file.ok(), "listens");
+      ::fcntl(file->fd(), F_SETFL, 0);
+      file_.emplace(*std::move(file));
+      return;
+    }
+    fd_ = UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    SocketAddress any;
+    SocketAddress::FromNumeric("127.0.0.1", 0, any);
+    MI7_CHECK(::bind(fd_.get(), any.get(), any.length()) == 0, "binds");
+    MI7_CHECK(::listen(fd_.get(), 1) == 0, "listens");
+    endpoint_.port = SocketAddress::LocalOf(fd_.get()).port();
+  }
+  const Endpoint& endpoint() const { return endpoint_; }
+  RawPeer Accept() {
+    return RawPeer(UniqueFd(::accept(file_ ? file_->fd() : fd_.get(), nullptr, nullptr)));
+  }
+
+ private:
+  Endpoint endpoint_;
+  std::optional<SocketFile> file_;
+  UniqueFd fd_;
+};
+
+}  // namespace mi7::transport::testing

@@ -1,0 +1,107 @@
+#include "transport/unix/unix_kind.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "transport/stream/socket.h"
+
+namespace mi7::transport {
+namespace {
+
+// What StreamEnds keeps of the end that connected.
+struct Process {
+  pid_t pid;
+  uid_t uid;
+};
+static_assert(sizeof(Process) <= sizeof(StreamEnds::peer));
+
+// Of the peer; also when it has gone already.
+Process PeerProcess(int fd) {
+  ucred peer{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
+  socklen_t length = sizeof(peer);
+  ::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length);
+  return {peer.pid, peer.uid};
+}
+
+class Kind final : public StreamKind {
+ public:
+  explicit Kind(const std::string& path) : path_(new char[path.size() + 1]) {
+    std::memcpy(path_.get(), path.c_str(), path.size() + 1);
+  }
+
+  absl::string_view name() const override { return "unix"; }
+  bool passes_descriptors() const override { return true; }
+  void Configure(int) const override {}
+
+  StreamEnds EndsOf(int fd, bool accepted) const override {
+    StreamEnds ends;
+    const Process process = accepted ? PeerProcess(fd) : Process{::getpid(), ::geteuid()};
+    std::memcpy((accepted ? ends.peer : ends.local).data(), &process, sizeof(process));
+    return ends;
+  }
+  std::string PeerText(const StreamEnds& ends, bool accepted) const override {
+    return accepted ? Text(ends.peer) : Listener();
+  }
+  std::string LocalText(const StreamEnds& ends, bool accepted) const override {
+    return accepted ? Listener() : Text(ends.local);
+  }
+
+ private:
+  std::string Listener() const { return absl::StrCat("unix:", path_.get()); }
+  static std::string Text(const decltype(StreamEnds::peer)& end) {
+    Process process;
+    std::memcpy(&process, end.data(), sizeof(process));
+    return ProcessText("unix", process.pid, process.uid);
+  }
+
+  // Every connected client has its own: half the memory of a string.
+  const std::unique_ptr<char[]> path_;
+};
+
+}  // namespace
+
+absl::StatusOr<PeerCredentials> ReadPeerCredentials(int fd) {
+  ucred peer;
+  socklen_t length = sizeof(peer);
+  if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
+    return SocketError("reading the peer's credentials", errno);
+  }
+  PeerCredentials credentials{.pid = peer.pid, .uid = peer.uid, .gid = peer.gid, .groups = {}};
+  credentials.groups.resize(32);
+  for (;;) {
+    length = static_cast<socklen_t>(credentials.groups.size() * sizeof(gid_t));
+    if (::getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, credentials.groups.data(), &length) == 0) break;
+    if (errno != ERANGE) {
+      length = 0;  // it is known by its user and group at least
+      break;
+    }
+    credentials.groups.resize(length / sizeof(gid_t));
+  }
+  credentials.groups.resize(length / sizeof(gid_t));
+  return credentials;
+}
+
+std::string ProcessText(absl::string_view scheme, pid_t pid, uid_t uid) {
+  return absl::StrCat(scheme, ":pid=", pid, ",uid=", uid);
+}
+
+std::shared_ptr<const StreamKind> UnixKind(const std::string& path) {
+  return std::make_shared<Kind>(path);
+}
+
+std::function<absl::Status(int fd)> AdmitPeers(
+    std::function<absl::Status(const PeerCredentials&)> admit) {
+  if (!admit) return nullptr;
+  return [admit = std::move(admit)](int fd) {
+    const absl::StatusOr<PeerCredentials> peer = ReadPeerCredentials(fd);
+    return peer.ok() ? admit(*peer) : peer.status();
+  };
+}
+
+}  // namespace mi7::transport
