@@ -5,10 +5,23 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "transport/inproc/inproc.h"
+#include "transport/local/peer_policy.h"
 #include "transport/tcp/tcp_connector.h"
 #include "transport/tcp/tcp_listener.h"
+#include "transport/unix/unix_connector.h"
+#include "transport/unix/unix_listener.h"
+#include "transport/unix/unix_options.h"
 
 namespace mi7::transport {
+namespace {
+
+UnixOptions UnixOptionsOf(const LocalOptions& local) {
+  return {.mode = local.socket_mode, .admit = [policy = local.peers](const PeerCredentials& peer) {
+            return CheckPeer(policy, peer);
+          }};
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Listener>> Listen(const Endpoint& endpoint,
                                                  const std::vector<EventLoop*>& loops,
@@ -21,6 +34,8 @@ absl::StatusOr<std::unique_ptr<Listener>> Listen(const Endpoint& endpoint,
     case Endpoint::Scheme::kInproc:
       return inproc::Listen(endpoint, loops, options, std::move(on_accept));
     case Endpoint::Scheme::kUnix:
+      return UnixListen(endpoint, loops, options, UnixOptionsOf(*options.local),
+                        std::move(on_accept));
     case Endpoint::Scheme::kShm:
       return absl::UnimplementedError(
           absl::StrCat("listening on ", endpoint.ToString(), ": not yet"));
@@ -39,6 +54,9 @@ void Connect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& 
       inproc::Connect(endpoint, loop, options, deadline, std::move(done));
       return;
     case Endpoint::Scheme::kUnix:
+      UnixConnect(endpoint, loop, options, UnixOptionsOf(*options.local), deadline,
+                  std::move(done));
+      return;
     case Endpoint::Scheme::kShm:
       loop->Post([text = endpoint.ToString(), done = std::move(done)]() mutable {
         done(absl::UnimplementedError(absl::StrCat("connecting to ", text, ": not yet")));
