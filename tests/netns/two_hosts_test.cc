@@ -1,19 +1,15 @@
 // Two hosts: client and server in two network namespaces, joined by a cable that the test can pull.
 //
-// The namespaces have no names: they end with the last process in them, so nothing is left behind
-// however the test ends. This process becomes the client's host; the server is this program again,
+// This process becomes the client's host; the server is this program again,
 // started with --serve, and takes single letters as commands on its standard input.
 
-#include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -33,6 +29,7 @@
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
 #include "tests/conformance/call/probe_service.h"
+#include "tests/netns/namespaces.h"
 
 namespace mi7::conformance {
 namespace {
@@ -49,35 +46,6 @@ constexpr char kServerAddress[] = "10.77.0.1";
 constexpr char kClientAddress6[] = "fd77::2";
 constexpr char kServerAddress6[] = "fd77::1";
 constexpr uint16_t kPort = 4711;
-
-// Runs a command of iproute2; its exit status is 0.
-bool Ip(const std::string& arguments) {
-  return std::system(absl::StrCat("ip ", arguments).c_str()) == 0;  // NOLINT: a fixed command
-}
-
-// A network namespace of its own for this process. Empty when done, else why not.
-std::string EnterNewNetwork() {
-  if (::unshare(CLONE_NEWNET) == 0) return "";
-  // Not root: in a user namespace, where this user is.
-  const uid_t uid = ::geteuid();
-  const gid_t gid = ::getegid();
-  if (::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) {
-    return absl::StrCat("unshare: ", std::strerror(errno));
-  }
-  const auto write = [](const char* path, const std::string& text) {
-    const int fd = ::open(path, O_WRONLY | O_CLOEXEC);
-    const bool written =
-        fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-    if (fd >= 0) ::close(fd);
-    return written;
-  };
-  write("/proc/self/setgroups", "deny");
-  if (!write("/proc/self/uid_map", absl::StrCat("0 ", uid, " 1")) ||
-      !write("/proc/self/gid_map", absl::StrCat("0 ", gid, " 1"))) {
-    return "the user cannot be mapped into a user namespace";
-  }
-  return "";
-}
 
 // --- The server's host ---
 
