@@ -1,0 +1,52 @@
+#include "transport/slot_pipe/fork_guard.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/mutex.h"
+
+namespace mi7::slot_pipe_internal {
+namespace {
+
+// fork() is a matter of the whole process, and so is this list.
+constinit Mutex mutex;
+constinit ForkGuard* first = nullptr;
+
+}  // namespace
+
+ForkGuard::ForkGuard(int fd) : fd_(fd) {
+  static const bool registered = ::pthread_atfork(&Prepare, &InParent, &InChild) == 0;
+  MI7_CHECK(registered, "fork handlers can be registered");
+  MutexLock lock(&mutex);
+  next_ = first;
+  if (first != nullptr) first->previous_ = this;
+  first = this;
+}
+
+ForkGuard::~ForkGuard() {
+  MutexLock lock(&mutex);
+  (previous_ != nullptr ? previous_->next_ : first) = next_;
+  if (next_ != nullptr) next_->previous_ = previous_;
+}
+
+void ForkGuard::Prepare() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex.Lock(); }
+void ForkGuard::InParent() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex.Unlock(); }
+
+void ForkGuard::InChild() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  for (ForkGuard* guard = first; guard != nullptr; guard = guard->next_) {
+    guard->forked_.store(true, std::memory_order_relaxed);
+    // Another file under the same number, so that who closes it later closes nothing of others.
+    const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null >= 0) {
+      ::dup3(null, guard->fd_, O_CLOEXEC);
+      ::close(null);
+    } else {
+      ::close(guard->fd_);
+    }
+  }
+  mutex.Unlock();
+}
+
+}  // namespace mi7::slot_pipe_internal

@@ -1,0 +1,167 @@
+// What a pipe's file may be, and what is said about one that is not.
+
+#include "transport/slot_pipe/layout.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "transport/slot_pipe/slot_pipe.h"
+#include "transport/slot_pipe/testing.h"
+
+namespace mi7 {
+namespace {
+
+using absl::StatusCode;
+using slot_pipe_internal::CheckHeader;
+using slot_pipe_internal::Is;
+using slot_pipe_internal::MakeHeader;
+using slot_pipe_internal::MakeLayout;
+using slot_pipe_internal::PipeHeader;
+using slot_pipe_internal::TestDirectory;
+using testing::ElementsAre;
+
+class PipeFileTest : public testing::Test {
+ protected:
+  void Create(absl::string_view name = "p") {
+    auto pipe = SlotPipe::Create(name, PipeOptions::Small());
+    ASSERT_TRUE(pipe.ok()) << pipe.status();
+  }
+  absl::Status Connect(absl::string_view name = "p") { return SlotPipe::Connect(name).status(); }
+  // Overwrites bytes of the file.
+  void Patch(off_t offset, uint64_t value, size_t size) {
+    const int fd = ::open(directory_.File("p").c_str(), O_WRONLY | O_CLOEXEC);
+    ASSERT_EQ(::pwrite(fd, &value, size, offset), static_cast<ssize_t>(size));
+    ::close(fd);
+  }
+  TestDirectory directory_;
+};
+
+TEST_F(PipeFileTest, NamesAreChecked) {
+  for (const char* name : {"", ".", "..", "a/b", "../x", "-x", ".x", "a b", "a\n"}) {
+    EXPECT_TRUE(Is(SlotPipe::Create(name).status(), StatusCode::kInvalidArgument, "letters"))
+        << name;
+    EXPECT_TRUE(Is(SlotPipe::Connect(name).status(), StatusCode::kInvalidArgument, "letters"));
+    EXPECT_TRUE(Is(SlotPipe::Remove(name), StatusCode::kInvalidArgument, "letters"));
+  }
+  EXPECT_FALSE(SlotPipe::Create(std::string(65, 'x')).ok());
+  EXPECT_TRUE(SlotPipe::Create(std::string(64, 'x'), PipeOptions::Small()).ok());
+}
+
+TEST_F(PipeFileTest, AMissingPipeAndAnExistingOneAreToldByName) {
+  EXPECT_TRUE(Is(Connect("none"), StatusCode::kNotFound, "slot pipe 'none': there is none in"));
+  EXPECT_TRUE(Is(SlotPipe::Remove("none"), StatusCode::kNotFound, "'none'"));
+  Create();
+  EXPECT_TRUE(Is(SlotPipe::Create("p").status(), StatusCode::kAlreadyExists, "/pipes/p"));
+  EXPECT_TRUE(Connect().ok());
+}
+
+TEST_F(PipeFileTest, OpenOrCreateRefusesOtherOptions) {
+  { ASSERT_TRUE(SlotPipe::OpenOrCreate("p", PipeOptions::Small()).ok()); }
+  EXPECT_TRUE(SlotPipe::OpenOrCreate("p", PipeOptions::Small()).ok());
+  EXPECT_TRUE(Is(SlotPipe::OpenOrCreate("p", {.slots = 11, .slot_bytes = 1024}).status(),
+                 StatusCode::kFailedPrecondition, "slots 10 instead of 11;"));
+}
+
+TEST_F(PipeFileTest, GeometryHasBounds) {
+  EXPECT_TRUE(Is(SlotPipe::Create("q", {.slots = 0}).status(), StatusCode::kInvalidArgument,
+                 "'q': slots is 0, must be from 1 to 16384"));
+  EXPECT_TRUE(Is(SlotPipe::Create("q", {.slots = 16385}).status(), StatusCode::kInvalidArgument,
+                 "slots is 16385"));
+  EXPECT_TRUE(Is(SlotPipe::Create("q", {.slot_bytes = 7}).status(), StatusCode::kInvalidArgument,
+                 "slot_bytes is 7"));
+  EXPECT_TRUE(Is(SlotPipe::Create("q", {.participants = 4095}).status(),
+                 StatusCode::kInvalidArgument, "participants is 4095"));
+  EXPECT_TRUE(Is(SlotPipe::Create("q", {.attempts_max = 31}).status(), StatusCode::kInvalidArgument,
+                 "attempts_max is 31"));
+}
+
+TEST_F(PipeFileTest, ListAndRemove) {
+  EXPECT_THAT(SlotPipe::List().value(), ElementsAre());
+  Create("b");
+  Create("a");
+  EXPECT_THAT(SlotPipe::List().value(), ElementsAre("a", "b"));
+  auto in_use = SlotPipe::Connect("a").value();
+  EXPECT_TRUE(Is(SlotPipe::Remove("a"), StatusCode::kFailedPrecondition, "takes part in it"));
+  EXPECT_TRUE(SlotPipe::Remove("b").ok());
+  EXPECT_TRUE(SlotPipe::Remove("a", true).ok());
+  EXPECT_THAT(SlotPipe::List().value(), ElementsAre());
+  EXPECT_TRUE(in_use->SendBytes("still works").ok());
+  EXPECT_TRUE(Is(Connect("a"), StatusCode::kNotFound, ""));
+}
+
+TEST_F(PipeFileTest, TheFileIsPrivate) {
+  Create();
+  struct stat about;
+  ASSERT_EQ(::stat(directory_.File("p").c_str(), &about), 0);
+  EXPECT_EQ(about.st_mode & 0777, 0600u);
+  ASSERT_EQ(::stat(directory_.File("").c_str(), &about), 0);
+  EXPECT_EQ(about.st_mode & 0777, 0700u);
+
+  ASSERT_EQ(::chmod(directory_.File("p").c_str(), 0606), 0);
+  EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition, "open to all users"));
+  ASSERT_EQ(::chmod(directory_.File("p").c_str(), 0600), 0);
+  ASSERT_EQ(::link(directory_.File("p").c_str(), directory_.File("second").c_str()), 0);
+  EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition, "several names"));
+  ASSERT_EQ(::unlink(directory_.File("second").c_str()), 0);
+  ASSERT_EQ(::symlink(directory_.File("p").c_str(), directory_.File("link").c_str()), 0);
+  EXPECT_TRUE(Is(Connect("link"), StatusCode::kFailedPrecondition, "symbolic link"));
+  ASSERT_EQ(::mkdir(directory_.File("folder").c_str(), 0700), 0);
+  EXPECT_FALSE(Connect("folder").ok());
+  ASSERT_EQ(::chmod(directory_.File("").c_str(), 0705), 0);
+  EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition, "entered by others"));
+}
+
+TEST_F(PipeFileTest, ADamagedHeaderIsDataLossAndAnotherVersionSaysSo) {
+  Create();
+  Patch(8, 2, 4);
+  EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition, "version 2"));
+  Patch(8, 1, 4);
+  EXPECT_TRUE(Connect().ok());
+  Patch(0, 0, 8);
+  EXPECT_TRUE(Is(Connect(), StatusCode::kDataLoss, "no slot pipe"));
+  EXPECT_TRUE(Is(SlotPipe::Inspect("p").status(), StatusCode::kDataLoss, "no slot pipe"));
+  EXPECT_TRUE(SlotPipe::Remove("p").ok()) << "what is damaged can be removed";
+}
+
+// Every byte of the header counts: none can be changed without being noticed.
+TEST_F(PipeFileTest, EveryByteOfTheHeaderIsChecked) {
+  const auto layout = MakeLayout({.slots = 10, .slot_bytes = 100, .participants = 3});
+  ASSERT_TRUE(layout.ok());
+  const PipeHeader header = MakeHeader(*layout, 12345);
+  EXPECT_TRUE(CheckHeader(header, layout->file_bytes).ok());
+  EXPECT_FALSE(CheckHeader(header, layout->file_bytes + 4096).ok());
+  for (size_t byte = 0; byte < sizeof(header); ++byte) {
+    for (int bit = 0; bit < 8; ++bit) {
+      PipeHeader changed = header;
+      reinterpret_cast<unsigned char*>(&changed)[byte] ^= static_cast<unsigned char>(1 << bit);
+      EXPECT_FALSE(CheckHeader(changed, layout->file_bytes).ok()) << byte;
+    }
+  }
+}
+
+TEST_F(PipeFileTest, ATruncatedFileIsDataLoss) {
+  Create();
+  ASSERT_EQ(::truncate(directory_.File("p").c_str(), 8192), 0);
+  EXPECT_TRUE(Is(Connect(), StatusCode::kDataLoss, "8192 bytes instead of"));
+  ASSERT_EQ(::truncate(directory_.File("p").c_str(), 100), 0);
+  EXPECT_TRUE(Is(Connect(), StatusCode::kDataLoss, "too short"));
+}
+
+TEST_F(PipeFileTest, AFullTableOfParticipantsIsTold) {
+  auto first = SlotPipe::Create("t", {.slots = 1, .slot_bytes = 8, .participants = 2}).value();
+  {
+    auto second = SlotPipe::Connect("t").value();
+    EXPECT_TRUE(Is(Connect("t"), StatusCode::kResourceExhausted, "all 2 places"));
+  }
+  EXPECT_TRUE(Connect("t").ok());
+}
+
+}  // namespace
+}  // namespace mi7

@@ -1,0 +1,233 @@
+/* The slot pipe: order ring and slots, with a crash possible at every step of every process.
+ *
+ * protocol.cc follows this model step by step. What differs, and why what is proven here holds there:
+ *   - A slot that is given back unsent keeps its generation here and changes it there, so every
+ *     compare-and-swap there fails whenever the one here fails.
+ *   - Generations, tags and laps do not wrap around here; words.h and protocol.h argue that they
+ *     cannot be confused there.
+ *   - Attempts and dead letters are left out: a dead letter is a slot that no cell can fetch.
+ * It assumes sequential consistency; protocol.h gives the reason of each weaker order.
+ *
+ * Processes: 0,1 produce, 2,3 consume (and may return what they fetched), 4,5 sweep the dead;
+ * 6 sweeps and drains at the end, and checks that each message that was sent came out once, that
+ * none came that was not sent, and that every slot is empty.
+ */
+#ifndef N
+#define N 2
+#endif
+#ifndef M
+#define M 4
+#endif
+#ifndef NPROD
+#define NPROD 1
+#endif
+#ifndef NCONS
+#define NCONS 1
+#endif
+#ifndef NREC
+#define NREC 1
+#endif
+#ifndef ROUNDS
+#define ROUNDS 1
+#endif
+#define NPROC (NPROD + NCONS + NREC)   /* that can die */
+#ifndef MAXC
+#define MAXC 2
+#endif
+#define P 7      /* 0,1 producers 2,3 consumers 4,5,6 recoverers(6 = final) */
+#define NONE 15
+#define EMPTY 0
+#define WRITING 1
+#define READY 2
+#define READING 3
+#define REQ 4
+typedef slot_t { byte st; byte ow; byte g; byte m };
+typedef cell_t { bit fl; byte ix; byte g; byte lap };
+slot_t s[N];
+cell_t c[M];
+byte head=0, tail=0;
+bit dead[P]; bit freed[P];
+byte lk[P];           /* recovery lock owner */
+byte crashes=0;
+byte nsent=0; bit sent[4]; byte dlv[4];
+byte running=0; bit phase2=0;
+#define CR(x) if :: (crashes<MAXC) -> atomic{crashes++; dead[x]=1; goto out} :: skip fi
+#define LOCKFREE(p) (lk[p]==NONE || dead[lk[p]])
+
+inline push(i,gg,okv,x,mid,isend) {   /* push cell (i,gg); okv=1 on success */
+  okv=0;
+  do
+  :: CR(x); atomic{ t=tail; } CR(x);
+     atomic{
+       if
+       :: (!c[t%M].fl && c[t%M].lap==t/M) -> c[t%M].fl=1; c[t%M].ix=i; c[t%M].g=gg; c[t%M].lap=t/M; okv=1;
+            if :: isend -> sent[mid]=1; :: else fi
+       :: (c[t%M].fl && c[t%M].lap==t/M) -> okv=2
+       :: (c[t%M].lap>t/M) -> okv=2
+       :: else -> okv=3
+       fi }
+     CR(x);
+     if :: okv==3 -> atomic{ if :: (tail==t) -> okv=4 :: else -> skip fi }  /* full if tail unchanged */
+        :: else -> atomic{ if :: (tail==t) -> tail=t+1 :: else fi }
+     fi;
+     if :: (okv==1||okv==4) -> break :: else fi
+  od
+}
+inline fetch(x,got,gi,gg) {  /* got 1: claimed slot gi gen gg ; got 0: empty */
+  got=0;
+  do
+  :: CR(x); h=head; CR(x);
+     atomic{ cf=c[h%M].fl; ci=c[h%M].ix; cg=c[h%M].g; cl=c[h%M].lap; }
+     CR(x);
+     if
+     :: (cl==h/M && cf) ->
+        /* read slot */
+        atomic{ ws=s[ci].st; wo=s[ci].ow; wg=s[ci].g; }
+        CR(x);
+        if
+        :: (wg==cg && (ws==WRITING||ws==READY||ws==REQ)) ->
+            atomic{ if :: (s[ci].st==ws && s[ci].ow==wo && s[ci].g==wg) -> s[ci].st=READING; s[ci].ow=x; got=1; gi=ci; gg=cg
+                       :: else -> got=2 fi }
+        :: else -> got=3
+        fi;
+        CR(x);
+        if :: got==2 -> skip /* slot changed under us: re-examine before clearing */
+           :: else ->
+             atomic{ if :: (c[h%M].fl && c[h%M].lap==cl && c[h%M].ix==ci && c[h%M].g==cg) -> c[h%M].fl=0; c[h%M].lap=cl+1 :: else fi }
+             CR(x);
+             atomic{ if :: (head==h) -> head=h+1 :: else fi }
+        fi;
+        if :: got==1 -> break :: else -> got=0 fi
+     :: (cl>h/M) -> atomic{ if :: (head==h) -> head=h+1 :: else fi }
+     :: (cl==h/M && !cf) -> got=0; break
+     :: else -> assert(0)
+     fi
+  od
+}
+proctype Prod(byte me; byte m) {
+  byte i,t,ok,g;
+  CR(me);
+  i=0; ok=0;
+  do
+  :: (i<N) -> CR(me);
+     atomic{ if :: (s[i].st==EMPTY) -> s[i].st=WRITING; s[i].ow=me; g=s[i].g; ok=1 :: else fi }
+     if :: ok -> break :: else -> i++ fi
+  :: (i>=N) -> goto out       /* full: give up */
+  od;
+  CR(me);
+  s[i].m=m;                    /* payload */
+  push(i,g,ok,me,m,1);
+  if :: ok==4 -> atomic{ if :: (s[i].st==WRITING&&s[i].ow==me&&s[i].g==g) -> s[i].st=EMPTY; s[i].ow=NONE :: else fi }
+     :: else -> CR(me); atomic{ if :: (s[i].st==WRITING&&s[i].ow==me&&s[i].g==g) -> s[i].st=READY; s[i].ow=NONE :: else fi }
+  fi;
+out: running--
+}
+proctype Cons(byte me) {
+  byte h,ci,cg,cl,ws,wo,wg,got,gi,gg,k,t,ok; bit cf;
+  k=0;
+  do
+  :: k<2 -> k++;
+     fetch(me,got,gi,gg);
+     if :: got==1 -> CR(me);
+          if
+          :: /* commit: single CAS; delivery counted with it */
+          atomic{ if :: (s[gi].st==READING&&s[gi].ow==me&&s[gi].g==gg) -> dlv[s[gi].m]++; s[gi].st=EMPTY; s[gi].g=gg+1; s[gi].ow=NONE :: else fi }
+#ifdef RETURNS
+          :: /* return it instead */
+          atomic{ assert(s[gi].st==READING&&s[gi].ow==me&&s[gi].g==gg); s[gi].st=REQ }
+          push(gi,gg,ok,me,0,0);
+          CR(me);
+          if :: ok==1 -> atomic{ if :: (s[gi].st==REQ&&s[gi].ow==me&&s[gi].g==gg) -> s[gi].st=READY; s[gi].ow=NONE :: else fi }
+             :: else -> atomic{ if :: (s[gi].st==REQ&&s[gi].ow==me&&s[gi].g==gg) -> s[gi].st=READING :: else fi }; atomic{ dead[me]=1; goto out } /* no room: leaves, and is swept */
+          fi
+#endif
+          fi
+        :: else
+     fi
+  :: k>=2 -> break
+  od;
+out: running--
+}
+inline sweep(p,me) {
+  i=0;
+  do
+  :: i<N ->
+     CR(me);
+     atomic{ ws=s[i].st; wo=s[i].ow; wg=s[i].g; }
+     if
+     :: (wo==p && ws==WRITING) ->
+        j=0; fnd=0;
+        do :: j<M -> CR(me); atomic{ if :: (c[j].fl && c[j].ix==i && c[j].g==wg) -> fnd=1 :: else fi } j++ :: else -> break od;
+        CR(me);
+        if :: fnd -> atomic{ if :: (s[i].st==WRITING&&s[i].ow==p&&s[i].g==wg) -> s[i].st=READY; s[i].ow=NONE :: else fi }
+           :: else -> atomic{ if :: (s[i].st==WRITING&&s[i].ow==p&&s[i].g==wg) -> s[i].st=EMPTY; s[i].ow=NONE :: else fi }
+        fi
+     :: (wo==p && (ws==READING||ws==REQ)) ->
+        atomic{ ok=0; if :: (s[i].st==ws&&s[i].ow==p&&s[i].g==wg) -> s[i].st=REQ; ok=1 :: else fi }   /* the dead one stays the owner */
+        if :: ok ->
+          push(i,wg,ok,me,0,0);
+          CR(me);
+          if :: ok==1 -> atomic{ if :: (s[i].st==REQ&&s[i].ow==p&&s[i].g==wg) -> s[i].st=READY; s[i].ow=NONE :: else fi }
+             :: else -> assert(0) /* ring must never be full */
+          fi
+           :: else fi
+     :: else
+     fi;
+     i++
+  :: else -> break
+  od
+}
+proctype Rec(byte me; byte rounds) {
+  byte i,j,t,ok,ws,wo,wg,p,r; bit fnd;
+  r=0;
+  do
+  :: r<rounds -> r++; p=0;
+     do
+     :: p<P-1 ->
+        atomic{ ok=0; if :: (p!=me && dead[p] && !freed[p] && LOCKFREE(p)) -> lk[p]=me; ok=1 :: else fi }
+        if :: ok -> sweep(p,me); CR(me); atomic{ freed[p]=1; lk[p]=NONE } :: else fi;
+        p++
+     :: else -> break
+     od
+  :: else -> break
+  od;
+out: if :: me!=6 -> running-- :: else fi
+}
+/* final: healthy recoverer + drain, no more crashes */
+proctype Final() {
+  byte i,j,t,ok,ws,wo,wg,p,r,h,ci,cg,cl,got,gi,gg; bit fnd,cf;
+  (running==0);
+  d_step{ crashes=MAXC; }
+  r=0;
+  do :: r<2 -> r++; p=0;
+     do :: p<P-1 -> if :: (dead[p]&&!freed[p]) -> sweep(p,6); freed[p]=1 :: else fi; p++ :: else -> break od
+     :: else -> break od;
+  do
+  :: fetch(6,got,gi,gg);
+     if :: got==1 -> atomic{ dlv[s[gi].m]++; s[gi].st=EMPTY; s[gi].g=gg+1; s[gi].ow=NONE }
+        :: else -> break fi
+  od;
+  i=0; do :: i<N -> assert(s[i].st==EMPTY); i++ :: else -> break od;      /* no leaked slot */
+  i=0; do :: i<3 -> assert(dlv[i]==sent[i]); i++ :: else -> break od;     /* no loss, no dup, no ghost */
+out: skip
+}
+init {
+  atomic {
+    byte k=0; do :: k<P -> lk[k]=NONE; k++ :: else -> break od;
+    k=0; do :: k<N -> s[k].ow=NONE; k++ :: else -> break od;
+    running=NPROC;
+    run Prod(0,0);
+#if NPROD>1
+    run Prod(1,1);
+#endif
+    run Cons(2);
+#if NCONS>1
+    run Cons(3);
+#endif
+    run Rec(4,ROUNDS);
+#if NREC>1
+    run Rec(5,ROUNDS);
+#endif
+    run Final();
+  }
+}

@@ -1,0 +1,135 @@
+#include "transport/slot_pipe/participants.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+namespace mi7::slot_pipe_internal {
+namespace {
+
+struct flock LockOf(short type, uint16_t index) {
+  struct flock lock {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = index;
+  lock.l_len = 1;
+  return lock;
+}
+
+}  // namespace
+
+bool Participants::Lock(uint16_t index) {
+  struct flock lock = LockOf(F_WRLCK, index);
+  return ::fcntl(fd_, F_OFD_SETLK, &lock) == 0;
+}
+
+void Participants::Unlock(uint16_t index) {
+  struct flock lock = LockOf(F_UNLCK, index);
+  ::fcntl(fd_, F_OFD_SETLK, &lock);
+}
+
+bool Participants::IsUnlocked(uint16_t index) const {
+  struct flock lock = LockOf(F_WRLCK, index);
+  return ::fcntl(fd_, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK;
+}
+
+bool Participants::SweepLocked(uint16_t index, Recovered& recovered) {
+  const Swept swept = Protocol(region_, index).Sweep(index);
+  recovered.slots += swept.committed + swept.emptied + swept.requeued + swept.dead_lettered;
+  // Relaxed: a count.
+  region_.words().recovered_slots.fetch_add(
+      swept.committed + swept.emptied + swept.requeued + swept.dead_lettered,
+      std::memory_order_relaxed);
+  if (!swept.complete) return false;
+  ++recovered.participants;
+  region_.words().recovered_participants.fetch_add(1, std::memory_order_relaxed);
+  // Release: who finds the entry free finds nothing that it owns.
+  region_.participant(index).state.store(kParticipantFree, std::memory_order_release);
+  return true;
+}
+
+absl::StatusOr<uint16_t> Participants::Join(absl::string_view name) {
+  const uint32_t count = region_.geometry().participants;
+  for (uint32_t i = 0; i < count; ++i) {
+    const auto index = static_cast<uint16_t>(i);
+    if (!Lock(index)) {
+      if (errno == EAGAIN || errno == EACCES) continue;
+      return absl::InternalError(
+          absl::StrCat("locking participant ", i, " of its file: ", ::strerror(errno)));
+    }
+    ParticipantEntry& entry = region_.participant(index);
+    // Acquire: what a sweep of the one before did is done. Anything but FREE is swept.
+    Recovered recovered;
+    if (entry.state.load(std::memory_order_acquire) != kParticipantFree &&
+        !SweepLocked(index, recovered)) {
+      Unlock(index);
+      continue;
+    }
+    entry.pid.store(static_cast<uint32_t>(::getpid()), std::memory_order_relaxed);
+    entry.joined_unix_ns.store(static_cast<uint64_t>(absl::ToUnixNanos(absl::Now())),
+                               std::memory_order_relaxed);
+    char text[sizeof(entry.name)] = {};
+    std::memcpy(text, name.data(), std::min(name.size(), sizeof(text) - 1));
+    for (size_t word = 0; word < sizeof(text) / 8; ++word) {
+      uint64_t bytes;
+      std::memcpy(&bytes, text + 8 * word, 8);
+      entry.name[word].store(bytes, std::memory_order_relaxed);
+    }
+    // Release: whoever sees us alive sees who we are. And before anything that we do to a slot.
+    entry.state.store(kParticipantAlive, std::memory_order_seq_cst);
+    return index;
+  }
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "all ", count, " places for participants are taken; create it with more, or let one leave"));
+}
+
+void Participants::Leave(uint16_t index) {
+  // Release: who finds the entry free finds nothing that it owns.
+  region_.participant(index).state.store(kParticipantFree, std::memory_order_release);
+  Unlock(index);
+}
+
+Participants::Recovered Participants::Recover(uint16_t me) {
+  Recovered recovered;
+  for (uint32_t i = 0; i < region_.geometry().participants; ++i) {
+    const auto index = static_cast<uint16_t>(i);
+    if (index == me) continue;
+    ParticipantEntry& entry = region_.participant(index);
+    if (entry.state.load(std::memory_order_acquire) == kParticipantFree || !Lock(index)) continue;
+    // Again, now that nobody else changes it.
+    if (entry.state.load(std::memory_order_acquire) != kParticipantFree) {
+      SweepLocked(index, recovered);
+    }
+    Unlock(index);
+  }
+  return recovered;
+}
+
+std::vector<ParticipantInfo> Participants::List(uint16_t me) const {
+  std::vector<ParticipantInfo> all;
+  for (uint32_t i = 0; i < region_.geometry().participants; ++i) {
+    const ParticipantEntry& entry = region_.participant(i);
+    if (entry.state.load(std::memory_order_acquire) == kParticipantFree) continue;
+    ParticipantInfo info;
+    info.index = i;
+    info.pid = entry.pid.load(std::memory_order_relaxed);
+    info.joined_unix_ns = entry.joined_unix_ns.load(std::memory_order_relaxed);
+    char text[sizeof(entry.name) + 1] = {};
+    for (size_t word = 0; word < sizeof(entry.name) / 8; ++word) {
+      const uint64_t bytes = entry.name[word].load(std::memory_order_relaxed);
+      std::memcpy(text + 8 * word, &bytes, 8);
+    }
+    info.name = text;
+    info.alive = i == me || !IsUnlocked(static_cast<uint16_t>(i));
+    all.push_back(std::move(info));
+  }
+  return all;
+}
+
+}  // namespace mi7::slot_pipe_internal

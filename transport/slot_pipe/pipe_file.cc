@@ -1,0 +1,289 @@
+#include "transport/slot_pipe/pipe_file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "transport/slot_pipe/free_hints.h"
+
+namespace mi7::slot_pipe_internal {
+namespace {
+
+constexpr size_t kNameMax = 64;
+
+// Closes what it holds.
+class Fd {
+ public:
+  explicit Fd(int fd = -1) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Fd() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  int get() const { return fd_; }
+  int Take() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_;
+};
+
+// A status for a failed system call on `path`.
+absl::Status Failed(absl::string_view what, absl::string_view path, int error) {
+  const std::string text = absl::StrCat(what, " ", path, ": ", ::strerror(error));
+  switch (error) {
+    case ENOENT:
+      return absl::NotFoundError(text);
+    case EEXIST:
+      return absl::AlreadyExistsError(text);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::PermissionDeniedError(text);
+    case ENOSPC:
+    case EDQUOT:
+    case ENOMEM:
+    case EMFILE:
+    case ENFILE:
+      return absl::ResourceExhaustedError(text);
+    default:
+      return absl::FailedPreconditionError(text);
+  }
+}
+
+struct Directory {
+  std::string path;
+  bool chosen_by_user = false;  // MI7_RUNTIME_DIR
+};
+
+Directory PipesDirectory() {
+  const auto environment = [](const char* name) -> absl::string_view {
+    const char* value = ::getenv(name);
+    return value == nullptr ? "" : value;
+  };
+  if (const auto own = environment("MI7_RUNTIME_DIR"); !own.empty()) {
+    return {absl::StrCat(own, "/pipes"), true};
+  }
+  if (const auto xdg = environment("XDG_RUNTIME_DIR"); !xdg.empty()) {
+    return {absl::StrCat(xdg, "/mi7/pipes"), false};
+  }
+  return {absl::StrCat("/dev/shm/mi7-", ::geteuid(), "/pipes"), false};
+}
+
+// Whoever can write into the directory can put another file under a pipe's name.
+absl::Status CheckDirectory(int fd, const Directory& directory) {
+  struct stat about;
+  if (::fstat(fd, &about) != 0) return Failed("looking at", directory.path, errno);
+  if (!directory.chosen_by_user && about.st_uid != ::geteuid()) {
+    return absl::FailedPreconditionError(absl::StrCat(directory.path, " belongs to user ",
+                                                      about.st_uid, " instead of ", ::geteuid(),
+                                                      "; remove it or set MI7_RUNTIME_DIR"));
+  }
+  const mode_t open_to = about.st_mode & (directory.chosen_by_user ? 0007 : 0077);
+  if (open_to != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(directory.path, " can be entered by others (mode ",
+                     absl::Hex(about.st_mode & 0777), " in hexadecimal); chmod it to 0700"));
+  }
+  return absl::OkStatus();
+}
+
+// Opens the directory, and makes it and what is above it first if asked to.
+absl::StatusOr<Fd> OpenDirectory(const Directory& directory, bool create, bool for_group) {
+  if (create) {
+    // Its two last parts are ours; what is above them is there.
+    const std::string parent = directory.path.substr(0, directory.path.rfind('/'));
+    if (!directory.chosen_by_user && ::mkdir(parent.c_str(), 0700) != 0 && errno != EEXIST) {
+      return Failed("making", parent, errno);
+    }
+    if (::mkdir(directory.path.c_str(), for_group ? 0770 : 0700) != 0 && errno != EEXIST) {
+      return Failed("making", directory.path, errno);
+    }
+  }
+  Fd fd(::open(directory.path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (fd.get() < 0) return Failed("opening", directory.path, errno);
+  if (absl::Status status = CheckDirectory(fd.get(), directory); !status.ok()) return status;
+  return fd;
+}
+
+absl::StatusOr<void*> Map(int fd, uint64_t bytes, int protection) {
+  // Populated, so that no page is faulted in on the way of a message.
+  void* memory = ::mmap(nullptr, bytes, protection, MAP_SHARED | MAP_POPULATE, fd, 0);
+  if (memory == MAP_FAILED) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("mapping ", bytes, " bytes: ", ::strerror(errno)));
+  }
+  return memory;
+}
+
+// Gives the file its name. Not by renaming, which would replace an existing pipe.
+absl::Status GiveName(int directory, const Directory& where, int fd, const std::string& name) {
+  const std::string self = absl::StrCat("/proc/self/fd/", fd);
+  if (::linkat(AT_FDCWD, self.c_str(), directory, name.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+    return absl::OkStatus();
+  }
+  return Failed("naming", absl::StrCat(where.path, "/", name), errno);
+}
+
+}  // namespace
+
+absl::Status CheckPipeName(absl::string_view name) {
+  const auto allowed = [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
+  };
+  if (!name.empty() && name.size() <= kNameMax &&
+      absl::ascii_isalnum(static_cast<unsigned char>(name[0])) &&
+      std::all_of(name.begin(), name.end(), allowed)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("slot pipe '", name.substr(0, 2 * kNameMax), "': a name is 1 to ", kNameMax,
+                   " letters, digits, '.', '_' or '-', and begins with a letter or digit"));
+}
+
+absl::Status AboutPipe(absl::string_view name, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat("slot pipe '", name, "': ", status.message()));
+}
+
+absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Create(absl::string_view name,
+                                                           const Layout& layout,
+                                                           std::optional<uint32_t> group) {
+  if (absl::Status status = CheckPipeName(name); !status.ok()) return status;
+  const Directory where = PipesDirectory();
+  absl::StatusOr<Fd> directory = OpenDirectory(where, true, group.has_value());
+  if (!directory.ok()) return AboutPipe(name, directory.status());
+  // Also found out by GiveName; here before memory is taken for it.
+  const std::string text(name);
+  if (::faccessat(directory->get(), text.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+    return AboutPipe(name, Failed("creating", absl::StrCat(where.path, "/", name), EEXIST));
+  }
+
+  // It has no name, so that it vanishes with us if we die now. (O_EXCL here would forbid to name
+  // it.)
+  Fd fd(::openat(directory->get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (fd.get() < 0) return AboutPipe(name, Failed("creating a file in", where.path, errno));
+  if (group.has_value() &&
+      (::fchown(fd.get(), static_cast<uid_t>(-1), *group) != 0 || ::fchmod(fd.get(), 0660) != 0)) {
+    return AboutPipe(name, Failed(absl::StrCat("giving to group ", *group), where.path, errno));
+  }
+  // All of it now, because a tmpfs that is full later would kill who touches it (SIGBUS).
+  int error;
+  do {
+    error = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(layout.file_bytes));
+  } while (error == EINTR);
+  if (error != 0) {
+    return AboutPipe(name, Failed(absl::StrCat("reserving ", layout.file_bytes, " bytes in"),
+                                  where.path, error == EFBIG ? ENOSPC : error));
+  }
+  absl::StatusOr<void*> memory = Map(fd.get(), layout.file_bytes, PROT_READ | PROT_WRITE);
+  if (!memory.ok()) return AboutPipe(name, memory.status());
+
+  const uint64_t now_ns = static_cast<uint64_t>(absl::ToUnixNanos(absl::Now()));
+  const PipeHeader header = MakeHeader(layout, now_ns);
+  std::memcpy(*memory, &header, sizeof(header));
+  FreeHints(Region(*memory, layout)).SetAll();
+  const int raw_fd = fd.Take();
+  std::unique_ptr<PipeFile> file(new PipeFile(raw_fd, *memory, layout, now_ns));
+  if (absl::Status named = GiveName(directory->get(), where, raw_fd, text); !named.ok()) {
+    return AboutPipe(name, named);
+  }
+  return file;
+}
+
+absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Open(absl::string_view name, Access access) {
+  if (absl::Status status = CheckPipeName(name); !status.ok()) return status;
+  const Directory where = PipesDirectory();
+  const std::string path = absl::StrCat(where.path, "/", name);
+  const auto none = [&] {
+    return AboutPipe(name, absl::NotFoundError(
+                               absl::StrCat("there is none in ", where.path, "; create it first")));
+  };
+  absl::StatusOr<Fd> directory = OpenDirectory(where, false, false);
+  if (absl::IsNotFound(directory.status())) return none();
+  if (!directory.ok()) return AboutPipe(name, directory.status());
+
+  const int mode = access == Access::kReadWrite ? O_RDWR : O_RDONLY;
+  Fd fd(::openat(directory->get(), std::string(name).c_str(), mode | O_NOFOLLOW | O_CLOEXEC));
+  if (fd.get() < 0) {
+    if (errno == ENOENT) return none();
+    return AboutPipe(name, Failed("opening", path, errno));
+  }
+  struct stat about;
+  if (::fstat(fd.get(), &about) != 0) return AboutPipe(name, Failed("looking at", path, errno));
+  const auto unfit = [&](absl::string_view why) {
+    return AboutPipe(name, absl::FailedPreconditionError(absl::StrCat(path, " ", why)));
+  };
+  if (!S_ISREG(about.st_mode)) return unfit("is no regular file");
+  if (about.st_nlink == 0) return none();  // removed at this moment
+  if (about.st_nlink > 1) return unfit("has several names, and a pipe has one");
+  if ((about.st_mode & 0007) != 0) return unfit("is open to all users");
+  if (about.st_uid != ::geteuid() && (about.st_mode & 0060) != 0060) {
+    return unfit(absl::StrCat("belongs to user ", about.st_uid, " alone"));
+  }
+
+  PipeHeader header;
+  const auto size = static_cast<uint64_t>(about.st_size);
+  if (size < sizeof(header) ||
+      ::pread(fd.get(), &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header))) {
+    return AboutPipe(name, absl::DataLossError(absl::StrCat(path, " is too short for a pipe")));
+  }
+  absl::StatusOr<Layout> layout = CheckHeader(header, size);
+  if (!layout.ok()) return AboutPipe(name, layout.status());
+  absl::StatusOr<void*> memory =
+      Map(fd.get(), layout->file_bytes,
+          access == Access::kReadWrite ? PROT_READ | PROT_WRITE : PROT_READ);
+  if (!memory.ok()) return AboutPipe(name, memory.status());
+  return std::unique_ptr<PipeFile>(
+      new PipeFile(fd.Take(), *memory, *layout, header.created_unix_ns));
+}
+
+PipeFile::~PipeFile() {
+  ::munmap(memory_, region_.layout().file_bytes);
+  ::close(fd_);
+}
+
+absl::Status UnlinkPipeFile(absl::string_view name) {
+  if (absl::Status status = CheckPipeName(name); !status.ok()) return status;
+  const Directory where = PipesDirectory();
+  absl::StatusOr<Fd> directory = OpenDirectory(where, false, false);
+  if (!directory.ok()) return AboutPipe(name, directory.status());
+  if (::unlinkat(directory->get(), std::string(name).c_str(), 0) != 0) {
+    return AboutPipe(name, Failed("removing", absl::StrCat(where.path, "/", name), errno));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::string>> ListPipeFiles() {
+  std::vector<std::string> names;
+  const Directory where = PipesDirectory();
+  absl::StatusOr<Fd> directory = OpenDirectory(where, false, false);
+  if (absl::IsNotFound(directory.status())) return names;
+  if (!directory.ok()) return directory.status();
+  DIR* entries = ::fdopendir(directory->get());
+  if (entries == nullptr) return Failed("listing", where.path, errno);
+  directory->Take();  // closed with `entries`
+  while (const dirent* entry = ::readdir(entries)) {
+    if (CheckPipeName(entry->d_name).ok()) names.emplace_back(entry->d_name);
+  }
+  ::closedir(entries);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace mi7::slot_pipe_internal

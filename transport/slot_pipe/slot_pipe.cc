@@ -1,0 +1,400 @@
+#include "transport/slot_pipe/slot_pipe.h"
+
+#include <errno.h>
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "transport/slot_pipe/slot_pipe_impl.h"
+
+namespace mi7 {
+
+using slot_pipe_internal::AboutPipe;
+using slot_pipe_internal::Claim;
+using slot_pipe_internal::Event;
+using slot_pipe_internal::Geometry;
+using slot_pipe_internal::Outcome;
+using slot_pipe_internal::Participants;
+using slot_pipe_internal::PipeFile;
+using slot_pipe_internal::SlotHeader;
+using slot_pipe_internal::SlotPhase;
+using slot_pipe_internal::SlotWord;
+using slot_pipe_internal::Waited;
+
+namespace {
+
+Geometry GeometryOf(const PipeOptions& options) {
+  return {.slots = options.slots,
+          .slot_bytes = options.slot_bytes,
+          .participants = options.participants,
+          .attempts_max = options.attempts_max,
+          .flags = (options.checksum ? slot_pipe_internal::kFlagChecksum : 0) |
+                   (options.group.has_value() ? slot_pipe_internal::kFlagGroup : 0)};
+}
+
+// Says in what an existing pipe is other than wanted.
+absl::Status CheckSame(const Geometry& is, const Geometry& wanted) {
+  if (is == wanted) return absl::OkStatus();
+  const auto differs = [](absl::string_view what, uint32_t has, uint32_t want) {
+    return has == want ? "" : absl::StrCat(" ", what, " ", has, " instead of ", want, ";");
+  };
+  return absl::FailedPreconditionError(
+      absl::StrCat("it exists with other options:", differs("slots", is.slots, wanted.slots),
+                   differs("slot_bytes", is.slot_bytes, wanted.slot_bytes),
+                   differs("participants", is.participants, wanted.participants),
+                   differs("attempts_max", is.attempts_max, wanted.attempts_max),
+                   differs("flags (1: checksum, 2: group)", is.flags, wanted.flags),
+                   " connect to it as it is, or remove it first"));
+}
+
+int64_t CoarseNanos() {
+  timespec now;
+  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+}  // namespace
+
+// --- make and join
+
+absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::Create(absl::string_view name,
+                                                           const PipeOptions& options,
+                                                           const JoinOptions& join) {
+  const auto layout = slot_pipe_internal::MakeLayout(GeometryOf(options));
+  if (!layout.ok()) return AboutPipe(name, layout.status());
+  auto file = PipeFile::Create(name, *layout, options.group);
+  if (!file.ok()) return file.status();
+  return Join(*std::move(file), name, join);
+}
+
+absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::Connect(absl::string_view name,
+                                                            const JoinOptions& join) {
+  auto file = PipeFile::Open(name, PipeFile::Access::kReadWrite);
+  if (!file.ok()) return file.status();
+  return Join(*std::move(file), name, join);
+}
+
+absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::OpenOrCreate(absl::string_view name,
+                                                                 const PipeOptions& options,
+                                                                 const JoinOptions& join) {
+  const Geometry wanted = GeometryOf(options);
+  // Others may create and remove it between two of our steps.
+  absl::Status last;
+  for (int round = 0; round < 100; ++round) {
+    auto file = PipeFile::Open(name, PipeFile::Access::kReadWrite);
+    if (file.ok()) {
+      if (absl::Status same = CheckSame((*file)->region().geometry(), wanted); !same.ok()) {
+        return AboutPipe(name, same);
+      }
+      return Join(*std::move(file), name, join);
+    }
+    if (!absl::IsNotFound(file.status())) return file.status();
+    auto created = Create(name, options, join);
+    if (created.ok() || !absl::IsAlreadyExists(created.status())) return created;
+    last = created.status();
+  }
+  return last;
+}
+
+absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::Join(std::unique_ptr<PipeFile> file,
+                                                         absl::string_view name,
+                                                         const JoinOptions& join) {
+  Participants participants(file->fd(), file->region());
+  const absl::StatusOr<uint16_t> me =
+      participants.Join(join.name.empty() ? program_invocation_short_name : join.name);
+  if (!me.ok()) return AboutPipe(name, me.status());
+  std::unique_ptr<SlotPipe> pipe(
+      new SlotPipe(std::make_unique<Impl>(std::move(file), name, *me, join.wait)));
+  pipe->Recover();
+  // Joining may have swept the one whose place it took.
+  pipe->impl_->ready.NotifyAll();
+  pipe->impl_->empty.NotifyAll();
+  return pipe;
+}
+
+SlotPipe::Impl::Impl(std::unique_ptr<PipeFile> the_file, absl::string_view the_name, uint16_t me,
+                     transport::WaitPolicy the_wait)
+    : file(std::move(the_file)),
+      region(file->region()),
+      name(the_name),
+      wait(the_wait),
+      protocol(region, me),
+      ready(region.words().ready_event),
+      empty(region.words().empty_event),
+      fork_guard(file->fd()),
+      no_empty_slot(AboutPipe(
+          name, absl::ResourceExhaustedError(absl::StrCat("all ", region.geometry().slots,
+                                                          " slots are in use; fetch, or wait")))),
+      no_message(AboutPipe(name, absl::UnavailableError("no message is ready; wait for one"))),
+      participants(file->fd(), region) {}
+
+SlotPipe::SlotPipe(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+SlotPipe::~SlotPipe() {
+  if (impl_->fork_guard.forked()) return;  // the parent lives on
+  const uint16_t me = impl_->protocol.me();
+  bool complete;
+  {
+    MutexLock lock(&impl_->recovery);
+    complete = impl_->protocol.Sweep(me).complete;
+    // Else our place stays taken, and whoever comes next takes us for dead and goes on.
+    if (complete) impl_->participants.Leave(me);
+  }
+  impl_->ready.NotifyAll();
+  impl_->empty.NotifyAll();
+}
+
+// --- errors
+
+absl::Status SlotPipe::Impl::Usable() const {
+  if (!fork_guard.forked()) [[likely]]
+    return absl::OkStatus();
+  return AboutPipe(name, absl::FailedPreconditionError(
+                             "this process is a fork of the one that connected; connect again"));
+}
+
+absl::Status SlotPipe::Impl::Corrupt() const {
+  return AboutPipe(name, absl::DataLossError("its shared memory contradicts itself: it was "
+                                             "overwritten; remove it and create it anew"));
+}
+
+absl::Status SlotPipe::Impl::WrongState(uint32_t index, absl::string_view what) const {
+  const SlotWord word(index < region.geometry().slots
+                          ? region.slot(index).word.load(std::memory_order_relaxed)
+                          : 0);
+  const absl::string_view states[] = {"empty",   "writing",     "ready", "reading",
+                                      "requeue", "dead letter", "?",     "?"};
+  return AboutPipe(
+      name, absl::FailedPreconditionError(absl::StrCat(
+                "slot ", index, " is not this participant's to ", what, " (any more): it is ",
+                states[static_cast<size_t>(word.phase())], ", generation ", word.generation())));
+}
+
+absl::Status SlotPipe::Impl::Failed(Outcome outcome, uint32_t index, absl::string_view what) const {
+  switch (outcome) {
+    case Outcome::kDone:
+      return absl::OkStatus();
+    case Outcome::kWrongState:
+    case Outcome::kNothing:
+      return WrongState(index, what);
+    case Outcome::kRingFull:
+      return AboutPipe(name, absl::ResourceExhaustedError(
+                                 "its order ring is full of what crashes left; fetch, and try "
+                                 "again"));
+    case Outcome::kCorrupt:
+      break;
+  }
+  return Corrupt();
+}
+
+bool SlotPipe::Impl::OnSlot(SlotRef ref, SlotPhase phase) const {
+  const SlotWord word(ref.word);
+  return ref.index < region.geometry().slots && word.phase() == phase &&
+         word.OwnedBy(protocol.me()) &&
+         region.slot(ref.index).word.load(std::memory_order_relaxed) == ref.word;
+}
+
+// --- recovery
+
+uint32_t SlotPipe::Impl::RecoverNow() {
+  Participants::Recovered recovered;
+  {
+    MutexLock lock(&recovery);
+    recovered = participants.Recover(protocol.me());
+    protocol.hints().Repair();
+  }
+  if (recovered.participants != 0) {
+    ready.NotifyAll();
+    empty.NotifyAll();
+  }
+  return recovered.participants;
+}
+
+bool SlotPipe::Impl::MaybeRecover() {
+  // Whoever moves the time on looks; relaxed, because what is found is guarded by locks. Time that
+  // lies far ahead was written under another clock (a time namespace), or is damage.
+  std::atomic<int64_t>& next = region.words().next_check_ns;
+  const int64_t now_ns = CoarseNanos();
+  int64_t next_ns = next.load(std::memory_order_relaxed);
+  if (now_ns < next_ns && next_ns - now_ns <= 2 * slot_pipe_internal::kLookAgainNs) return false;
+  if (!next.compare_exchange_strong(next_ns, now_ns + slot_pipe_internal::kLookAgainNs,
+                                    std::memory_order_relaxed)) {
+    return false;
+  }
+  return !fork_guard.forked() && RecoverNow() != 0;
+}
+
+uint32_t SlotPipe::Recover() { return impl_->Usable().ok() ? impl_->RecoverNow() : 0; }
+
+// --- hold
+
+Waited SlotPipe::Impl::WaitToHold(Deadline deadline, Claim& claim) {
+  return Wait(
+      empty, deadline, [&] { return protocol.Hold(claim); }, [&] { return protocol.MayHold(); });
+}
+
+absl::StatusOr<WriteSlot> SlotPipe::TryHold() {
+  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
+  impl_->Tick();
+  Claim claim;
+  if (impl_->protocol.Hold(claim) != Outcome::kDone &&
+      (!impl_->MaybeRecover() || impl_->protocol.Hold(claim) != Outcome::kDone)) {
+    return impl_->no_empty_slot;
+  }
+  return WriteSlot(this, claim, impl_->region.payload(claim.slot));
+}
+
+absl::StatusOr<WriteSlot> SlotPipe::Hold(Deadline deadline) {
+  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
+  impl_->Tick();
+  Claim claim;
+  switch (impl_->WaitToHold(deadline, claim)) {
+    case Waited::kDone:
+      return WriteSlot(this, claim, impl_->region.payload(claim.slot));
+    case Waited::kDeadline:
+      return AboutPipe(name(), absl::DeadlineExceededError(absl::StrCat(
+                                   "all ", slots(), " slots are in use; fetch, or wait longer")));
+    case Waited::kCancelled:
+      return AboutPipe(name(), absl::CancelledError("Cancel() was called"));
+    case Waited::kCorrupt:
+      break;
+  }
+  return impl_->Corrupt();
+}
+
+absl::Status SlotPipe::SendBytes(absl::string_view bytes, Deadline deadline) {
+  absl::StatusOr<WriteSlot> slot = Hold(deadline);
+  return slot.ok() ? slot->SendBytes(bytes) : slot.status();
+}
+
+// --- fetch
+
+Waited SlotPipe::Impl::WaitToFetch(Deadline deadline, Claim& claim) {
+  return Wait(
+      ready, deadline, [&] { return protocol.Fetch(claim); }, [&] { return protocol.MayFetch(); });
+}
+
+ReadSlot SlotPipe::Impl::MakeReadSlot(SlotPipe* pipe, const Claim& claim) const {
+  // Read once. Relaxed: the fetch has acquired what the sender wrote (W1).
+  const SlotHeader& header = region.slot(claim.slot);
+  const uint32_t size = header.size.load(std::memory_order_relaxed);
+  const uint32_t kind = header.kind.load(std::memory_order_relaxed);
+  return ReadSlot(pipe, claim, region.payload(claim.slot), size, static_cast<PayloadKind>(kind));
+}
+
+absl::StatusOr<ReadSlot> SlotPipe::Impl::Open(SlotPipe* pipe, const Claim& claim) {
+  ReadSlot slot = MakeReadSlot(pipe, claim);
+  const Geometry& geometry = region.geometry();
+  const bool sound =
+      slot.size() <= geometry.slot_bytes &&
+      static_cast<uint32_t>(slot.kind()) <= static_cast<uint32_t>(PayloadKind::kCapnp) &&
+      ((geometry.flags & slot_pipe_internal::kFlagChecksum) == 0 ||
+       region.slot(claim.slot).checksum.load(std::memory_order_relaxed) ==
+           slot_pipe_internal::Checksum(slot.data(), static_cast<uint32_t>(slot.size()),
+                                        static_cast<uint32_t>(slot.kind())));
+  if (sound) [[likely]]
+    return slot;
+  slot.Detach();
+  protocol.Bury(claim);
+  return AboutPipe(name, absl::DataLossError(
+                             absl::StrCat("the message in slot ", claim.slot,
+                                          " was overwritten; it is among the dead letters now")));
+}
+
+absl::StatusOr<ReadSlot> SlotPipe::TryFetch() {
+  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
+  impl_->Tick();
+  Claim claim;
+  Outcome outcome = impl_->protocol.Fetch(claim);
+  if (outcome == Outcome::kNothing && impl_->MaybeRecover()) outcome = impl_->protocol.Fetch(claim);
+  if (outcome == Outcome::kDone) return impl_->Open(this, claim);
+  return outcome == Outcome::kNothing ? impl_->no_message : impl_->Corrupt();
+}
+
+absl::StatusOr<ReadSlot> SlotPipe::Fetch(Deadline deadline) {
+  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
+  impl_->Tick();
+  Claim claim;
+  switch (impl_->WaitToFetch(deadline, claim)) {
+    case Waited::kDone:
+      return impl_->Open(this, claim);
+    case Waited::kDeadline:
+      return AboutPipe(name(), absl::DeadlineExceededError("no message came"));
+    case Waited::kCancelled:
+      return AboutPipe(name(), absl::CancelledError("Cancel() was called"));
+    case Waited::kCorrupt:
+      break;
+  }
+  return impl_->Corrupt();
+}
+
+absl::StatusOr<ReadSlot> SlotPipe::TryFetchDeadLetter() {
+  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
+  Claim claim;
+  if (impl_->protocol.FetchDeadLetter(0, claim) != Outcome::kDone) {
+    return AboutPipe(name(), absl::UnavailableError("it has no dead letters"));
+  }
+  ReadSlot slot = impl_->MakeReadSlot(this, claim);
+  // A damaged one can be looked at as far as there is something.
+  if (slot.size_ > slot_bytes()) slot.size_ = slot_bytes();
+  return slot;
+}
+
+SlotPipe::MessageRange SlotPipe::Messages(Deadline deadline) {
+  return MessageRange(this, deadline);
+}
+
+void SlotPipe::MessageRange::Next() {
+  message_ = ReadSlot();
+  absl::StatusOr<ReadSlot> next = pipe_->Fetch(deadline_);
+  status_ = next.status();
+  if (next.ok()) message_ = *std::move(next);
+}
+
+// --- the index form
+
+absl::StatusOr<WriteSlot> SlotPipe::Writing(SlotRef ref) {
+  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
+  if (!impl_->OnSlot(ref, SlotPhase::kWriting)) return impl_->WrongState(ref.index, "write in");
+  return WriteSlot(this, Claim{ref.index, SlotWord(ref.word)}, impl_->region.payload(ref.index));
+}
+
+absl::StatusOr<ReadSlot> SlotPipe::Reading(SlotRef ref) {
+  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
+  if (!impl_->OnSlot(ref, SlotPhase::kReading)) return impl_->WrongState(ref.index, "read");
+  return impl_->MakeReadSlot(this, Claim{ref.index, SlotWord(ref.word)});
+}
+
+absl::Status SlotPipe::MarkInProgress(SlotRef ref) {
+  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
+  if (!impl_->OnSlot(ref, SlotPhase::kWriting) && !impl_->OnSlot(ref, SlotPhase::kReading)) {
+    return impl_->WrongState(ref.index, "hand on");
+  }
+  // Relaxed: for people only. It ends by itself when the word changes.
+  impl_->region.slot(ref.index).handed.store(ref.word, std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+// --- the rest
+
+void SlotPipe::Cancel() {
+  impl_->cancelled.store(true, std::memory_order_seq_cst);
+  impl_->ready.NotifyAll();
+  impl_->empty.NotifyAll();
+}
+
+bool SlotPipe::cancelled() const { return impl_->cancelled.load(std::memory_order_acquire); }
+
+PipeStatus SlotPipe::Status() const {
+  MutexLock lock(&impl_->recovery);
+  return slot_pipe_internal::StatusOf(impl_->region, impl_->participants, impl_->name,
+                                      impl_->file->created_unix_ns(), impl_->protocol.me());
+}
+
+const std::string& SlotPipe::name() const { return impl_->name; }
+uint32_t SlotPipe::slots() const { return impl_->region.geometry().slots; }
+uint32_t SlotPipe::slot_bytes() const { return impl_->region.geometry().slot_bytes; }
+uint32_t SlotPipe::last_hold_probes() const { return impl_->protocol.last_hold_probes(); }
+
+}  // namespace mi7

@@ -1,0 +1,150 @@
+#pragma once
+
+// What a SlotPipe object is made of. Included by the sources of SlotPipe and AsyncSlotPipe only.
+
+#include <sched.h>
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <memory>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "base/mutex.h"
+#include "transport/slot_pipe/event.h"
+#include "transport/slot_pipe/fork_guard.h"
+#include "transport/slot_pipe/participants.h"
+#include "transport/slot_pipe/pipe_file.h"
+#include "transport/slot_pipe/protocol.h"
+#include "transport/slot_pipe/slot_pipe.h"
+#include "transport/spin_budget.h"
+
+namespace mi7 {
+
+namespace slot_pipe_internal {
+
+// How a wait ended; Outcome of the last attempt unless kDeadline or kCancelled.
+enum class Waited { kDone, kDeadline, kCancelled, kCorrupt };
+
+// A checksum of a message: catches stray writes, not malice.
+uint64_t Checksum(const std::byte* data, uint32_t size, uint32_t kind);
+
+PipeStatus StatusOf(const Region& region, const Participants& participants, absl::string_view name,
+                    uint64_t created_unix_ns, uint16_t me);
+
+}  // namespace slot_pipe_internal
+
+struct SlotPipe::Impl {
+  Impl(std::unique_ptr<slot_pipe_internal::PipeFile> the_file, absl::string_view the_name,
+       uint16_t me, transport::WaitPolicy the_wait);
+
+  // OK, or why this object is of no use.
+  absl::Status Usable() const;
+  absl::Status WrongState(uint32_t index, absl::string_view what) const;
+  absl::Status Failed(slot_pipe_internal::Outcome outcome, uint32_t index,
+                      absl::string_view what) const;
+  absl::Status Corrupt() const;
+  bool OnSlot(SlotRef ref, slot_pipe_internal::SlotPhase phase) const;
+  ReadSlot MakeReadSlot(SlotPipe* pipe, const slot_pipe_internal::Claim& claim) const;
+  // Makes the handle of a message that was fetched, or buries it.
+  absl::StatusOr<ReadSlot> Open(SlotPipe* pipe, const slot_pipe_internal::Claim& claim);
+
+  // Looks for dead participants if nobody has for a while; true when there were some.
+  bool MaybeRecover();
+  uint32_t RecoverNow();
+  // Now and then on the way of operations that succeed, so that a busy pipe recovers too.
+  void Tick() {
+    const uint32_t ops = ops_.load(std::memory_order_relaxed) + 1;
+    ops_.store(ops, std::memory_order_relaxed);  // torn counts are as good
+    if (ops % 64 == 0) MaybeRecover();
+  }
+
+  template <typename Attempt, typename More>
+  slot_pipe_internal::Waited Wait(slot_pipe_internal::Event& event, Deadline deadline,
+                                  Attempt attempt, More more);
+  slot_pipe_internal::Waited WaitToHold(Deadline deadline, slot_pipe_internal::Claim& claim);
+  slot_pipe_internal::Waited WaitToFetch(Deadline deadline, slot_pipe_internal::Claim& claim);
+
+  const std::unique_ptr<slot_pipe_internal::PipeFile> file;
+  const slot_pipe_internal::Region region;
+  const std::string name;
+  const transport::WaitPolicy wait;
+  slot_pipe_internal::Protocol protocol;
+  slot_pipe_internal::Event ready;
+  slot_pipe_internal::Event empty;
+  slot_pipe_internal::ForkGuard fork_guard;
+  std::atomic<bool> cancelled{false};
+  std::atomic<uint32_t> ops_{0};
+  // Kept, because polling must not allocate.
+  const absl::Status no_empty_slot;
+  const absl::Status no_message;
+
+  Mutex recovery;  // threads of one participant share its locks
+  slot_pipe_internal::Participants participants ABSL_GUARDED_BY(recovery);
+};
+
+template <typename Attempt, typename More>
+slot_pipe_internal::Waited SlotPipe::Impl::Wait(slot_pipe_internal::Event& event, Deadline deadline,
+                                                Attempt attempt, More more) {
+  using slot_pipe_internal::Outcome;
+  using slot_pipe_internal::Waited;
+  const auto ended = [](Outcome outcome) {
+    return outcome == Outcome::kDone ? Waited::kDone : Waited::kCorrupt;
+  };
+  Outcome outcome = attempt();
+  if (outcome != Outcome::kNothing) return ended(outcome);
+
+  // Polls while that was seen to help: waking a sleeper costs more.
+  static thread_local transport::SpinBudget budget;
+  constexpr int64_t kForever = std::numeric_limits<int64_t>::max();
+  const int64_t start_ns = MonotonicNanos();
+  const int64_t budget_ns = wait == transport::WaitPolicy::kSpin       ? kForever
+                            : wait == transport::WaitPolicy::kAdaptive ? budget.Begin()
+                                                                       : 0;
+  for (uint32_t polls = 1; budget_ns != 0; ++polls) {
+    outcome = attempt();
+    if (outcome != Outcome::kNothing) {
+      if (budget_ns != kForever) budget.End(budget_ns, 0);
+      return ended(outcome);
+    }
+    if (polls > 64 && (budget_ns != kForever || polls % 1024 == 0)) ::sched_yield();
+    if (polls % 32 != 0) continue;
+    const int64_t now_ns = MonotonicNanos();
+    if (now_ns - start_ns > budget_ns) break;
+    if (cancelled.load(std::memory_order_relaxed)) return Waited::kCancelled;
+    if (now_ns >= deadline.at_ns()) return Waited::kDeadline;
+    MaybeRecover();
+  }
+
+  bool slept = false;
+  Waited waited;
+  for (;;) {
+    const uint32_t ticket = event.Declare();
+    outcome = attempt();
+    if (outcome != Outcome::kNothing) {
+      waited = ended(outcome);
+      break;
+    }
+    // Acquire: Cancel() is told by the event's word, too.
+    if (cancelled.load(std::memory_order_acquire)) {
+      waited = Waited::kCancelled;
+      break;
+    }
+    if (MaybeRecover()) continue;
+    const int64_t left_ns = deadline.remaining_ns();
+    if (left_ns <= 0) {
+      waited = Waited::kDeadline;
+      break;
+    }
+    event.Sleep(ticket, std::min(left_ns, slot_pipe_internal::kLookAgainNs));
+    slept = true;
+  }
+  if (budget_ns != kForever) budget.End(budget_ns, MonotonicNanos() - start_ns);
+  // The wake that ended our sleep may have been meant for two: pass it on.
+  if (slept && waited == Waited::kDone && more()) event.Notify();
+  return waited;
+}
+
+}  // namespace mi7

@@ -1,0 +1,89 @@
+#include "transport/slot_pipe/slots.h"
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "transport/slot_pipe/slot_pipe_impl.h"
+
+namespace mi7 {
+
+using slot_pipe_internal::AboutPipe;
+using slot_pipe_internal::Claim;
+using slot_pipe_internal::Outcome;
+using slot_pipe_internal::SlotHeader;
+
+absl::Span<std::byte> WriteSlot::span() const {
+  return pipe_ == nullptr ? absl::Span<std::byte>() : absl::MakeSpan(payload_, pipe_->slot_bytes());
+}
+
+absl::Status WriteSlot::Send(size_t size, PayloadKind kind) {
+  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  SlotPipe::Impl& impl = *pipe_->impl_;
+  if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
+  const slot_pipe_internal::Geometry& geometry = impl.region.geometry();
+  if (size > geometry.slot_bytes) {
+    return AboutPipe(impl.name,
+                     absl::InvalidArgumentError(absl::StrCat(
+                         "a message of ", size, " bytes is larger than a slot, which has ",
+                         geometry.slot_bytes)));
+  }
+  SlotHeader& header = impl.region.slot(claim_.slot);
+  // Relaxed: published by the commit (W1).
+  header.size.store(static_cast<uint32_t>(size), std::memory_order_relaxed);
+  header.kind.store(static_cast<uint32_t>(kind), std::memory_order_relaxed);
+  if ((geometry.flags & slot_pipe_internal::kFlagChecksum) != 0) {
+    header.checksum.store(slot_pipe_internal::Checksum(payload_, static_cast<uint32_t>(size),
+                                                       static_cast<uint32_t>(kind)),
+                          std::memory_order_relaxed);
+  }
+  const Outcome outcome = impl.protocol.Send(claim_);
+  if (outcome != Outcome::kDone) return impl.Failed(outcome, claim_.slot, "send");
+  pipe_ = nullptr;
+  impl.ready.Notify();
+  return absl::OkStatus();
+}
+
+absl::Status WriteSlot::SendBytes(absl::string_view bytes) {
+  if (pipe_ != nullptr && bytes.size() <= pipe_->slot_bytes()) {
+    std::memcpy(payload_, bytes.data(), bytes.size());
+  }
+  return Send(bytes.size());
+}
+
+absl::Status WriteSlot::GiveBack() {
+  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  SlotPipe::Impl& impl = *pipe_->impl_;
+  if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
+  pipe_ = nullptr;
+  const Outcome outcome = impl.protocol.GiveBack(claim_);
+  if (outcome != Outcome::kDone) return impl.Failed(outcome, claim_.slot, "give back");
+  impl.empty.Notify();
+  return absl::OkStatus();
+}
+
+absl::Status ReadSlot::Release() {
+  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  SlotPipe::Impl& impl = *pipe_->impl_;
+  if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
+  pipe_ = nullptr;
+  const Outcome outcome = impl.protocol.Release(claim_);
+  if (outcome != Outcome::kDone) return impl.Failed(outcome, claim_.slot, "release");
+  impl.empty.Notify();
+  return absl::OkStatus();
+}
+
+absl::Status ReadSlot::ReturnAs(uint32_t attempts) {
+  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  SlotPipe::Impl& impl = *pipe_->impl_;
+  if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
+  const Outcome outcome = impl.protocol.Return(claim_, attempts);
+  if (outcome != Outcome::kRingFull) pipe_ = nullptr;
+  if (outcome != Outcome::kDone) return impl.Failed(outcome, claim_.slot, "return");
+  impl.ready.Notify();
+  return absl::OkStatus();
+}
+
+absl::Status ReadSlot::Return() { return ReturnAs(claim_.word.attempts()); }
+absl::Status ReadSlot::Redrive() { return ReturnAs(0); }
+
+}  // namespace mi7
