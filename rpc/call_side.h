@@ -73,7 +73,7 @@ class CallSide {
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;  // calls in flight that want it
   std::atomic<bool> stopped_{false};                 // changed under the mutex
-  absl::Status closed_ ABSL_GUARDED_BY(mutex_);  // why no call can be sent; OK before OnClosed
+  absl::Status closed_ ABSL_GUARDED_BY(mutex_);      // why no call can be sent; OK before OnClosed
 };
 
 }  // namespace mi7

@@ -54,7 +54,7 @@ class ClientCall {
   }
   void Unref();
 
-  capnp::MessageBuilder& request() { return *request_; }
+  transport::MessageBody& request() { return *request_; }
   const MethodInfo& method() const { return *method_; }
   const CallOptions& options() const { return options_; }
 

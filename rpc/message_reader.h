@@ -79,6 +79,8 @@ class Body {
     if (segments.size() != 1 || segments[0].size() == 0) return std::nullopt;
     uint64_t pointer;
     std::memcpy(&pointer, segments[0].begin(), sizeof(pointer));
+    constexpr uint64_t kEmptyStruct = 0xffff'fffc;  // lies at its own pointer
+    if (pointer == kEmptyStruct) return DataOnly{segments[0].begin(), 0};
     constexpr uint64_t kNoPlainStruct = 0xffff'0000'8000'0003;  // pointers, negative, other kinds
     if ((pointer & kNoPlainStruct) != 0) return std::nullopt;
     const uint64_t distance = static_cast<uint32_t>(pointer) >> 2;

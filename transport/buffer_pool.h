@@ -99,7 +99,7 @@ class BufferPool {
   // Blocks larger than this are mapped one by one.
   static constexpr size_t kLargeBytes = 128u << 10;
   // In a buffer from AllocateZeroed, the bytes from this offset of data() on are zero.
-  static constexpr size_t kZeroedFrom = 704;
+  static constexpr size_t kZeroedFrom = 832;
 
   // A buffer of at least `bytes` bytes. Sizes up to kLargeBytes come in powers of two from 4 KiB,
   // header included; larger ones are rounded up to 1/8 of their power of two and mapped, so that

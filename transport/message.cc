@@ -24,6 +24,9 @@ constexpr size_t kRoomBytes = 256;
 constexpr size_t kOneSegmentTableBytes = 8;
 constexpr size_t kInlineExtraMax = kRoomBytes - kFrameHeaderBytes - kOneSegmentTableBytes;
 
+// A larger root is not made ahead.
+constexpr int kReadyWordsMax = 64;
+
 // A larger hint is only a hint: the rest comes in further segments.
 constexpr size_t kFirstSegmentBytesMax = 1u << 30;
 
@@ -91,7 +94,7 @@ class HeapMessage final : public MessageBody, public Backing {
     if (block->kept()) [[likely]] {
       return std::launder(reinterpret_cast<HeapMessage*>(block->data()));
     }
-    return MakeReady(block);
+    return MakeReady(block, std::nullopt, std::nullopt);
   }
 
   void SetExtra(std::span<const std::byte> bytes) override {
@@ -111,11 +114,8 @@ class HeapMessage final : public MessageBody, public Backing {
   std::span<const std::byte> extra() const override { return extra_; }
 
   void Recycle() override {
-    ClearUsedWords();
     Buffer* const block = block_;
-    const bool keeps = block->kept();
-    this->~HeapMessage();
-    if (keeps) MakeReady(block);
+    if (!ReuseReadyRoot()) Remake();
     block->Unref();
   }
 
@@ -211,11 +211,60 @@ class HeapMessage final : public MessageBody, public Backing {
     return SealHeader(header, sealed_, extra_.size(), limits);
   }
 
-  static HeapMessage* MakeReady(Buffer* block) {
+  // `last_root`: what the message that was in the block had as its root, if that was set by
+  // initRoot; `before`: the one before that. When both are of one size the next will be, too.
+  static HeapMessage* MakeReady(Buffer* block, std::optional<StructSize> last_root,
+                                std::optional<StructSize> before) {
     auto* const message = new (block->data()) HeapMessage(block);
-    message->getRoot<capnp::AnyPointer>();
+    auto root = message->getRoot<capnp::AnyPointer>();
+    message->last_root_size_ = last_root;
+    if (last_root && last_root == before &&
+        last_root->data_words + last_root->pointers <= kReadyWordsMax) {
+      ReadyRoot& ready = message->ready_;
+      ready.root = root.initAsAnyStruct(last_root->data_words, last_root->pointers);
+      ready.size = *last_root;
+      ready.place = reinterpret_cast<uint64_t*>(message->first_segment());
+      ready.pointer = std::exchange(*ready.place, 0);
+    }
     block->set_kept(true);
     return message;
+  }
+
+  // Makes the next message of this one, arena and root struct included, when it has nothing but the
+  // root struct that lay ready, without anything that its pointers could refer to.
+  bool ReuseReadyRoot() {
+    const StructSize size = ready_.size;
+    auto* const words = reinterpret_cast<uint64_t*>(first_segment());
+    if (ready_.pointer == 0 || (root_size_ && root_size_ != size)) return false;
+    const SegmentsView segments = getSegmentsForOutput();
+    if (segments.size() != 1 || segments[0].size() != 1u + size.data_words + size.pointers) {
+      return false;
+    }
+    for (size_t i = 0; i < size.pointers; ++i) {
+      if (words[1 + size.data_words + i] != 0) return false;
+    }
+    for (size_t i = 0; i <= size.data_words; ++i) words[i] = 0;
+    ready_.place = words;
+    last_root_size_ = std::exchange(root_size_, std::nullopt);
+    header = {};
+    has_body = true;
+    next = nullptr;
+    extra_ = {};
+    extra_block_.reset();
+    table_block_.reset();
+    sealed_ = nullptr;
+    return true;
+  }
+
+  // Destroys this message, and makes a new one in its place when the block keeps its content.
+  [[gnu::noinline]] void Remake() {
+    ClearUsedWords();
+    Buffer* const block = block_;
+    const bool keeps = block->kept();
+    const auto last_root = root_size_;
+    const auto before = last_root_size_;
+    this->~HeapMessage();
+    if (keeps) MakeReady(block, last_root, before);
   }
 
   std::byte* first_segment() const { return block_->data() + BufferPool::kZeroedFrom; }
@@ -240,7 +289,8 @@ class HeapMessage final : public MessageBody, public Backing {
     }
   }
 
-  Buffer* const block_;  // of which this object is a part
+  Buffer* const block_;                       // of which this object is a part
+  std::optional<StructSize> last_root_size_;  // of the message that was here before
   bool first_taken_ = false;
   bool first_in_block_ = false;
   size_t allocated_bytes_ = block_->capacity();
@@ -285,7 +335,8 @@ void CopyToHeap(OutgoingMessage& message) {
 }
 
 OutgoingMessage NewHeapMessage(size_t bytes) {
-  if (bytes <= kSmallBytesMax) [[likely]] return OutgoingMessage(HeapMessage::NewSmall());
+  if (bytes <= kSmallBytesMax) [[likely]]
+    return OutgoingMessage(HeapMessage::NewSmall());
   BufferRef block = BufferPool::AllocateZeroed(BufferPool::kZeroedFrom + kWordBytes +
                                                std::min(bytes, kFirstSegmentBytesMax));
   auto* const message = new (block->data()) HeapMessage(block.get());
@@ -394,8 +445,7 @@ IncomingMessage MakeIncoming(OutgoingMessage&& message) {
 }
 
 IncomingMessage MakeIncoming(const FrameHeader& header, std::span<const std::byte> extra,
-                             std::span<const Segment> segments, Backing* backing,
-                             uint64_t cookie) {
+                             std::span<const Segment> segments, Backing* backing, uint64_t cookie) {
   IncomingMessage incoming;
   incoming.backing_ = backing;
   incoming.cookie_ = cookie;

@@ -10,10 +10,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include <capnp/any.h>
 #include <capnp/message.h>
 
 #include "absl/status/statusor.h"
@@ -33,10 +35,22 @@ class MessageBody : public capnp::MessageBuilder {
   virtual void SetExtra(std::span<const std::byte> bytes) = 0;
   virtual std::span<const std::byte> extra() const = 0;
 
+  // As Cap'n Proto's, but for a root that was not set: takes the struct that may lie ready for it.
+  template <typename T>
+  typename T::Builder initRoot() {
+    constexpr StructSize kSize = {T::_capnpPrivate::dataWordSize, T::_capnpPrivate::pointerCount};
+    root_size_ = kSize;
+    if (ready_.place == nullptr || ready_.size != kSize) [[unlikely]]
+      return capnp::MessageBuilder::initRoot<T>();
+    *std::exchange(ready_.place, nullptr) = ready_.pointer;
+    return ready_.root.as<T>();
+  }
+
   // Destroys the message and gives its memory back. Any thread.
   virtual void Recycle() = 0;
 
-  // The body's segments; empty when it has none. A body whose root was never set is given one, null.
+  // The body's segments; empty when it has none. A body whose root was never set is given one,
+  // null.
   kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> Segments();
 
   // Whether it comes from NewHeapMessage.
@@ -48,8 +62,26 @@ class MessageBody : public capnp::MessageBuilder {
   bool has_body = true;
 
  protected:
+  // Of a struct, as Cap'n Proto counts it.
+  struct StructSize {
+    uint16_t data_words;
+    uint16_t pointers;
+    friend bool operator==(const StructSize&, const StructSize&) = default;
+  };
+  // A root struct that was allocated ahead, and what makes it the root. Nobody sees it before
+  // initRoot; one that is never taken travels as a few words of zeros.
+  struct ReadyRoot {
+    uint64_t* place = nullptr;  // the root pointer, null until then; nullptr: there is no such root
+    uint64_t pointer = 0;
+    StructSize size{};
+    capnp::AnyStruct::Builder root{nullptr};
+  };
+
   explicit MessageBody(bool is_heap = false) : is_heap_(is_heap) {}
   ~MessageBody() = default;
+
+  ReadyRoot ready_;
+  std::optional<StructSize> root_size_;  // what initRoot was called for
 
  private:
   const bool is_heap_;
