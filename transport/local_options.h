@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "transport/shm/shm_options.h"
+
 namespace mi7::transport {
 
 // Whom we talk to over Unix sockets and shared memory, as listener and as connector. Decided by
@@ -58,6 +60,9 @@ struct LocalOptions {
 
   // Whether mi7:// endpoints offer and use shared memory. Without it they are TCP.
   bool shared_memory = true;
+
+  // The memory of a connection over shared memory.
+  ShmOptions shm;
 
   friend bool operator==(const LocalOptions&, const LocalOptions&) = default;
 };

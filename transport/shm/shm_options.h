@@ -26,6 +26,8 @@ struct ShmOptions {
       {4u << 10, 128}, {64u << 10, 64}, {1u << 20, 32}, {16u << 20, 10}};
   // The most memory of its own that a peer may make us map: one with larger slots in sum is refused.
   uint64_t peer_bytes_max = 1u << 30;
+
+  friend bool operator==(const ShmOptions&, const ShmOptions&) = default;
 };
 
 // OK when `options` can be used; else INVALID_ARGUMENT naming the field and the value.
