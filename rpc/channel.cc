@@ -70,6 +70,7 @@ absl::StatusOr<std::shared_ptr<Channel>> Channel::Create(absl::string_view endpo
   absl::StatusOr<transport::Endpoint> parsed = transport::Endpoint::Parse(endpoint);
   if (!parsed.ok()) return parsed.status();
   if (absl::Status sound = CheckLimits(options.limits); !sound.ok()) return sound;
+  if (absl::Status sound = transport::CheckLocalOptions(options.local); !sound.ok()) return sound;
   ChannelOptions complete = options;
   if (complete.event_loop == nullptr) {
     absl::StatusOr<transport::EventLoop*> loop = SharedLoop();

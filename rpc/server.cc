@@ -93,6 +93,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
                                 std::vector<std::unique_ptr<Service>> owned,
                                 const std::vector<std::string>& endpoints) {
   if (absl::Status sound = CheckLimits(options_.limits); !sound.ok()) return sound;
+  if (absl::Status sound = transport::CheckLocalOptions(options_.local); !sound.ok()) return sound;
   auto shared = std::make_shared<Services>();
   shared->owned = std::move(owned);
   for (Service* service : services) {

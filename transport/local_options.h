@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "transport/shm/shm_options.h"
 
 namespace mi7::transport {
@@ -66,6 +67,10 @@ struct LocalOptions {
 
   friend bool operator==(const LocalOptions&, const LocalOptions&) = default;
 };
+
+// OK when `options` can be used; else INVALID_ARGUMENT naming the field and the value.
+// Channel::Create and ServerBuilder::Start check theirs.
+absl::Status CheckLocalOptions(const LocalOptions& options);
 
 // The default ones. Never null; thread-safe.
 inline const std::shared_ptr<const LocalOptions>& DefaultLocalOptions() {
