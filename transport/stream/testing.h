@@ -45,7 +45,7 @@ inline OutgoingMessage MakeMessage(FrameType type, uint32_t call_id, size_t byte
   message->header.call_id = call_id;
   if (type == FrameType::kCall) message->header.target = TargetKind::kService;
   auto data =
-      message->initRoot<capnp::AnyPointer>().initAs<capnp::Data>(static_cast<capnp::uint>(bytes));
+      message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(static_cast<capnp::uint>(bytes));
   std::fill(data.begin(), data.end(), fill);
   return message;
 }
