@@ -15,10 +15,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "base/log.h"
+#include "base/mutex.h"
+#include "transport/local/peer_policy.h"
 #include "transport/local/testing.h"
-#include "transport/stream/stream_listener.h"
 #include "transport/stream/testing.h"
 #include "transport/tcp/tcp_connector.h"
+#include "transport/unix/unix_connector.h"
+#include "transport/unix/unix_kind.h"
+#include "transport/unix/unix_listener.h"
 
 namespace mi7::transport::testing {
 namespace {
@@ -32,37 +36,28 @@ using ::testing::StartsWith;
 
 // --- A carrier: streams over the rendezvous' socket ---
 
-class LocalKind final : public StreamKind {
- public:
-  absl::string_view name() const override { return "local"; }
-  bool passes_descriptors() const override { return false; }
-  void Configure(int) const override {}
-  StreamEnds EndsOf(int, bool) const override { return {}; }
-  std::string PeerText(const StreamEnds&, bool) const override { return "local:peer"; }
-  std::string LocalText(const StreamEnds&, bool) const override { return "local:us"; }
-};
-
-std::shared_ptr<const StreamKind> Kind() { return std::make_shared<LocalKind>(); }
+std::function<absl::Status(int)> Admit(const TransportOptions& options) {
+  return AdmitPeers([policy = options.local->peers](const PeerCredentials& peer) {
+    return CheckPeer(policy, peer);
+  });
+}
 
 absl::StatusOr<std::unique_ptr<Listener>> ListenLocal(SocketFile file,
                                                       const std::vector<EventLoop*>& loops,
                                                       const TransportOptions& options,
                                                       AcceptCallback on_accept) {
-  Listening listening{.sockets = {},
-                      .endpoint = *Endpoint::Parse("inproc:rendezvous"),
-                      .kind = Kind(),
-                      .terms = {.instance_id = options.instance_id}};
-  listening.sockets.push_back(file.TakeFd());
-  listening.before_close = [file = std::move(file)]() mutable { file.Close(); };
-  return ListenOn(std::move(listening), loops, options, std::move(on_accept));
+  const std::string path = file.path();
+  return UnixListenOn(std::move(file), path, *Endpoint::Parse("unix:" + path),
+                      {.instance_id = options.instance_id, .admit = Admit(options)}, loops, options,
+                      std::move(on_accept));
 }
 
-void ConnectLocal(UniqueFd socket, const std::string&, EventLoop* loop,
+void ConnectLocal(UniqueFd socket, const std::string& path, EventLoop* loop,
                   const TransportOptions& options, Deadline deadline,
                   absl::AnyInvocable<void(absl::StatusOr<StreamMade>)> done) {
-  StreamHandshake::Start(loop, std::move(socket), std::make_shared<StreamContext>(options, Kind()),
-                         std::make_shared<const StreamTerms>(), /*accepted=*/false, deadline,
-                         std::move(done));
+  UnixConnectTo({.path = path, .socket = std::move(socket), .endpoint = "the rendezvous"},
+                {.instance_id = {}, .admit = Admit(options)}, loop, options, deadline,
+                std::move(done));
 }
 
 const LocalCarrier& Carrier() {
@@ -187,7 +182,7 @@ TEST_F(RendezvousTest, ServerIsMetAtItsRendezvousAndTheTcpConnectionIsDropped) {
                            directory_.path(), "/", directory_.names()[0], ")"));
   const Attempt attempt = Connect(server);
   EXPECT_EQ(attempt.status, absl::OkStatus());
-  EXPECT_EQ(attempt.transport, "local");
+  EXPECT_EQ(attempt.transport, "unix");
   EXPECT_EQ(attempt.why, "");
   // NameOf's, the attempt's over TCP, the attempt's.
   for (size_t i = 0; i < 3; ++i) EXPECT_EQ(server.Accepted(i)->WaitClosed(), absl::OkStatus()) << i;
@@ -198,7 +193,7 @@ TEST_F(RendezvousTest, EveryListenerHasANameOfItsOwn) {
   Server two(In(directory_.path()));
   EXPECT_EQ(directory_.names().size(), 2u);
   EXPECT_NE(NameOf(one.endpoint()), NameOf(two.endpoint()));
-  EXPECT_EQ(Connect(one).transport, "local");
+  EXPECT_EQ(Connect(one).transport, "unix");
   EXPECT_EQ(one.accepted_count(), 3u);
   EXPECT_EQ(two.accepted_count(), 1u) << "asked for its name only";
 }
@@ -337,6 +332,45 @@ TEST_F(RendezvousTest, DirectoryOpenToOthersIsUsedByNobody) {
   EXPECT_EQ(Connect(late).transport, "tcp");
 }
 
+// --- Peers that are not allowed ---
+
+TransportOptions Refusing(const std::string& runtime_dir) {
+  LocalOptions local;
+  local.runtime_dir = runtime_dir;
+  local.peers = PeerPolicy::Nobody();
+  TransportOptions options;
+  options.local = ShareLocalOptions(local);
+  return options;
+}
+
+std::string RefusesUs() {
+  return absl::StrCat("the peer (pid ", ::getpid(), ", uid ", ::geteuid(), ", gid ", ::getegid(),
+                      ") is not allowed: the peer policy admits nobody");
+}
+
+TEST_F(RendezvousTest, ClientThatRefusesTheServerStaysOnTcp) {
+  Server server(In(directory_.path()));
+  const Attempt attempt = Connect(server.endpoint(), Refusing(directory_.path()));
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_EQ(attempt.why, "connecting to the rendezvous: " + RefusesUs());
+}
+
+TEST_F(RendezvousTest, ServerThatRefusesTheClientIsReachedOverTcp) {
+  Mutex mutex;
+  std::vector<std::string> refused;
+  TransportOptions options = Refusing(directory_.path());
+  options.on_refused = [&](const std::string&, const absl::Status& why) {
+    MutexLock lock(&mutex);
+    refused.emplace_back(why.message());
+  };
+  Server server(options);
+  const Attempt attempt = Connect(server);
+  EXPECT_EQ(attempt.transport, "tcp");
+  EXPECT_EQ(attempt.why, "connecting to the rendezvous: peer closed: " + RefusesUs());
+  MutexLock lock(&mutex);
+  EXPECT_THAT(refused, ElementsAre(RefusesUs()));
+}
+
 TEST_F(RendezvousTest, RelativeDirectoryIsTold) {
   Server server(In(directory_.path()));
   EXPECT_EQ(Connect(server.endpoint(), In("run")).why,
@@ -387,7 +421,7 @@ TEST(RendezvousProcessTest, ServerThatTookThePortOfAKilledOneIsTheOneThatIsMet) 
                   });
               if (done.Sleep(Deadline::After(kPatience)) != Completion::Woken::kDone) return 4;
               successor.Accepted(1);
-              return transport == "local" ? 0 : 5;
+              return transport == "unix" ? 0 : 5;
             })),
             0);
 }

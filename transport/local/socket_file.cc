@@ -204,44 +204,6 @@ absl::Status CheckFree(const Directory& directory, const std::string& name) {
       " and cannot be asked whether a server listens there; remove it or listen at another path"));
 }
 
-absl::StatusOr<UniqueFd> ConnectFile(UniqueFd file, int open_error, const std::string& path,
-                                     bool ours, int type) {
-  if (!file) {
-    if (open_error == ELOOP) {
-      return absl::FailedPreconditionError(absl::StrCat(path, " is a symbolic link, no socket"));
-    }
-    return FileError("socket", path, open_error);
-  }
-  struct stat found;
-  if (::fstat(file.get(), &found) != 0) return FileError("socket", path, errno);
-  if (!S_ISSOCK(found.st_mode)) {
-    return absl::FailedPreconditionError(absl::StrCat(path, " is no socket"));
-  }
-  if (ours && found.st_uid != ::geteuid()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "socket ", path, " belongs to uid ", found.st_uid, ", not to us, uid ", ::geteuid()));
-  }
-  UniqueFd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!socket) return FileError("a socket for", path, errno);
-  const int error = ConnectTo(socket.get(), file, path);
-  switch (error) {
-    case 0:
-      return socket;
-    case ECONNREFUSED:
-      return absl::UnavailableError(
-          absl::StrCat("socket ", path, ": nobody listens there any more (connection refused)"));
-    case EAGAIN:
-      return absl::UnavailableError(
-          absl::StrCat("socket ", path,
-                       ": the server has no room for another client that waits to be accepted"));
-    case EPROTOTYPE:
-      return absl::FailedPreconditionError(
-          absl::StrCat("socket ", path, " is of another type, made by no mi7 server"));
-    default:
-      return FileError("connecting to socket", path, error);
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<SocketFile> SocketFile::Listen(Directory directory, const std::string& name,
@@ -327,16 +289,38 @@ void SocketFile::Close() {
   fd_.reset();
 }
 
-absl::StatusOr<UniqueFd> ConnectIn(const Directory& directory, const std::string& name, int type) {
-  UniqueFd file(::openat(directory.fd(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
-  const int error = errno;
-  return ConnectFile(std::move(file), error, directory.PathOf(name), /*ours=*/true, type);
-}
-
-absl::StatusOr<UniqueFd> ConnectAt(const std::string& path, int type) {
-  UniqueFd file(::open(path.c_str(), O_PATH | O_CLOEXEC));
-  const int error = errno;
-  return ConnectFile(std::move(file), error, path, /*ours=*/false, type);
+absl::StatusOr<UniqueFd> ConnectIn(const Directory& directory, const std::string& name) {
+  const std::string path = directory.PathOf(name);
+  const UniqueFd file(::openat(directory.fd(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (!file) return FileError("socket", path, errno);
+  struct stat found;
+  if (::fstat(file.get(), &found) != 0) return FileError("socket", path, errno);
+  if (!S_ISSOCK(found.st_mode)) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " is no socket"));
+  }
+  if (found.st_uid != ::geteuid()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "socket ", path, " belongs to uid ", found.st_uid, ", not to us, uid ", ::geteuid()));
+  }
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket) return FileError("a socket for", path, errno);
+  const int error = ConnectTo(socket.get(), file, path);
+  switch (error) {
+    case 0:
+      return socket;
+    case ECONNREFUSED:
+      return absl::UnavailableError(
+          absl::StrCat("socket ", path, ": nobody listens there any more (connection refused)"));
+    case EAGAIN:
+      return absl::UnavailableError(
+          absl::StrCat("socket ", path,
+                       ": the server has no room for another client that waits to be accepted"));
+    case EPROTOTYPE:
+      return absl::FailedPreconditionError(
+          absl::StrCat("socket ", path, " is of another type, made by no mi7 server"));
+    default:
+      return FileError("connecting to socket", path, error);
+  }
 }
 
 int SweepStaleSockets(const Directory& directory) {

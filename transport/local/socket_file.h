@@ -19,7 +19,6 @@
 #include <sys/types.h>
 
 #include <string>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -55,8 +54,6 @@ class SocketFile {
   ~SocketFile() { Close(); }
 
   int fd() const { return fd_.get(); }
-  // The descriptor, for who closes it after RemoveName().
-  UniqueFd TakeFd() { return std::move(fd_); }
   // For messages.
   std::string path() const { return directory_.PathOf(name_); }
   // Removes the name and stops listening. Idempotent.
@@ -78,10 +75,7 @@ class SocketFile {
 // A connected socket, non-blocking, to what listens at `name` in `directory`, which is a socket of
 // our own user. NOT_FOUND: there is none. FAILED_PRECONDITION: it is something else.
 // UNAVAILABLE: it refuses, or has no room for another client. PERMISSION_DENIED.
-absl::StatusOr<UniqueFd> ConnectIn(const Directory& directory, const std::string& name,
-                                   int type = SOCK_STREAM);
-// The same by a path, which may be a symbolic link and belong to anybody.
-absl::StatusOr<UniqueFd> ConnectAt(const std::string& path, int type = SOCK_STREAM);
+absl::StatusOr<UniqueFd> ConnectIn(const Directory& directory, const std::string& name);
 
 // Removes the stale sockets of a runtime directory, and the temporary names of servers that were
 // killed while they started; how many. What else is in it stays. Nothing is done while another
