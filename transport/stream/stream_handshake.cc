@@ -103,6 +103,8 @@ void StreamHandshake::Greet() {
     } else if (terms_->upgrade_required) {
       Finish(std::move(offer).status());
       return;
+    } else {
+      unable_ = std::move(offer).status();
     }
   }
   SendOpeningAnd(OurHello(*context_, *terms_, offered_), descriptor);
@@ -233,12 +235,20 @@ void StreamHandshake::Conclude(const PeerHello& hello) {
       return;
     }
     Succeed(hello, /*upgraded=*/true);
-  } else if (terms_->upgrade_required) {
-    Finish(absl::FailedPreconditionError(
-        absl::StrCat("the server takes no shared memory: ",
-                     hello.local_refusal.empty() ? "it gives no reason" : hello.local_refusal)));
   } else {
-    Succeed(hello, /*upgraded=*/false);
+    std::string declined;
+    if (offered_) {
+      declined =
+          absl::StrCat("the server takes no shared memory: ",
+                       hello.local_refusal.empty() ? "it gives no reason" : hello.local_refusal);
+      if (terms_->upgrade_required) {
+        Finish(absl::FailedPreconditionError(declined));
+        return;
+      }
+    } else if (!unable_.ok()) {
+      declined = std::string(unable_.message());
+    }
+    Succeed(hello, /*upgraded=*/false, std::move(declined));
   }
 }
 
@@ -286,11 +296,12 @@ void StreamHandshake::Finish(absl::Status why) {
   std::exchange(done_, nullptr)(std::move(why));
 }
 
-void StreamHandshake::Succeed(const PeerHello& hello, bool upgraded) {
+void StreamHandshake::Succeed(const PeerHello& hello, bool upgraded, std::string declined) {
   const std::shared_ptr<StreamHandshake> alive = Leave();
   Negotiated negotiated = hello;
   negotiated.features = upgraded ? kFeatureSharedMemory : 0;
-  StreamMade made{.connection = nullptr, .peer = hello.instance_id};
+  StreamMade made{
+      .connection = nullptr, .peer = hello.instance_id, .declined = std::move(declined)};
   if (upgraded) {
     std::shared_ptr<void> while_open;
     if (accepted_) {

@@ -22,6 +22,7 @@ namespace mi7::transport {
 struct StreamMade {
   std::shared_ptr<Connection> connection;  // to be started
   InstanceId peer;                         // the name in the peer's Hello; zero when it gave none
+  std::string declined;  // why a stream although we wanted an upgrade; empty when there is one
 };
 
 // Lives until its result is delivered. Loop thread only.
@@ -69,7 +70,7 @@ class StreamHandshake final : public Watcher, public std::enable_shared_from_thi
   // Ends it with `why`; when the peer speaks mi7 it is told.
   void Refuse(absl::Status why);
   void Finish(absl::Status why);
-  void Succeed(const PeerHello& hello, bool upgraded);
+  void Succeed(const PeerHello& hello, bool upgraded, std::string declined = {});
   // Forgets timer and watch; what is returned keeps us alive.
   std::shared_ptr<StreamHandshake> Leave();
   std::string PeerText() const { return context_->kind->PeerText(socket_.get(), accepted_); }
@@ -89,6 +90,7 @@ class StreamHandshake final : public Watcher, public std::enable_shared_from_thi
   ReceivedDescriptors descriptors_;
   std::unique_ptr<StreamUpgrade> upgrade_;
   bool offered_ = false;  // as client
+  absl::Status unable_;   // as client: why nothing was offered
   EventLoop::Timer timer_;
   std::shared_ptr<StreamHandshake> self_;
 };

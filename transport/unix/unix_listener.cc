@@ -16,7 +16,7 @@
 namespace mi7::transport {
 namespace {
 
-absl::StatusOr<SocketFile> MakeSocketFile(const std::string& path, mode_t mode) {
+absl::StatusOr<SocketFile> ListenAtPath(const std::string& path, mode_t mode) {
   // A client that has only the path must be able to connect.
   if (absl::StatusOr<sockaddr_un> address = UnixAddress(path); !address.ok()) {
     return address.status();
@@ -36,6 +36,13 @@ absl::Status Named(const Endpoint& endpoint, const absl::Status& why) {
 }
 
 }  // namespace
+
+absl::StatusOr<SocketFile> MakeSocketFile(const Endpoint& endpoint, const std::string& path,
+                                          const UnixOptions& unix_options) {
+  absl::StatusOr<SocketFile> file = ListenAtPath(path, unix_options.mode);
+  if (!file.ok()) return Named(endpoint, file.status());
+  return file;
+}
 
 absl::StatusOr<std::unique_ptr<Listener>> UnixListenOn(SocketFile file, const std::string& path,
                                                        const Endpoint& endpoint, StreamTerms terms,
@@ -60,8 +67,8 @@ absl::StatusOr<std::unique_ptr<Listener>> UnixListen(const Endpoint& endpoint,
                                                      const TransportOptions& options,
                                                      const UnixOptions& unix_options,
                                                      AcceptCallback on_accept) {
-  absl::StatusOr<SocketFile> file = MakeSocketFile(endpoint.path, unix_options.mode);
-  if (!file.ok()) return Named(endpoint, file.status());
+  absl::StatusOr<SocketFile> file = MakeSocketFile(endpoint, endpoint.path, unix_options);
+  if (!file.ok()) return file.status();
   StreamTerms terms;
   terms.instance_id = options.instance_id;
   terms.admit = AdmitPeers(unix_options.admit);

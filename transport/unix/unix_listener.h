@@ -27,8 +27,13 @@ absl::StatusOr<std::unique_ptr<Listener>> UnixListen(const Endpoint& endpoint,
                                                      const UnixOptions& unix_options,
                                                      AcceptCallback on_accept);
 
-// The same on a socket that listens already, for transports that begin with one. `path` is that of
-// `file`, for texts.
+// The socket that UnixListen listens on, for transports that begin with one. Errors as there, with
+// the name of `endpoint`.
+absl::StatusOr<SocketFile> MakeSocketFile(const Endpoint& endpoint, const std::string& path,
+                                          const UnixOptions& unix_options);
+
+// UnixListen on a socket that listens already, for transports that begin with one. `path` is that
+// of `file`, for texts.
 absl::StatusOr<std::unique_ptr<Listener>> UnixListenOn(SocketFile file, const std::string& path,
                                                        const Endpoint& endpoint, StreamTerms terms,
                                                        const std::vector<EventLoop*>& loops,
