@@ -12,6 +12,14 @@
 
 namespace mi7 {
 
+// The continuations of this thread: whether it is inside one, and those whose turn comes after it.
+struct ClientCall::Turns {
+  bool running = false;
+  ClientCall* first = nullptr;  // a reference each
+  ClientCall* last = nullptr;
+};
+constinit thread_local ClientCall::Turns ClientCall::turns_;
+
 ClientCall* ClientCall::New(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
                             const InterfaceInfo& service, const MethodInfo& method,
                             const CallOptions& options, transport::OutgoingMessage request) {
@@ -74,10 +82,14 @@ void ClientCall::Wait() {
       }
     }
   };
-  if (wait_until(options_.deadline)) return;
-  Expire();
-  // Either Expire completed it, or whoever claimed it before is about to.
-  wait_until(Deadline::Infinite());
+  // Continuations that run while this thread waits must not wait for the one that it is inside.
+  const bool inside = std::exchange(turns_.running, false);
+  if (!wait_until(options_.deadline)) {
+    Expire();
+    // Either Expire completed it, or whoever claimed it before is about to.
+    wait_until(Deadline::Infinite());
+  }
+  turns_.running = inside;
 }
 
 void ClientCall::RefuseToWait() {
@@ -158,7 +170,40 @@ void ClientCall::Finish() {
   completion_.Complete();
 }
 
+bool ClientCall::PublishContinuation() {
+  WantBackground();
+  if ((state_.fetch_or(kContinuation, std::memory_order_acq_rel) & kDone) == 0) return true;
+  if (in_deadline_queue_) channel_->deadlines().Remove(this);
+  return false;
+}
+
 void ClientCall::RunContinuation() {
+  Turns& turns = turns_;
+  const bool outermost = !std::exchange(turns.running, true);
+  InvokeContinuation();
+  if (!outermost) return;
+  while (turns.first != nullptr) {
+    ClientCall* const call = std::exchange(turns.first, turns.first->next_in_turn_);
+    call->InvokeContinuation();
+    call->Unref();
+  }
+  turns.running = false;
+}
+
+void ClientCall::RunContinuationInTurn() {
+  Turns& turns = turns_;
+  Ref();  // the continuation may drop the handle
+  if (!turns.running) {
+    RunContinuation();
+    Unref();
+    return;
+  }
+  next_in_turn_ = nullptr;
+  (turns.first == nullptr ? turns.first : turns.last->next_in_turn_) = this;
+  turns.last = this;
+}
+
+void ClientCall::InvokeContinuation() {
   if (in_deadline_queue_) channel_->deadlines().Remove(this);
   try {
     run_continuation_(continuation_, this);

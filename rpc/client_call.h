@@ -67,10 +67,16 @@ class ClientCall {
   void Wait();
   bool done() const { return (state_.load(std::memory_order_acquire) & kDone) != 0; }
 
-  // Runs `continuation(ClientCall&)` once the call is done: inside OnDone when it is already,
-  // else on the thread that completes it. Once. No allocation up to kInlineContinuationBytes.
+  // Runs `continuation(ClientCall&)` once the call is done: inside OnDone when it is already, or,
+  // where OnDone is called by another continuation, on the same thread after that one has returned
+  // (else a loop of calls that fail at once would recurse without bound); otherwise on the thread
+  // that completes it. Once. No allocation up to kInlineContinuationBytes.
   template <typename F>
   void OnDone(F continuation);
+  // As OnDone, but where the call is done already it returns false and the continuation, which must
+  // be trivially destructible, never runs.
+  template <typename F>
+  bool OnDoneLater(F continuation);
 
   // Ends the call with CANCELLED unless it is done; the server is told. Any thread.
   void Cancel();
@@ -125,7 +131,14 @@ class ClientCall {
   void GiveUp(Ending ending);
   template <typename F>
   static void RunStored(void* storage, ClientCall* call);
+  // The continuation is stored; true when whoever completes the call runs it.
+  bool PublishContinuation();
   void RunContinuation();
+  // As RunContinuation, but after the continuation inside which this thread is.
+  void RunContinuationInTurn();
+  void InvokeContinuation();
+  struct Turns;
+  static thread_local Turns turns_;
 
   std::atomic<uint32_t> state_{0};
   std::atomic<uint32_t> references_{1};
@@ -157,8 +170,8 @@ class ClientCall {
   // Position in the channel's DeadlineQueue, under its mutex; kNotInQueue outside.
   static constexpr size_t kNotInQueue = ~size_t{0};
   size_t deadline_index_ = kNotInQueue;
-  bool in_deadline_queue_ = false;     // the handle's owner's: it was put there
-  ClientCall* next_queued_ = nullptr;  // Channel's queue, under its mutex
+  bool in_deadline_queue_ = false;      // the handle's owner's: it was put there
+  ClientCall* next_in_turn_ = nullptr;  // Turns, on one thread
 
   void (*run_continuation_)(void* storage, ClientCall* call) = nullptr;
   alignas(std::max_align_t) std::byte continuation_[kInlineContinuationBytes];
@@ -174,6 +187,11 @@ void ClientCall::RunStored(void* storage, ClientCall* call) {
 
 template <typename F>
 void ClientCall::OnDone(F continuation) {
+  if (!OnDoneLater(std::move(continuation))) RunContinuationInTurn();
+}
+
+template <typename F>
+bool ClientCall::OnDoneLater(F continuation) {
   if constexpr (sizeof(F) <= kInlineContinuationBytes && std::is_move_constructible_v<F>) {
     new (continuation_) F(std::move(continuation));
     run_continuation_ = &RunStored<F>;
@@ -184,12 +202,7 @@ void ClientCall::OnDone(F continuation) {
     new (continuation_) decltype(boxed)(std::move(boxed));
     run_continuation_ = &RunStored<decltype(boxed)>;
   }
-  WantBackground();
-  if ((state_.fetch_or(kContinuation, std::memory_order_acq_rel) & kDone) != 0) {
-    Ref();  // the continuation may drop the handle
-    RunContinuation();
-    Unref();
-  }
+  return PublishContinuation();
 }
 
 }  // namespace mi7

@@ -62,7 +62,34 @@ class Response : public R::Reader {
   ClientCallRef call_;
 };
 
-// A call that was sent. Dropping it without Wait, Then or co_await cancels the call.
+// Cancels one call from anywhere, also when its PendingCall is gone because Then or a coroutine
+// took it. Thread-safe; copies cancel the same call. Keeps the channel, and the response once there
+// is one: drop it when the call is over.
+class CallCanceller {
+ public:
+  CallCanceller() : call_(nullptr) {}
+  explicit CallCanceller(ClientCall* call) : call_(call) { call->Ref(); }
+  CallCanceller(const CallCanceller& other) : call_(other.call_.get()) {
+    if (call_) call_->Ref();
+  }
+  CallCanceller(CallCanceller&&) noexcept = default;
+  CallCanceller& operator=(CallCanceller other) noexcept {
+    call_ = std::move(other.call_);
+    return *this;
+  }
+
+  // Ends the call with CANCELLED unless it is done already; the server is told. The call's callback
+  // runs, or its coroutine resumes, right here. Without effect when empty.
+  void Cancel() const {
+    if (call_) call_->Cancel();
+  }
+
+ private:
+  ClientCallRef call_;
+};
+
+// A call that was sent. Dropping it without Wait, Then or co_await cancels the call; so does
+// destroying a coroutine that awaits it.
 template <typename R>
 class [[nodiscard]] PendingCall {
  public:
@@ -87,7 +114,8 @@ class [[nodiscard]] PendingCall {
 
   // Calls `callback(absl::StatusOr<Response<R>>)` when the call is done, exactly once: on the
   // thread that drives the connection (the channel's event loop, or one that is in Wait), or
-  // right here when the call is done already. It must not block. Captures up to 56 bytes cost no
+  // right here when the call is done already, or, right here being inside another callback, on this
+  // thread after that one has returned. It must not block. Captures up to 56 bytes cost no
   // allocation.
   template <typename F>
   void Then(F callback) {
@@ -99,19 +127,23 @@ class [[nodiscard]] PendingCall {
   }
 
   // Ends the call with CANCELLED unless it is done already; the server is told.
-  // Without effect after Wait, Then or co_await.
+  // Without effect after Wait, Then or co_await: for those, take a canceller() before.
   void Cancel() {
     if (call_) call_->Cancel();
+  }
+  CallCanceller canceller() const {
+    MI7_CHECK(call_, "PendingCall: canceller after Wait, Then, co_await or a move");
+    return CallCanceller(call_.get());
   }
 
   struct Awaiter {
     ClientCallRef call;
     bool await_ready() const { return call->done(); }
     // Resumes on the thread that completes the call (see Then).
-    void await_suspend(std::coroutine_handle<> coroutine) {
-      // Not through `this`: the coroutine may resume and end before OnDone returns.
+    bool await_suspend(std::coroutine_handle<> coroutine) {
+      // Not through `this`: the coroutine may resume and end before OnDoneLater returns.
       ClientCall* const pending = call.get();
-      pending->OnDone([coroutine](ClientCall&) { coroutine.resume(); });
+      return pending->OnDoneLater([coroutine](ClientCall&) { coroutine.resume(); });
     }
     Result await_resume() { return Take(std::move(call)); }
     // A coroutine that is destroyed while it waits must not be resumed.

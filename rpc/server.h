@@ -55,6 +55,12 @@ class Server {
   // connection is left: OK, or DEADLINE_EXCEEDED with the number of calls and connections cut off.
   // Handlers that were deferred may still hold their calls; their answers go nowhere. Not inside
   // a handler. A second call waits for the first.
+  //
+  // Services after a Shutdown that cut calls off, or the destructor: no new call reaches them, but
+  // what such handlers do goes on. A service that lives outside the server must outlive them: keep
+  // it until its DeferredCalls are finished or dropped and its coroutines have ended (cancelled()
+  // tells them to hurry). A service that the server owns is kept by each call that is still held,
+  // and destroyed with the last one, on that one's thread.
   absl::Status Shutdown(Deadline deadline);
 
   // Connections that are open.
@@ -71,7 +77,7 @@ class Server {
 class ServerBuilder {
  public:
   ServerBuilder& SetOptions(const ServerOptions& options);
-  // `service` must outlive the server.
+  // `service` must outlive the server, and what its handlers still do then (Server::Shutdown).
   ServerBuilder& AddService(Service* service);
   // The server owns `service`.
   ServerBuilder& AddService(std::unique_ptr<Service> service);

@@ -27,8 +27,10 @@ void ServerCall::PrepareAsync() {
 }
 
 // Two parties can answer a deferred call: the DeferredCall, and the handler's own return (a bug of
-// the handler, or an exception after Defer). acq_rel: the loser must not touch the messages, and
-// the one that destroys sees all uses before it.
+// the handler, or an exception after Defer). Each gives back its reference, with an answer or
+// without; when neither had one, the last of them says so. That is why the text of an exception,
+// whose unwinding drops the DeferredCall, reaches the caller. acq_rel: the loser must not touch the
+// messages, and the one that destroys sees all uses before it.
 void ServerCall::Answer(absl::Status status) {
   if (!deferred_) {
     side_->Finish(*this, status);
@@ -50,8 +52,11 @@ void ServerCall::ReturnedLater() {
 }
 
 void ServerCall::Unref() {
-  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1)
-    ObjectPool<ServerCall>::Delete(this);
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (!answered_.load(std::memory_order_relaxed)) {
+    side_->Finish(*this, absl::InternalError("handler dropped the call without an answer"));
+  }
+  ObjectPool<ServerCall>::Delete(this);
 }
 
 DeferredCall ServerContext::Defer() {
@@ -75,14 +80,16 @@ void DeferredCall::Finish(absl::Status status) {
 
 DeferredCall& DeferredCall::operator=(DeferredCall&& other) noexcept {
   if (this != &other) {
-    Finish(absl::InternalError("handler dropped the call without an answer"));
+    Drop();
     call_ = std::exchange(other.call_, nullptr);
   }
   return *this;
 }
 
-DeferredCall::~DeferredCall() {
-  Finish(absl::InternalError("handler dropped the call without an answer"));
+DeferredCall::~DeferredCall() { Drop(); }
+
+void DeferredCall::Drop() {
+  if (call_ != nullptr) std::exchange(call_, nullptr)->Unref();
 }
 
 }  // namespace mi7

@@ -14,7 +14,8 @@ namespace mi7 {
 class ServerCall;
 
 // The obligation to answer one call, from any thread, exactly once. Move-only. Dropping it
-// unanswered answers INTERNAL, so that no caller waits for ever.
+// unanswered answers INTERNAL, so that no caller waits for ever; dropped while the handler still
+// runs, it leaves the answer to the handler's return: an exception after Defer keeps its text.
 class DeferredCall {
  public:
   DeferredCall() = default;
@@ -29,6 +30,7 @@ class DeferredCall {
  private:
   friend class ServerContext;
   explicit DeferredCall(ServerCall* call) : call_(call) {}
+  void Drop();
   ServerCall* call_ = nullptr;
 };
 
@@ -44,6 +46,9 @@ class ServerContext {
   Deadline deadline() const;
   // True once the caller has given up: it cancelled, its deadline passed, or its connection is
   // gone. A long handler polls it. Any thread.
+  // Cancellations and the connection's end are noticed by the thread that drives the connection,
+  // which is the one that an inline handler, and a coroutine until it first waits, keeps busy:
+  // there, only the deadline shows. Work that shall end when its caller gives up is deferred.
   bool cancelled() const;
 
   // Takes over the duty to answer; the handler then returns Reply::Later(). At most once a call;

@@ -1,8 +1,10 @@
 // What goes wrong with one call, and leaves the connection and the process as they were.
 
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <capnp/any.h>
@@ -118,6 +120,25 @@ TEST_P(CallTest, DroppedDeferredCallIsInternal) {
   { ProbeImpl::Held dropped = probe_.TakeHeld(); }
   EXPECT_THAT(call.Wait(),
               StatusIs(absl::StatusCode::kInternal, "handler dropped the call without an answer"));
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, ExceptionAfterDeferKeepsItsText) {
+  std::optional<DeferredCall> kept;
+  Start([&kept](ServerContext& context, Probe::EchoParams::Reader params,
+                Probe::EchoResults::Builder results) -> Reply {
+    if (params.getText() == "works") return Echo(context, params, results);
+    DeferredCall later = context.Defer();
+    if (params.getText() == "kept") kept = std::move(later);
+    throw std::runtime_error("the disk is full");
+  });
+  for (const char* text : {"dropped by the unwinding", "kept"}) {
+    SCOPED_TRACE(text);
+    EXPECT_THAT(SendEcho(text).Wait(),
+                StatusIs(absl::StatusCode::kInternal, AllOf(StartsWith("handler of Probe.echo"),
+                                                            HasSubstr("the disk is full"))));
+  }
+  kept->Finish(absl::OkStatus());  // too late, and no harm
   EXPECT_TRUE(Works());
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <future>
 #include <memory>
 #include <optional>
@@ -150,9 +151,104 @@ TEST_P(CallTest, CoroutineDestroyedWhileItWaitsIsNotResumed) {
   Owned coroutine = wait(stub(), &resumed);
   ProbeImpl::Held held = probe_.TakeHeld();
   coroutine.handle.destroy();
+  const Deadline patience = Deadline::After(kSoon);
+  while (!held.context->cancelled()) ASSERT_FALSE(patience.passed()) << "the server is not told";
   held.Answer();
   ASSERT_TRUE(Works());
   EXPECT_FALSE(resumed);
+}
+
+TEST_P(CallTest, CancellerEndsACallThatACallbackWaitsFor) {
+  Start();
+  for (const bool connected : {false, true}) {
+    SCOPED_TRACE(connected);
+    auto call = SendHold(1);
+    const CallCanceller canceller = call.canceller();
+    absl::Status status = absl::UnknownError("the callback did not run");
+    call.Then([&status](auto result) { status = result.status(); });
+    ProbeImpl::Held held = probe_.TakeHeld();
+    const CallCanceller copy = canceller;
+    copy.Cancel();
+    EXPECT_THAT(status,
+                StatusIs(absl::StatusCode::kCancelled, StartsWith("Probe.hold: cancelled")));
+    EXPECT_THAT(status, OutcomeIs(CallOutcome::kUnknown));
+    const Deadline patience = Deadline::After(kSoon);
+    while (!held.context->cancelled()) ASSERT_FALSE(patience.passed()) << "the server is not told";
+    canceller.Cancel();  // once more, and no harm
+    held.Answer();
+    EXPECT_TRUE(Works());
+  }
+}
+
+TEST_P(CallTest, CancellerEndsACallThatACoroutineAwaits) {
+  Start();
+  CallCanceller canceller;
+  canceller.Cancel();  // empty: nothing happens
+  std::thread other;
+  const auto coroutine = [&](ProbeStub stub) -> Task<absl::Status> {
+    auto request = stub.Hold();
+    auto call = request.Send();
+    canceller = call.canceller();
+    other = std::thread([&] {
+      ProbeImpl::Held held = probe_.TakeHeld();
+      canceller.Cancel();
+      held.Answer();
+    });
+    co_return (co_await std::move(call)).status();
+  };
+  EXPECT_THAT(BlockOn(coroutine(stub())),
+              StatusIs(absl::StatusCode::kCancelled, StartsWith("Probe.hold: cancelled")));
+  other.join();
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, CancellersRaceWithAnswers) {
+  Start(Echo);
+  constexpr int kCalls = 500;
+  int answered = 0;
+  for (int i = 0; i < kCalls; ++i) {
+    auto call = SendEcho("x");
+    const CallCanceller canceller = call.canceller();
+    std::promise<absl::Status> done;
+    std::thread other([&canceller] { canceller.Cancel(); });
+    call.Then([&done](EchoResult result) { done.set_value(result.status()); });
+    const absl::Status status = done.get_future().get();
+    answered += status.ok();
+    EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
+    other.join();
+  }
+  EXPECT_LE(answered, kCalls);
+  EXPECT_TRUE(Works());
+}
+
+// A program that repeats a call at once, which fails at once, needs no more stack for it.
+TEST_P(CallTest, CallbacksThatRepeatAFailedCallDoNotRecurse) {
+  ASSERT_NO_FATAL_FAILURE(StartServer());
+  StopServer();
+  ChannelOptions options;
+  options.backoff.initial = options.backoff.max = absl::Hours(1);
+  channel_ = NewChannel(options);
+  EXPECT_FALSE(SendEcho("x").Wait().ok());
+  ASSERT_EQ(channel_->state(), ChannelState::kBackoff);  // from now on calls fail at once
+  int left = 20'000, depth = 0, depth_max = 0;
+  std::vector<int> order;
+  std::function<void()> repeat = [&] {
+    SendEcho("x").Then([&](EchoResult result) {
+      EXPECT_FALSE(result.ok());
+      depth_max = std::max(depth_max, ++depth);
+      if (--left > 0) repeat();
+      --depth;
+    });
+  };
+  repeat();
+  EXPECT_EQ(left, 0) << "all have run when the outermost Then returns";
+  EXPECT_EQ(depth_max, 1);
+  // Those that a callback begins run in their order.
+  SendEcho("x").Then([&](EchoResult) {
+    for (int i = 0; i < 5; ++i) SendEcho("x").Then([&order, i](EchoResult) { order.push_back(i); });
+    EXPECT_TRUE(order.empty());
+  });
+  EXPECT_THAT(order, testing::ElementsAre(0, 1, 2, 3, 4));
 }
 
 TEST_P(CallTest, CancelAfterThenDoesNothing) {

@@ -269,6 +269,39 @@ TEST_P(CallTest, OwnedServicesLiveUntilTheirLastCall) {
   EXPECT_FALSE(alive);
 }
 
+TEST_P(CallTest, OwnedServiceOutlivesAServerThatCutItsCallsOff) {
+  endpoint_ = GetParam().new_endpoint();
+  struct Service final : CounterImpl {
+    explicit Service(std::atomic<bool>* alive_flag) : alive(alive_flag) { *alive = true; }
+    ~Service() override { *alive = false; }
+    Reply Next(ServerContext& context, Counter::NextParams::Reader,
+               Counter::NextResults::Builder) override {
+      held = context.Defer();
+      called.Notify();
+      return Reply::Later();
+    }
+    std::atomic<bool>* alive;
+    DeferredCall held;
+    absl::Notification called;
+  };
+  std::atomic<bool> alive{false};
+  auto owned = std::make_unique<Service>(&alive);
+  Service* const service = owned.get();
+  server_ = *ServerBuilder().AddService(std::move(owned)).Listen(endpoint_).Start();
+  endpoint_ = server_->endpoints()[0];
+  channel_ = NewChannel();
+  auto call = CounterStub(channel_).Next().Send();
+  ASSERT_TRUE(Happens(service->called));
+  EXPECT_THAT(server_->Shutdown(Deadline::AtNanos(0)),
+              StatusIs(absl::StatusCode::kDeadlineExceeded));
+  server_ = nullptr;
+  EXPECT_THAT(call.Wait(), OutcomeIs(CallOutcome::kUnknown));
+  channel_ = nullptr;
+  EXPECT_TRUE(alive) << "the call that is held keeps it";
+  { const DeferredCall last = std::move(service->held); }
+  EXPECT_FALSE(alive);
+}
+
 TEST_P(CallTest, WrongServersDoNotStart) {
   const std::string endpoint = GetParam().new_endpoint();
   EXPECT_THAT(ServerBuilder().Listen(endpoint).Start(),
