@@ -73,7 +73,7 @@ struct Negotiated {
 
 // Facts about a connection; constant from the moment Start is called.
 struct ConnectionInfo {
-  std::string transport;  // "tcp", "inproc", ...
+  std::string transport;  // "shm", "unix", "tcp", "inproc"
   std::string peer;       // endpoint text, "tcp:127.0.0.1:4711"
   std::string local;
   Negotiated negotiated;

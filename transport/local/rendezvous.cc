@@ -135,7 +135,7 @@ class Selection final : public std::enable_shared_from_this<Selection> {
     } else {
       // The one over TCP was never started: dropping it closes it.
       tcp_.connection = nullptr;
-      done_(std::move(met->connection), "");
+      done_(std::move(met->connection), std::move(met->declined));
     }
   }
 
