@@ -89,6 +89,17 @@ TEST(HandshakeTest, OwnHelloIsAgreedOn) {
   EXPECT_EQ(negotiated->calls_in_flight_max, 77u);
 }
 
+TEST(HandshakeTest, FeaturesAndTheReasonAgainstSharedMemoryAreRead) {
+  const auto hello = ReadHello(
+      Incoming(MakeHello(Limits{}, {}, kFeatureSharedMemory | 0x80, "no memory\n is left")));
+  ASSERT_TRUE(hello.ok()) << hello.status();
+  EXPECT_EQ(hello->features, kFeatureSharedMemory | 0x80);
+  EXPECT_EQ(hello->local_refusal, "no memory\\n is left") << "fit for a log";
+  const auto cut = ReadHello(Incoming(MakeHello(Limits{}, {}, 0, std::string(1000, 'x'))));
+  ASSERT_TRUE(cut.ok()) << cut.status();
+  EXPECT_EQ(cut->local_refusal, std::string(kLocalRefusalBytesMax, 'x'));
+}
+
 TEST(HandshakeTest, NewerPeerThatStillSpeaksOurVersionIsFine) {
   EXPECT_EQ(ReadHello(HelloOf(1, 9))->version, 1);
 }
@@ -115,7 +126,7 @@ TEST(HandshakeTest, FirstMessageMustBeHello) {
 TEST(HandshakeTest, MalformedHelloIsInvalid) {
   OutgoingMessage message = NewHeapMessage(64);
   message->header.type = FrameType::kHello;
-  message->initRoot<capnp::AnyPointer>().initAs<capnp::Data>(8);  // no struct
+  message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(8);  // no struct
   EXPECT_THAT(std::string(ReadHello(Incoming(std::move(message))).status().message()),
               HasSubstr("hello is malformed"));
 }

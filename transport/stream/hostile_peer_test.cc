@@ -7,8 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <optional>
 #include <string>
 #include <thread>
@@ -17,8 +15,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "absl/strings/match.h"
-#include "transport/frame_assembler.h"
 #include "transport/handshake.h"
 #include "transport/stream/raw_peer.h"
 #include "transport/stream/testing.h"
@@ -30,69 +26,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
-
-std::string BytesOf(OutgoingMessage message) {
-  PieceList pieces;
-  EXPECT_TRUE(FinishHeapMessage(*message, Limits{}, pieces).ok());
-  std::string bytes;
-  for (const ByteSpan& piece : pieces) {
-    bytes.append(reinterpret_cast<const char*>(piece.data), piece.size);
-  }
-  return bytes;
-}
-std::string Opening() { return {reinterpret_cast<const char*>(kOpening.data()), kOpening.size()}; }
-// Bytes of what the library sends: its Hello has an instance id.
-size_t GreetingBytes() {
-  const std::array<std::byte, 16> id{};
-  return kOpeningBytes + BytesOf(MakeHello(Limits{}, id)).size();
-}
-std::string Greeting() { return Opening() + BytesOf(MakeHello(Limits{}, {})); }
-
-// The status in the kClose message that ends `bytes`.
-absl::Status CloseIn(const std::string& bytes) {
-  const Limits limits;
-  FrameAssembler assembler(&limits);
-  FrameAssembler::Received received;
-  absl::Status last = absl::NotFoundError("no close message in " + std::to_string(bytes.size()));
-  for (size_t at = kOpeningBytes; at < bytes.size();) {
-    const auto space = assembler.Space();
-    const size_t part = std::min(space.size(), bytes.size() - at);
-    std::memcpy(space.data(), bytes.data() + at, part);
-    assembler.Filled(part);
-    at += part;
-    while (assembler.Next(received) == FrameAssembler::Result::kMessage) {
-      if (received.message.header().type == FrameType::kClose) last = ReadClose(received.message);
-      received.message.reset();
-    }
-  }
-  return last;
-}
-
-// Collects what a server turns away.
-class Refusals {
- public:
-  void Attach(TransportOptions& options) {
-    options.on_refused = [this](const std::string& peer, const absl::Status& why) {
-      absl::MutexLock lock(&mutex_);
-      peers_.push_back(peer);
-      refused_.push_back(why);
-    };
-  }
-  absl::Status Wait(size_t n = 0) {
-    absl::MutexLock lock(&mutex_);
-    const auto there = [this, n]()
-                           ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return refused_.size() > n; };
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&there), kPatience)) {
-      return absl::DeadlineExceededError("nobody was refused");
-    }
-    return refused_[n];
-  }
-
- private:
-  absl::Mutex mutex_;
-  std::vector<std::string> peers_;
-  std::vector<absl::Status> refused_;
-};
 
 class HostilePeerTest : public ::testing::TestWithParam<Endpoint::Scheme> {
  protected:

@@ -5,16 +5,24 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
+#include "base/limits.h"
 #include "transport/endpoint.h"
+#include "transport/frame_assembler.h"
+#include "transport/handshake.h"
 #include "transport/local/socket_file.h"
+#include "transport/message.h"
 #include "transport/stream/testing.h"
 #include "transport/tcp/socket_address.h"
 #include "transport/unique_fd.h"
@@ -27,7 +35,7 @@ class RawPeer {
  public:
   explicit RawPeer(UniqueFd fd) : fd_(std::move(fd)) {}
   static RawPeer ConnectTo(const Endpoint& endpoint) {
-    if (endpoint.scheme == Endpoint::Scheme::kUnix) {
+    if (!endpoint.path.empty()) {
       const auto unix_address = UnixAddress(endpoint.path);
       UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
       MI7_CHECK(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*unix_address),
@@ -48,6 +56,24 @@ class RawPeer {
       if (sent <= 0) return;  // closed by the other side, which the test will see
       at += static_cast<size_t>(sent);
     }
+  }
+  // Sends `bytes` at once, and `descriptors` with them.
+  void SendWith(const std::string& bytes, const std::vector<int>& descriptors) {
+    iovec piece{const_cast<char*>(bytes.data()), bytes.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(64 * sizeof(int))] = {};
+    MI7_CHECK(!descriptors.empty() && descriptors.size() <= 64, "1 to 64 descriptors");
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(descriptors.size() * sizeof(int));
+    cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(descriptors.size() * sizeof(int));
+    std::memcpy(CMSG_DATA(rights), descriptors.data(), descriptors.size() * sizeof(int));
+    MI7_CHECK(::sendmsg(fd_.get(), &message, MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size()),
+              "a small message is sent at once");
   }
   // Sends until nothing more is taken for `patience_ms`; returns how much was.
   size_t SendUntilBlocked(const std::string& bytes, int patience_ms) {
@@ -112,6 +138,72 @@ class RawServer {
   Endpoint endpoint_;
   std::optional<SocketFile> file_;
   UniqueFd fd_;
+};
+
+// As it goes over a stream.
+inline std::string BytesOf(OutgoingMessage message) {
+  PieceList pieces;
+  MI7_CHECK(FinishHeapMessage(*message, Limits{}, pieces).ok(), "a sound message");
+  std::string bytes;
+  for (const ByteSpan& piece : pieces) {
+    bytes.append(reinterpret_cast<const char*>(piece.data), piece.size);
+  }
+  return bytes;
+}
+inline std::string Opening() {
+  return {reinterpret_cast<const char*>(kOpening.data()), kOpening.size()};
+}
+// Bytes of what the library sends: its Hello has an instance id.
+inline size_t GreetingBytes() {
+  const std::array<std::byte, 16> id{};
+  return kOpeningBytes + BytesOf(MakeHello(Limits{}, id)).size();
+}
+inline std::string Greeting() { return Opening() + BytesOf(MakeHello(Limits{}, {})); }
+
+// The status in the kClose message that ends `bytes`.
+inline absl::Status CloseIn(const std::string& bytes) {
+  const Limits limits;
+  FrameAssembler assembler(&limits);
+  FrameAssembler::Received received;
+  absl::Status last = absl::NotFoundError("no close message in " + std::to_string(bytes.size()));
+  for (size_t at = kOpeningBytes; at < bytes.size();) {
+    const auto space = assembler.Space();
+    const size_t part = std::min(space.size(), bytes.size() - at);
+    std::memcpy(space.data(), bytes.data() + at, part);
+    assembler.Filled(part);
+    at += part;
+    while (assembler.Next(received) == FrameAssembler::Result::kMessage) {
+      if (received.message.header().type == FrameType::kClose) last = ReadClose(received.message);
+      received.message.reset();
+    }
+  }
+  return last;
+}
+
+// Collects what a server turns away.
+class Refusals {
+ public:
+  void Attach(TransportOptions& options) {
+    options.on_refused = [this](const std::string& peer, const absl::Status& why) {
+      absl::MutexLock lock(&mutex_);
+      peers_.push_back(peer);
+      refused_.push_back(why);
+    };
+  }
+  absl::Status Wait(size_t n = 0) {
+    absl::MutexLock lock(&mutex_);
+    const auto there = [this, n]()
+                           ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return refused_.size() > n; };
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&there), kPatience)) {
+      return absl::DeadlineExceededError("nobody was refused");
+    }
+    return refused_[n];
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<std::string> peers_;
+  std::vector<absl::Status> refused_;
 };
 
 }  // namespace mi7::transport::testing

@@ -17,7 +17,7 @@ OutgoingMessage Finished(uint32_t call_id, size_t words = 0) {
   message->header.type = FrameType::kCall;
   message->header.target = TargetKind::kService;
   message->header.call_id = call_id;
-  message->initRoot<capnp::AnyPointer>().initAs<capnp::Data>(static_cast<capnp::uint>(words * 8));
+  message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(static_cast<capnp::uint>(words * 8));
   EXPECT_TRUE(SealMessage(*message, Limits{}).ok());
   return message;
 }
