@@ -18,10 +18,14 @@ double ValueOf(const Sample& sample, Quantity quantity) {
   switch (quantity) {
     case Quantity::kP50:
       return sample.calls.p50_ns;
+    case Quantity::kP99:
+      return sample.calls.p99_ns;
     case Quantity::kPerCall:
       return sample.calls.per_call_ns;
     case Quantity::kCpuPerCall:
       return sample.calls.client_cpu_ns + sample.calls.server_cpu_ns;
+    case Quantity::kCpuPerSide:
+      return (sample.calls.client_cpu_ns + sample.calls.server_cpu_ns) / 2;
     case Quantity::kIdleClient:
     case Quantity::kIdleServer: {
       const MemoryUse& use = MemoryOf(sample, quantity);
@@ -52,6 +56,7 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   figure.placement = placement;
   figure.unit = IsMemory(row.quantity) ? "bytes" : "ns";
   figure.target = row.target;
+  figure.absolute = !row.limit.has_value();
   if (const auto impossible = result.impossible.find(placement);
       impossible != result.impossible.end()) {
     figure.missing = std::string(impossible->second.message());

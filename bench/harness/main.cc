@@ -4,9 +4,12 @@
 
 #include <climits>
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -68,7 +71,33 @@ void WarnIfBusy() {
       100 * share);
 }
 
+// A directory for what the subjects put into the file system, which their sudden end leaves there.
+class RunDirectory {
+ public:
+  RunDirectory() {
+    const char* const parent = std::getenv("TMPDIR");
+    path_ = absl::StrCat(parent != nullptr ? parent : "/tmp", "/mi7-bench-XXXXXX");
+    if (::mkdtemp(path_.data()) == nullptr) {
+      std::fprintf(stderr, "cannot make %s: the rows over Unix sockets and shared memory fail\n",
+                   path_.c_str());
+      path_.clear();
+      return;
+    }
+    ::setenv("XDG_RUNTIME_DIR", path_.c_str(), 1);
+  }
+  ~RunDirectory() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  RunDirectory(const RunDirectory&) = delete;
+  RunDirectory& operator=(const RunDirectory&) = delete;
+
+ private:
+  std::string path_;
+};
+
 int Main() {
+  const RunDirectory directory;
   const bool quick = absl::GetFlag(FLAGS_quick);
   const int rounds = absl::GetFlag(FLAGS_rounds);
   const absl::Duration measure = absl::GetFlag(FLAGS_measure);

@@ -18,8 +18,10 @@ namespace mi7::bench {
 
 enum class Quantity {
   kP50,         // median latency of one call
+  kP99,         // its 99th percentile
   kPerCall,     // time per call, with all outstanding ones in flight
   kCpuPerCall,  // CPU time per call, client and server together
+  kCpuPerSide,  // half of that
   kIdleClient,  // user memory per idle connection, the larger of heap and resident
   kIdleServer,
 };

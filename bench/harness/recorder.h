@@ -50,6 +50,9 @@ class Recorder {
     return PassEdge();
   }
 
+  // One outstanding call: its time begins only now. What was done since Continue is not counted.
+  void Restart() { last_ns_ = MonotonicNanos(); }
+
   // Several outstanding: the stamp to give to Complete when the call now being sent is answered.
   // Reads the clock for one call in 17 only (a number that shares no factor with batch sizes), so
   // that measuring costs a pipelined call little.

@@ -52,7 +52,7 @@ std::string Verdict(const Figure& figure) {
 
 std::string TargetText(const Figure& figure) {
   if (!figure.target.has_value()) return "";
-  if (figure.unit == "bytes") return absl::StrCat("<= ", HumanValue(*figure.target, "bytes"));
+  if (figure.absolute) return absl::StrCat("<= ", HumanValue(*figure.target, figure.unit));
   return absl::StrFormat("<= %.2fx", *figure.target);
 }
 

@@ -28,6 +28,7 @@ struct Figure {
   // Of the rounds' own ratios: what disturbs the machine for seconds disturbs both and cancels.
   std::optional<Spread> ratio;
   std::optional<double> target;
+  bool absolute = false;  // the target is a value, not a ratio
   std::optional<bool> met;
   // The rounds agree: the quartiles of what is compared with the target (or of the value) are not
   // further apart than a quarter of the median. Otherwise run again on a quieter machine.

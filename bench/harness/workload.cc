@@ -22,13 +22,14 @@ std::string_view WaitingName(Waiting waiting) {
 
 std::string Workload::Encode() const {
   return absl::StrCat(std::string(WaitingName(waiting)), ":", outstanding, ":", frame_bytes, ":",
-                      warmup_ns, ":", measure_ns);
+                      transport, ":", payload_bytes, ":", payload_touched ? 1 : 0, ":", warmup_ns,
+                      ":", measure_ns);
 }
 
 absl::StatusOr<Workload> Workload::Decode(std::string_view text) {
   const std::vector<std::string> parts = absl::StrSplit(std::string(text), ':');
   Workload workload;
-  bool good = parts.size() == 5;
+  bool good = parts.size() == 8;
   if (good) {
     good = false;
     for (Waiting waiting : {Waiting::kBlocking, Waiting::kSpinning, Waiting::kDefault}) {
@@ -37,16 +38,21 @@ absl::StatusOr<Workload> Workload::Decode(std::string_view text) {
       good = true;
     }
     uint64_t frame_bytes = 0;
+    uint64_t payload_bytes = 0;
     good = good && absl::SimpleAtoi(parts[1], &workload.outstanding) &&
-           absl::SimpleAtoi(parts[2], &frame_bytes) &&
-           absl::SimpleAtoi(parts[3], &workload.warmup_ns) &&
-           absl::SimpleAtoi(parts[4], &workload.measure_ns);
+           absl::SimpleAtoi(parts[2], &frame_bytes) && absl::SimpleAtoi(parts[4], &payload_bytes) &&
+           absl::SimpleAtob(parts[5], &workload.payload_touched) &&
+           absl::SimpleAtoi(parts[6], &workload.warmup_ns) &&
+           absl::SimpleAtoi(parts[7], &workload.measure_ns);
     workload.frame_bytes = frame_bytes;
+    workload.transport = parts[3];
+    workload.payload_bytes = payload_bytes;
   }
-  if (!good || workload.outstanding < 1) {
+  if (!good || workload.outstanding < 1 || workload.payload_bytes % 8 != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("workload '", std::string(text),
-                     "' is not WAITING:OUTSTANDING:FRAME_BYTES:WARMUP_NS:MEASURE_NS"));
+                     "' is not WAITING:OUTSTANDING:FRAME_BYTES:TRANSPORT:PAYLOAD_BYTES:"
+                     "TOUCHED:WARMUP_NS:MEASURE_NS"));
   }
   return workload;
 }

@@ -28,6 +28,14 @@ struct Workload {
   // Bytes of one message on the wire, 4-byte length included. Only raw subjects obey it; typed ones
   // send what their call needs (8 bytes in, 8 bytes out).
   size_t frame_bytes = 56;
+  // Where the server of a typed subject listens; what it means is the subject's affair ("tcp",
+  // "unix", "shm"). No colons.
+  std::string transport = "tcp";
+  // Bytes of payload that the caller sends along with a call, a multiple of 8.
+  size_t payload_bytes = 0;
+  // Whether the caller writes all of the payload in the time that is measured, and the server reads
+  // all of it; otherwise it is there before, and nobody looks at it.
+  bool payload_touched = false;
   // Unmeasured calls are made for this long first ...
   int64_t warmup_ns = 20'000'000;
   // ... then measured ones for this long.

@@ -9,4 +9,7 @@ $Cxx.namespace("mi7::bench");
 interface Echo {
   # Answers with what it was given.
   echo @0 (value :UInt64) -> (value :UInt64);
+
+  load @1 (data :Data, read :Bool) -> (sum :UInt64);
+  # Answers with the sum of the 8-byte words of `data`, which it reads when `read` says so, else 0.
 }

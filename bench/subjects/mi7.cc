@@ -5,7 +5,10 @@
 // server answers inline on its one event loop. Waiting as asked for; "default" leaves every option
 // alone.
 
+#include <unistd.h>
+
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,6 +18,7 @@
 #include "absl/synchronization/notification.h"
 #include "bench/harness/subject.h"
 #include "bench/subjects/echo.mi7.h"
+#include "bench/subjects/payload.h"
 #include "rpc/channel.h"
 #include "rpc/server.h"
 #include "transport/event_loop.h"
@@ -42,7 +46,28 @@ class EchoImpl final : public EchoService {
     results.setValue(params.getValue());
     return absl::OkStatus();
   }
+
+  Reply Load(ServerContext&, ::mi7::bench::Echo::LoadParams::Reader params,
+             ::mi7::bench::Echo::LoadResults::Builder results) override {
+    if (params.getRead()) {
+      const capnp::Data::Reader data = params.getData();
+      results.setSum(SumPayload(
+          {reinterpret_cast<const uint64_t*>(data.begin()), data.size() / sizeof(uint64_t)}));
+    }
+    return absl::OkStatus();
+  }
 };
+
+// Where to listen. The bench gives every run a directory of its own for what has a name in the file
+// system.
+std::string EndpointFor(const Workload& workload) {
+  const std::string unique = absl::StrCat("bench-", ::getpid());
+  if (workload.transport == "tcp") return "tcp:127.0.0.1:0";
+  if (workload.transport == "shm") return absl::StrCat("shm:", unique);
+  const char* const directory = std::getenv("XDG_RUNTIME_DIR");
+  return absl::StrCat(workload.transport, ":", directory != nullptr ? directory : "/tmp", "/",
+                      unique);
+}
 
 // Keeps a number of calls in flight on one event loop until the recorder has enough. All members
 // but Run are called on the loop, which callbacks of one connection never overlap on.
@@ -98,7 +123,7 @@ class Mi7 final : public Subject {
     options.event_loops = 1;
     EchoImpl echo;
     absl::StatusOr<std::unique_ptr<Server>> server =
-        ServerBuilder().SetOptions(options).AddService(&echo).Listen("tcp:127.0.0.1:0").Start();
+        ServerBuilder().SetOptions(options).AddService(&echo).Listen(EndpointFor(workload)).Start();
     if (!server.ok()) return server.status();
     ready((*server)->endpoints()[0]);
     absl::Notification never;
@@ -122,7 +147,8 @@ class Mi7 final : public Subject {
     absl::Status status = (*channel)->Connect(Deadline::After(absl::Seconds(10)));
     if (status.ok()) {
       status = pipelined ? Pipeline(*channel, recorder).Run(**loop, workload.outstanding)
-                         : CallOneByOne(*channel, recorder);
+               : workload.payload_bytes != 0 ? SendPayloads(*channel, workload, recorder)
+                                             : CallOneByOne(*channel, recorder);
     }
     (*channel)->Close();
     return status;
@@ -154,6 +180,32 @@ class Mi7 final : public Subject {
       if (!response.ok()) return response.status();
       if (response->getValue() != value) {
         return absl::DataLossError(absl::StrCat("wrong answer to call ", value));
+      }
+    } while (recorder.Continue());
+    return absl::OkStatus();
+  }
+
+  static absl::Status SendPayloads(const std::shared_ptr<Channel>& channel,
+                                   const Workload& workload, Recorder& recorder) {
+    EchoStub echo(channel);
+    uint64_t value = 0;
+    const size_t words = workload.payload_bytes / sizeof(uint64_t);
+    recorder.Begin();
+    do {
+      auto request = echo.Load();
+      request->setRead(workload.payload_touched);
+      if (!workload.payload_touched) {
+        request->initData(static_cast<capnp::uint>(workload.payload_bytes));
+        recorder.Restart();
+      } else {
+        capnp::Data::Builder data =
+            request->initData(static_cast<capnp::uint>(workload.payload_bytes));
+        FillPayload({reinterpret_cast<uint64_t*>(data.begin()), words}, ++value);
+      }
+      const auto response = request.Send().Wait();
+      if (!response.ok()) return response.status();
+      if (response->getSum() != (workload.payload_touched ? value * words : 0)) {
+        return absl::DataLossError(absl::StrCat("wrong answer to payload ", value));
       }
     } while (recorder.Continue());
     return absl::OkStatus();
