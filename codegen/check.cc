@@ -1,10 +1,12 @@
 #include "codegen/check.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "codegen/ancestors.h"
 #include "codegen/build.h"
@@ -212,18 +214,41 @@ class Checker {
                  "of the method's types");
   }
 
+  // The files whose generated headers this file's includes, imports of imports too as far as the
+  // request knows them: what nothing uses is not in it. Direct imports first.
+  std::vector<uint64_t> IncludedFiles() const {
+    std::vector<uint64_t> files;
+    const auto add = [&](uint64_t file) {
+      if (file == file_ || !schema_.Has(file)) return;
+      if (std::find(files.begin(), files.end(), file) == files.end()) files.push_back(file);
+    };
+    for (auto import : requested_.getImports()) add(import.getId());
+    // Of the others that the compiler was asked for, those that are reached.
+    std::set<uint64_t> requested;
+    for (auto file : schema_.request().getRequestedFiles()) requested.insert(file.getId());
+    for (size_t i = 0; i < files.size(); ++i) {
+      for (auto file : schema_.request().getRequestedFiles()) {
+        if (file.getId() != files[i]) continue;
+        for (auto import : file.getImports()) add(import.getId());
+      }
+    }
+    for (auto node : schema_.request().getNodes()) {
+      if (node.isInterface() && requested.count(schema_.FileOf(node.getId())) == 0) {
+        add(schema_.FileOf(node.getId()));
+      }
+    }
+    return files;
+  }
+
   // Types of this file that have a name which the generated header of an import declares too.
   void CheckImports() {
     std::map<std::string, uint64_t> own;
     for (auto nested : schema_.Find(file_).getNestedNodes()) {
       if (schema_.Has(nested.getId())) own.emplace(schema_.CppName(nested.getId()), nested.getId());
     }
-    for (auto import : requested_.getImports()) {
-      if (!schema_.Has(import.getId()) ||
-          schema_.CppNamespace(import.getId()) != schema_.CppNamespace(file_)) {
-        continue;
-      }
-      for (uint64_t interface : InterfacesOf(schema_, import.getId())) {
+    for (const uint64_t file : IncludedFiles()) {
+      if (schema_.CppNamespace(file) != schema_.CppNamespace(file_)) continue;
+      for (uint64_t interface : InterfacesOf(schema_, file)) {
         for (const std::string& name : GeneratedNames(schema_, interface)) {
           auto found = own.find(name);
           if (found == own.end()) continue;
