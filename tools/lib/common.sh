@@ -33,13 +33,16 @@ run_bazel() {
 }
 
 # Takes the lock of this tree's output folder, so that two runs in one tree follow one another, and
-# arranges that the Bazel servers that the script starts end with it.
+# arranges that the Bazel servers that the script starts end with it. A script that another one of
+# these runs as a step is under that one's lock (MI7_LOCK_HELD).
 exclusively() {
   mkdir -p "$cache"
-  exec 9>"$cache/lock"
-  if ! flock -n 9; then
-    say "Waiting for another run in this tree to finish."
-    flock 9
+  if [ "${MI7_LOCK_HELD:-}" != "$cache/lock" ]; then
+    exec 9>"$cache/lock"
+    if ! flock -n 9; then
+      say "Waiting for another run in this tree to finish."
+      flock 9
+    fi
   fi
   servers_before=$(live_servers)
   trap 'end_servers' EXIT

@@ -1,0 +1,45 @@
+#!/bin/bash
+# Runs tools/demo twice: it works again as it did the first time, and leaves no process and no file
+# behind. A step of tools/test, whose lock and whose build it uses.
+set -eu
+cd "$(dirname "$0")/../.."
+
+fail() {
+  echo "$*" >&2
+  exit 1
+}
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+mkdir -m 700 "$scratch/tmp" "$scratch/runtime"
+
+# Every file of the tree but git's, Bazel's and the scripts' own.
+list_files() {
+  find . \( -path ./.git -o -path ./.cache -o -name 'bazel-*' \) -prune -o -print | LC_ALL=C sort
+}
+
+# Processes that the demo started, however far down: they have its environment.
+list_processes() {
+  for process in /proc/[0-9]*; do
+    if tr '\0' '\n' <"$process/environ" 2>/dev/null | grep -q -x -F "MI7_DEMO_RUN=$scratch"; then
+      printf '%s %s\n' "${process#/proc/}" "$(tr '\0' ' ' <"$process/cmdline" || :)"
+    fi
+  done 2>/dev/null
+}
+
+for run in first second; do
+  list_files >"$scratch/before"
+  if ! MI7_DEMO_RUN=$scratch TMPDIR=$scratch/tmp XDG_RUNTIME_DIR=$scratch/runtime \
+    tools/demo --no-setup --debug --calls=200 >"$scratch/out" 2>&1; then
+    cat "$scratch/out"
+    fail "the $run run of tools/demo failed"
+  fi
+  grep -q '^== Done$' "$scratch/out" || fail "the $run run of tools/demo ended early"
+  list_files >"$scratch/after"
+  diff "$scratch/before" "$scratch/after" || fail "the $run run of tools/demo changed the tree"
+  left=$(find "$scratch/tmp" "$scratch/runtime" -mindepth 1 ! -type d)
+  [ -z "$left" ] || fail "the $run run of tools/demo left files: $left"
+  left=$(list_processes)
+  [ -z "$left" ] || fail "the $run run of tools/demo left processes: $left"
+  echo "$run run: $(grep -c '' "$scratch/out") lines, nothing is left"
+done
