@@ -83,6 +83,8 @@ TEST_F(DeadlineQueueTest, CallsExpireInTheOrderOfTheirDeadlines) {
 TEST_F(DeadlineQueueTest, RemovedCallsDoNotExpire) {
   std::mt19937 random(11);
   std::vector<ClientCallRef> removed;
+  absl::Notification all_removed;
+  loop_->Post([&] { all_removed.WaitForNotification(); });  // nothing expires before
   for (int i = 0; i < 500; ++i) {
     removed.push_back(
         NewCall(Deadline::After(absl::Milliseconds(20) + absl::Microseconds(random() % 10'000))));
@@ -91,6 +93,7 @@ TEST_F(DeadlineQueueTest, RemovedCallsDoNotExpire) {
   std::shuffle(removed.begin(), removed.end(), random);
   for (ClientCallRef& call : removed) queue_->Remove(call.get());
   for (ClientCallRef& call : removed) queue_->Remove(call.get());  // again: no effect
+  all_removed.Notify();
   // One that is due after all of them shows that their time has come and gone.
   ClientCallRef last = NewCall(Deadline::After(absl::Milliseconds(40)));
   absl::Notification done;

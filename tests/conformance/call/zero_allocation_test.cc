@@ -187,7 +187,10 @@ TEST_P(ZeroAllocationTest, CallbackCall) {
     });
     for (int seen; (seen = ended.load(std::memory_order_acquire)) != begun;) ended.wait(seen);
   };
-  EXPECT_EQ(Allocations(call), 0u);
+  // Some: an answer that comes before Then ends on this thread, whose cache takes the loop's
+  // buffer, until it is full. That depends on the machine's load; a call that allocates does so
+  // each time.
+  EXPECT_LT(Allocations(call), kCalls / 100u);
   if (HasFailure()) PrintTraces();
   EXPECT_EQ(wrong_, 0);
 }
