@@ -1,6 +1,6 @@
 #include "transport/shm/connection.h"
 
-#include <errno.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -33,6 +33,9 @@ namespace {
 constexpr size_t kWordBytes = 8;
 // How long a connection sends nothing before the pages of its free slots go back to the system.
 constexpr auto kTrimAfter = absl::Seconds(1);
+// How long a closing connection waits for room for what was queued: so many ticks without progress.
+constexpr auto kLingerTick = absl::Milliseconds(50);
+constexpr uint32_t kLingerTicks = 4;
 
 Descriptor DescriptorOf(const Slot& slot, uint64_t bytes) {
   return {.words = static_cast<uint32_t>(bytes / kWordBytes),
@@ -64,7 +67,9 @@ ShmConnection::~ShmConnection() {
 }
 
 void ShmConnection::Start(std::shared_ptr<Receiver> receiver) {
-  MI7_CHECK(!closing() && token_.TryTake(), "a connection is started first of all");
+  MI7_CHECK(!closing(), "a connection is started before it is closed");
+  // What was sent before may have called the loop, which finds nothing to do yet.
+  while (!token_.TryTake()) ::sched_yield();
   MI7_CHECK(receiver_ == nullptr && receiver != nullptr, "a connection is started once");
   receiver_ = std::move(receiver);
   self_ = shared_from_this();
@@ -115,6 +120,8 @@ absl::StatusOr<OutgoingMessage> ShmConnection::Reserve(size_t bytes) {
 }
 
 absl::Status ShmConnection::QueueFull(uint64_t message_bytes) {
+  const Use use(users_);
+  if (closing()) return ClosedError();
   room_wanted_.store(true, std::memory_order_seq_cst);
   // Should there be room before that was seen, the loop tells at once.
   CallLoop();
@@ -225,7 +232,7 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message) {
   std::array<uint64_t, kRecordWordsMax> words;
   size_t at = 0;
   if (extra_count != 0) {
-    const Slot slot = pool_->Take(extra.size(), extra.size());
+    const Slot slot = pool_->Take(extra.size(), extra.size(), true);
     if (!slot) return Put::kNoRoom;
     std::memcpy(slot.data, extra.data(), extra.size());
     if (!AnnounceChunk(slot.size_class)) {
@@ -252,7 +259,7 @@ ShmConnection::Put ShmConnection::PutStream(OutgoingMessage& message) {
   const uint64_t bytes = message->header.size - kFrameHeaderBytes;
   if (!pool_->CouldHold(bytes)) return Put::kTooLarge;
   if (!writer_.HasRoom(1)) return Put::kNoRoom;
-  const Slot slot = pool_->Take(bytes, bytes);
+  const Slot slot = pool_->Take(bytes, bytes, true);
   if (!slot) return Put::kNoRoom;
   if (!AnnounceChunk(slot.size_class)) {
     pool_->Return(slot, 0);
@@ -302,11 +309,17 @@ bool ShmConnection::FlushQueue() {
   bool any = false;
   {
     MutexLock lock(&send_mutex_);
-    while (first_ != nullptr && !sending_ended_) {
+    while (first_ != nullptr) {
       MessageBody* const next = first_->next;
       const uint64_t bytes = first_->header.size;
       OutgoingMessage message(first_);
-      if (PutMessage(message) != Put::kDone) {
+      Put put = PutMessage(message);
+      // With room in the ring it is slots that are short. Those that later messages hold would come
+      // free only after this one.
+      while (put == Put::kNoRoom && writer_.HasRoom(kRecordWordsMax) && Evacuate(next)) {
+        put = PutMessage(message);
+      }
+      if (put != Put::kDone) {
         static_cast<void>(message.release());
         break;
       }
@@ -318,6 +331,26 @@ bool ShmConnection::FlushQueue() {
   }
   if (any) writes_.fetch_add(1, std::memory_order_relaxed);
   return any;
+}
+
+bool ShmConnection::Evacuate(MessageBody* queued) {
+  MessageBody** link = &first_->next;
+  for (; queued != nullptr; link = &(*link)->next, queued = queued->next) {
+    ShmMessage* const own = ShmMessage::Of(*queued, *pool_);
+    if (own == nullptr || !own->holds_slots()) continue;
+    OutgoingMessage message(queued);
+    MessageBody* const after = queued->next;
+    copied_payload_bytes.fetch_add(message->header.size, std::memory_order_relaxed);
+    CopyToHeap(message);
+    const absl::Status sealed = SealMessage(*message, options_->limits);
+    MI7_CHECK(sealed.ok(), "a message keeps the limits when it is copied into one segment");
+    MessageBody* const copy = message.release();
+    copy->next = after;
+    *link = copy;
+    if (last_ == queued) last_ = copy;
+    return true;
+  }
+  return false;
 }
 
 void ShmConnection::CheckStall() {
@@ -385,19 +418,39 @@ void ShmConnection::BeginClose(absl::Status why, bool tell) {
     close_status_ = std::move(why);
     closing_.store(true, std::memory_order_seq_cst);
   }
-  FlushQueue();
-  if (last && SealMessage(*last, options_->limits).ok()) {
-    MutexLock lock(&send_mutex_);
-    // Whatever does not fit now will never be sent: nothing waits for room any more.
-    if (first_ == nullptr) static_cast<void>(PutMessage(last));
-  }
   {
     MutexLock lock(&send_mutex_);
     sending_ended_ = true;
+    if (last && SealMessage(*last, options_->limits).ok()) Enqueue(last, UINT64_MAX);
   }
+  FlushQueue();
   WakePeer();
   KickDriver();
   CallLoop();
+}
+
+bool ShmConnection::Linger() {
+  if (FlushQueue()) {
+    WakePeer();
+    linger_ticks_ = 0;
+  }
+  if (!queue_waits() || peer_gone_.load(std::memory_order_seq_cst) ||
+      linger_ticks_ > kLingerTicks) {
+    return false;
+  }
+  link_->doorbell().Declare(kSocket | kWantsRoom);
+  if (FlushQueue()) WakePeer();
+  if (!queue_waits()) return false;
+  if (linger_timer_ == nullptr) {
+    linger_timer_ = std::make_unique<EventLoop::Timer>(loop_, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) {
+        ++self->linger_ticks_;
+        self->LoopTurn();
+      }
+    });
+  }
+  linger_timer_->Schedule(Deadline::After(kLingerTick));
+  return true;
 }
 
 void ShmConnection::Finalize() {
@@ -411,6 +464,7 @@ void ShmConnection::Finalize() {
   lent_timer_.reset();
   stall_timer_.reset();
   trim_timer_.reset();
+  linger_timer_.reset();
   // The peer reads what is in the ring when it notices. The descriptor is closed when the last
   // message that was read in place is released.
   ::shutdown(link_->socket(), SHUT_RDWR);
@@ -425,13 +479,14 @@ void ShmConnection::Finalize() {
   {
     MutexLock lock(&send_mutex_);
     unsent = std::exchange(first_, nullptr);
+    queued_bytes_.store(0, std::memory_order_seq_cst);
   }
   const std::shared_ptr<ShmConnection> self = std::move(self_);  // may be the last reference
   const std::shared_ptr<Receiver> receiver = std::move(receiver_);
   Scope scope(this);
   while (unsent != nullptr) {
     OutgoingMessage message(std::exchange(unsent, unsent->next));
-    if (receiver != nullptr) receiver->OnUnsent(message->header);
+    if (receiver != nullptr && message->header.type != FrameType::kClose) receiver->OnUnsent(message->header);
   }
   if (receiver != nullptr) receiver->OnClosed(why);
 }

@@ -96,12 +96,16 @@ class ShmConnection final : public Connection,
   Put PutStream(OutgoingMessage& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
   bool AnnounceChunk(uint32_t size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
   bool Enqueue(OutgoingMessage& message, uint64_t bound) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  // Moves the next message from `queued` on that holds slots, behind the first, to other memory.
+  bool Evacuate(MessageBody* queued) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
   // Writes what waits, as far as there is room; whether anything was written. Does not wake.
   bool FlushQueue();
   void WakePeer(bool only_for_room = false) { link_->doorbell().WakePeer(only_for_room); }
   bool queue_waits() const { return queued_bytes_.load(std::memory_order_seq_cst) != 0; }
   // Begins the end; the first one counts. `tell`: in a kClose message to the peer.
   void BeginClose(absl::Status why, bool tell);
+  // Closing, and something is queued for which a living peer makes room: the end comes later.
+  bool Linger();
   // The end itself. Loop thread, holding the token for ever.
   void Finalize();
   void CheckStall();
@@ -209,6 +213,8 @@ class ShmConnection final : public Connection,
   std::unique_ptr<EventLoop::Timer> lent_timer_;
   std::unique_ptr<EventLoop::Timer> stall_timer_;
   std::unique_ptr<EventLoop::Timer> trim_timer_;
+  std::unique_ptr<EventLoop::Timer> linger_timer_;
+  uint32_t linger_ticks_ = 0;
   uint32_t lent_seen_ = 0;
   uint32_t stall_seen_ = 0;
   uint32_t trim_seen_ = 0;

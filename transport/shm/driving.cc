@@ -328,7 +328,9 @@ void ShmConnection::CheckLent() {
 
 void ShmConnection::SetBackground(bool wanted) {
   background_.store(wanted, std::memory_order_seq_cst);
-  if (wanted && !polled_.load(std::memory_order_seq_cst)) CallLoop();
+  if (!wanted || polled_.load(std::memory_order_seq_cst)) return;
+  const Use use(users_);  // the loop is there until Finalize
+  if (!closing()) CallLoop();
 }
 
 void ShmConnection::CallLoop() {
@@ -338,10 +340,18 @@ void ShmConnection::CallLoop() {
 void ShmConnection::LoopTurn() {
   if (!token_.TryTakeForLoop()) return;
   if (closing()) {
-    Finalize();
+    if (Linger()) {
+      static_cast<void>(token_.Release());
+    } else {
+      Finalize();
+    }
     return;
   }
-  MI7_CHECK(receiver_ != nullptr, "a connection is started before it is used");
+  if (receiver_ == nullptr) {
+    // Not started yet: Start calls again.
+    static_cast<void>(token_.Release());
+    return;
+  }
   link_->doorbell().Awake();
   if (socket_unread_.exchange(false, std::memory_order_seq_cst)) ReadSocket();
   Work();

@@ -6,10 +6,12 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <bit>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "transport/shm/copy_counter.h"
 
 namespace mi7::transport::shm {
 namespace {
@@ -60,15 +62,31 @@ void Link::FlipReleased(uint32_t bit) {
   mine().released[bit / 64].fetch_xor(uint64_t{1} << (bit % 64), std::memory_order_release);
 }
 
+uint32_t Link::ClassOfBit(uint32_t bit) const {
+  const std::span<const SizeClass> classes = theirs_.classes();
+  uint32_t size_class = 0;
+  while (bit >= classes[size_class].count) bit -= classes[size_class++].count;
+  return size_class;
+}
+
+bool Link::Keep(uint32_t size_class) {
+  const uint32_t kept = kept_[size_class].fetch_add(1, std::memory_order_relaxed);
+  return trusted_ && kept < (theirs_.classes()[size_class].count + 1) / 2;
+}
+
 void Link::Release(uint64_t cookie) {
   // In a forked child the page is not even mapped.
   if (forked()) [[unlikely]]
     return;
+  const auto release = [this](uint32_t bit) {
+    FlipReleased(bit);
+    kept_[ClassOfBit(bit)].fetch_sub(1, std::memory_order_relaxed);
+  };
   if (cookie < kNoList) {
-    FlipReleased(static_cast<uint32_t>(cookie));
+    release(static_cast<uint32_t>(cookie));
   } else {
     const std::unique_ptr<SlotList> list(reinterpret_cast<SlotList*>(cookie));
-    for (const uint16_t bit : list->bits) FlipReleased(bit);
+    for (const uint16_t bit : list->bits) release(bit);
   }
   doorbell_.WakePeer(/*only_for_room=*/true);
   Unref();
@@ -179,14 +197,19 @@ absl::StatusOr<IncomingMessage> Link::ParsePieces(const Record& record, const Li
         new SlotList{std::vector<uint16_t>(bits.begin(), bits.begin() + record.count)});
   }
   refs_.fetch_add(1, std::memory_order_relaxed);
+  bool in_place = true;
+  for (uint32_t i = 0; i < record.count; ++i) {
+    in_place &= Keep(std::bit_cast<Descriptor>(record.words[i]).size_class);
+  }
   if (segment_count > limits.segments_max) {
     Release(cookie);
     return absl::InvalidArgumentError(absl::StrCat("message body has ", segment_count,
                                                    " segments, more than limits.segments_max, ",
                                                    limits.segments_max));
   }
-  if (!trusted_) {
+  if (!in_place) {
     // In stream form, so that what is parsed cannot change any more.
+    copied_payload_bytes.fetch_add(total, std::memory_order_relaxed);
     Buffer* const copy = BufferPool::Allocate(total).release();
     std::byte* out = copy->data();
     const auto append = [&out](const void* data, size_t bytes) {
@@ -230,7 +253,8 @@ absl::StatusOr<IncomingMessage> Link::ParseStream(const Record& record, const Li
   }
   broken = false;
   refs_.fetch_add(1, std::memory_order_relaxed);
-  if (!trusted_) {
+  if (!Keep(std::bit_cast<Descriptor>(record.words[0]).size_class)) {
+    copied_payload_bytes.fetch_add(rest.size(), std::memory_order_relaxed);
     Buffer* const copy = BufferPool::Allocate(rest.size()).release();
     ReadShared(copy->data(), rest.data(), rest.size());
     Release(bit);

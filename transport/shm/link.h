@@ -64,6 +64,10 @@ class Link final : public Backing {
   absl::Status Resolve(const Descriptor& piece, std::span<const std::byte>& bytes, uint32_t& bit);
   absl::Status KeepChunk(uint32_t size_class, UniqueFd descriptor);
   void FlipReleased(uint32_t bit);
+  uint32_t ClassOfBit(uint32_t bit) const;
+  // Counts a piece that will be read in place. False: so many slots of its class are in the hands of
+  // users that the message is better copied, lest those who keep messages stall the others.
+  bool Keep(uint32_t size_class);
 
   absl::StatusOr<IncomingMessage> ParseInline(const Record& record, bool& broken);
   absl::StatusOr<IncomingMessage> ParsePieces(const Record& record, const Limits& limits,
@@ -81,6 +85,8 @@ class Link final : public Backing {
   std::atomic<uint32_t> refs_{1};
   Doorbell doorbell_;
   std::array<Mapping, kClassesMax> chunks_;  // the peer's
+  // Pieces of each class that are read in place. Relaxed: a bound that may be off by a few.
+  std::array<std::atomic<uint32_t>, kClassesMax> kept_{};
 };
 
 }  // namespace mi7::transport::shm

@@ -41,7 +41,7 @@ kj::ArrayPtr<capnp::word> ShmMessage::allocateSegment(capnp::uint minimum_words)
   const uint64_t needed = uint64_t{minimum_words} * kWordBytes;
   const uint64_t better =
       allocated_bytes_ == 0 ? hint_bytes_ : std::min(allocated_bytes_, kGrowthBytesMax);
-  if (Slot slot = pool_.Take(needed, better)) {
+  if (Slot slot = pool_.Take(needed, better, false)) {
     allocated_bytes_ += slot.bytes;
     if (slot_count_ == few_slots_.size()) {
       more_slots_.assign(few_slots_.begin(), few_slots_.end());

@@ -36,6 +36,7 @@ class ShmMessage final : public MessageBody {
   // The slots of the segments in their order; empty when a segment lies elsewhere (private memory,
   // or what the user brought along as an orphan).
   std::span<const Slot> SlotsOf(std::span<const IncomingMessage::Segment> segments) const;
+  bool holds_slots() const { return slot_count_ != 0; }
   // The slots belong to the peer now: the message is recycled without returning them.
   void MarkSent(std::span<const IncomingMessage::Segment> segments);
 

@@ -121,11 +121,14 @@ Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes
           .size_class = static_cast<uint8_t>(size_class)};
 }
 
-Slot SlotPool::TakeAny(uint64_t bytes, uint64_t hint_bytes) {
+Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class) {
   // What is hinted at if there is such a slot, else what is needed.
   for (const uint64_t wanted : {std::max(bytes, hint_bytes), bytes}) {
-    for (uint32_t i = 0; i < chunks_.size(); ++i) {
-      if (chunks_[i].slot_bytes < wanted && i + 1 < chunks_.size()) continue;
+    uint32_t i = 0;
+    while (i + 1 < chunks_.size() && chunks_[i].slot_bytes < wanted) ++i;
+    // Small messages must not use up what large ones need: the next larger class will do at most.
+    const auto end = any_class ? chunks_.size() : std::min<size_t>(i + 2, chunks_.size());
+    for (; i < end; ++i) {
       if (Slot slot = TakeFrom(i, wanted, hint_bytes)) return slot;
     }
     if (hint_bytes <= bytes) break;
@@ -133,14 +136,14 @@ Slot SlotPool::TakeAny(uint64_t bytes, uint64_t hint_bytes) {
   return {};
 }
 
-Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes) {
+Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class) {
   if (!CouldHold(bytes)) return {};
   if (!CouldHold(hint_bytes)) hint_bytes = bytes;
   MutexLock lock(&mutex_);
   // Released slots are the hottest: they are looked for before fresh ones are used.
   const bool collected = in_flight_ != 0 && Collect();
-  Slot slot = TakeAny(bytes, hint_bytes);
-  if (!slot && !collected && in_flight_ != 0 && Collect()) slot = TakeAny(bytes, hint_bytes);
+  Slot slot = TakeFitting(bytes, hint_bytes, any_class);
+  if (!slot && !collected && in_flight_ != 0 && Collect()) slot = TakeFitting(bytes, hint_bytes, any_class);
   return slot;
 }
 

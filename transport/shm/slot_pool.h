@@ -45,8 +45,8 @@ class SlotPool {
   SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer);
 
   // A slot of at least `bytes`, zeroed; `hint_bytes` of it are better. Empty: none is free at the
-  // moment, or the system has no memory.
-  Slot Take(uint64_t bytes, uint64_t hint_bytes);
+  // moment, or the system has no memory. `any_class`: also one that is much too large.
+  Slot Take(uint64_t bytes, uint64_t hint_bytes, bool any_class);
   // Whether Take could ever give so much.
   bool CouldHold(uint64_t bytes) const { return bytes <= largest_bytes_; }
   uint64_t largest_bytes() const { return largest_bytes_; }
@@ -103,7 +103,8 @@ class SlotPool {
   static bool PopRun(Chunk& chunk, uint32_t count, uint16_t& index);
   Slot TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Slot TakeAny(uint64_t bytes, uint64_t hint_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Slot TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Free(uint32_t size_class, uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Dirtied(const Slot& slot, uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Frees what the peer has released; whether there was any.
