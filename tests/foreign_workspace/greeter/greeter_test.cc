@@ -1,5 +1,6 @@
 // A service of another workspace, built from schemas of two packages, called through mi7.
 
+#include <future>
 #include <memory>
 #include <string>
 
@@ -12,6 +13,8 @@
 #include "greeter/greeter.mi7.mock.h"
 #include "rpc/channel.h"
 #include "rpc/server.h"
+#include "transport/event_loop.h"
+#include "transport/wait_policy.h"
 
 namespace greeter {
 namespace {
@@ -58,6 +61,23 @@ TEST_P(GreeterTest, ErrorsReachTheCaller) {
   auto response = GreeterStub(channel_).Greet().Send().Wait();
   EXPECT_EQ(response.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(response.status().message()), testing::HasSubstr("no given name"));
+}
+
+TEST_P(GreeterTest, ChannelMayHaveAnEventLoopOfTheProgram) {
+  const auto loop =
+      *mi7::transport::EventLoop::Create({.wait = mi7::transport::WaitPolicy::kBlock});
+  mi7::ChannelOptions options;
+  options.event_loop = loop.get();
+  std::shared_ptr<mi7::Channel> channel = *mi7::Channel::Create(server_->endpoints()[0], options);
+  auto request = GreeterStub(channel).Greet();
+  request->initPerson().setGiven("Ada");
+  std::promise<bool> in_loop;
+  request.Send().Then([&](auto response) {
+    EXPECT_TRUE(response.ok()) << response.status();
+    in_loop.set_value(loop->InLoopThread());
+  });
+  EXPECT_TRUE(in_loop.get_future().get());
+  channel = nullptr;
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, GreeterTest,
