@@ -310,13 +310,14 @@ bool ShmConnection::FlushQueue() {
   {
     MutexLock lock(&send_mutex_);
     while (first_ != nullptr) {
-      MessageBody* const next = first_->next;
+      MessageBody* next = first_->next;
       const uint64_t bytes = first_->header.size;
       OutgoingMessage message(first_);
       Put put = PutMessage(message);
       // With room in the ring it is slots that are short. Those that later messages hold would come
       // free only after this one.
       while (put == Put::kNoRoom && writer_.HasRoom(kRecordWordsMax) && Evacuate(next)) {
+        next = first_->next;  // Evacuate may have put its copy there
         put = PutMessage(message);
       }
       if (put != Put::kDone) {
