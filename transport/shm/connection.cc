@@ -116,6 +116,9 @@ absl::StatusOr<OutgoingMessage> ShmConnection::Reserve(size_t bytes) {
     return ClosedError();
   if (!accepted_ && QueueFullNow()) [[unlikely]]
     return QueueFull(0);
+  // What will travel in the ring itself is built where a message lies ready.
+  if (bytes <= kRecordWordsMax * kWordBytes) [[likely]]
+    return NewHeapMessage(bytes);
   return ShmMessage::New(*pool_, bytes);
 }
 

@@ -25,10 +25,10 @@
 //  4096 +-------------------------------------------------------------+
 //
 //   a cell
-//     0        4       5        6       8                                            64
-//     +--------+-------+--------+-------+---------------------------------------------+
-//     |sequence| form  | cells  | words | 7 words of the record                       |
-//     +--------+-------+--------+-------+---------------------------------------------+
+//     0          4                            8                                     64
+//     +----------+----------------------------+--------------------------------------+
+//     | sequence | shape: form, cells, words  | 7 words of the record                |
+//     +----------+----------------------------+--------------------------------------+
 //
 // A *record* is one message: a 32-byte FrameHeader (transport/frame.h) and `words` further words, in
 // 1 to kRecordCellsMax consecutive cells of the ring. `sequence` of the record's first cell is stored
@@ -39,6 +39,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "transport/frame.h"
 
@@ -115,17 +116,19 @@ static_assert(offsetof(Geometry, classes) == 32);
 
 struct alignas(kLineBytes) Cell {
   std::atomic<uint32_t> sequence;
-  uint8_t form;  // Form; these three count in a record's first cell only
-  uint8_t cells;
-  uint16_t words;
+  uint32_t shape;  // ShapeOf; counts in a record's first cell only
   uint64_t payload[kCellWords];
 };
 static_assert(sizeof(Cell) == kLineBytes);
 static_assert(offsetof(Cell, sequence) == 0);
-static_assert(offsetof(Cell, form) == 4);
-static_assert(offsetof(Cell, cells) == 5);
-static_assert(offsetof(Cell, words) == 6);
+static_assert(offsetof(Cell, shape) == 4);
 static_assert(offsetof(Cell, payload) == 8);
+
+// Of a record: its form in the lowest byte, its cells in the next, its words besides the header in
+// the upper half.
+constexpr uint32_t ShapeOf(Form form, uint32_t cells, uint32_t words) {
+  return static_cast<uint32_t>(form) | cells << 8 | words << 16;
+}
 
 // How a side sleeps: what `attention` says besides a count that grows with every sleep, so that a
 // peer wakes each sleep once (doorbell.h).
@@ -165,11 +168,13 @@ constexpr uint32_t SequenceAt(uint64_t position) {
 }
 
 // Copies what the peer may be changing at this moment, each word of it read once; the copy is
-// what is checked and used. Words may be of different moments.
+// what is checked and used. Words may be of different moments. `from` is 8-aligned.
 inline void ReadShared(void* to, const void* from, size_t bytes) {
-  auto* out = static_cast<uint64_t*>(to);
   const auto* in = static_cast<const volatile uint64_t*>(from);
-  for (size_t i = 0; i < bytes / sizeof(uint64_t); ++i) out[i] = in[i];
+  for (size_t i = 0; i < bytes / sizeof(uint64_t); ++i) {
+    const uint64_t word = in[i];
+    std::memcpy(static_cast<std::byte*>(to) + i * sizeof(word), &word, sizeof(word));
+  }
 }
 
 // What follows the handshake on the Unix socket is read as a stream of bytes: 0 wakes the event

@@ -65,9 +65,7 @@ class RingWriter {
     const auto count = static_cast<uint32_t>(words.size());
     const uint32_t cells = CellsOf(count);
     Cell& first = mine_.ring[index_];
-    first.form = static_cast<uint8_t>(form);
-    first.cells = static_cast<uint8_t>(cells);
-    first.words = static_cast<uint16_t>(count);
+    first.shape = ShapeOf(form, cells, count);
     std::memcpy(first.payload, &header, kFrameHeaderBytes);
     constexpr uint32_t kFirstWords = kCellWords - kHeaderWords;
     const uint64_t* from = words.data();
@@ -116,7 +114,7 @@ class RingReader {
   bool Read(Record& record) {
     uint32_t index = index_.load(std::memory_order_relaxed);
     const Cell& first = theirs_.ring[index];
-    const uint32_t shape = *reinterpret_cast<const volatile uint32_t*>(&first.form);
+    const uint32_t shape = *static_cast<const volatile uint32_t*>(&first.shape);
     record.form = static_cast<Form>(shape & 0xff);
     const uint32_t cells = (shape >> 8) & 0xff;
     record.count = shape >> 16;
