@@ -1,5 +1,8 @@
 #include "transport/slot_pipe/layout.h"
 
+#include <time.h>
+
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -35,6 +38,12 @@ uint64_t HeaderChecksum(PipeHeader header) {
 }
 
 }  // namespace
+
+uint64_t UnixNanos() {
+  timespec now;
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
 
 absl::StatusOr<Layout> MakeLayout(const Geometry& geometry) {
   for (const absl::Status& status :

@@ -151,6 +151,10 @@ static_assert(sizeof(SlotHeader) == kLineBytes);
 static_assert(offsetof(SlotHeader, handed) == 8 && offsetof(SlotHeader, size) == 16);
 static_assert(offsetof(SlotHeader, kind) == 20 && offsetof(SlotHeader, checksum) == 24);
 
+// CLOCK_REALTIME, for people. (absl::Now() calibrates itself in a loop, which a process that is
+// stepped through by a debugger or a test hardly ever leaves.)
+uint64_t UnixNanos();
+
 // Where everything is. Computed from the geometry, never taken from the file.
 struct Layout {
   Geometry geometry;

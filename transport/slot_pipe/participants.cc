@@ -7,8 +7,6 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 
 namespace mi7::slot_pipe_internal {
 namespace {
@@ -72,8 +70,7 @@ absl::StatusOr<uint16_t> Participants::Join(absl::string_view name) {
       continue;
     }
     entry.pid.store(static_cast<uint32_t>(::getpid()), std::memory_order_relaxed);
-    entry.joined_unix_ns.store(static_cast<uint64_t>(absl::ToUnixNanos(absl::Now())),
-                               std::memory_order_relaxed);
+    entry.joined_unix_ns.store(UnixNanos(), std::memory_order_relaxed);
     char text[sizeof(entry.name)] = {};
     std::memcpy(text, name.data(), std::min(name.size(), sizeof(text) - 1));
     for (size_t word = 0; word < sizeof(text) / 8; ++word) {

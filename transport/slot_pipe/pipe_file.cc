@@ -15,8 +15,6 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "transport/slot_pipe/free_hints.h"
 
 namespace mi7::slot_pipe_internal {
@@ -194,7 +192,7 @@ absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Create(absl::string_view nam
   absl::StatusOr<void*> memory = Map(fd.get(), layout.file_bytes, PROT_READ | PROT_WRITE);
   if (!memory.ok()) return AboutPipe(name, memory.status());
 
-  const uint64_t now_ns = static_cast<uint64_t>(absl::ToUnixNanos(absl::Now()));
+  const uint64_t now_ns = UnixNanos();
   const PipeHeader header = MakeHeader(layout, now_ns);
   std::memcpy(*memory, &header, sizeof(header));
   FreeHints(Region(*memory, layout)).SetAll();

@@ -1,0 +1,216 @@
+// A death at every single instruction of joining, holding, sending, fetching, returning, releasing,
+// recovering and leaving.
+//
+// What a process leaves that is killed at an instruction is the shared memory of that instant, and
+// free locks. So the child is stepped once from its beginning to its end, and after each
+// instruction that has changed the pipe or the ledger, a copy of the pipe, on which nobody holds a
+// lock, is joined, recovered and audited; and a second copy, on which the child's lock is held, as
+// if it had been stopped there. An instruction that changed neither leaves what the one before
+// it left. Then some children are killed for real, at instructions among all.
+//
+//   every_instruction [--long | --can_trace]
+//
+// Exit status 0 when all audits were well, 1 when one failed, which is printed. This is a program
+// and no test by itself, so that it can be linked with mutants of the protocol, which it must find.
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "transport/slot_pipe/crash/ledger.h"
+#include "transport/slot_pipe/crash/scenarios.h"
+#include "transport/slot_pipe/crash/stepper.h"
+#include "transport/slot_pipe/testing.h"
+
+namespace mi7::slot_pipe_internal {
+namespace {
+
+// What is left of a pipe and its history at some instant.
+struct Image {
+  std::vector<char> pipe;
+  std::vector<char> ledger;
+};
+
+class Runner {
+ public:
+  Runner() {
+    void* memory =
+        ::mmap(nullptr, sizeof(Ledger), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    MI7_CHECK(memory != MAP_FAILED, "there is memory for the ledger");
+    ledger_ = static_cast<Ledger*>(memory);
+  }
+
+  // A fresh pipe after scenario.before.
+  Image Begin(const Scenario& scenario) {
+    SlotPipe::Remove(kPipe, true).IgnoreError();
+    std::memset(static_cast<void*>(ledger_), 0, sizeof(Ledger));
+    auto pipe = SlotPipe::Create(kPipe, kOptions);
+    MI7_CHECK(pipe.ok(), "a pipe can be created");
+    scenario.before(**pipe, *ledger_);
+    pipe->reset();
+    Image image{ReadFile(kPipe), LedgerBytes()};
+    // Once here, so that the child need not bind each function of a shared library when it first
+    // calls it: most of its instructions would be the dynamic linker's.
+    scenario.act(*ledger_);
+    MI7_CHECK(SlotPipe::Remove(kPipe).ok(), "a pipe can be removed");
+    return image;
+  }
+
+  // Makes `image` the pipe that the child will find.
+  void Restore(const Image& image) {
+    WriteFile(kPipe, image.pipe);
+    std::memcpy(static_cast<void*>(ledger_), image.ledger.data(), sizeof(Ledger));
+  }
+
+  // Joins a copy of `image` and audits it. False, after saying so, when something is wrong.
+  bool Check(const Image& image, const char* what, uint64_t step) {
+    auto ledger = std::make_unique<Ledger>();
+    std::memcpy(static_cast<void*>(ledger.get()), image.ledger.data(), sizeof(Ledger));
+    for (const Other other : {Other::kDead, Other::kStopped}) {
+      WriteFile("copy", image.pipe);
+      const int lock = other == Other::kStopped ? LockPlaces("copy") : -1;
+      std::string wrong;
+      {
+        auto pipe = SlotPipe::Connect("copy");
+        wrong = pipe.ok() ? Audit(**pipe, *ledger, other) : pipe.status().ToString();
+      }
+      if (lock >= 0) ::close(lock);
+      ++audits_;
+      if (wrong.empty()) continue;
+      std::printf("%s after instruction %llu of '%s': %s\n",
+                  other == Other::kDead ? "killed" : "stopped",
+                  static_cast<unsigned long long>(step), what, wrong.c_str());
+      return false;
+    }
+    return true;
+  }
+
+  // Steps through scenario.act from `begin` on and audits every state it leaves. Appends the
+  // distinct states to `images`, if given.
+  bool Every(const Scenario& scenario, const Image& begin, std::vector<Image>* images) {
+    Restore(begin);
+    const int fd = ::open(directory_.File(kPipe).c_str(), O_RDONLY | O_CLOEXEC);
+    MI7_CHECK(fd >= 0, "the pipe has a file");
+    void* shared = ::mmap(nullptr, begin.pipe.size(), PROT_READ, MAP_SHARED, fd, 0);
+    MI7_CHECK(shared != MAP_FAILED, "the file can be mapped");
+    ::close(fd);
+    Image last = begin;
+    bool well = true;
+    points_ += StepChild([&] { scenario.act(*ledger_); },
+                         [&](uint64_t step) {
+                           if (std::memcmp(shared, last.pipe.data(), last.pipe.size()) == 0 &&
+                               std::memcmp(ledger_, last.ledger.data(), sizeof(Ledger)) == 0) {
+                             return true;
+                           }
+                           std::memcpy(last.pipe.data(), shared, last.pipe.size());
+                           last.ledger = LedgerBytes();
+                           well = Check(last, scenario.name, step);
+                           if (images != nullptr) images->push_back(last);
+                           return well;
+                         });
+    ::munmap(shared, begin.pipe.size());
+    return well;
+  }
+
+  // Kills for real after `step` instructions.
+  bool KillAt(const Scenario& scenario, const Image& begin, uint64_t step) {
+    Restore(begin);
+    StepChild([&] { scenario.act(*ledger_); }, [&](uint64_t at) { return at < step; });
+    auto pipe = SlotPipe::Connect(kPipe);
+    const std::string wrong =
+        pipe.ok() ? Audit(**pipe, *ledger_, Other::kDead) : pipe.status().ToString();
+    ++kills_;
+    if (wrong.empty()) return true;
+    std::printf("really killed after instruction %llu of '%s': %s\n",
+                static_cast<unsigned long long>(step), scenario.name, wrong.c_str());
+    return false;
+  }
+
+  bool Run(bool all) {
+    std::vector<Image> images;
+    const Scenario* recover = nullptr;
+    for (const Scenario& scenario : Scenarios()) {
+      const Image begin = Begin(scenario);
+      if (std::strcmp(scenario.name, "recover") == 0) recover = &scenario;
+      const uint64_t before = points_;
+      if (!Every(scenario, begin, &images)) return false;
+      const uint64_t steps = points_ - before;
+      std::printf("'%s': %llu instructions\n", scenario.name,
+                  static_cast<unsigned long long>(steps));
+      std::fflush(stdout);
+      const uint64_t kills = all ? 100 : 4;
+      for (uint64_t i = 1; i <= kills; ++i) {
+        if (!KillAt(scenario, begin, steps * i / (kills + 1))) return false;
+      }
+    }
+    // The recoverer of each of those states dies, too; at every instruction.
+    const size_t stride = all ? 1 : images.size() / 8 + 1;
+    for (size_t i = 0; i < images.size(); i += stride) {
+      if (!Every(*recover, images[i], nullptr)) return false;
+    }
+    std::printf(
+        "%llu instructions, %llu states audited, %llu killed for real: lost 0, "
+        "duplicates without mark 0, leaked slots 0\n",
+        static_cast<unsigned long long>(points_), static_cast<unsigned long long>(audits_),
+        static_cast<unsigned long long>(kills_));
+    return points_ >= 1500;
+  }
+
+ private:
+  std::vector<char> LedgerBytes() const {
+    std::vector<char> bytes(sizeof(Ledger));
+    std::memcpy(bytes.data(), static_cast<const void*>(ledger_), sizeof(Ledger));
+    return bytes;
+  }
+
+  std::vector<char> ReadFile(const char* name) const {
+    const int fd = ::open(directory_.File(name).c_str(), O_RDONLY | O_CLOEXEC);
+    std::vector<char> bytes(static_cast<size_t>(::lseek(fd, 0, SEEK_END)));
+    MI7_CHECK(::pread(fd, bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()),
+              "a file can be read");
+    ::close(fd);
+    return bytes;
+  }
+
+  // Holds the locks of all places but the last through a descriptor, which is returned.
+  int LockPlaces(const char* name) const {
+    const int fd = ::open(directory_.File(name).c_str(), O_RDWR | O_CLOEXEC);
+    struct flock lock {};
+    lock.l_type = F_WRLCK;
+    lock.l_len = kOptions.participants - 1;
+    MI7_CHECK(::fcntl(fd, F_OFD_SETLK, &lock) == 0, "nobody holds a lock on the copy");
+    return fd;
+  }
+
+  void WriteFile(const char* name, const std::vector<char>& bytes) const {
+    const int fd = ::open(directory_.File(name).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    MI7_CHECK(::pwrite(fd, bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()),
+              "a file can be written");
+    ::close(fd);
+  }
+
+  TestDirectory directory_;
+  Ledger* ledger_;
+  uint64_t points_ = 0;
+  uint64_t audits_ = 0;
+  uint64_t kills_ = 0;
+};
+
+}  // namespace
+}  // namespace mi7::slot_pipe_internal
+
+int main(int argc, char** argv) {
+  using mi7::slot_pipe_internal::CanTrace;
+  using mi7::slot_pipe_internal::Runner;
+  if (!CanTrace()) return 0;
+  if (argc > 1 && std::strcmp(argv[1], "--can_trace") == 0) return 0;
+  return Runner().Run(argc > 1 && std::strcmp(argv[1], "--long") == 0) ? 0 : 1;
+}

@@ -1,0 +1,124 @@
+#include "transport/slot_pipe/crash/ledger.h"
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace mi7::slot_pipe_internal {
+
+void SendMessage(SlotPipe& pipe, Ledger& ledger, uint32_t message) {
+  auto slot = pipe.TryHold();
+  MI7_CHECK(slot.ok(), "the scenario has an empty slot here");
+  std::memcpy(slot->data(), &message, sizeof(message));
+  ledger.Set(message, Stage::kSending);
+  MI7_CHECK(slot->Send(sizeof(message)).ok(), "a held slot can be sent");
+  ledger.Set(message, Stage::kSent);
+}
+
+ReadSlot FetchMessage(SlotPipe& pipe, Ledger& ledger) {
+  ledger.fetching.store(true);
+  auto slot = pipe.TryFetch();
+  MI7_CHECK(slot.ok(), "the scenario has a message here");
+  uint32_t message = Ledger::kMessages;
+  std::memcpy(&message, slot->data(), sizeof(message));
+  MI7_CHECK(message < Ledger::kMessages, "a message is a number");
+  ledger.Set(message, Stage::kFetched);
+  ledger.fetching.store(false);
+  return *std::move(slot);
+}
+
+void ReleaseMessage(ReadSlot slot, Ledger& ledger) {
+  uint32_t message = 0;
+  std::memcpy(&message, slot.data(), sizeof(message));
+  ledger.Set(message, Stage::kReleasing);
+  MI7_CHECK(slot.Release().ok(), "a fetched slot can be released");
+  ledger.Set(message, Stage::kReleased);
+}
+
+namespace {
+
+// Takes all messages. Holds an empty slot after each, which a stale cell must not be taken for.
+std::string Drain(SlotPipe& pipe, const Ledger& ledger, uint32_t* came) {
+  std::vector<WriteSlot> held;
+  for (uint32_t round = 0;; ++round) {
+    if (round > 2 * Ledger::kMessages) return "messages without end";
+    auto slot = pipe.TryFetch();
+    if (absl::IsUnavailable(slot.status())) return "";
+    if (!slot.ok()) return slot.status().ToString();
+    uint32_t message = Ledger::kMessages;
+    if (slot->size() == sizeof(message)) std::memcpy(&message, slot->data(), sizeof(message));
+    if (message >= Ledger::kMessages) return "a ghost: what came is no message";
+    ++came[message];
+    const Stage stage = ledger.stage[message].load();
+    if (stage == Stage::kNone || stage == Stage::kReleased) {
+      return absl::StrCat("message ", message, " came, though it was ",
+                          stage == Stage::kNone ? "never sent" : "released");
+    }
+    const bool seen = stage == Stage::kFetched || stage == Stage::kReleasing;
+    if (seen && !slot->redelivered()) {
+      return absl::StrCat("message ", message, " came again without a mark");
+    }
+    if (!slot->Release().ok()) return "a fetched message cannot be released";
+    auto hold = pipe.TryHold();
+    if (!hold.ok()) return "a slot that was just released cannot be held";
+    held.push_back(*std::move(hold));
+  }
+}
+
+// Every empty slot can be held.
+std::string HoldAll(SlotPipe& pipe) {
+  const uint32_t empty = pipe.Status().empty;
+  std::vector<WriteSlot> held;
+  for (uint32_t i = 0; i < empty; ++i) {
+    auto slot = pipe.TryHold();
+    if (!slot.ok()) return absl::StrCat(i, " of ", empty, " empty slots can be held");
+    held.push_back(*std::move(slot));
+  }
+  return "";
+}
+
+// Once around the ring, and a little: each cell takes a message and gives it back.
+std::string GoRound(SlotPipe& pipe) {
+  if (pipe.Status().empty == 0) return "";
+  constexpr uint32_t kCells = 256;  // the least that a ring has
+  for (uint32_t i = 0; i < kCells + 3; ++i) {
+    if (absl::Status sent = pipe.SendBytes("round"); !sent.ok()) return sent.ToString();
+    auto slot = pipe.TryFetch();
+    if (!slot.ok() || slot->text() != "round") return absl::StrCat("lost on round ", i);
+    if (!slot->Release().ok()) return "a fetched message cannot be released";
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string Audit(SlotPipe& pipe, const Ledger& ledger, Other other) {
+  uint32_t came[Ledger::kMessages] = {};
+  if (std::string wrong = Drain(pipe, ledger, came); !wrong.empty()) return wrong;
+  // What was fetched a moment ago, unnoted, is still the other one's.
+  uint32_t may_miss = other == Other::kStopped && ledger.fetching.load() ? 1 : 0;
+  for (uint32_t message = 0; message < Ledger::kMessages; ++message) {
+    const Stage stage = ledger.stage[message].load();
+    const bool must = stage == Stage::kSent || (stage == Stage::kFetched && other == Other::kDead);
+    if (came[message] == 0 && must && may_miss > 0) {
+      --may_miss;
+    } else if (came[message] > 1 || (must && came[message] != 1)) {
+      return absl::StrCat("message ", message, " came ", came[message], " times, at stage ",
+                          static_cast<int>(stage));
+    }
+  }
+  if (other == Other::kDead) {
+    const PipeStatus status = pipe.Status();
+    if (status.empty != pipe.slots()) {
+      return absl::StrCat("slots leaked: ", status.empty, " of ", pipe.slots(), " are empty");
+    }
+    if (status.participants.size() != 1) return "a dead participant keeps its place";
+  }
+  if (std::string wrong = HoldAll(pipe); !wrong.empty()) return wrong;
+  return GoRound(pipe);
+}
+
+}  // namespace mi7::slot_pipe_internal
