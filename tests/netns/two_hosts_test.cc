@@ -251,6 +251,16 @@ TEST_F(TwoHostsTest, NetworkWithoutARouteIsUnavailable) {
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
 }
 
+// What a server on another machine says of its name is not even looked at.
+TEST_F(TwoHostsTest, ServerOnAnotherMachineIsReachedOverTcp) {
+  channel_ = *Channel::Create(absl::StrCat("mi7://", kServerAddress, ":", kPort));
+  EXPECT_THAT(Echo("hello", Soon()), IsOk());
+  EXPECT_EQ(channel_->Describe(),
+            absl::StrCat("mi7://", kServerAddress, ":", kPort, ": ready, calls go over tcp to tcp:",
+                         kServerAddress, ":", kPort,
+                         "; no shared memory: the server is on another machine"));
+}
+
 TEST_F(TwoHostsTest, DeadlineEndsACallWhoseAnswerTheCableLost) {
   ASSERT_THAT(Echo("x", Soon()), IsOk());
   ASSERT_TRUE(host_->Do('d'));

@@ -7,7 +7,7 @@ namespace {
 
 std::string LoopbackPort() { return "tcp:127.0.0.1:0"; }
 std::string LoopbackPort6() { return "tcp:[::1]:0"; }
-std::string NamedPort() { return "mi7://localhost:0"; }
+std::string NamedPort() { return "tcp:localhost:0"; }
 
 }  // namespace
 
