@@ -281,22 +281,17 @@ TEST_P(CallTest, GettersOfListsMayBeCalledInALoop) {
 }
 
 TEST_P(CallTest, ExpiredCallDoesNotKeepItsChannel) {
-  DeferredCall held;
-  Start([&held](ServerContext& context, Probe::EchoParams::Reader,
-                Probe::EchoResults::Builder) -> Reply {
-    held = context.Defer();
-    return Reply::Later();
-  });
-  {
-    auto request = stub().Echo({.deadline = Deadline::After(absl::Milliseconds(50))});
-    EXPECT_THAT(request.Send().Wait().status(), StatusIs(absl::StatusCode::kDeadlineExceeded));
-  }
+  Start();
+  ASSERT_TRUE(Works());
+  EXPECT_THAT(SendHold(1, {.deadline = Deadline::After(absl::Milliseconds(50))}).Wait(),
+              StatusIs(absl::StatusCode::kDeadlineExceeded));
+  ProbeImpl::Held held = probe_.TakeHeld();
   const std::weak_ptr<Channel> channel = channel_;
   channel_ = nullptr;
   const Deadline patience = Deadline::After(kSoon);
   while (!channel.expired() && !patience.passed()) std::this_thread::yield();
   EXPECT_TRUE(channel.expired()) << "the call that the server never answers pins it";
-  held.Finish(absl::OkStatus());
+  held.Answer();
 }
 
 }  // namespace
