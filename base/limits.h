@@ -38,10 +38,11 @@ struct Limits {
   absl::Duration handshake_timeout = absl::Seconds(10);
   // Bytes accepted for sending on one connection and not yet handed to the system. At this mark a
   // server stops reading from that peer, and a client's new call fails. One message larger than
-  // this is still sent when the queue is empty.
+  // this is still sent when the queue is empty, and answers to calls that a server has read wait
+  // all the same: with large results, calls_in_flight_max bounds them.
   uint64_t queued_bytes_max = 64u << 20;
   // How long a peer may take none of our queued bytes before its connection is closed. One that
-  // reads slowly is not closed: it holds queued_bytes_max at most.
+  // reads slowly is not closed.
   absl::Duration write_stall_timeout = absl::Seconds(60);
 };
 

@@ -100,8 +100,8 @@ class Connection {
   // will not see any of it. Messages of another kind of memory (NewHeapMessage) are accepted by
   // every transport, at the price of a copy where the transport's memory is another.
   // RESOURCE_EXHAUSTED: the message exceeds a limit (named), or the queue is full. On accepted
-  // connections what is sent inside a callback, and messages without a body, are never refused for
-  // a full queue: the first are bounded by not reading further requests, the others are small.
+  // connections nothing is refused for a full queue: what they send are answers, of which there are
+  // as many as calls in flight, because a connection with a full queue reads no further requests.
   // UNAVAILABLE: closed.
   virtual absl::Status Send(OutgoingMessage&& message) = 0;
 

@@ -73,29 +73,53 @@ class LateAnswers {
   std::thread thread_{[this] { Run(); }};
 };
 
-TEST(UnreadAnswersTest, DeferredAnswersAreBoundedAndTheRestFailsWithTheLimit) {
-  LateAnswers answers;
+ServerOptions SmallQueue(uint32_t calls_in_flight_max) {
   ServerOptions options;
   options.limits.queued_bytes_max = 8u << 20;
   options.limits.message_bytes_max = 2u << 20;
-  auto server = ServerBuilder()
-                    .SetOptions(options)
-                    .AddService(answers.service())
-                    .Listen("tcp:127.0.0.1:0")
-                    .Start();
-  ASSERT_THAT(server.status(), IsOk());
-  const std::string endpoint = (*server)->endpoints()[0];
+  options.limits.calls_in_flight_max = calls_in_flight_max;
+  return options;
+}
 
+TEST(UnreadAnswersTest, DeferredAnswersThatExceedTheQueueWaitForRoom) {
+  constexpr uint32_t kCalls = 64;
+  LateAnswers answers;
+  const auto server = *ServerBuilder()
+                           .SetOptions(SmallQueue(kCalls))
+                           .AddService(answers.service())
+                           .Listen("tcp:127.0.0.1:0")
+                           .Start();
+  RawPeer peer = RawPeer::Greeted(server->endpoints()[0], /*receive_buffer=*/4096);
+  std::string calls;
+  for (uint32_t id = 0; id < kCalls; ++id) calls += EchoCall(id);
+  ASSERT_TRUE(peer.Send(calls));
+  ASSERT_TRUE(answers.Answered(kCalls));  // before any of them is read
+  for (uint32_t id = 0; id < kCalls; ++id) {
+    const std::optional<Received> answer = peer.ReadMessageOf(FrameType::kReturn);
+    ASSERT_TRUE(answer.has_value()) << "after " << id << " answers";
+    EXPECT_EQ(answer->header.call_id, id);
+    ASSERT_THAT(answer->status(), IsOk());
+    EXPECT_GT(answer->rest.size(), 1u << 20);
+  }
+}
+
+TEST(UnreadAnswersTest, DeferredAnswersAreBoundedByTheCallsInFlight) {
   constexpr uint32_t kCalls = 1000;
-  RawPeer peer = RawPeer::Greeted(endpoint, /*receive_buffer=*/4096);
+  LateAnswers answers;
+  const auto server = *ServerBuilder()
+                           .SetOptions(SmallQueue(/*calls_in_flight_max=*/16))
+                           .AddService(answers.service())
+                           .Listen("tcp:127.0.0.1:0")
+                           .Start();
+  RawPeer peer = RawPeer::Greeted(server->endpoints()[0], /*receive_buffer=*/4096);
   const size_t before = ResidentBytes();
   std::string calls;
   for (uint32_t id = 0; id < kCalls; ++id) calls += EchoCall(id);
   ASSERT_TRUE(peer.Send(calls));
-  ASSERT_TRUE(answers.Answered(kCalls));
-  EXPECT_LT(ResidentBytes(), before + (80u << 20)) << "1,000 MiB were answered, 8 may wait";
+  ASSERT_TRUE(answers.Answered(9));
+  EXPECT_LT(ResidentBytes(), before + (80u << 20)) << "8 MiB may wait, and the answers to 16 calls";
 
-  // Every call has its return: the first ones their results, the others the reason.
+  // Every call has its return in the end: results, or that there were too many at a time.
   size_t with_results = 0;
   for (uint32_t i = 0; i < kCalls; ++i) {
     const std::optional<Received> answer = peer.ReadMessageOf(FrameType::kReturn);
@@ -103,13 +127,13 @@ TEST(UnreadAnswersTest, DeferredAnswersAreBoundedAndTheRestFailsWithTheLimit) {
     if (answer->header.code == 0) {
       ++with_results;
     } else {
-      EXPECT_EQ(answer->status().code(), absl::StatusCode::kResourceExhausted);
-      EXPECT_THAT(std::string(answer->status().message()),
-                  testing::HasSubstr("limits.queued_bytes_max"));
+      EXPECT_THAT(answer->status(), StatusIs(absl::StatusCode::kResourceExhausted,
+                                             testing::HasSubstr("calls_in_flight_max is 16")));
+      EXPECT_TRUE(answer->refused());
     }
+    ASSERT_LT(ResidentBytes(), before + (80u << 20)) << "after " << i << " answers";
   }
-  EXPECT_GT(with_results, 0u);
-  EXPECT_LT(with_results, kCalls);
+  EXPECT_GE(with_results, 16u);
 }
 
 }  // namespace

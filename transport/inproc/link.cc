@@ -147,10 +147,8 @@ absl::Status Link::Send(Which which, OutgoingMessage&& message) {
   if (!sealed.ok()) [[unlikely]]
     return sealed;
   const uint64_t bytes = owned->header.size;
-  // Answers given inside callbacks are bounded by not delivering further requests. Those that come
-  // later are refused like anybody's, but for the few bytes that say so.
-  const bool bounded =
-      !side.accepted || (owned->has_body && FrameScope::Find(callback_frames_, side) == nullptr);
+  // Answers are bounded by not delivering further requests.
+  const bool bounded = !side.accepted;
 
   MutexLock lock(&mutex_);
   if (side.state.load(std::memory_order_relaxed) != State::kOpen ||

@@ -75,8 +75,7 @@ void ShmConnection::Start(std::shared_ptr<Receiver> receiver) {
   self_ = shared_from_this();
   // Not Arm: the loop looks after what came meanwhile, in LoopTurn.
   link_->doorbell().Declare(kSocket);
-  absl::Status watched =
-      loop_->Watch(link_->socket(), EPOLLIN | EPOLLRDHUP | EPOLLET, this);
+  absl::Status watched = loop_->Watch(link_->socket(), EPOLLIN | EPOLLRDHUP | EPOLLET, this);
   watching_ = watched.ok();
   static_cast<void>(token_.Release());
   if (!watched.ok()) BeginClose(std::move(watched), /*tell=*/true);
@@ -130,9 +129,9 @@ absl::Status ShmConnection::QueueFull(uint64_t message_bytes) {
   CallLoop();
   return absl::ResourceExhaustedError(
       absl::StrCat(message_bytes == 0 ? "" : absl::StrCat("message of ", message_bytes, " bytes: "),
-                   "limits.queued_bytes_max, ", queue_max(), " bytes, is reached: ",
-                   queued_bytes_.load(std::memory_order_relaxed), " wait to be sent to ", peer_,
-                   ", which does not take them; try again later"));
+                   "limits.queued_bytes_max, ", queue_max(),
+                   " bytes, is reached: ", queued_bytes_.load(std::memory_order_relaxed),
+                   " wait to be sent to ", peer_, ", which does not take them; try again later"));
 }
 
 absl::Status ShmConnection::Send(OutgoingMessage&& message) {
@@ -149,9 +148,8 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
   if (!sealed.ok()) [[unlikely]]
     return sealed;
   Scope* const scope = Scope::Of(this);
-  // Answers given inside callbacks are bounded by not reading further requests. Those that come
-  // later are refused like anybody's, but for the few bytes that say so.
-  const uint64_t bound = accepted_ && (scope != nullptr || !taken->has_body) ? UINT64_MAX : queue_max();
+  // Answers are bounded by not reading further requests.
+  const uint64_t bound = accepted_ ? UINT64_MAX : queue_max();
   const uint64_t bytes = taken->header.size;
   Put put;
   bool queued = false;
@@ -246,8 +244,7 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message) {
     pool_->Sent(slot, extra.size());
   }
   for (size_t i = 0; i < slots.size(); ++i) {
-    words[at++] =
-        std::bit_cast<uint64_t>(DescriptorOf(slots[i], all[i].size() * kWordBytes));
+    words[at++] = std::bit_cast<uint64_t>(DescriptorOf(slots[i], all[i].size() * kWordBytes));
   }
   writer_.Write(message->header, Form::kSegments, {words.data(), at});
   own->MarkSent(all);
@@ -490,7 +487,8 @@ void ShmConnection::Finalize() {
   Scope scope(this);
   while (unsent != nullptr) {
     OutgoingMessage message(std::exchange(unsent, unsent->next));
-    if (receiver != nullptr && message->header.type != FrameType::kClose) receiver->OnUnsent(message->header);
+    if (receiver != nullptr && message->header.type != FrameType::kClose)
+      receiver->OnUnsent(message->header);
   }
   if (receiver != nullptr) receiver->OnClosed(why);
 }

@@ -124,9 +124,8 @@ absl::Status StreamConnection::Send(OutgoingMessage&& message) {
   if (!sealed.ok()) [[unlikely]]
     return sealed;
   if (DispatchScope* const scope = DispatchScope::Of(this)) return Cork(*scope, std::move(taken));
-  // Answers given inside callbacks (Cork) are bounded by not reading further requests. Those that
-  // come later are refused like anybody's, but for the few bytes that say so.
-  const uint64_t queue_max = accepted_ && !taken->has_body ? UINT64_MAX : own.queued_bytes_max;
+  // Answers are bounded by not reading further requests.
+  const uint64_t queue_max = accepted_ ? UINT64_MAX : own.queued_bytes_max;
   switch (writer_.Add(taken, /*hold_back=*/false, queue_max)) {
     case Writer::Added::kQueued:
       break;
