@@ -162,7 +162,8 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
   if (put == Put::kDone) [[likely]] {
     // Relaxed: a count that a timer compares.
     writes_.store(writes_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-    if (scope != nullptr) {
+    // The callback of an outer scope waits for another connection, for as long as it takes.
+    if (scope != nullptr && scope == CallbackScope::innermost()) {
       scope->Sent();
     } else {
       WakePeer();

@@ -7,35 +7,26 @@
 #include <utility>
 
 #include "base/check.h"
+#include "transport/callback_scope.h"
 #include "transport/message.h"
 #include "transport/stream/stream_connection.h"
 
 namespace mi7::transport {
 
-// Lives on the stack of the thread that dispatches. Scopes nest when a callback of one connection
-// waits on another one. What is corked belongs to this thread alone: no lock is taken for it.
-class StreamConnection::DispatchScope {
+// Lives on the stack of the thread that dispatches. What is corked belongs to this thread alone: no
+// lock is taken for it.
+class StreamConnection::DispatchScope final : public CallbackScope {
  public:
   explicit DispatchScope(StreamConnection* connection)
-      : connection_(connection), outer_(innermost_) {
-    innermost_ = this;
-  }
+      : CallbackScope(connection), owner_(connection) {}
   ~DispatchScope() {
     MI7_CHECK(first_ == nullptr, "what is corked is written before the scope ends");
-    innermost_ = outer_;
   }
-  DispatchScope(const DispatchScope&) = delete;
-  DispatchScope& operator=(const DispatchScope&) = delete;
 
   // The scope of `connection` on this thread, nullptr when it runs no callback of it.
   static DispatchScope* Of(const StreamConnection* connection) {
-    DispatchScope* scope = innermost_;
-    while (scope != nullptr && scope->connection_ != connection) scope = scope->outer_;
-    return scope;
+    return static_cast<DispatchScope*>(CallbackScope::Of(connection));
   }
-  static DispatchScope* innermost() { return innermost_; }
-  DispatchScope* outer() const { return outer_; }
-  StreamConnection* connection() const { return connection_; }
 
   // Corks a sealed message.
   void Push(OutgoingMessage message) {
@@ -58,10 +49,9 @@ class StreamConnection::DispatchScope {
   }
 
  private:
-  static constinit thread_local DispatchScope* innermost_;
+  void Flush() override { owner_->Uncork(*this); }
 
-  StreamConnection* const connection_;
-  DispatchScope* const outer_;
+  StreamConnection* const owner_;
   MessageBody* first_ = nullptr;
   MessageBody* last_ = nullptr;
   uint64_t bytes_ = 0;

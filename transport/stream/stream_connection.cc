@@ -21,9 +21,6 @@ constexpr uint64_t kCorkedBytesMax = 32u << 10;
 
 }  // namespace
 
-constinit thread_local StreamConnection::DispatchScope*
-    StreamConnection::DispatchScope::innermost_ = nullptr;
-
 StreamConnection::StreamConnection(Made made)
     : context_(std::move(made.context)),
       loop_(made.loop),
@@ -153,7 +150,7 @@ absl::Status StreamConnection::Cork(DispatchScope& scope, OutgoingMessage messag
   scope.Push(std::move(message));
   // An outer scope's callback waits for another connection, for as long as it takes.
   if (scope.count() >= kCorkedMessagesMax || scope.bytes() >= kCorkedBytesMax ||
-      &scope != DispatchScope::innermost()) {
+      &scope != CallbackScope::innermost()) {
     Uncork(scope);
   }
   return absl::OkStatus();

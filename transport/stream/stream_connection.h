@@ -123,8 +123,6 @@ class StreamConnection final : public Connection,
   // Drives until `completion` is done, `deadline` has passed or nobody can drive.
   void Drive(Completion& completion, Deadline deadline);
   bool AwaitTurns(Completion& completion, Deadline deadline);
-  // Any thread: sends of outer callbacks on this thread must not wait for us.
-  static void FlushOuterScopes();
   // One recv, and the dispatch of what it brought. `flags`: MSG_DONTWAIT or 0.
   Read ReadOnce(int flags);
   // Blocks until something is readable or `deadline` has passed; then reads.

@@ -56,13 +56,13 @@ class StreamKind {
 // What connections share with those that were made the same way, and keep while they are idle.
 struct StreamContext {
   StreamContext(const TransportOptions& options, std::shared_ptr<const StreamKind> its_kind)
-      : limits(options.limits), wait(options.wait), kind(std::move(its_kind)) {}
+      : limits(options.limits), kind(std::move(its_kind)), wait(options.wait) {}
 
   const Limits limits;
-  const WaitPolicy wait;
   const std::shared_ptr<const StreamKind> kind;
   // Connections of a listener that exist, handshakes included.
   std::atomic<uint32_t> connections{0};
+  const WaitPolicy wait;
 };
 
 class StreamUpgrade;

@@ -33,8 +33,8 @@ constexpr int kReadsPerTurn = 8;
 bool StreamConnection::Await(Completion& completion, Deadline deadline) {
   if (completion.done()) return true;
   MI7_CHECK(!InCallback(), "Await inside a callback of the same connection would wait for itself");
-  if (DispatchScope::innermost() != nullptr) [[unlikely]]
-    FlushOuterScopes();
+  if (CallbackScope::innermost() != nullptr) [[unlikely]]
+    CallbackScope::FlushAll();
   if (CanDrive() && token_.TryTake()) {
     Drive(completion, deadline);
     ReleaseToken();
@@ -74,12 +74,6 @@ bool StreamConnection::AwaitTurns(Completion& completion, Deadline deadline) {
       if (policy == WaitPolicy::kAdaptive) budget.End(budget_ns, MonotonicNanos() - start_ns);
       return woken == Completion::Woken::kDone || completion.done();
     }
-  }
-}
-
-void StreamConnection::FlushOuterScopes() {
-  for (auto* scope = DispatchScope::innermost(); scope != nullptr; scope = scope->outer()) {
-    scope->connection()->Uncork(*scope);
   }
 }
 

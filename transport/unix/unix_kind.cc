@@ -1,9 +1,11 @@
 #include "transport/unix/unix_kind.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -29,11 +31,12 @@ Process PeerProcess(int fd) {
   return {peer.pid, peer.uid};
 }
 
+// Every connected client has one of its own, which lies in one small piece of memory: `kRoom` holds
+// the path and its final zero.
+template <size_t kRoom>
 class Kind final : public StreamKind {
  public:
-  explicit Kind(const std::string& path) : path_(new char[path.size() + 1]) {
-    std::memcpy(path_.get(), path.c_str(), path.size() + 1);
-  }
+  explicit Kind(const std::string& path) { path.copy(path_.data(), kRoom - 1); }
 
   absl::string_view name() const override { return "unix"; }
   bool passes_descriptors() const override { return true; }
@@ -53,15 +56,14 @@ class Kind final : public StreamKind {
   }
 
  private:
-  std::string Listener() const { return absl::StrCat("unix:", path_.get()); }
+  std::string Listener() const { return absl::StrCat("unix:", path_.data()); }
   static std::string Text(const decltype(StreamEnds::peer)& end) {
     Process process;
     std::memcpy(&process, end.data(), sizeof(process));
     return ProcessText("unix", process.pid, process.uid);
   }
 
-  // Every connected client has its own: half the memory of a string.
-  const std::unique_ptr<char[]> path_;
+  std::array<char, kRoom> path_{};
 };
 
 }  // namespace
@@ -92,7 +94,10 @@ std::string ProcessText(absl::string_view scheme, pid_t pid, uid_t uid) {
 }
 
 std::shared_ptr<const StreamKind> UnixKind(const std::string& path) {
-  return std::make_shared<Kind>(path);
+  if (path.size() < 32) return std::make_shared<Kind<32>>(path);
+  if (path.size() < 64) return std::make_shared<Kind<64>>(path);
+  if (path.size() < 128) return std::make_shared<Kind<128>>(path);
+  return std::make_shared<Kind<PATH_MAX>>(path);  // only by a descriptor of its directory
 }
 
 std::function<absl::Status(int fd)> AdmitPeers(
