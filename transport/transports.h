@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,8 @@ struct TransportOptions {
   std::function<void(const std::string& peer, const absl::Status& why)> on_refused;
   // Peers on this machine. Never null; shared, because every connection keeps its options.
   std::shared_ptr<const LocalOptions> local = DefaultLocalOptions();
+  // For Connect: when it is asked to stop (any thread), the attempt ends soon, with CANCELLED.
+  std::stop_token cancel;
   // What our Hello says in instanceId: the listener's own name. Set by mi7:// listeners for the
   // transports below them; transports use a random one of the process when there is none.
   InstanceId instance_id;
@@ -71,7 +74,8 @@ using ConnectCallback =
 // `done` is called once, on `loop`, which must outlive the connection. Failures name the endpoint:
 // UNAVAILABLE (refused, unreachable, name not found, peer closed), DEADLINE_EXCEEDED (`deadline`
 // or limits.handshake_timeout), FAILED_PRECONDITION (the peer speaks no mi7, or no common
-// version), INVALID_ARGUMENT (an endpoint that cannot be connected to, such as port 0).
+// version), INVALID_ARGUMENT (an endpoint that cannot be connected to, such as port 0), CANCELLED
+// (options.cancel).
 void Connect(const Endpoint& endpoint, EventLoop* loop, const TransportOptions& options,
              Deadline deadline, ConnectCallback done);
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "transport/stream/connect_cancel.h"
 #include "transport/stream/stream_context.h"
 #include "transport/stream/stream_handshake.h"
 #include "transport/tcp/socket_address.h"
@@ -34,6 +36,7 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
         context_(std::make_shared<StreamContext>(options, TcpKind())),
         instance_id_(options.instance_id),
         deadline_(deadline),
+        cancel_token_(options.cancel),
         done_(std::move(done)),
         timer_(loop, [this] { OnDeadline(); }) {}
 
@@ -44,6 +47,7 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
       return;
     }
     timer_.Schedule(deadline_);
+    cancel_.Listen(cancel_token_, loop_, weak_from_this());
     SocketAddress numeric;
     if (SocketAddress::FromNumeric(endpoint_.host, endpoint_.port, numeric)) {
       addresses_.push_back(numeric);
@@ -51,6 +55,18 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
       return;
     }
     Resolve();
+  }
+
+  // ConnectCancel.
+  void Cancel() {
+    if (self_ == nullptr) return;
+    constexpr absl::string_view kWhy = "was given up";
+    if (const std::shared_ptr<StreamHandshake> handshake = handshake_.lock()) {
+      handshake->Cancel(absl::CancelledError(kWhy));
+      return;
+    }
+    if (lookup_ != nullptr) uv_cancel(reinterpret_cast<uv_req_t*>(&lookup_->request));
+    Finish(absl::CancelledError(absl::StrCat("connecting to ", endpoint_.ToString(), ": ", kWhy)));
   }
 
   // The socket that is being connected.
@@ -163,7 +179,8 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
     }
     timer_.Cancel();
     const Deadline handshake = Deadline::After(context_->limits.handshake_timeout);
-    StreamHandshake::Start(
+    const std::shared_ptr<Connector> alive = self_;  // it may end inside Start
+    handshake_ = StreamHandshake::Start(
         loop_, std::move(socket_), context_,
         std::make_shared<const StreamTerms>(StreamTerms{.instance_id = instance_id_}),
         /*accepted=*/false, std::min(address_deadline_, handshake),
@@ -209,6 +226,7 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
     if (self_ == nullptr) return;
     const std::shared_ptr<Connector> alive = std::move(self_);
     timer_.Cancel();
+    cancel_.StopListening();
     if (watched_) loop_->Unwatch(socket_.get(), this);
     watched_ = false;
     socket_.reset();
@@ -221,6 +239,9 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
   const InstanceId instance_id_;
   const Deadline deadline_;
   Deadline address_deadline_;  // of the address that is being tried
+  const std::stop_token cancel_token_;
+  ConnectCancel cancel_;
+  std::weak_ptr<StreamHandshake> handshake_;
   StreamHandshake::Done done_;
   EventLoop::Timer timer_;
   Lookup* lookup_ = nullptr;

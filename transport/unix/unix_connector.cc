@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <memory>
+#include <stop_token>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "transport/stream/connect_cancel.h"
 #include "transport/stream/socket.h"
 #include "transport/unix/unix_address.h"
 #include "transport/unix/unix_kind.h"
@@ -31,16 +33,29 @@ class Connector final : public std::enable_shared_from_this<Connector> {
         context_(std::make_shared<StreamContext>(options, UnixKind(target_.path))),
         terms_(std::make_shared<const StreamTerms>(std::move(terms))),
         deadline_(deadline),
+        cancel_token_(options.cancel),
         done_(std::move(done)),
         timer_(loop, [this] { Try(); }) {}
 
   void Begin() {
     self_ = shared_from_this();
     deadline_ = std::min(deadline_, Deadline::After(context_->limits.handshake_timeout));
+    cancel_.Listen(cancel_token_, loop_, weak_from_this());
     if (target_.socket && !deadline_.passed()) {
       ShakeHands(std::move(target_.socket));
     } else {
       Try();
+    }
+  }
+
+  // ConnectCancel.
+  void Cancel() {
+    if (self_ == nullptr) return;
+    absl::Status cancelled = absl::CancelledError("was given up");
+    if (const std::shared_ptr<StreamHandshake> handshake = handshake_.lock()) {
+      handshake->Cancel(std::move(cancelled));
+    } else {
+      Finish(std::move(cancelled));
     }
   }
 
@@ -97,7 +112,8 @@ class Connector final : public std::enable_shared_from_this<Connector> {
   }
 
   void ShakeHands(UniqueFd socket) {
-    StreamHandshake::Start(
+    const std::shared_ptr<Connector> alive = self_;  // it may end inside Start
+    handshake_ = StreamHandshake::Start(
         loop_, std::move(socket), context_, terms_, /*accepted=*/false, deadline_,
         [self = self_](absl::StatusOr<StreamMade> made) { self->Finish(std::move(made)); });
   }
@@ -106,6 +122,7 @@ class Connector final : public std::enable_shared_from_this<Connector> {
     if (self_ == nullptr) return;
     const std::shared_ptr<Connector> alive = std::move(self_);
     timer_.Cancel();
+    cancel_.StopListening();
     if (!result.ok()) {
       result = absl::Status(result.status().code(), absl::StrCat("connecting to ", target_.endpoint,
                                                                  ": ", result.status().message()));
@@ -118,6 +135,9 @@ class Connector final : public std::enable_shared_from_this<Connector> {
   const std::shared_ptr<StreamContext> context_;
   const std::shared_ptr<const StreamTerms> terms_;
   Deadline deadline_;
+  const std::stop_token cancel_token_;
+  ConnectCancel cancel_;
+  std::weak_ptr<StreamHandshake> handshake_;
   StreamHandshake::Done done_;
   EventLoop::Timer timer_;
   absl::Duration retry_ = kRetryFirst;
