@@ -13,9 +13,6 @@ using transport::FrameHeader;
 using transport::FrameType;
 using transport::OutgoingMessage;
 
-// Room to reserve for results whose size nobody knows yet.
-constexpr size_t kResultBytesHint = 512;
-
 }  // namespace
 
 void AnswerSide::OnCall(transport::IncomingMessage&& message) {
@@ -32,10 +29,13 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
     return Refuse(call_id, absl::InvalidArgumentError("call without a body"));
   }
   // The queue's limit stops reading before it stops answering, so what was read is answered.
-  absl::StatusOr<OutgoingMessage> response = owner_->connection().Reserve(kResultBytesHint);
+  const FrameHeader& header = message.header();
+  auto& guess = transport::SizeGuess::For(~(header.interface_id + header.code));
+  absl::StatusOr<OutgoingMessage> response = owner_->connection().Reserve(guess.bytes());
   ServerCall* const call = ObjectPool<ServerCall>::New(
       this, std::move(message),
-      response.ok() ? *std::move(response) : transport::NewHeapMessage(kResultBytesHint));
+      response.ok() ? *std::move(response) : transport::NewHeapMessage(guess.bytes()));
+  call->response_->size_guess = &guess;
   dispatcher_->Run(*call).Deliver(*call);
 }
 
@@ -116,8 +116,7 @@ void AnswerSide::SendReturn(ServerCall& call, const absl::Status& status) {
   if (!status.ok()) EncodeError(status, /*refused=*/false, *limits_, *response);
   const absl::Status sent = owner_->connection().Send(std::move(response));
   if (sent.ok() || absl::IsUnavailable(sent)) return;  // closed: the caller learns it by itself
-  // Results that exceed a limit, or that the peer leaves no room for because it does not read its
-  // earlier ones, fail this call with that limit's name.
+  // Results that exceed a limit fail this call with that limit's name.
   OutgoingMessage error = transport::NewHeapMessage(0);
   error->header.type = FrameType::kReturn;
   error->header.call_id = call.header().call_id;

@@ -15,9 +15,6 @@
 namespace mi7 {
 namespace {
 
-// Room to reserve for parameters whose size nobody knows yet.
-constexpr size_t kParamBytesHint = 512;
-
 // Shared by the channels that bring no loop of their own. Never destroyed: a channel may be
 // dropped on the loop's own thread, and at exit in any order.
 absl::StatusOr<transport::EventLoop*> SharedLoop() {
@@ -124,13 +121,15 @@ std::shared_ptr<Session> Channel::SessionForCall() const {
 ClientCall* Channel::NewCall(const std::shared_ptr<Channel>& channel, const InterfaceInfo& service,
                              const MethodInfo& method, const CallOptions& options) {
   std::shared_ptr<Session> session = channel->SessionForCall();
+  auto& guess = transport::SizeGuess::For(method.interface_id + method.method_id);
   absl::Status failure;
   transport::OutgoingMessage request;
   if (session) {
     absl::StatusOr<transport::OutgoingMessage> reserved =
-        session->connection().Reserve(kParamBytesHint);
+        session->connection().Reserve(guess.bytes());
     if (reserved.ok()) {
       request = *std::move(reserved);
+      request->size_guess = &guess;
     } else if (!absl::IsUnavailable(reserved.status())) {
       failure =
           WithOutcome(absl::Status(reserved.status().code(),
@@ -138,7 +137,7 @@ ClientCall* Channel::NewCall(const std::shared_ptr<Channel>& channel, const Inte
                       CallOutcome::kNotSent);
     }
   }
-  if (!request) request = transport::NewHeapMessage(kParamBytesHint);
+  if (!request) request = transport::NewHeapMessage(guess.bytes());
   ClientCall* const call =
       ClientCall::New(channel, std::move(session), service, method, options, std::move(request));
   if (!failure.ok()) [[unlikely]]
@@ -204,7 +203,14 @@ void Channel::BeginConnect() {
   options.limits = limits();
   options.wait = wait_;
   options.local = local_;
-  // Shared, not weak: the attempt ends by itself within its deadline, and its result has a home.
+  {
+    MutexLock lock(&mutex_);
+    if (state_ == ChannelState::kClosed) return;
+    connect_cancel_ = std::stop_source();
+    options.cancel = connect_cancel_.get_token();
+  }
+  // Shared, not weak: the attempt ends by itself within its deadline, or when it is cancelled, and
+  // its result has a home.
   transport::ConnectExplained(
       endpoint_, loop_, options, Deadline::After(connect_timeout_),
       [self = shared_from_this()](absl::StatusOr<std::shared_ptr<transport::Connection>> connection,
@@ -226,6 +232,7 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
   {
     MutexLock lock(&mutex_);
     ++attempts_ended_;
+    connect_cancel_ = std::stop_source(std::nostopstate);
     closed = state_ == ChannelState::kClosed;
     if (session && !closed) {
       backoff_.Reset();
@@ -355,9 +362,11 @@ void Channel::Close() {
   std::shared_ptr<Session> session;
   std::vector<std::weak_ptr<Session>> departing;
   std::list<ClientCall*> queue;
+  std::stop_source attempt(std::nostopstate);
   {
     MutexLock lock(&mutex_);
     state_ = ChannelState::kClosed;
+    attempt.swap(connect_cancel_);
     departing.swap(departing_);
     state_changed_.NotifyAll();
     session = std::move(session_);
@@ -365,6 +374,7 @@ void Channel::Close() {
     queue.swap(queue_);
     if (backoff_timer_) backoff_timer_->Cancel();
   }
+  attempt.request_stop();
   if (session) {
     session->calls().StopSending();
     session->connection().Close(absl::OkStatus());

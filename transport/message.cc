@@ -47,9 +47,14 @@ size_t TotalBytes(SegmentsView segments, size_t extra_bytes) {
   return bytes;
 }
 
+void LearnSize(const MessageBody& message, size_t body_words) {
+  if (message.size_guess != nullptr) message.size_guess->Learn(body_words * kWordBytes);
+}
+
 // Checks the limits and completes the header.
-absl::Status SealHeader(FrameHeader& header, SegmentsView segments, size_t extra_bytes,
+absl::Status SealHeader(MessageBody& message, SegmentsView segments, size_t extra_bytes,
                         const Limits& limits) {
+  FrameHeader& header = message.header;
   const size_t bytes = TotalBytes(segments, extra_bytes);
   if (bytes > limits.message_bytes_max) {
     return absl::ResourceExhaustedError(absl::StrCat("message of ", bytes,
@@ -69,6 +74,7 @@ absl::Status SealHeader(FrameHeader& header, SegmentsView segments, size_t extra
   header.size = static_cast<uint32_t>(bytes);
   header.extra_size = static_cast<uint32_t>(extra_bytes);
   MI7_CHECK(KeepsRules(header), kBrokenRules);
+  if (segments.size() != 0) LearnSize(message, (bytes - extra_bytes) / kWordBytes);
   return absl::OkStatus();
 }
 
@@ -147,6 +153,7 @@ class HeapMessage final : public MessageBody, public Backing {
       const size_t bytes =
           kFrameHeaderBytes + kOneSegmentTableBytes + sealed_[0].size() * kWordBytes;
       if (bytes <= limits.message_bytes_max) [[likely]] {
+        LearnSize(*this, sealed_[0].size());
         header.size = static_cast<uint32_t>(bytes);
         header.extra_size = 0;
         MI7_CHECK(KeepsRules(header), kBrokenRules);
@@ -208,7 +215,7 @@ class HeapMessage final : public MessageBody, public Backing {
 
  private:
   [[gnu::noinline]] absl::Status SealUnusual(const Limits& limits) {
-    return SealHeader(header, sealed_, extra_.size(), limits);
+    return SealHeader(*this, sealed_, extra_.size(), limits);
   }
 
   // `last_root`: what the message that was in the block had as its root, if that was set by
@@ -249,6 +256,7 @@ class HeapMessage final : public MessageBody, public Backing {
     header = {};
     has_body = true;
     next = nullptr;
+    size_guess = nullptr;
     extra_ = {};
     extra_block_.reset();
     table_block_.reset();
@@ -360,7 +368,7 @@ void AppendPieces(MessageBody& message, PieceList& pieces) {
 absl::Status SealMessage(MessageBody& message, const Limits& limits) {
   if (message.is_heap()) [[likely]]
     return Downcast(message).Seal(limits);
-  return SealHeader(message.header, message.Segments(), message.extra().size(), limits);
+  return SealHeader(message, message.Segments(), message.extra().size(), limits);
 }
 
 size_t MessageBytes(MessageBody& message) {

@@ -22,6 +22,7 @@
 #include "base/limits.h"
 #include "transport/buffer_pool.h"
 #include "transport/frame.h"
+#include "transport/size_guess.h"
 
 namespace mi7::transport {
 
@@ -58,6 +59,8 @@ class MessageBody : public capnp::MessageBuilder {
 
   // Intrusive link for the queue of whoever owns the message (a connection's send queue).
   MessageBody* next = nullptr;
+  // Learns the size of the body when the message is sealed, if there is one.
+  SizeGuess* size_guess = nullptr;
   // Whether the message carries a body: false for control frames. Set by with_body(false).
   bool has_body = true;
 

@@ -1,6 +1,7 @@
-// What one typed unary call costs rpc, Cap'n Proto and the in-process transport together, caller
-// and handler on one thread: the instructions of both sides of a call without a socket. Under
-// `valgrind --tool=callgrind` (one benchmark, --benchmark_min_time=0.01) it shows where they go.
+// What one typed unary call costs rpc, Cap'n Proto and the transport together, caller and handler in
+// one process: over inproc on one thread, so the instructions of both sides of a call; over the
+// others with a thread a side. Under `valgrind --tool=callgrind` (one benchmark, for a short time) it
+// shows where they go.
 
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "benchmark/benchmark.h"
 #include "rpc/channel.h"
 #include "rpc/server.h"
+#include "transport/wait_policy.h"
 
 namespace mi7::bench {
 namespace {
@@ -25,11 +27,17 @@ class EchoImpl final : public EchoService {
   }
 };
 
-void BM_InprocCall(benchmark::State& state) {
+void MakeCalls(benchmark::State& state, const char* endpoint, transport::WaitPolicy wait) {
   EchoImpl echo;
-  auto server = ServerBuilder().AddService(&echo).Listen("inproc:call_benchmark").Start();
+  ServerOptions server_options;
+  server_options.wait = wait;
+  server_options.event_loops = 1;
+  auto server =
+      ServerBuilder().SetOptions(server_options).AddService(&echo).Listen(endpoint).Start();
   MI7_CHECK(server.ok(), "the benchmark's server starts");
-  auto channel = Channel::Create("inproc:call_benchmark");
+  ChannelOptions options;
+  options.wait = wait;
+  auto channel = Channel::Create((*server)->endpoints()[0], options);
   MI7_CHECK(channel.ok(), "the benchmark's channel is sound");
   MI7_CHECK((*channel)->Connect(Deadline::After(absl::Seconds(10))).ok(), "the channel connects");
   const EchoStub stub(*channel);
@@ -42,7 +50,21 @@ void BM_InprocCall(benchmark::State& state) {
   }
   (*channel)->Close();
 }
+
+void BM_InprocCall(benchmark::State& state) {
+  MakeCalls(state, "inproc:call_benchmark", transport::WaitPolicy::kAdaptive);
+}
 BENCHMARK(BM_InprocCall);
+
+void BM_ShmCall(benchmark::State& state) {
+  MakeCalls(state, "shm:call_benchmark", transport::WaitPolicy::kSpin);
+}
+BENCHMARK(BM_ShmCall);
+
+void BM_TcpCall(benchmark::State& state) {
+  MakeCalls(state, "tcp:127.0.0.1:0", transport::WaitPolicy::kBlock);
+}
+BENCHMARK(BM_TcpCall);
 
 }  // namespace
 }  // namespace mi7::bench
