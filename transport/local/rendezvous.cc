@@ -126,7 +126,9 @@ class Selection final : public std::enable_shared_from_this<Selection> {
   }
 
   void OnMet(const std::string& path, absl::StatusOr<StreamMade> met) {
-    if (!met.ok()) {
+    if (!met.ok() && options_.cancel.stop_requested()) {
+      done_(std::move(met).status(), "");
+    } else if (!met.ok()) {
       StayOnTcp(met.status().message());
     } else if (met->peer != tcp_.peer) {
       // Dropped with `met`.

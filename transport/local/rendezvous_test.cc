@@ -1,12 +1,15 @@
 #include "transport/local/rendezvous.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <memory>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -282,6 +285,24 @@ TEST_F(RendezvousTest, SilentRendezvousCostsASecondAtMost) {
   EXPECT_LT(MonotonicNanos() - start_ns, 5'000'000'000);
   EXPECT_EQ(attempt.transport, "tcp");
   EXPECT_THAT(attempt.why, HasSubstr("not done in time"));
+}
+
+TEST_F(RendezvousTest, AttemptIsGivenUpWhileTheRendezvousIsSilent) {
+  Server server(In(directory_.path(), false));
+  absl::StatusOr<SocketFile> silent = Forge(server.endpoint());
+  ASSERT_TRUE(silent.ok());
+  std::stop_source cancel;
+  TransportOptions options = In(directory_.path());
+  options.cancel = cancel.get_token();
+  // Once somebody knocks at the rendezvous.
+  std::thread canceller([&] {
+    pollfd waiting{silent->fd(), POLLIN, 0};
+    static_cast<void>(::poll(&waiting, 1, 20'000));
+    cancel.request_stop();
+  });
+  const Attempt attempt = Connect(server.endpoint(), options);
+  canceller.join();
+  EXPECT_EQ(attempt.status.code(), absl::StatusCode::kCancelled);
 }
 
 TEST_F(RendezvousTest, RendezvousThatSpeaksSomethingElseMeansTcp) {
