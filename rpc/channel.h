@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -73,7 +74,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // FAILED_PRECONDITION in a callback, which runs on the event loop that has to connect.
   absl::Status Connect(Deadline deadline);
 
-  // Ends the connection; calls in flight fail, later ones fail with FAILED_PRECONDITION.
+  // Ends the connection, or the attempt to make one; calls in flight fail, later ones fail with
+  // FAILED_PRECONDITION.
   void Close();
 
   ChannelState state() const;
@@ -145,6 +147,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // Calls that wait for a connection, in order; a reference each.
   std::list<ClientCall*> queue_ ABSL_GUARDED_BY(mutex_);
   uint64_t attempts_ended_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Of the attempt that runs; without a state otherwise.
+  std::stop_source connect_cancel_ ABSL_GUARDED_BY(mutex_){std::nostopstate};
   CondVar state_changed_;  // for threads in Connect
 };
 

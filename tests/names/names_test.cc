@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -217,6 +218,47 @@ TEST_F(NamesTest, ConnectingEndsAtItsTimeoutWhileANameIsResolved) {
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
   Names::The().Release("stuck.mi7.test");
   EXPECT_TRUE(Names::The().AwaitLookups(0));
+}
+
+// Whether nothing holds the channel any more, long before its attempt to connect would time out.
+testing::AssertionResult IsFree(const std::weak_ptr<Channel>& channel) {
+  const Deadline patience = Deadline::After(kSoon / 2);
+  while (!channel.expired()) {
+    if (patience.passed()) return testing::AssertionFailure() << "something holds the channel";
+    std::this_thread::yield();
+  }
+  return testing::AssertionSuccess();
+}
+
+TEST_F(NamesTest, CloseEndsTheResolvingOfAName) {
+  Names::The().Set("close.mi7.test", {"127.0.0.1"});
+  Names::The().Hold("close.mi7.test");
+  std::shared_ptr<Channel> channel = ChannelTo("close.mi7.test");
+  {
+    auto call = Send(channel);
+    ASSERT_TRUE(Names::The().AwaitLookups(1));
+    channel->Close();
+    EXPECT_THAT(call.Wait(), StatusIs(absl::StatusCode::kCancelled));
+  }
+  const std::weak_ptr<Channel> watch = channel;
+  channel = nullptr;
+  EXPECT_TRUE(IsFree(watch));
+  Names::The().Release("close.mi7.test");
+  EXPECT_TRUE(Names::The().AwaitLookups(0));
+  EXPECT_EQ(server_->connection_count(), 0u);
+}
+
+TEST_F(NamesTest, CloseEndsConnectingToAHostThatDoesNotAnswer) {
+  const DeadListener dead("127.0.0.2", port_);
+  std::shared_ptr<Channel> channel = ChannelTo("127.0.0.2");
+  {
+    auto call = Send(channel);
+    channel->Close();
+    EXPECT_THAT(call.Wait(), StatusIs(absl::StatusCode::kCancelled));
+  }
+  const std::weak_ptr<Channel> watch = channel;
+  channel = nullptr;
+  EXPECT_TRUE(IsFree(watch));
 }
 
 TEST_F(NamesTest, UnknownNameIsUnavailableAndNamed) {
