@@ -1,5 +1,7 @@
 #include "tests/conformance/call/call_conformance.h"
 
+#include <thread>
+
 namespace mi7::conformance {
 
 CallTest::~CallTest() {
@@ -53,6 +55,15 @@ absl::StatusOr<std::string> CallTest::EchoText(const std::string& text,
   EchoResult result = SendEcho(text, options).Wait();
   if (!result.ok()) return result.status();
   return std::string(result->getText());
+}
+
+testing::AssertionResult CallTest::HasConnections(size_t count) const {
+  const Deadline patience = Deadline::After(kSoon);
+  while (server_->connection_count() != count) {
+    if (patience.passed()) return testing::AssertionFailure() << server_->connection_count();
+    std::this_thread::yield();
+  }
+  return testing::AssertionSuccess();
 }
 
 testing::AssertionResult CallTest::Works() const {

@@ -73,6 +73,9 @@ class CallTest : public testing::TestWithParam<CallTransport> {
                                        const CallOptions& options = {}) const;
   // Whether a call works, now.
   testing::AssertionResult Works() const;
+  // Whether the server comes to have `count` connections: over mi7:// the one that a client did not
+  // choose takes a moment to end.
+  testing::AssertionResult HasConnections(size_t count) const;
 
   ProbeImpl probe_;
   std::string endpoint_;
