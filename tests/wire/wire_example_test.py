@@ -1,4 +1,5 @@
-"""A client written from docs/WIRE.md alone: sends the bytes of its example to a real server.
+"""A client written from docs/WIRE.md alone: sends the bytes of its example to a real server, over TCP
+and over a Unix socket, and offers it shared memory.
 
 Usage: wire_example_test.py docs/WIRE.md SERVER_PROGRAM
 """
@@ -7,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 
 
 def examples(text):
@@ -33,30 +35,89 @@ def read_message(peer):
     return header + read_exactly(peer, int.from_bytes(header[:4], "little") - 32)
 
 
+FEATURES = 8 + 32 + 16 + 8  # offset of Hello.features in the client's first bytes
+SHARED_MEMORY = 1
+
+
+def start(server_program, endpoint):
+    """The running server, and the endpoint where it listens."""
+    server = subprocess.Popen([server_program, "--listen=" + endpoint],
+                              stdout=subprocess.PIPE, text=True)
+    return server, re.fullmatch(r"listening on (.*)\n", server.stdout.readline()).group(1)
+
+
+def connect(endpoint):
+    if endpoint.startswith("unix:"):
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        peer.settimeout(20)
+        peer.connect(endpoint[len("unix:"):])
+        return peer
+    host, port = re.fullmatch(r"tcp:(.*):(\d+)", endpoint).groups()
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def read_greeting(peer, opening):
+    """The server's first message."""
+    received = read_exactly(peer, 8)
+    if received != opening:
+        sys.exit("the server's opening is %s" % received.hex(" "))
+    return read_message(peer)
+
+
+def expect_answer(peer, call, answer):
+    peer.sendall(call)
+    received = read_message(peer)
+    if received != answer:
+        sys.exit("docs/WIRE.md says %s\nthe server says   %s"
+                 % (answer.hex(" "), received.hex(" ")))
+
+
+def example_works(endpoint, hello, call, answer):
+    with connect(endpoint) as peer:
+        peer.sendall(hello)
+        server_hello = read_greeting(peer, hello[:8])
+        if server_hello[4] != 1:
+            sys.exit("the server's first message has type %d" % server_hello[4])
+        expect_answer(peer, call, answer)
+
+
+def declined_offer_leaves_a_stream(endpoint, offer, call, answer):
+    with connect(endpoint) as peer, open("/dev/null", "rb") as some:
+        socket.send_fds(peer, [offer], [some.fileno()])
+        server_hello = read_greeting(peer, offer[:8])
+        features = server_hello[FEATURES - 8]
+        if server_hello[4] != 1 or features & SHARED_MEMORY or b"shared memory" not in server_hello:
+            sys.exit("a server without shared memory answers %s" % server_hello.hex(" "))
+        expect_answer(peer, call, answer)
+
+
+def offer_without_descriptor_is_refused(endpoint, offer):
+    with connect(endpoint) as peer:
+        peer.sendall(offer)
+        close = read_greeting(peer, offer[:8])
+        if (close[4], close[6]) != (6, 3):
+            sys.exit("an offer without a descriptor is answered with %s" % close.hex(" "))
+
+
 def main(wire_md, server_program):
     with open(wire_md, encoding="utf-8") as file:
         hello, call, answer = examples(file.read())
-    server = subprocess.Popen([server_program, "--listen=tcp:127.0.0.1:0"],
-                              stdout=subprocess.PIPE, text=True)
-    try:
-        port = int(re.fullmatch(r"listening on tcp:127\.0\.0\.1:(\d+)\n",
-                                server.stdout.readline()).group(1))
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as peer:
-            peer.sendall(hello)
-            opening = read_exactly(peer, 8)
-            if opening != hello[:8]:
-                sys.exit("the server's opening is %s" % opening.hex(" "))
-            server_hello = read_message(peer)
-            if server_hello[4] != 1:
-                sys.exit("the server's first message has type %d" % server_hello[4])
-            peer.sendall(call)
-            received = read_message(peer)
-            if received != answer:
-                sys.exit("docs/WIRE.md says %s\nthe server says   %s"
-                         % (answer.hex(" "), received.hex(" ")))
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
+    offer = bytearray(hello)
+    offer[FEATURES] |= SHARED_MEMORY
+    offer = bytes(offer)
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # short: paths of sockets are
+        for endpoint in ["tcp:127.0.0.1:0", "unix:%s/s" % directory]:
+            server, endpoint = start(server_program, endpoint)
+            try:
+                example_works(endpoint, hello, call, answer)
+                if endpoint.startswith("unix:"):
+                    declined_offer_leaves_a_stream(endpoint, offer, call, answer)
+                    offer_without_descriptor_is_refused(endpoint, offer)
+                else:
+                    example_works(endpoint, offer, call, answer)  # the bit is ignored
+            finally:
+                server.terminate()
+                server.wait(timeout=20)
 
 
 if __name__ == "__main__":
