@@ -75,8 +75,8 @@ class CondVar {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     struct Lockable {
       Mutex& mutex;
-      void lock() { mutex.Lock(); }
-      void unlock() { mutex.Unlock(); }
+      void lock() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex.Lock(); }
+      void unlock() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex.Unlock(); }
     } lock{mutex};
     if (deadline.infinite()) {
       changed_.wait(lock, condition);

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -45,24 +46,25 @@ void PrintUsage(const std::string& program, Output output, std::FILE* to) {
       program.c_str(), language.c_str(), program.c_str(), files.c_str());
 }
 
-std::vector<capnp::word> ReadInput() {
-  std::vector<capnp::word> words(1024);
+// Words of a message. (capnp::word itself cannot be copied, as a vector may have to.)
+std::vector<uint64_t> ReadInput() {
+  std::vector<uint64_t> words(1024);
   size_t size = 0;
   for (;;) {
-    if (size == words.size() * sizeof(capnp::word)) words.resize(words.size() * 2);
+    if (size == words.size() * sizeof(uint64_t)) words.resize(words.size() * 2);
     const ssize_t count = read(STDIN_FILENO, reinterpret_cast<char*>(words.data()) + size,
-                               words.size() * sizeof(capnp::word) - size);
+                               words.size() * sizeof(uint64_t) - size);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) throw std::runtime_error(std::string("standard input: ") + strerror(errno));
     if (count == 0) break;
     size += static_cast<size_t>(count);
   }
   if (size == 0) throw std::runtime_error("standard input is empty");
-  if (size % sizeof(capnp::word) != 0) {
+  if (size % sizeof(uint64_t) != 0) {
     throw std::runtime_error("it is cut off: " + std::to_string(size) +
                              " bytes are not whole words");
   }
-  words.resize(size / sizeof(capnp::word));
+  words.resize(size / sizeof(uint64_t));
   return words;
 }
 
@@ -142,13 +144,14 @@ int Run(const std::string& program, int argc, char** argv, Output output) {
   Files files;
   const char* stage = "the request on standard input cannot be used: ";
   try {
-    const std::vector<capnp::word> words = ReadInput();
+    const std::vector<uint64_t> words = ReadInput();
     capnp::ReaderOptions options;
     // The compiler that wrote the request is trusted as much as the schemas, and every node is read
     // several times. Recursion follows the nesting of types.
     options.traversalLimitInWords = static_cast<uint64_t>(words.size()) * 1024 + (1u << 20);
     options.nestingLimit = 512;
-    capnp::FlatArrayMessageReader reader(kj::arrayPtr(words.data(), words.size()), options);
+    const auto* const message = reinterpret_cast<const capnp::word*>(words.data());
+    capnp::FlatArrayMessageReader reader(kj::arrayPtr(message, words.size()), options);
     if (!Generate(reader.getRoot<CodeGeneratorRequest>(), output, files)) return 1;
     stage = "";
     Write(files);

@@ -7,7 +7,7 @@
 namespace mi7 {
 
 std::shared_ptr<DeadlineQueue> DeadlineQueue::Create(transport::EventLoop* loop) {
-  std::shared_ptr<DeadlineQueue> queue(new DeadlineQueue(loop));
+  std::shared_ptr<DeadlineQueue> queue(new DeadlineQueue);
   queue->timer_ = std::make_unique<transport::EventLoop::Timer>(
       loop, [weak = std::weak_ptr<DeadlineQueue>(queue)] {
         if (std::shared_ptr<DeadlineQueue> self = weak.lock()) self->OnTimer();

@@ -29,14 +29,13 @@ class DeadlineQueue : public std::enable_shared_from_this<DeadlineQueue> {
   void Remove(ClientCall* call);
 
  private:
-  explicit DeadlineQueue(transport::EventLoop* loop) : loop_(loop) {}
+  DeadlineQueue() = default;
   void OnTimer();
   void Place(size_t index, ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SiftUp(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SiftDown(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RemoveAt(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  transport::EventLoop* const loop_;
   std::unique_ptr<transport::EventLoop::Timer> timer_;
   Mutex mutex_;
   std::vector<ClientCall*> heap_ ABSL_GUARDED_BY(mutex_);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "base/check.h"
 #include "base/mutex.h"
 
@@ -19,11 +20,13 @@ struct ForkGuardParts {
   }
   ForkGuardParts() {
     // The lock is held across the fork, so that the child finds the list whole.
-    const int error = ::pthread_atfork([] { Get().mutex.Lock(); }, [] { Get().mutex.Unlock(); },
-                                       [] { Get().InChild(); });
+    const int error =
+        ::pthread_atfork([]() ABSL_NO_THREAD_SAFETY_ANALYSIS { Get().mutex.Lock(); },
+                         []() ABSL_NO_THREAD_SAFETY_ANALYSIS { Get().mutex.Unlock(); },
+                         []() ABSL_NO_THREAD_SAFETY_ANALYSIS { Get().InChild(); });
     MI7_CHECK(error == 0, "pthread_atfork has memory");
   }
-  void InChild() {
+  void InChild() ABSL_UNLOCK_FUNCTION(mutex) {
     for (const int fd : fds) ::close(fd);
     fds.clear();
     ForkGuard::generation_.fetch_add(1, std::memory_order_relaxed);
@@ -31,7 +34,7 @@ struct ForkGuardParts {
   }
 
   Mutex mutex;
-  std::vector<int> fds;
+  std::vector<int> fds ABSL_GUARDED_BY(mutex);
 };
 
 void ForkGuard::CloseInChild(int fd) {

@@ -72,7 +72,8 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
   void Close() {
     MutexLock lock(&mutex_);
     closed_ = true;
-    accepted_.WaitUntil(mutex_, Deadline::Infinite(), [this] { return accepting_ == 0; });
+    const auto none = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return accepting_ == 0; };
+    accepted_.WaitUntil(mutex_, Deadline::Infinite(), none);
   }
 
   static absl::Status NobodyListens(const Endpoint& endpoint) {

@@ -53,7 +53,8 @@ class Worker {
       {
         absl::MutexLock lock(&mutex_);
         mutex_.Await(absl::Condition(
-            +[](Worker* self) { return !self->tasks_.empty(); }, this));
+            +[](Worker* self) ABSL_NO_THREAD_SAFETY_ANALYSIS { return !self->tasks_.empty(); },
+            this));
         task = std::move(tasks_.front());
         tasks_.erase(tasks_.begin());
       }
