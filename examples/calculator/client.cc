@@ -26,8 +26,9 @@
 #include "rpc/status_details.h"
 #include "rpc/task.h"
 
-ABSL_FLAG(std::string, server, "tcp:127.0.0.1:4711",
-          "The calculator's endpoint. With inproc:NAME the client starts one in its own process.");
+ABSL_FLAG(std::string, server, "mi7://127.0.0.1:4711",
+          "The calculator's endpoint: mi7://HOST:PORT (the best transport to it), shm:NAME, "
+          "unix:/PATH, tcp:HOST:PORT. With inproc:NAME the client starts one in its own process.");
 ABSL_FLAG(uint64_t, measure, 0, "How many calls to measure, one after the other; 0: none.");
 ABSL_FLAG(int, timeout_s, 10, "Seconds to wait for the connection, and for each answer.");
 
@@ -280,7 +281,7 @@ absl::Status Run() {
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
       "Calls a calculator in every way, and measures calls.\n"
-      "  client --server=tcp:127.0.0.1:4711 --measure=10000\n"
+      "  client --server=mi7://127.0.0.1:4711 --measure=10000\n"
       "  client --server=inproc:calculator   (starts the calculator itself)");
   const std::vector<char*> arguments = absl::ParseCommandLine(argc, argv);
   if (arguments.size() > 1) {

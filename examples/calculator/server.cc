@@ -18,9 +18,10 @@
 #include "examples/calculator/calculator_impl.h"
 #include "rpc/channel.h"
 
-ABSL_FLAG(std::vector<std::string>, listen, {"tcp:127.0.0.1:4711"},
-          "Endpoints to listen on, separated by commas. tcp:HOST:PORT; port 0 picks a free one, "
-          "and tcp:*:PORT means every address of this machine.");
+ABSL_FLAG(std::vector<std::string>, listen, {"mi7://127.0.0.1:4711"},
+          "Endpoints to listen on, separated by commas. mi7://HOST:PORT (shared memory and TCP), "
+          "shm:NAME, unix:/PATH, tcp:HOST:PORT; port 0 picks a free one, and host * means every "
+          "address of this machine.");
 ABSL_FLAG(int, grace_s, 10, "Seconds that calls have to end when the server is told to stop.");
 
 namespace {
@@ -56,7 +57,7 @@ absl::Status Run(const sigset_t& stop_signals) {
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
       "Serves the calculator until SIGINT or SIGTERM.\n"
-      "  server --listen=tcp:127.0.0.1:4711,tcp:[::1]:4711");
+      "  server --listen=mi7://127.0.0.1:4711,unix:/tmp/calculator.sock");
   const std::vector<char*> arguments = absl::ParseCommandLine(argc, argv);
   if (arguments.size() > 1) {
     absl::FPrintF(stderr, "server: unexpected argument '%s'; see server --help\n", arguments[1]);

@@ -26,7 +26,7 @@
 #include "examples/files/verify_tree.h"
 #include "rpc/channel.h"
 
-ABSL_FLAG(std::string, server, "tcp:127.0.0.1:4712", "The file server's endpoint.");
+ABSL_FLAG(std::string, server, "mi7://127.0.0.1:4712", "The file server's endpoint.");
 ABSL_FLAG(int, timeout_s, 30, "Seconds to wait for the connection, and for each answer.");
 ABSL_FLAG(int, parallel, 4, "Files that verify-tree copies at a time.");
 ABSL_FLAG(int, window, 4, "Ranges of one file, of 1 MiB each, that are on their way at a time.");

@@ -19,8 +19,8 @@
 #include "examples/files/file_service.h"
 
 ABSL_FLAG(std::string, root, "", "The directory to serve. Nothing outside of it can be reached.");
-ABSL_FLAG(std::vector<std::string>, listen, {"tcp:127.0.0.1:4712"},
-          "Endpoints to listen on, separated by commas. tcp:HOST:PORT; port 0 picks a free one. "
+ABSL_FLAG(std::vector<std::string>, listen, {"mi7://127.0.0.1:4712"},
+          "Endpoints to listen on, separated by commas. mi7://HOST:PORT; port 0 picks a free one. "
           "Whoever reaches an endpoint can use all files: choose none that strangers reach.");
 ABSL_FLAG(bool, read_only, false, "Refuse to change anything.");
 ABSL_FLAG(int, threads, 0, "Threads that use the file system; 0: two for every CPU.");
@@ -59,7 +59,7 @@ absl::Status Run(const sigset_t& stop_signals) {
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
       "Serves the files below a directory until SIGINT or SIGTERM.\n"
-      "  server --root=DIRECTORY --listen=tcp:127.0.0.1:4712 [--read_only]");
+      "  server --root=DIRECTORY --listen=mi7://127.0.0.1:4712 [--read_only]");
   const std::vector<char*> arguments = absl::ParseCommandLine(argc, argv);
   if (arguments.size() > 1) {
     absl::FPrintF(stderr, "server: unexpected argument '%s'; see server --help\n", arguments[1]);

@@ -15,7 +15,7 @@ class Greeter : public hello::GreeterService {
 
 int main() {
   Greeter greeter;
-  auto server = mi7::ServerBuilder().AddService(&greeter).Listen("tcp:localhost:0").Start();
+  auto server = mi7::ServerBuilder().AddService(&greeter).Listen("mi7://localhost:0").Start();
   if (!server.ok()) return std::cerr << server.status() << "\n", 1;
 
   auto channel = mi7::Channel::Create((*server)->endpoints()[0]);
