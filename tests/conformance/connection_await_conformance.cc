@@ -1,5 +1,7 @@
 // Any thread may drive a connection, one at a time; nobody waits longer than needed.
 
+#include <atomic>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -131,6 +133,37 @@ TEST_P(ConnectionConformance, AwaitEndsAtItsDeadlineWhileTheOtherSideIsBusy) {
   EXPECT_TRUE(entered.Wait());
   released.Set();
   EXPECT_TRUE(server_->WaitForMessages(1));
+}
+
+TEST_P(ConnectionConformance, AwaitEndsAtItsDeadlineWhileMessagesNeverEnd) {
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  // Shared: what is on its way arrives after the test.
+  const auto received = std::make_shared<std::atomic<uint64_t>>(0);
+  client_ = std::make_shared<RecordingReceiver>([received](IncomingMessage) { ++*received; });
+  server_ = std::make_shared<RecordingReceiver>();
+  client_connection_->Start(client_);
+  server_connection_->Start(server_);
+  // As many as are taken, with always some at hand, until the waiter has gone or patience ends.
+  std::atomic<bool> left{false}, gave_up{false};
+  std::thread sender([&] {
+    const Deadline patience = Deadline::After(absl::Seconds(10));
+    uint64_t sent = 0;
+    while (!left && !patience.passed()) {
+      if (sent - *received > 2000) {
+        std::this_thread::yield();
+      } else {
+        for (int i = 0; i < 500; ++i) {
+          if (!SendCall(*server_connection_, static_cast<uint32_t>(++sent), 10).ok()) return;
+        }
+      }
+    }
+    gave_up = !left;
+  });
+  Completion never;
+  EXPECT_FALSE(client_connection_->Await(never, Deadline::After(absl::Milliseconds(50))));
+  left = true;
+  sender.join();
+  EXPECT_FALSE(gave_up) << "the waiter looked at its deadline when the messages ended";
 }
 
 TEST_P(ConnectionConformance, AwaitOfWhatIsDoneOrTooLateReturnsAtOnce) {
