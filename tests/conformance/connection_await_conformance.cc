@@ -138,30 +138,36 @@ TEST_P(ConnectionConformance, AwaitEndsAtItsDeadlineWhileTheOtherSideIsBusy) {
 TEST_P(ConnectionConformance, AwaitEndsAtItsDeadlineWhileMessagesNeverEnd) {
   ASSERT_NO_FATAL_FAILURE(Connect());
   // Shared: what is on its way arrives after the test.
-  const auto received = std::make_shared<std::atomic<uint64_t>>(0);
-  client_ = std::make_shared<RecordingReceiver>([received](IncomingMessage) { ++*received; });
+  struct Stream {
+    std::atomic<uint64_t> sent{0}, received{0};
+    std::atomic<bool> over{false};  // the waiter has gone, or patience has ended
+  };
+  const auto stream = std::make_shared<Stream>();
+  client_ = std::make_shared<RecordingReceiver>([stream](IncomingMessage) {
+    ++stream->received;
+    // Whoever drives always finds another message at hand.
+    while (stream->sent <= stream->received && !stream->over) std::this_thread::yield();
+  });
   server_ = std::make_shared<RecordingReceiver>();
   client_connection_->Start(client_);
   server_connection_->Start(server_);
-  // As many as are taken, with always some at hand, until the waiter has gone or patience ends.
-  std::atomic<bool> left{false}, gave_up{false};
+  bool gave_up = false;
   std::thread sender([&] {
     const Deadline patience = Deadline::After(absl::Seconds(10));
-    uint64_t sent = 0;
-    while (!left && !patience.passed()) {
-      if (sent - *received > 2000) {
+    while (!stream->over) {
+      if (patience.passed()) {
+        gave_up = true;
+        stream->over = true;
+      } else if (stream->sent - stream->received > 2000) {
         std::this_thread::yield();
-      } else {
-        for (int i = 0; i < 500; ++i) {
-          if (!SendCall(*server_connection_, static_cast<uint32_t>(++sent), 10).ok()) return;
-        }
+      } else if (SendCall(*server_connection_, 1, 10).ok()) {
+        ++stream->sent;
       }
     }
-    gave_up = !left;
   });
   Completion never;
   EXPECT_FALSE(client_connection_->Await(never, Deadline::After(absl::Milliseconds(50))));
-  left = true;
+  stream->over = true;
   sender.join();
   EXPECT_FALSE(gave_up) << "the waiter looked at its deadline when the messages ended";
 }

@@ -84,7 +84,6 @@ class RecordingReceiver : public Receiver {
   std::condition_variable changed_;
   std::vector<IncomingMessage> messages_;
   size_t message_count_ = 0;
-  size_t rejected_count_ = 0;
   size_t writable_count_ = 0;
   size_t closed_count_ = 0;
   absl::Status closed_why_;
