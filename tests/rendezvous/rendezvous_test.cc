@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -116,6 +118,48 @@ TEST_F(RendezvousTest, FallbackToTcpIsExplained) {
                          ": its mode is 0750, which lets others in; run chmod 700 '",
                          directory_.path(), "', or set MI7_RUNTIME_DIR to another directory"));
   EXPECT_THAT(news().back(), HasSubstr("no shared memory: runtime directory"));
+}
+
+// The right server is met, so its Unix socket will do.
+TEST_F(RendezvousTest, RefusedMemoryMeansTheUnixSocketAndAReason) {
+  const transport::LocalOptions ours = local_;
+  local_.shm.peer_bytes_max = 4096;
+  auto server = Start("mi7://127.0.0.1:0");
+  ASSERT_THAT(server, IsOk());
+  local_ = ours;
+  const auto channel = ChannelTo((*server)->endpoints()[0]);
+  EXPECT_THAT(Echo(channel, "hello"), IsOk());
+  EXPECT_EQ(channel->transport(), "unix");
+  EXPECT_THAT(channel->Describe(), AllOf(HasSubstr("calls go over unix to unix:"),
+                                         HasSubstr("; no shared memory: "), HasSubstr("4096")));
+}
+
+TEST_F(RendezvousTest, ChannelsThatComeAndGoLeaveNoDescriptors) {
+  auto server = Start("mi7://127.0.0.1:0");
+  ASSERT_THAT(server, IsOk());
+  const auto open_descriptors = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
+  };
+  const auto come_and_go = [&] {
+    const auto channel = ChannelTo((*server)->endpoints()[0]);
+    EXPECT_THAT(Echo(channel, "hello"), IsOk());
+    EXPECT_EQ(channel->transport(), "shm");
+    channel->Close();
+  };
+  come_and_go();
+  const auto gone = [&server] {
+    const Deadline patience = Deadline::After(kSoon);
+    while ((*server)->connection_count() != 0 && !patience.passed()) std::this_thread::yield();
+    return (*server)->connection_count() == 0;
+  };
+  ASSERT_TRUE(gone());
+  const auto before = open_descriptors();
+  for (int i = 0; i < 50; ++i) come_and_go();
+  ASSERT_TRUE(gone());
+  // Both ends close their descriptors just after the server has counted them out.
+  const Deadline patience = Deadline::After(kSoon);
+  while (open_descriptors() > before && !patience.passed()) std::this_thread::yield();
+  EXPECT_LE(open_descriptors(), before);
 }
 
 TEST_F(RendezvousTest, TcpIsForced) {
