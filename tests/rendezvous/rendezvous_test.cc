@@ -218,7 +218,7 @@ TEST_F(RendezvousTest, SharedMemoryAndStreamsByPath) {
     ASSERT_THAT(server, IsOk());
     struct stat found;
     ASSERT_EQ(::stat((directory_ / "probe").c_str(), &found), 0);
-    EXPECT_EQ(found.st_mode & 07777, 0660u);
+    EXPECT_EQ(found.st_mode & 0777, 0660u);
     const auto channel = ChannelTo(endpoint);
     EXPECT_THAT(Echo(channel, "hello"), IsOk());
     EXPECT_EQ(channel->transport(), transport);

@@ -234,7 +234,9 @@ absl::StatusOr<SocketFile> SocketFile::Listen(Directory directory, const std::st
     return FileError("listening at", path, errno);
   }
   struct stat made;
-  if (::fchmodat(directory.fd(), temporary.c_str(), options.mode, 0) != 0 ||
+  // The sticky bit keeps what cleans /tmp and $XDG_RUNTIME_DIR of old files from ours, says the XDG
+  // Base Directory Specification.
+  if (::fchmodat(directory.fd(), temporary.c_str(), options.mode | S_ISVTX, 0) != 0 ||
       ::fstatat(directory.fd(), temporary.c_str(), &made, AT_SYMLINK_NOFOLLOW) != 0 ||
       ::listen(fd.get(), options.backlog) != 0 ||
       ::renameat(directory.fd(), temporary.c_str(), directory.fd(), name.c_str()) != 0) {

@@ -75,7 +75,7 @@ class UnixSocketTest : public ::testing::Test {
 
 mode_t ModeOf(const std::string& path) {
   struct stat found;
-  return ::lstat(path.c_str(), &found) == 0 ? found.st_mode & 07777 : 0;
+  return ::lstat(path.c_str(), &found) == 0 ? found.st_mode & 0777 : 0;
 }
 
 TEST_F(UnixSocketTest, FileIsOursAloneUnlessAskedOtherwiseAndGoesWithTheListener) {
