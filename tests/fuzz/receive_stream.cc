@@ -114,6 +114,8 @@ size_t CheckError(const IncomingMessage& message, const Limits& limits) {
   const CallOutcome outcome = OutcomeOf(status);
   MI7_CHECK(outcome == CallOutcome::kAnswered || outcome == CallOutcome::kRefused,
             "a server cannot say of a call that it was not sent, or lost");
+  MI7_CHECK(status.GetPayload(kOutcomePayload).has_value() == (outcome == CallOutcome::kRefused),
+            "what became of the call is for the receiver to say");
   return seen;
 }
 
