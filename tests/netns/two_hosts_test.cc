@@ -30,6 +30,7 @@
 #include "rpc/status_testing.h"
 #include "tests/conformance/call/probe_service.h"
 #include "tests/netns/namespaces.h"
+#include "transport/local/testing.h"
 
 namespace mi7::conformance {
 namespace {
@@ -256,9 +257,32 @@ TEST_F(TwoHostsTest, ServerOnAnotherMachineIsReachedOverTcp) {
   channel_ = *Channel::Create(absl::StrCat("mi7://", kServerAddress, ":", kPort));
   EXPECT_THAT(Echo("hello", Soon()), IsOk());
   EXPECT_EQ(channel_->Describe(),
-            absl::StrCat("mi7://", kServerAddress, ":", kPort, ": ready, calls go over tcp to tcp:",
-                         kServerAddress, ":", kPort,
+            absl::StrCat("mi7://", kServerAddress, ":", kPort,
+                         ": ready, calls go over tcp to tcp:", kServerAddress, ":", kPort,
                          "; no shared memory: the server is on another machine"));
+}
+
+// An address of this machine need not be a loopback one.
+TEST_F(TwoHostsTest, ServerAtAnAddressOfThisMachineIsMetInSharedMemory) {
+  const transport::testing::TemporaryDirectory directory;
+  ProbeImpl probe;
+  ServerOptions server_options;
+  server_options.local.runtime_dir = directory.path();
+  auto server = ServerBuilder()
+                    .SetOptions(server_options)
+                    .AddService(&probe)
+                    .Listen(absl::StrCat("mi7://", kClientAddress, ":0"))
+                    .Listen(absl::StrCat("mi7://[", kClientAddress6, "]:0"))
+                    .Start();
+  ASSERT_THAT(server, IsOk());
+  ChannelOptions options;
+  options.local.runtime_dir = directory.path();
+  for (const std::string& endpoint : (*server)->endpoints()) {
+    channel_ = *Channel::Create(endpoint, options);
+    EXPECT_THAT(Echo("hello", Soon()), IsOk());
+    EXPECT_EQ(channel_->transport(), "shm") << channel_->Describe();
+  }
+  channel_ = nullptr;
 }
 
 TEST_F(TwoHostsTest, DeadlineEndsACallWhoseAnswerTheCableLost) {
