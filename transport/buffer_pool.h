@@ -36,10 +36,14 @@ class Buffer final : public Backing {
  public:
   std::byte* data() { return reinterpret_cast<std::byte*>(this) + kHeaderBytes; }
   size_t capacity() const { return capacity_; }
-  void Ref() { refs_.fetch_add(1, std::memory_order_relaxed); }
+  void Ref(uint32_t count = 1) { refs_.fetch_add(count, std::memory_order_relaxed); }
   void Unref();
+  // Drops `count` references, none of them the last one.
+  void UnrefSome(uint32_t count) { refs_.fetch_sub(count, std::memory_order_release); }
   // True when the caller holds the only reference.
   bool unique() const { return refs_.load(std::memory_order_acquire) == 1; }
+  // True when all references are the caller's, which has `count`.
+  bool unique(uint32_t count) const { return refs_.load(std::memory_order_acquire) == count; }
   void Release(uint64_t) override { Unref(); }
   // In a buffer from AllocateKept: whether its last user left something for the next one.
   bool kept() const { return kept_; }

@@ -13,20 +13,20 @@ std::span<std::byte> FrameAssembler::Space() {
   if (skip_ != 0) [[unlikely]]
     return SpaceToSkip();
   if (buffer_ && begin_ == end_ && buffer_->capacity() < chunk_bytes()) {
-    buffer_.reset();  // more comes than it is good for
+    DropBuffer();  // more comes than it is good for
   }
   if (!buffer_) {
     buffer_ = BufferPool::Allocate(std::max<size_t>(chunk_bytes(), frame_bytes_));
     begin_ = end_ = 0;
   }
-  if (begin_ == end_ && end_ != 0 && buffer_->unique()) begin_ = end_ = 0;
+  if (begin_ == end_ && end_ != 0 && unique()) begin_ = end_ = 0;
   // Room that the message at begin_ needs; for an unknown one enough for many small messages.
   const size_t whole = std::max<size_t>(frame_bytes_, kFrameHeaderBytes);
   const size_t capacity = buffer_->capacity();
   const bool fits = capacity - begin_ >= whole;
   const bool roomy = frame_bytes_ != 0 || capacity - end_ >= RoomMin(capacity);
   if (!fits || !roomy) {
-    if (begin_ != 0 && capacity >= whole + RoomMin(capacity) && buffer_->unique()) {
+    if (begin_ != 0 && capacity >= whole + RoomMin(capacity) && unique()) {
       std::memmove(buffer_->data(), buffer_->data() + begin_, end_ - begin_);
       end_ -= begin_;
       begin_ = 0;
@@ -53,7 +53,10 @@ void FrameAssembler::Filled(size_t bytes) {
 
 std::span<std::byte> FrameAssembler::SpaceToSkip() {
   // What is skipped is overwritten by the next bytes, unless messages before it are still kept.
-  if (!buffer_ || !buffer_->unique()) buffer_ = BufferPool::Allocate(kChunkBytes);
+  if (!buffer_ || !unique()) {
+    DropBuffer();
+    buffer_ = BufferPool::Allocate(kChunkBytes);
+  }
   // So that the message after it is 8-aligned.
   begin_ = end_ = (8 - skip_ % 8) % 8;
   return {buffer_->data() + end_, buffer_->capacity() - end_};
@@ -62,9 +65,20 @@ std::span<std::byte> FrameAssembler::SpaceToSkip() {
 void FrameAssembler::MoveTo(BufferRef buffer) {
   const size_t held = end_ - begin_;
   std::memcpy(buffer->data(), buffer_->data() + begin_, held);
+  DropBuffer();
   buffer_ = std::move(buffer);
   begin_ = 0;
   end_ = held;
+}
+
+void FrameAssembler::TakeReference(size_t message_bytes) {
+  if (prepaid_ == 0) {
+    constexpr size_t kMax = 64;
+    const size_t count = 1 + std::min(kMax, (end_ - begin_) / message_bytes);
+    buffer_->Ref(static_cast<uint32_t>(count));
+    prepaid_ = static_cast<uint16_t>(count);
+  }
+  --prepaid_;
 }
 
 FrameAssembler::Result FrameAssembler::Next(Received& received) {
@@ -97,25 +111,26 @@ FrameAssembler::Result FrameAssembler::Next(Received& received) {
   frame_bytes_ = 0;
   Buffer* const backing = buffer_.get();
   if (header.size > kChunkBytes) {
+    if (prepaid_ != 0) buffer_->UnrefSome(std::exchange(prepaid_, 0));
     static_cast<void>(buffer_.release());  // was for this message alone
     begin_ = end_ = 0;
   } else {
-    backing->Ref();
+    TakeReference(header.size);
   }
-  absl::StatusOr<IncomingMessage> message = ParseMessage(
-      header, {start + kFrameHeaderBytes, header.size - kFrameHeaderBytes}, backing, 0, *limits_);
-  if (!message.ok()) [[unlikely]] {
+  absl::Status parsed =
+      ParseMessage(header, {start + kFrameHeaderBytes, header.size - kFrameHeaderBytes}, backing, 0,
+                   *limits_, received.message);
+  if (!parsed.ok()) [[unlikely]] {
     received.rejected = header;
-    received.status = std::move(message).status();
+    received.status = std::move(parsed);
     return Result::kRejected;
   }
-  received.message = *std::move(message);
   return Result::kMessage;
 }
 
 void FrameAssembler::ReleaseIdle() {
   if (!buffer_ || begin_ != end_) return;
-  buffer_.reset();
+  DropBuffer();
   begin_ = end_ = 0;
 }
 

@@ -20,7 +20,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <span>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "base/limits.h"
@@ -38,8 +40,21 @@ class FrameAssembler {
 
   // `limits` must outlive the assembler, or be replaced.
   explicit FrameAssembler(const Limits* limits) : limits_(limits) {}
-  FrameAssembler(FrameAssembler&&) = default;
-  FrameAssembler& operator=(FrameAssembler&&) = default;
+  FrameAssembler(FrameAssembler&& other) noexcept
+      : buffer_(std::move(other.buffer_)),
+        begin_(other.begin_),
+        end_(other.end_),
+        frame_bytes_(other.frame_bytes_),
+        skip_(other.skip_),
+        prepaid_(std::exchange(other.prepaid_, 0)),
+        small_reads_(other.small_reads_),
+        limits_(other.limits_) {}
+  FrameAssembler& operator=(FrameAssembler&& other) noexcept {
+    if (this == &other) return *this;
+    this->~FrameAssembler();
+    return *new (this) FrameAssembler(std::move(other));
+  }
+  ~FrameAssembler() { DropBuffer(); }
 
   void set_limits(const Limits* limits) { limits_ = limits; }
 
@@ -89,12 +104,24 @@ class FrameAssembler {
 
   std::span<std::byte> SpaceToSkip();
   void MoveTo(BufferRef buffer);
+  // Ends our use of the buffer; messages may still hold it.
+  void DropBuffer() {
+    if (prepaid_ != 0) buffer_->UnrefSome(std::exchange(prepaid_, 0));
+    buffer_.reset();
+  }
+  // Whether no message holds the buffer.
+  bool unique() const { return buffer_->unique(1u + prepaid_); }
+  // A reference of the buffer for a message of `message_bytes`, whose end is at begin_; at once
+  // those for more of its kind that are there already.
+  void TakeReference(size_t message_bytes);
 
   BufferRef buffer_;
   size_t begin_ = 0;          // of what is not taken yet
   size_t end_ = 0;            // of what was received
   uint32_t frame_bytes_ = 0;  // size of the message at begin_ once its header is checked, else 0
   uint32_t skip_ = 0;         // bytes of a rejected message still to be dropped
+  // References of the buffer that were taken together, for messages that were not parsed yet.
+  uint16_t prepaid_ = 0;
   uint8_t small_reads_ = kSmallReads;
   const Limits* limits_;
 };

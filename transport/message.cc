@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <new>
+#include <string>
 
 #include <capnp/any.h>
 
@@ -375,10 +376,10 @@ size_t MessageBytes(MessageBody& message) {
   return TotalBytes(message.Segments(), message.extra().size());
 }
 
-absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
-                                             std::span<const std::byte> rest, Backing* backing,
-                                             uint64_t cookie, const Limits& limits) {
-  IncomingMessage message;
+absl::Status ParseMessage(const FrameHeader& header, std::span<const std::byte> rest,
+                          Backing* backing, uint64_t cookie, const Limits& limits,
+                          IncomingMessage& message) {
+  message.reset();
   message.backing_ = backing;  // from here on released on every way out
   message.cookie_ = cookie;
   message.header_ = header;
@@ -389,7 +390,7 @@ absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
   MI7_CHECK(reinterpret_cast<uintptr_t>(rest.data()) % kWordBytes == 0, "messages are 8-aligned");
   message.extra_ = rest.first(header.extra_size);
   const std::span<const std::byte> body = rest.subspan(header.extra_size);
-  if (body.empty()) return message;
+  if (body.empty()) return absl::OkStatus();
 
   const auto table_entry = [body](size_t index) {
     uint32_t value;
@@ -397,39 +398,55 @@ absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
     return value;
   };
   const uint64_t count = uint64_t{table_entry(0)} + 1;
+  // The usual case: one segment, as long as the body.
+  if (count == 1 && body.size() - kOneSegmentTableBytes == uint64_t{table_entry(1)} * kWordBytes)
+      [[likely]] {
+    message.segment_count_ = 1;
+    message.first_segment_ = {
+        reinterpret_cast<const capnp::word*>(body.data() + kOneSegmentTableBytes), table_entry(1)};
+    return absl::OkStatus();
+  }
+  const auto unusable = [&message](const std::string& why) {
+    message.reset();
+    return absl::InvalidArgumentError(why);
+  };
   if (count > limits.segments_max) {
-    return absl::InvalidArgumentError(absl::StrCat("message body has ", count,
-                                                   " segments, more than limits.segments_max, ",
-                                                   limits.segments_max));
+    return unusable(absl::StrCat("message body has ", count,
+                                 " segments, more than limits.segments_max, ",
+                                 limits.segments_max));
   }
   const uint64_t table_bytes = TableBytes(count);
   if (table_bytes > body.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("message body of ", body.size(),
-                                                   " bytes cannot hold the table of its ", count,
-                                                   " segments"));
+    return unusable(absl::StrCat("message body of ", body.size(),
+                                 " bytes cannot hold the table of its ", count, " segments"));
   }
   if (count % 2 == 0 && table_entry(count + 1) != 0) {
-    return absl::InvalidArgumentError(
+    return unusable(
         absl::StrCat("padding of the segment table is ", table_entry(count + 1), ", must be 0"));
   }
   uint64_t total = table_bytes;  // at most 2^32 segments of 2^35 bytes: no overflow
   for (uint64_t i = 0; i < count; ++i) total += uint64_t{table_entry(i + 1)} * kWordBytes;
   if (total != body.size()) {
-    return absl::InvalidArgumentError(
+    return unusable(
         absl::StrCat("segment table adds up to ", total, " bytes, message body has ", body.size()));
   }
   const auto* words = reinterpret_cast<const capnp::word*>(body.data() + table_bytes);
   message.segment_count_ = static_cast<uint32_t>(count);
-  if (count == 1) {
-    message.first_segment_ = {words, table_entry(1)};
-    return message;
-  }
   message.more_segments_ = std::make_unique<Segment[]>(count);
   for (uint64_t i = 0; i < count; ++i) {
     const uint32_t size = table_entry(i + 1);
     message.more_segments_[i] = {words, size};
     words += size;
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
+                                             std::span<const std::byte> rest, Backing* backing,
+                                             uint64_t cookie, const Limits& limits) {
+  IncomingMessage message;
+  absl::Status parsed = ParseMessage(header, rest, backing, cookie, limits, message);
+  if (!parsed.ok()) return parsed;
   return message;
 }
 

@@ -199,9 +199,8 @@ class IncomingMessage {
   }
 
  private:
-  friend absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader&,
-                                                      std::span<const std::byte>, Backing*,
-                                                      uint64_t, const Limits&);
+  friend absl::Status ParseMessage(const FrameHeader&, std::span<const std::byte>, Backing*,
+                                   uint64_t, const Limits&, IncomingMessage&);
   friend IncomingMessage MakeIncoming(OutgoingMessage&& message);
   friend IncomingMessage MakeIncoming(const FrameHeader&, std::span<const std::byte>,
                                       std::span<const Segment>, Backing*, uint64_t);
@@ -222,6 +221,11 @@ class IncomingMessage {
 absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
                                              std::span<const std::byte> rest, Backing* backing,
                                              uint64_t cookie, const Limits& limits);
+
+// The same into `message`, which is emptied first.
+absl::Status ParseMessage(const FrameHeader& header, std::span<const std::byte> rest,
+                          Backing* backing, uint64_t cookie, const Limits& limits,
+                          IncomingMessage& message);
 
 // Turns a heap message around into a received one without copying (inproc). The message must be
 // sealed.

@@ -1,11 +1,13 @@
-// What one typed unary call costs rpc, Cap'n Proto and the transport together, caller and handler in
-// one process: over inproc on one thread, so the instructions of both sides of a call; over the
-// others with a thread a side. Under `valgrind --tool=callgrind` (one benchmark, for a short time) it
-// shows where they go.
+// What one typed unary call costs rpc, Cap'n Proto and the transport together, caller and handler
+// in one process: over inproc on one thread, so the instructions of both sides of a call; over the
+// others with a thread a side. Under `valgrind --tool=callgrind` (one benchmark, for a short time)
+// it shows where they go.
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "base/check.h"
 #include "base/deadline.h"
@@ -13,6 +15,7 @@
 #include "benchmark/benchmark.h"
 #include "rpc/channel.h"
 #include "rpc/server.h"
+#include "transport/event_loop.h"
 #include "transport/wait_policy.h"
 
 namespace mi7::bench {
@@ -65,6 +68,72 @@ void BM_TcpCall(benchmark::State& state) {
   MakeCalls(state, "tcp:127.0.0.1:0", transport::WaitPolicy::kBlock);
 }
 BENCHMARK(BM_TcpCall);
+
+// Rounds of 64 calls whose answers are callbacks: each sends the next one, as a pipelined client
+// does.
+class Pipeline {
+ public:
+  static constexpr int kOutstanding = 64;
+  static constexpr int kCallsInARound = 64 * kOutstanding;
+
+  Pipeline(std::shared_ptr<Channel> channel, transport::EventLoop& loop)
+      : stub_(std::move(channel)), loop_(loop) {}
+
+  void RunRound() {
+    absl::Notification done;
+    done_ = &done;
+    to_send_ = to_answer_ = kCallsInARound;
+    loop_.Post([this] {
+      for (int i = 0; i < kOutstanding; ++i) SendOne();
+    });
+    done.WaitForNotification();
+  }
+
+ private:
+  void SendOne() {
+    --to_send_;
+    auto request = stub_.Echo();
+    request->setValue(1);
+    request.Send().Then([this](auto response) {
+      MI7_CHECK(response.ok() && response->getValue() == 1, "the echo is right");
+      if (to_send_ != 0) SendOne();
+      if (--to_answer_ == 0) done_->Notify();
+    });
+  }
+
+  const EchoStub stub_;
+  transport::EventLoop& loop_;
+  absl::Notification* done_ = nullptr;
+  int to_send_ = 0;
+  int to_answer_ = 0;
+};
+
+void BM_TcpPipelined(benchmark::State& state) {
+  EchoImpl echo;
+  ServerOptions server_options;
+  server_options.wait = transport::WaitPolicy::kBlock;
+  server_options.event_loops = 1;
+  auto server = ServerBuilder()
+                    .SetOptions(server_options)
+                    .AddService(&echo)
+                    .Listen("tcp:127.0.0.1:0")
+                    .Start();
+  MI7_CHECK(server.ok(), "the benchmark's server starts");
+  auto loop =
+      transport::EventLoop::Create({.name = "benchmark", .wait = transport::WaitPolicy::kBlock});
+  MI7_CHECK(loop.ok(), "the benchmark's loop starts");
+  ChannelOptions options;
+  options.wait = transport::WaitPolicy::kBlock;
+  options.event_loop = loop->get();
+  auto channel = Channel::Create((*server)->endpoints()[0], options);
+  MI7_CHECK(channel.ok(), "the benchmark's channel is sound");
+  MI7_CHECK((*channel)->Connect(Deadline::After(absl::Seconds(10))).ok(), "the channel connects");
+  Pipeline pipeline(*channel, **loop);
+  for (auto _ : state) pipeline.RunRound();
+  state.SetItemsProcessed(state.iterations() * Pipeline::kCallsInARound);
+  (*channel)->Close();
+}
+BENCHMARK(BM_TcpPipelined);
 
 }  // namespace
 }  // namespace mi7::bench

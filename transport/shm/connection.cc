@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -138,7 +139,10 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
   OutgoingMessage taken = std::move(message);
   if (link_->forked()) [[unlikely]]
     return ForkedError();
-  const Use use(users_);
+  Scope* const scope = Scope::Of(this);
+  // A callback's thread has the token, without which the connection does not end.
+  std::optional<Use> use;
+  if (scope == nullptr) use.emplace(users_);
   if (closing()) [[unlikely]]
     return ClosedError();
   const Limits& own = options_->limits;
@@ -147,7 +151,6 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
                             : SealMessage(*taken, send_limits());
   if (!sealed.ok()) [[unlikely]]
     return sealed;
-  Scope* const scope = Scope::Of(this);
   // Answers are bounded by not reading further requests.
   const uint64_t bound = accepted_ ? UINT64_MAX : queue_max();
   const uint64_t bytes = taken->header.size;

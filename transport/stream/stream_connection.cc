@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -111,7 +112,10 @@ absl::Status StreamConnection::QueueFull(uint32_t message_bytes) {
 
 absl::Status StreamConnection::Send(OutgoingMessage&& message) {
   OutgoingMessage taken = std::move(message);
-  const Use use(users_);
+  DispatchScope* const scope = DispatchScope::Of(this);
+  // A callback's thread has the token, without which the connection does not end.
+  std::optional<Use> use;
+  if (scope == nullptr) use.emplace(users_);
   if (closing()) [[unlikely]]
     return ClosedError();
   const Limits& own = context_->limits;
@@ -120,7 +124,7 @@ absl::Status StreamConnection::Send(OutgoingMessage&& message) {
                             : SealMessage(*taken, send_limits());
   if (!sealed.ok()) [[unlikely]]
     return sealed;
-  if (DispatchScope* const scope = DispatchScope::Of(this)) return Cork(*scope, std::move(taken));
+  if (scope != nullptr) return Cork(*scope, std::move(taken));
   // Answers are bounded by not reading further requests.
   const uint64_t queue_max = accepted_ ? UINT64_MAX : own.queued_bytes_max;
   switch (writer_.Add(taken, /*hold_back=*/false, queue_max)) {
