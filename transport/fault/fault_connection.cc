@@ -55,10 +55,10 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     absl::Status sealed = SealMessage(*message, limits_);
     if (!sealed.ok()) return sealed;
     const uint64_t bytes = message->header.size;
-    const bool bounded = !options_.accepted || (message->has_body && !InCallback());
-    // What an accepted connection answers inside callbacks is bounded by the inner one, which stops
-    // reading: it must learn of it.
-    const bool passes_on = options_.accepted && inner_->InCallback();
+    const bool bounded = !options_.accepted;
+    // What an accepted connection answers is bounded by the inner one, which stops reading: it must
+    // learn of it.
+    const bool passes_on = options_.accepted;
     MutexLock lock(&mutex_);
     if (ended_) return absl::UnavailableError("connection is closed");
     if (bounded && !held_.empty() && held_bytes_ + bytes > options_.limits.queued_bytes_max) {
