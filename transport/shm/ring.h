@@ -15,6 +15,7 @@
 
 #include "transport/frame.h"
 #include "transport/shm/layout.h"
+#include "transport/shm/tsan_order.h"
 
 namespace mi7::transport::shm {
 
@@ -83,6 +84,7 @@ class RingWriter {
       from += some;
       left -= some;
     }
+    TsanBefore();
     first.sequence.store(sequence_, std::memory_order_release);
     index_ = index + 1 == kRingCells ? 0 : index + 1;
     sequence_ = NextSequence(sequence_, cells);
@@ -112,6 +114,7 @@ class RingReader {
   // Copies the next record, which must be Ready. False: it is malformed; the peer is broken.
   // What was read is not told to the peer before Publish.
   bool Read(Record& record) {
+    TsanAfter();
     uint32_t index = index_.load(std::memory_order_relaxed);
     const Cell& first = theirs_.ring[index];
     const uint32_t shape = *static_cast<const volatile uint32_t*>(&first.shape);
