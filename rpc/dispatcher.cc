@@ -34,7 +34,18 @@ absl::Status Dispatcher::Add(Service* service) {
   entry = Entry{service, true, info.name};
   names_.emplace_back(info.name);
   AddBases(service, info);
+  shortcuts_ = {};
+  for (const auto& [key, found] : by_key_) {
+    Shortcut& shortcut = shortcuts_[key % shortcuts_.size()];
+    // A service's own interface rather than one it extends.
+    if (shortcut.entry == nullptr || found.own) shortcut = {key, &found};
+  }
   return absl::OkStatus();
+}
+
+const Dispatcher::Entry* Dispatcher::FindSlow(uint32_t key) const {
+  const auto found = by_key_.find(key);
+  return found == by_key_.end() ? nullptr : &found->second;
 }
 
 void Dispatcher::AddBases(Service* service, const InterfaceInfo& info) {
@@ -60,17 +71,17 @@ Reply Dispatcher::Run(ServerCall& call) const noexcept {
         absl::StrCat("calls to target kind ", static_cast<int>(header.target),
                      " (capabilities, promised answers) are not supported"));
   }
-  const auto found = by_key_.find(header.target_id);
-  if (found == by_key_.end()) {
+  const Entry* const found = Find(header.target_id);
+  if (found == nullptr) [[unlikely]] {
     return absl::UnimplementedError(
         absl::StrCat("no service for interface 0x",
                      absl::Hex(header.interface_id, absl::kZeroPad16), " (service key 0x",
                      absl::Hex(header.target_id, absl::kZeroPad8), "); this server has ", Names()));
   }
-  Service* const service = found->second.service;
+  Service* const service = found->service;
   if (service == nullptr) {
     return absl::UnimplementedError(absl::StrCat("several services of this server extend ",
-                                                 found->second.interface_name,
+                                                 found->interface_name,
                                                  "; call it through the stub of one of ", Names()));
   }
   try {

@@ -2,6 +2,7 @@
 
 // Dispatcher: finds the service a call is addressed to and runs its handler.
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -17,6 +18,10 @@ namespace mi7 {
 // Filled before the server starts, constant afterwards; Run is thread-safe then.
 class Dispatcher {
  public:
+  Dispatcher() = default;
+  Dispatcher(const Dispatcher&) = delete;
+  Dispatcher& operator=(const Dispatcher&) = delete;
+
   // `service` must outlive the dispatcher. It answers for its own interface, and for each one it
   // extends as long as no other service does: an interface that two services extend can be called
   // through their own stubs only.
@@ -37,8 +42,23 @@ class Dispatcher {
   };
   void AddBases(Service* service, const InterfaceInfo& info);
   std::string Names() const;
+  // What by_key_ has for `key`, or nullptr.
+  const Entry* Find(uint32_t key) const {
+    const Shortcut& shortcut = shortcuts_[key % shortcuts_.size()];
+    if (shortcut.entry != nullptr && shortcut.key == key) [[likely]]
+      return shortcut.entry;
+    return FindSlow(key);
+  }
+  const Entry* FindSlow(uint32_t key) const;
 
   absl::flat_hash_map<uint32_t, Entry> by_key_;
+  // One entry of by_key_ for each key modulo their number: most servers find all of theirs here,
+  // without hashing. Made anew by Add.
+  struct Shortcut {
+    uint32_t key = 0;
+    const Entry* entry = nullptr;
+  };
+  std::array<Shortcut, 16> shortcuts_;
   std::vector<std::string> names_;
 };
 
