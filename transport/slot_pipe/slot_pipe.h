@@ -49,6 +49,11 @@
 
 namespace mi7 {
 
+namespace slot_pipe_internal {
+template <typename Slot>
+class AsyncQueue;
+}  // namespace slot_pipe_internal
+
 // What a pipe is made of. A value type.
 struct PipeOptions {
   uint32_t slots = 100;        // 1 to 16,384
@@ -196,6 +201,8 @@ class SlotPipe {
   friend class WriteSlot;
   friend class ReadSlot;
   friend class AsyncSlotPipe;
+  template <typename Slot>
+  friend class slot_pipe_internal::AsyncQueue;
   struct Impl;
   explicit SlotPipe(std::unique_ptr<Impl> impl);
   static absl::StatusOr<std::unique_ptr<SlotPipe>> Join(

@@ -84,6 +84,7 @@ absl::Status ReadSlot::ReturnAs(uint32_t attempts) {
 }
 
 absl::Status ReadSlot::Return() { return ReturnAs(claim_.word.attempts()); }
+absl::Status ReadSlot::ReturnUnseen() { return ReturnAs(claim_.word.attempts() - 1); }
 absl::Status ReadSlot::Redrive() { return ReturnAs(0); }
 
 }  // namespace mi7

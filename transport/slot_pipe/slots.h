@@ -143,6 +143,8 @@ class ReadSlot : public slot_pipe_internal::Handle {
   // Puts the message back, to be fetched again, by anybody; to the dead letters when it was fetched
   // too often. The handle is empty afterwards, but when RESOURCE_EXHAUSTED (see WriteSlot::Send).
   absl::Status Return();
+  // Return of a message that nobody has looked at: its attempt is not counted.
+  absl::Status ReturnUnseen();
   // Of a dead letter: puts it back with its attempts forgotten.
   absl::Status Redrive();
 

@@ -79,8 +79,13 @@ class Runner {
       const int lock = other == Other::kStopped ? LockPlaces("copy") : -1;
       std::string wrong;
       {
+        const auto before = SlotPipe::Inspect("copy");
         auto pipe = SlotPipe::Connect("copy");
         wrong = pipe.ok() ? Audit(**pipe, *ledger, other) : pipe.status().ToString();
+        if (other == Other::kStopped && wrong.empty() &&
+            (*pipe)->Status().recovered_participants != before->recovered_participants) {
+          wrong = "it was taken for dead";
+        }
       }
       if (lock >= 0) ::close(lock);
       ++audits_;

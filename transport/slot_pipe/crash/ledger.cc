@@ -40,14 +40,20 @@ void ReleaseMessage(ReadSlot slot, Ledger& ledger) {
 
 namespace {
 
-// Takes all messages. Holds an empty slot after each, which a stale cell must not be taken for.
+// Takes all messages, while every empty slot is held: for none of them must a stale cell stand.
 std::string Drain(SlotPipe& pipe, const Ledger& ledger, uint32_t* came) {
   std::vector<WriteSlot> held;
+  for (auto slot = pipe.TryHold(); slot.ok(); slot = pipe.TryHold()) {
+    held.push_back(*std::move(slot));
+  }
   for (uint32_t round = 0;; ++round) {
     if (round > 2 * Ledger::kMessages) return "messages without end";
     auto slot = pipe.TryFetch();
     if (absl::IsUnavailable(slot.status())) return "";
     if (!slot.ok()) return slot.status().ToString();
+    for (const WriteSlot& mine : held) {
+      if (mine.index() == slot->index()) return "a slot came that is being written";
+    }
     uint32_t message = Ledger::kMessages;
     if (slot->size() == sizeof(message)) std::memcpy(&message, slot->data(), sizeof(message));
     if (message >= Ledger::kMessages) return "a ghost: what came is no message";

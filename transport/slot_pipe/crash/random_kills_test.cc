@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <functional>
@@ -79,6 +80,13 @@ class RandomKillsTest : public testing::Test {
     ::waitpid(child, nullptr, 0);
   }
 
+  // So that a kill often meets somebody who has a slot.
+  static void Work() {
+    const Deadline end = Deadline::After(absl::Microseconds(50));
+    while (!end.passed()) {
+    }
+  }
+
   void Produce(SlotPipe& pipe) {
     while (!history_->stop.load()) {
       auto slot = pipe.Hold(Deadline::After(absl::Milliseconds(100)));
@@ -86,6 +94,7 @@ class RandomKillsTest : public testing::Test {
       const uint32_t message = history_->next.fetch_add(1);
       if (message >= kMessages) return;
       std::memcpy(slot->data(), &message, sizeof(message));
+      Work();
       history_->entries[message].sent = 1;
       if (!slot->Send(sizeof(message)).ok()) ::_exit(2);
       history_->entries[message].sent = 2;
@@ -106,6 +115,7 @@ class RandomKillsTest : public testing::Test {
       History::Entry& entry = history_->entries[message];
       if (slot->attempt() == 1) ++entry.unmarked;
       ++entry.fetched;
+      if (!until_empty) Work();
       ++entry.releasing;
       if (!slot->Release().ok()) ::_exit(5);
       ++entry.released;
@@ -176,7 +186,7 @@ TEST_F(RandomKillsTest, NothingIsLostNorDoubledNorLeaked) {
       ++sent;
       ASSERT_GE(entry.releasing, 1) << "lost: " << message;
     }
-    if (entry.sent == 0) ASSERT_EQ(entry.fetched, 0) << "a ghost: " << message;
+    ASSERT_TRUE(entry.sent != 0 || entry.fetched == 0) << "a ghost: " << message;
     ASSERT_LE(entry.released, 1) << "released twice: " << message;
     ASSERT_LE(entry.unmarked, 1) << "twice without a mark: " << message;
     if (entry.fetched > 1) ++redelivered;
@@ -185,6 +195,7 @@ TEST_F(RandomKillsTest, NothingIsLostNorDoubledNorLeaked) {
             << " redelivered, recovered " << status.recovered_participants << " participants and "
             << status.recovered_slots << " slots: lost 0, duplicates without mark 0, leaked 0\n";
   EXPECT_GT(kills, 20u);
+  EXPECT_GT(status.recovered_slots, 0u) << "no kill met a slot in use";
 }
 
 TEST_F(RandomKillsTest, WhatADeadConsumerHeldComesBackWithin100Ms) {

@@ -1,0 +1,229 @@
+#include "transport/slot_pipe/async_slot_pipe.h"
+
+#include <deque>
+#include <list>
+#include <thread>
+#include <type_traits>
+
+#include "absl/base/thread_annotations.h"
+#include "base/mutex.h"
+#include "transport/slot_pipe/slot_pipe_impl.h"
+
+namespace mi7 {
+namespace slot_pipe_internal {
+namespace {
+
+// One wait of the thread at most; then it looks at its queue again. A coroutine that comes while
+// the thread waits for an earlier one and has an earlier deadline ends its wait (Interrupt).
+constexpr int64_t kForeverNs = std::numeric_limits<int64_t>::max();
+
+// A message that nobody saw goes back as if it had not been fetched; a held slot by itself.
+void PutBack(WriteSlot&) {}
+void PutBack(ReadSlot& slot) { slot.ReturnUnseen().IgnoreError(); }
+
+}  // namespace
+
+// The coroutines that wait in one direction, and the thread that waits for them.
+template <typename Slot>
+class AsyncQueue {
+ public:
+  AsyncQueue(SlotPipe* pipe, SlotPipe::Impl* impl, transport::EventLoop* loop)
+      : pipe_(pipe), impl_(impl), loop_(loop) {}
+
+  ~AsyncQueue() {
+    {
+      MutexLock lock(&mutex_);
+      stopped_ = true;
+      changed_.NotifyAll();
+    }
+    Interrupt();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  absl::StatusOr<Slot> Try() {
+    if constexpr (std::is_same_v<Slot, WriteSlot>) {
+      return pipe_->TryHold();
+    } else {
+      return pipe_->TryFetch();
+    }
+  }
+
+  // Whether `status` only says that there is nothing at this moment.
+  static bool IsNothing(const absl::Status& status) {
+    return std::is_same_v<Slot, WriteSlot> ? absl::IsResourceExhausted(status)
+                                           : absl::IsUnavailable(status);
+  }
+
+  // Who waits is served first.
+  bool AnybodyWaits() {
+    MutexLock lock(&mutex_);
+    return !waiting_.empty();
+  }
+
+  void Add(std::shared_ptr<SlotAwaiter<Slot>*> awaiter, Deadline deadline) {
+    bool earlier;
+    {
+      MutexLock lock(&mutex_);
+      waiting_.push_back({std::move(awaiter), deadline.at_ns()});
+      earlier = deadline.at_ns() < sleeping_until_ns_;
+      if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+      changed_.NotifyAll();
+    }
+    if (earlier) Interrupt();
+  }
+
+ private:
+  struct Waiting {
+    std::shared_ptr<SlotAwaiter<Slot>*> awaiter;
+    int64_t deadline_ns;
+  };
+
+  Event& event() { return std::is_same_v<Slot, WriteSlot> ? impl_->empty : impl_->ready; }
+  // Ends a sleep of the thread, and spuriously those of others.
+  void Interrupt() { event().NotifyAll(); }
+
+  // Hands `result` to the coroutine, on the loop.
+  void Resume(std::shared_ptr<SlotAwaiter<Slot>*> awaiter, absl::StatusOr<Slot> result) {
+    loop_->Post([awaiter = std::move(awaiter), result = std::move(result)]() mutable {
+      if (*awaiter == nullptr) {
+        if (result.ok()) PutBack(*result);
+        return;
+      }
+      (*awaiter)->result_.emplace(std::move(result));
+      (*awaiter)->coroutine_.resume();
+    });
+  }
+
+  // Resumes everybody who is due for it: those whose deadline has passed, or all. Returns the
+  // earliest deadline of the others.
+  int64_t Expire(bool all, const absl::Status& why) {
+    std::list<Waiting> due;
+    int64_t next_ns = kForeverNs;
+    {
+      MutexLock lock(&mutex_);
+      const int64_t now_ns = MonotonicNanos();
+      for (auto it = waiting_.begin(); it != waiting_.end();) {
+        const auto current = it++;
+        if (all || current->deadline_ns <= now_ns) {
+          due.splice(due.end(), waiting_, current);
+        } else {
+          next_ns = std::min(next_ns, current->deadline_ns);
+        }
+      }
+      sleeping_until_ns_ = next_ns;
+    }
+    for (Waiting& one : due) Resume(std::move(one.awaiter), why);
+    return next_ns;
+  }
+
+  std::shared_ptr<SlotAwaiter<Slot>*> PopFirst() {
+    MutexLock lock(&mutex_);
+    if (waiting_.empty()) return nullptr;
+    auto first = std::move(waiting_.front().awaiter);
+    waiting_.pop_front();
+    return first;
+  }
+
+  void Run() {
+    bool slept = false;
+    for (;;) {
+      {
+        MutexLock lock(&mutex_);
+        if (waiting_.empty()) sleeping_until_ns_ = kForeverNs;
+        changed_.WaitUntil(mutex_, Deadline::Infinite(), [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+          return stopped_ || !waiting_.empty();
+        });
+        if (stopped_) return;
+      }
+      // As in SlotPipe::Impl::Wait: declared before looking (event.h).
+      const uint32_t ticket = event().Declare();
+      absl::StatusOr<Slot> result = Try();
+      if (result.ok()) {
+        auto first = PopFirst();
+        if (first == nullptr) {
+          PutBack(*result);
+          continue;
+        }
+        Resume(std::move(first), std::move(result));
+        if (slept) event().Notify();  // the wake may have been meant for two
+        continue;
+      }
+      if (!IsNothing(result.status())) {
+        Expire(true, result.status());
+        continue;
+      }
+      if (impl_->cancelled.load(std::memory_order_acquire)) {
+        Expire(true, AboutPipe(impl_->name, absl::CancelledError("Cancel() was called")));
+        continue;
+      }
+      const int64_t next_ns = Expire(
+          false,
+          AboutPipe(impl_->name, absl::DeadlineExceededError("nothing came within the deadline")));
+      const int64_t left_ns =
+          next_ns == kForeverNs ? kLookAgainNs : std::max<int64_t>(1, next_ns - MonotonicNanos());
+      if (AnybodyWaits()) event().Sleep(ticket, std::min(left_ns, kLookAgainNs));
+      slept = true;
+      impl_->MaybeRecover();
+    }
+  }
+
+  SlotPipe* const pipe_;
+  SlotPipe::Impl* const impl_;
+  transport::EventLoop* const loop_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  std::list<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
+  // The first deadline that the thread knows of.
+  int64_t sleeping_until_ns_ ABSL_GUARDED_BY(mutex_) = kForeverNs;
+  std::thread thread_;  // started under mutex_, once; joined when nobody can start it any more
+};
+
+template <typename Slot>
+SlotAwaiter<Slot>::~SlotAwaiter() {
+  if (self_ != nullptr) *self_ = nullptr;
+}
+
+template <typename Slot>
+bool SlotAwaiter<Slot>::await_ready() {
+  if (queue_->AnybodyWaits()) return false;
+  absl::StatusOr<Slot> result = queue_->Try();
+  if (!result.ok() && AsyncQueue<Slot>::IsNothing(result.status())) return false;
+  result_.emplace(std::move(result));
+  return true;
+}
+
+template <typename Slot>
+void SlotAwaiter<Slot>::await_suspend(std::coroutine_handle<> coroutine) {
+  coroutine_ = coroutine;
+  self_ = std::make_shared<SlotAwaiter*>(this);
+  // May resume, and destroy this object, before Add returns: nothing of it is touched after.
+  AsyncQueue<Slot>* const queue = queue_;
+  queue->Add(self_, deadline_);
+}
+
+template class AsyncQueue<WriteSlot>;
+template class AsyncQueue<ReadSlot>;
+template class SlotAwaiter<WriteSlot>;
+template class SlotAwaiter<ReadSlot>;
+
+}  // namespace slot_pipe_internal
+
+using slot_pipe_internal::AsyncQueue;
+using slot_pipe_internal::SlotAwaiter;
+
+AsyncSlotPipe::AsyncSlotPipe(SlotPipe* pipe, transport::EventLoop* loop)
+    : hold_(std::make_unique<AsyncQueue<WriteSlot>>(pipe, pipe->impl_.get(), loop)),
+      fetch_(std::make_unique<AsyncQueue<ReadSlot>>(pipe, pipe->impl_.get(), loop)) {}
+
+AsyncSlotPipe::~AsyncSlotPipe() = default;
+
+SlotAwaiter<WriteSlot> AsyncSlotPipe::Hold(Deadline deadline) {
+  return SlotAwaiter<WriteSlot>(hold_.get(), deadline);
+}
+
+SlotAwaiter<ReadSlot> AsyncSlotPipe::Fetch(Deadline deadline) {
+  return SlotAwaiter<ReadSlot>(fetch_.get(), deadline);
+}
+
+}  // namespace mi7

@@ -1,0 +1,79 @@
+#pragma once
+
+// AsyncSlotPipe: Hold and Fetch of a SlotPipe for coroutines that run on an event loop.
+//
+//   mi7::AsyncSlotPipe async(&pipe, loop.get());
+//   absl::StatusOr<mi7::ReadSlot> message = co_await async.Fetch();
+//
+// What is ready is taken at once, without suspending. Else the coroutine waits in a queue, first
+// come, first served, and is resumed on the loop's thread. A pipe wakes its sleepers through a word
+// in shared memory, on which a loop cannot wait; so a thread of this object does, one for each
+// direction in which somebody has ever waited, and asleep while nobody does. The threads are joined
+// by the destructor.
+
+#include <coroutine>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "base/deadline.h"
+#include "transport/event_loop.h"
+#include "transport/slot_pipe/slot_pipe.h"
+
+namespace mi7 {
+
+namespace slot_pipe_internal {
+
+// What one direction waits for: takes within the deadline, or says why not.
+template <typename Slot>
+class AsyncQueue;
+
+// One coroutine that waits. Lives in its frame.
+template <typename Slot>
+class SlotAwaiter {
+ public:
+  SlotAwaiter(AsyncQueue<Slot>* queue, Deadline deadline) : queue_(queue), deadline_(deadline) {}
+  // Ends the wait, when the coroutine is destroyed while it waits; on the loop's thread.
+  ~SlotAwaiter();
+  SlotAwaiter(const SlotAwaiter&) = delete;
+  SlotAwaiter& operator=(const SlotAwaiter&) = delete;
+
+  bool await_ready();
+  void await_suspend(std::coroutine_handle<> coroutine);
+  absl::StatusOr<Slot> await_resume() { return *std::move(result_); }
+
+ private:
+  friend class AsyncQueue<Slot>;
+  AsyncQueue<Slot>* const queue_;
+  const Deadline deadline_;
+  std::optional<absl::StatusOr<Slot>> result_;
+  std::coroutine_handle<> coroutine_;
+  std::shared_ptr<SlotAwaiter*> self_;  // null inside once destroyed; while it waits
+};
+
+}  // namespace slot_pipe_internal
+
+// `co_await` on any thread; whoever had to wait goes on on the loop's thread. The pipe and the loop
+// outlive this object, and nobody waits when it is destroyed: SlotPipe::Cancel ends all waits with
+// CANCELLED, which resumes the coroutines on the loop.
+class AsyncSlotPipe {
+ public:
+  AsyncSlotPipe(SlotPipe* pipe, transport::EventLoop* loop);
+  ~AsyncSlotPipe();
+  AsyncSlotPipe(const AsyncSlotPipe&) = delete;
+  AsyncSlotPipe& operator=(const AsyncSlotPipe&) = delete;
+
+  // As SlotPipe::Hold and SlotPipe::Fetch, to be awaited once, at once. Errors as there. A message
+  // that was fetched for a coroutine that is gone meanwhile is returned, and its attempt not
+  // counted.
+  slot_pipe_internal::SlotAwaiter<WriteSlot> Hold(Deadline deadline = Deadline::Infinite());
+  slot_pipe_internal::SlotAwaiter<ReadSlot> Fetch(Deadline deadline = Deadline::Infinite());
+
+ private:
+  const std::unique_ptr<slot_pipe_internal::AsyncQueue<WriteSlot>> hold_;
+  const std::unique_ptr<slot_pipe_internal::AsyncQueue<ReadSlot>> fetch_;
+};
+
+}  // namespace mi7

@@ -1,0 +1,172 @@
+#include "transport/slot_pipe/async_slot_pipe.h"
+
+#include <atomic>
+#include <exception>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "gtest/gtest.h"
+#include "transport/slot_pipe/testing.h"
+
+namespace mi7 {
+namespace {
+
+using absl::StatusCode;
+using slot_pipe_internal::Is;
+using slot_pipe_internal::TestDirectory;
+
+// A coroutine that runs at once, and goes when it ends.
+struct Started {
+  struct promise_type {
+    Started get_return_object() { return {}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void return_void() {}
+    void unhandled_exception() { std::terminate(); }
+  };
+};
+
+// Waits until it was called so many times.
+class Countdown {
+ public:
+  explicit Countdown(int count) : left_(count) {}
+  void Down() {
+    MutexLock lock(&mutex_);
+    --left_;
+    changed_.NotifyAll();
+  }
+  bool Wait() {
+    MutexLock lock(&mutex_);
+    return changed_.WaitUntil(mutex_, Deadline::After(absl::Seconds(60)),
+                              [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return left_ <= 0; });
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  int left_ ABSL_GUARDED_BY(mutex_);
+};
+
+class AsyncSlotPipeTest : public testing::Test {
+ protected:
+  TestDirectory directory_;
+  std::unique_ptr<transport::EventLoop> loop_ = transport::EventLoop::Create({}).value();
+  std::unique_ptr<SlotPipe> pipe_ =
+      SlotPipe::Create("async", {.slots = 4, .slot_bytes = 64}).value();
+  std::unique_ptr<SlotPipe> other_ = SlotPipe::Connect("async").value();
+};
+
+TEST_F(AsyncSlotPipeTest, WhatIsReadyIsTakenWithoutSuspending) {
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  bool done = false;
+  [](AsyncSlotPipe& from, bool& done) -> Started {
+    auto slot = co_await from.Hold();
+    EXPECT_TRUE(slot.ok() && slot->SendBytes("now").ok());
+    auto message = co_await from.Fetch();
+    EXPECT_EQ(message->text(), "now");
+    EXPECT_TRUE(message->Release().ok());
+    done = true;
+  }(async, done);
+  EXPECT_TRUE(done);
+}
+
+TEST_F(AsyncSlotPipeTest, CoroutinesAreResumedOnTheLoopByMessagesOfOthers) {
+  constexpr int kMessages = 2000;
+  constexpr int kCoroutines = 5;
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  std::atomic<int> received{0};
+  Countdown countdown(kMessages);
+  for (int i = 0; i < kCoroutines; ++i) {
+    loop_->Post([&] {
+      [](AsyncSlotPipe& from, transport::EventLoop& loop, std::atomic<int>& received,
+         Countdown& countdown) -> Started {
+        for (;;) {
+          auto message = co_await from.Fetch();
+          if (!message.ok()) break;
+          EXPECT_TRUE(loop.InLoopThread());
+          EXPECT_TRUE(message->Release().ok());
+          ++received;
+          countdown.Down();
+        }
+        countdown.Down();
+      }(async, *loop_, received, countdown);
+    });
+  }
+  for (int i = 0; i < kMessages; ++i) ASSERT_TRUE(other_->SendBytes(absl::StrCat(i)).ok());
+  ASSERT_TRUE(countdown.Wait());
+  EXPECT_EQ(received, kMessages);
+  Countdown ended(1);
+  pipe_->Cancel();
+  // The waits end on the loop; what is posted after that comes after them.
+  while (pipe_->Status().participants.size() != 2) {
+  }
+  loop_->Post([&] { ended.Down(); });
+  ASSERT_TRUE(ended.Wait());
+}
+
+TEST_F(AsyncSlotPipeTest, AHoldWaitsForAnEmptySlot) {
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(other_->SendBytes("x").ok());
+  Countdown countdown(1);
+  [](AsyncSlotPipe& from, Countdown& countdown) -> Started {
+    auto slot = co_await from.Hold();
+    EXPECT_TRUE(slot.ok()) << slot.status();
+    countdown.Down();
+  }(async, countdown);
+  ASSERT_TRUE(other_->TryFetch()->Release().ok());
+  EXPECT_TRUE(countdown.Wait());
+}
+
+TEST_F(AsyncSlotPipeTest, DeadlinesAndCancelEndWaits) {
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  Countdown early(1);
+  Countdown late(1);
+  const auto expect = [](AsyncSlotPipe& from, Deadline deadline, StatusCode code,
+                         Countdown& countdown) -> Started {
+    auto message = co_await from.Fetch(deadline);
+    EXPECT_EQ(message.status().code(), code) << message.status();
+    EXPECT_TRUE(deadline.infinite() || deadline.passed());
+    countdown.Down();
+  };
+  expect(async, Deadline::Infinite(), StatusCode::kCancelled, late);
+  expect(async, Deadline::After(absl::Milliseconds(10)), StatusCode::kDeadlineExceeded, early);
+  EXPECT_TRUE(early.Wait());
+  pipe_->Cancel();
+  EXPECT_TRUE(late.Wait());
+}
+
+// A coroutine that is destroyed while it waits takes no message with it.
+TEST_F(AsyncSlotPipeTest, ADestroyedCoroutineTakesNothing) {
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  struct Kept {
+    struct promise_type {
+      Kept get_return_object() {
+        return {std::coroutine_handle<promise_type>::from_promise(*this)};
+      }
+      std::suspend_never initial_suspend() noexcept { return {}; }
+      std::suspend_always final_suspend() noexcept { return {}; }
+      void return_void() {}
+      void unhandled_exception() { std::terminate(); }
+    };
+    std::coroutine_handle<promise_type> coroutine;
+  };
+  Countdown countdown(1);
+  loop_->Post([&] {
+    Kept kept = [](AsyncSlotPipe& from) -> Kept { auto message = co_await from.Fetch(); }(async);
+    EXPECT_TRUE(other_->SendBytes("stays").ok());
+    kept.coroutine.destroy();
+    countdown.Down();
+  });
+  ASSERT_TRUE(countdown.Wait());
+  auto message = other_->Fetch(Deadline::After(absl::Seconds(60)));
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(message->text(), "stays");
+  EXPECT_EQ(message->attempt(), 1u);
+}
+
+}  // namespace
+}  // namespace mi7
