@@ -86,6 +86,14 @@ def mi7_dependencies():
         package = "libssl-dev",
     )
 
+    # The command line of tools/mi7.
+    _maybe(
+        pkg_config_repository,
+        name = "cli11",
+        modules = {"cli11": "CLI11"},
+        package = "libcli11-dev",
+    )
+
     # What tests and benchmarks use.
     _maybe(
         pkg_config_repository,

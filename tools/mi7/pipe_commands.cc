@@ -1,0 +1,309 @@
+#include "tools/mi7/pipe_commands.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <functional>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "tools/mi7/pipe_status.h"
+#include "transport/slot_pipe/slot_pipe.h"
+
+namespace mi7::tools {
+namespace {
+
+// What the verbs' options are parsed into. Lives as long as the program.
+struct Flags {
+  std::string name;
+  std::vector<std::string> texts;
+  bool json = false;
+  bool create = false;
+  bool live = false;
+  bool force = false;
+  bool dead_letters = false;
+  double interval_s = 1;
+  double timeout_s = -1;  // negative: for ever
+  int64_t count = 1;
+  PipeOptions options;
+};
+
+Deadline DeadlineOf(const Flags& flags) {
+  return flags.timeout_s < 0 ? Deadline::Infinite()
+                             : Deadline::After(absl::Seconds(flags.timeout_s));
+}
+
+// The pipe that SIGINT and SIGTERM end the waits of.
+SlotPipe* interruptible = nullptr;
+volatile sig_atomic_t interrupted = 0;
+
+void OnSignal(int) {
+  interrupted = 1;
+  if (interruptible != nullptr) interruptible->Cancel();
+}
+
+void CatchSignals(SlotPipe* pipe) {
+  interruptible = pipe;
+  struct sigaction action {};
+  action.sa_handler = &OnSignal;
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+}
+
+absl::Status List(const Flags& flags) {
+  const auto names = SlotPipe::List();
+  if (!names.ok()) return names.status();
+  if (names->empty() && !flags.json) std::cout << "There is no slot pipe.\n";
+  for (const std::string& name : *names) {
+    const auto status = SlotPipe::Inspect(name);
+    if (flags.json) {
+      std::cout << (status.ok()
+                        ? StatusJson(*status)
+                        : absl::StrCat("{\"name\":", JsonString(name),
+                                       ",\"error\":", JsonString(status.status().ToString()), "}"))
+                << "\n";
+    } else if (status.ok()) {
+      std::cout << absl::StrFormat("%-24s %6u slots of %8u bytes  %6u ready  %4u taking part\n",
+                                   name, status->options.slots, status->options.slot_bytes,
+                                   status->ready, status->participants.size());
+    } else {
+      std::cout << absl::StrFormat("%-24s %s\n", name, status.status().ToString());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Show(const Flags& flags) {
+  CatchSignals(nullptr);
+  for (;;) {
+    const auto status = SlotPipe::Inspect(flags.name);
+    if (!status.ok()) return status.status();
+    // A terminal is cleared, so that the text stays in its place.
+    if (flags.live && !flags.json && ::isatty(1) != 0) std::cout << "\033[H\033[2J";
+    std::cout << (flags.json ? StatusJson(*status) + "\n" : StatusText(*status)) << std::flush;
+    if (!flags.live || interrupted != 0 || !std::cout) return absl::OkStatus();
+    absl::SleepFor(absl::Seconds(flags.interval_s));
+    if (interrupted != 0) return absl::OkStatus();
+  }
+}
+
+absl::StatusOr<std::unique_ptr<SlotPipe>> Open(const Flags& flags) {
+  const JoinOptions join{.name = "mi7 pipe"};
+  return flags.create ? SlotPipe::OpenOrCreate(flags.name, flags.options, join)
+                      : SlotPipe::Connect(flags.name, join);
+}
+
+absl::Status Send(const Flags& flags) {
+  auto pipe = Open(flags);
+  if (!pipe.ok()) return pipe.status();
+  CatchSignals(pipe->get());
+  uint64_t sent = 0;
+  absl::Status status;
+  const auto send = [&](absl::string_view text) {
+    status = (*pipe)->SendBytes(text, DeadlineOf(flags));
+    if (status.ok()) ++sent;
+    return status.ok();
+  };
+  if (!flags.texts.empty()) {
+    for (const std::string& text : flags.texts) {
+      if (!send(text)) break;
+    }
+  } else {
+    std::string line;
+    while (interrupted == 0 && std::getline(std::cin, line) && send(line)) {
+    }
+  }
+  std::cerr << "sent " << sent << "\n";
+  interruptible = nullptr;
+  return status;
+}
+
+absl::Status Receive(const Flags& flags) {
+  auto pipe = Open(flags);
+  if (!pipe.ok()) return pipe.status();
+  CatchSignals(pipe->get());
+  absl::Status status;
+  for (int64_t i = 0; flags.count == 0 || i < flags.count; ++i) {
+    auto message =
+        flags.dead_letters ? (*pipe)->TryFetchDeadLetter() : (*pipe)->Fetch(DeadlineOf(flags));
+    if (!message.ok()) {
+      status = message.status();
+      break;
+    }
+    if (flags.json) {
+      std::cout << "{\"slot\":" << message->index() << ",\"attempt\":" << message->attempt()
+                << ",\"bytes\":" << message->size() << ",\"text\":" << JsonString(message->text())
+                << "}\n";
+    } else {
+      std::cout << message->text() << "\n";
+    }
+    // Released only after it has left this process; what could not be written comes again.
+    if (!std::cout.flush()) {
+      status = absl::DataLossError("stdout cannot be written; the message stays in the pipe");
+      break;
+    }
+    status = message->Release();
+    if (!status.ok()) break;
+  }
+  interruptible = nullptr;
+  // Interrupted, or all dead letters read: what was asked for.
+  if (interrupted != 0 && absl::IsCancelled(status)) return absl::OkStatus();
+  if (flags.dead_letters && absl::IsUnavailable(status)) return absl::OkStatus();
+  return status;
+}
+
+absl::Status Bench(const Flags& flags) {
+  const std::string name = absl::StrCat("bench-", ::getpid());
+  auto pipe = SlotPipe::Create(name, flags.options, {.name = "mi7 pipe bench"});
+  if (!pipe.ok()) return pipe.status();
+  SlotPipe::Remove(name, true).IgnoreError();  // it needs no name
+  const std::string payload(std::min<size_t>(64, flags.options.slot_bytes), 'x');
+  const auto ns_each = [&](absl::Time start) {
+    return absl::ToDoubleNanoseconds(absl::Now() - start) / static_cast<double>(flags.count);
+  };
+
+  absl::Time start = absl::Now();
+  for (int64_t i = 0; i < flags.count; ++i) {
+    if (absl::Status sent = (*pipe)->SendBytes(payload); !sent.ok()) return sent;
+    auto message = (*pipe)->Fetch();
+    if (!message.ok()) return message.status();
+    if (absl::Status released = message->Release(); !released.ok()) return released;
+  }
+  const double alone_ns = ns_each(start);
+
+  start = absl::Now();
+  absl::Status sent;
+  std::thread producer([&] {
+    for (int64_t i = 0; i < flags.count && sent.ok(); ++i) sent = (*pipe)->SendBytes(payload);
+    if (!sent.ok()) (*pipe)->Cancel();
+  });
+  absl::Status received;
+  for (int64_t i = 0; i < flags.count && received.ok(); ++i) {
+    auto message = (*pipe)->Fetch();
+    received = message.ok() ? message->Release() : message.status();
+    if (!received.ok()) (*pipe)->Cancel();
+  }
+  producer.join();
+  if (!sent.ok()) return sent;
+  if (!received.ok()) return received;
+  const double stream_ns = ns_each(start);
+  if (flags.json) {
+    std::cout << absl::StrFormat(
+        "{\"messages\":%d,\"bytes\":%u,\"one_thread_ns\":%.1f,\"two_threads_ns\":%.1f}\n",
+        flags.count, payload.size(), alone_ns, stream_ns);
+  } else {
+    std::cout << absl::StrFormat(
+        "%d messages of %u bytes through %u slots\n"
+        "  one thread, one message at a time: %8.1f ns each\n"
+        "  a producer and a consumer thread:  %8.1f ns each\n",
+        flags.count, payload.size(), flags.options.slots, alone_ns, stream_ns);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Recover(const Flags& flags) {
+  // Connecting recovers, too: what it has found is seen in the counts.
+  const auto before = SlotPipe::Inspect(flags.name);
+  if (!before.ok()) return before.status();
+  auto pipe = Open(flags);
+  if (!pipe.ok()) return pipe.status();
+  const PipeStatus after = (*pipe)->Status();
+  const uint64_t participants = after.recovered_participants - before->recovered_participants;
+  const uint64_t slots = after.recovered_slots - before->recovered_slots;
+  if (flags.json) {
+    std::cout << "{\"participants\":" << participants << ",\"slots\":" << slots << "}\n";
+  } else {
+    std::cout << "recovered " << slots << " slots of " << participants << " dead participants\n";
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Remove(const Flags& flags) { return SlotPipe::Remove(flags.name, flags.force); }
+
+}  // namespace
+
+void AddPipeCommands(CLI::App& app, int& status) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* pipe = app.add_subcommand(
+      "pipe", "Slot pipes: named, crash-safe pipes in shared memory (docs/SLOT_PIPE.md)");
+  pipe->require_subcommand(1);
+  const auto verb = [&](const char* name, const char* help,
+                        absl::Status (*run)(const Flags&)) -> CLI::App* {
+    CLI::App* command = pipe->add_subcommand(name, help);
+    command->callback([flags, run, &status] {
+      if (absl::Status done = run(*flags); !done.ok()) {
+        std::cerr << "mi7: " << done << "\n";
+        status = 1;
+      }
+    });
+    return command;
+  };
+  const auto named = [&](CLI::App* command) {
+    command->add_option("name", flags->name, "Name of the pipe")->required();
+  };
+  const auto json = [&](CLI::App* command, const char* what) {
+    command->add_flag("--json", flags->json, what);
+  };
+  const auto geometry = [&](CLI::App* command) {
+    command->add_option("--slots", flags->options.slots, "Slots of a new pipe")
+        ->capture_default_str();
+    command->add_option("--slot-bytes", flags->options.slot_bytes, "Bytes of a slot")
+        ->capture_default_str();
+  };
+  const auto creating = [&](CLI::App* command) {
+    command->add_flag("--create", flags->create, "Create the pipe if there is none");
+    geometry(command);
+    command->add_option("--timeout", flags->timeout_s, "Seconds to wait; for ever when not given")
+        ->check(CLI::NonNegativeNumber);
+  };
+
+  json(verb("ls", "Lists all pipes", &List), "One JSON object a line");
+
+  CLI::App* show = verb("status", "Shows slots, counters and participants of a pipe", &Show);
+  named(show);
+  json(show, "One JSON object a line");
+  show->add_flag("--live", flags->live, "Shows it again and again, until interrupted");
+  show->add_option("--interval", flags->interval_s, "Seconds between two looks of --live")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+
+  CLI::App* send = verb("send", "Sends texts, or each line of stdin", &Send);
+  named(send);
+  send->add_option("text", flags->texts, "Messages to send; none: the lines of stdin");
+  creating(send);
+
+  CLI::App* receive = verb("receive", "Receives messages and prints each in a line", &Receive);
+  named(receive);
+  receive->add_option("--count", flags->count, "Messages to receive; 0: without end")
+      ->capture_default_str();
+  receive->add_flag("--dead-letters", flags->dead_letters,
+                    "Takes messages that were fetched too often instead");
+  json(receive, "One JSON object a message, with slot and attempt");
+  creating(receive);
+
+  CLI::App* bench = verb("bench", "Measures a pipe of its own on this machine", &Bench);
+  bench->add_option("--count", flags->count, "Messages; try 1000000")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  geometry(bench);
+  json(bench, "One JSON object");
+
+  CLI::App* recover = verb("recover", "Recovers what dead participants left", &Recover);
+  named(recover);
+  json(recover, "One JSON object");
+
+  CLI::App* remove = verb("rm", "Removes a pipe with all that is in it", &Remove);
+  named(remove);
+  remove->add_flag("--force", flags->force, "Also when somebody takes part in it");
+}
+
+}  // namespace mi7::tools

@@ -1,0 +1,68 @@
+#include "tools/mi7/pipe_status.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+
+namespace mi7::tools {
+
+std::string JsonString(absl::string_view text) {
+  std::string json = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      absl::StrAppend(&json, "\\", absl::string_view(&c, 1));
+    } else if (byte < 0x20 || byte > 0x7E) {
+      absl::StrAppendFormat(&json, "\\u%04x", byte);
+    } else {
+      json += c;
+    }
+  }
+  return json + "\"";
+}
+
+std::string StatusText(const PipeStatus& s) {
+  std::string text = absl::StrFormat(
+      "%s: %u slots of %u bytes, created %s%s\n"
+      "  slots     %u empty, %u writing, %u ready, %u reading, %u in progress, %u dead letters\n"
+      "  messages  %u sent, %u received, %u redelivered, %u dead-lettered (after %u attempts)\n"
+      "  recovered %u participants, %u slots\n",
+      s.name, s.options.slots, s.options.slot_bytes, absl::FormatTime(s.created),
+      s.options.checksum ? ", with checksums" : "", s.empty, s.writing, s.ready, s.reading,
+      s.in_progress, s.dead_letters, s.sent, s.received, s.redelivered, s.dead_lettered,
+      s.options.attempts_max, s.recovered_participants, s.recovered_slots);
+  absl::StrAppendFormat(&text, "  taking part: %u of %u\n", s.participants.size(),
+                        s.options.participants);
+  for (const PipeParticipant& p : s.participants) {
+    absl::StrAppendFormat(&text, "  %5u  process %-8u %-20s since %s, has %u slots%s\n", p.index,
+                          p.pid, p.name,
+                          absl::FormatTime("%H:%M:%S", p.joined, absl::LocalTimeZone()),
+                          p.slots_owned, p.alive ? "" : ", dead: not recovered yet");
+  }
+  return text;
+}
+
+std::string StatusJson(const PipeStatus& s) {
+  std::string json = absl::StrFormat(
+      "{\"name\":%s,\"slots\":%u,\"slot_bytes\":%u,\"participants_max\":%u,\"attempts_max\":%u,"
+      "\"checksum\":%s,\"created_unix_ns\":%d,\"empty\":%u,\"writing\":%u,\"ready\":%u,"
+      "\"reading\":%u,\"in_progress\":%u,\"dead_letters\":%u,\"sent\":%u,\"received\":%u,"
+      "\"redelivered\":%u,\"dead_lettered\":%u,\"recovered_participants\":%u,"
+      "\"recovered_slots\":%u,\"participants\":[",
+      JsonString(s.name), s.options.slots, s.options.slot_bytes, s.options.participants,
+      s.options.attempts_max, s.options.checksum ? "true" : "false", absl::ToUnixNanos(s.created),
+      s.empty, s.writing, s.ready, s.reading, s.in_progress, s.dead_letters, s.sent, s.received,
+      s.redelivered, s.dead_lettered, s.recovered_participants, s.recovered_slots);
+  bool first = true;
+  for (const PipeParticipant& p : s.participants) {
+    absl::StrAppendFormat(&json,
+                          "%s{\"index\":%u,\"pid\":%u,\"name\":%s,\"joined_unix_ns\":%d,"
+                          "\"alive\":%s,\"slots_owned\":%u}",
+                          first ? "" : ",", p.index, p.pid, JsonString(p.name),
+                          absl::ToUnixNanos(p.joined), p.alive ? "true" : "false", p.slots_owned);
+    first = false;
+  }
+  return json + "]}";
+}
+
+}  // namespace mi7::tools

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+
+#include "transport/slot_pipe/slot_pipe.h"
+
+namespace mi7::tools {
+
+// The status of a pipe for a person: several lines.
+std::string StatusText(const PipeStatus& status);
+
+// The same for a program: one JSON object in one line.
+std::string StatusJson(const PipeStatus& status);
+
+// `text` as a JSON string, quotes included. Bytes that are no printable ASCII become \u00XX.
+std::string JsonString(absl::string_view text);
+
+}  // namespace mi7::tools

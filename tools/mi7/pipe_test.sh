@@ -1,0 +1,111 @@
+#!/bin/bash
+# Every verb of `mi7 pipe`: what it prints for people and for programs, and how it fails.
+set -u
+mi7=tools/mi7/mi7
+export MI7_RUNTIME_DIR=$TEST_TMPDIR/runtime
+mkdir -p "$MI7_RUNTIME_DIR"
+output=$TEST_TMPDIR/output
+failures=0
+
+fail() {
+  echo "FAILED: $1"
+  sed 's/^/  | /' "$output"
+  failures=$((failures + 1))
+}
+# run STATUS COMMAND...: runs it and checks its exit status.
+run() {
+  local expected=$1 status=0
+  shift
+  timeout 60 "$@" >"$output" 2>&1 </dev/null || status=$?
+  [ "$status" = "$expected" ] || fail "exit status $status instead of $expected: $*"
+}
+expect_line() { grep -Eq -- "$1" "$output" || fail "no line matches: $1"; }
+# The output is JSON, a value a line.
+expect_json() {
+  python3 -c 'import json, sys; [json.loads(line) for line in sys.stdin]' <"$output" ||
+    fail "this is no JSON"
+}
+
+run 0 "$mi7" --help
+expect_line 'pipe +Slot pipes'
+run 0 "$mi7" pipe --help
+for verb in ls status send receive bench recover rm; do
+  expect_line "^  $verb +[A-Z]"
+  run 0 "$mi7" pipe "$verb" --help
+  expect_line 'Usage: mi7 pipe '"$verb"
+  run 0 "$mi7" pipe --help
+done
+run 106 "$mi7"
+run 106 "$mi7" pipe status
+
+run 0 "$mi7" pipe ls
+expect_line 'There is no slot pipe'
+run 1 "$mi7" pipe status jobs
+expect_line "NOT_FOUND: slot pipe 'jobs': there is none in $MI7_RUNTIME_DIR/pipes"
+run 1 "$mi7" pipe send 'no/name' text
+expect_line 'INVALID_ARGUMENT'
+
+run 0 "$mi7" pipe send jobs one 'two "quoted"' three --create --slots=4 --slot-bytes=64
+expect_line '^sent 3$'
+run 0 "$mi7" pipe ls
+expect_line '^jobs +4 slots of +64 bytes +3 ready +0 taking part$'
+run 0 "$mi7" pipe ls --json && expect_json
+run 0 "$mi7" pipe status jobs
+expect_line '^jobs: 4 slots of 64 bytes'
+expect_line '1 empty, 0 writing, 3 ready, 0 reading'
+expect_line '3 sent, 0 received'
+run 0 "$mi7" pipe status jobs --json && expect_json
+expect_line '"ready":3'
+run 124 timeout 1 "$mi7" pipe status jobs --live --interval=0.01 --json
+expect_json
+[ "$(wc -l <"$output")" -gt 5 ] || fail 'a live status is shown again and again'
+
+run 1 "$mi7" pipe send jobs four five --timeout=0.05
+expect_line '^sent 1$'
+expect_line 'DEADLINE_EXCEEDED: .*all 4 slots'
+run 1 "$mi7" pipe send jobs "$(printf 'x%.0s' {1..65})" --timeout=0
+run 0 "$mi7" pipe receive jobs
+expect_line '^one$'
+run 1 "$mi7" pipe send jobs "$(printf 'x%.0s' {1..65})" --timeout=0
+expect_line 'INVALID_ARGUMENT: .*65 bytes'
+run 0 "$mi7" pipe receive jobs --count=3 --json
+expect_json
+expect_line '"attempt":1,"bytes":12,"text":"two \\"quoted\\""'
+run 1 "$mi7" pipe receive jobs --timeout=0.05
+expect_line 'DEADLINE_EXCEEDED'
+run 0 "$mi7" pipe receive jobs --dead-letters
+
+printf 'a\nb\n' | "$mi7" pipe send jobs 2>/dev/null || fail 'lines of stdin are sent'
+run 0 "$mi7" pipe receive jobs --count=2
+expect_line '^b$'
+
+# Interrupted while it waits: a clean end.
+"$mi7" pipe receive jobs --count=0 >"$TEST_TMPDIR/received" 2>&1 &
+receiver=$!
+until "$mi7" pipe status jobs | grep -q 'taking part: 1'; do :; done
+run 1 "$mi7" pipe rm jobs
+expect_line 'FAILED_PRECONDITION: .*takes part in it'
+run 0 "$mi7" pipe send jobs last
+until grep -q last "$TEST_TMPDIR/received"; do :; done
+kill -INT "$receiver"
+wait "$receiver" || fail 'an interrupted receive ends well'
+
+# One that is killed leaves a place, which is recovered.
+"$mi7" pipe receive jobs >/dev/null 2>&1 &
+receiver=$!
+until "$mi7" pipe status jobs | grep -q 'taking part: 1'; do :; done
+kill -KILL "$receiver"
+wait "$receiver" 2>/dev/null
+run 0 "$mi7" pipe status jobs
+expect_line 'dead: not recovered yet'
+run 0 "$mi7" pipe recover jobs
+expect_line '^recovered 0 slots of 1 dead participants$'
+
+run 0 "$mi7" pipe bench --count=1000
+expect_line 'one thread, one message at a time: +[0-9.]+ ns each'
+run 0 "$mi7" pipe bench --count=1000 --json && expect_json
+run 0 "$mi7" pipe rm jobs
+run 1 "$mi7" pipe rm jobs
+expect_line 'NOT_FOUND'
+[ -z "$(ls "$MI7_RUNTIME_DIR/pipes")" ] || fail 'a pipe is left'
+[ "$failures" = 0 ]
