@@ -78,7 +78,9 @@ absl::Status CheckOpening(std::span<const std::byte> received) {
 
 OutgoingMessage MakeHello(const Limits& limits, std::span<const std::byte> instance_id,
                           uint64_t features, absl::string_view local_refusal) {
-  OutgoingMessage message = NewHeapMessage(256);
+  // Larger than it needs: small messages leave their root ready for the next one, which will not be
+  // a Hello.
+  OutgoingMessage message = NewHeapMessage(kHelloBytesMax);
   message->header.type = FrameType::kHello;
   auto hello = message->initRoot<protocol::Hello>();
   hello.setVersionMin(kVersionMin);

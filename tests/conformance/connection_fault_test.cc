@@ -6,6 +6,7 @@
 
 #include "tests/conformance/connection_conformance.h"
 #include "tests/conformance/fault_case.h"
+#include "transport/local/testing.h"
 #include "transport/transports.h"
 
 namespace mi7::transport::conformance {
@@ -20,6 +21,12 @@ TransportCase Plain(const std::string& endpoint, WaitPolicy wait) {
           .late = false};
 }
 
+// A socket's path, as an endpoint of `scheme`.
+std::string At(const std::string& scheme) {
+  static const transport::testing::TemporaryDirectory directory;
+  return scheme + ":" + directory / scheme;
+}
+
 fault::Options Late(uint64_t seed, absl::Duration delay_max, uint32_t burst_max) {
   fault::Options options;
   options.seed = seed;
@@ -30,12 +37,16 @@ fault::Options Late(uint64_t seed, absl::Duration delay_max, uint32_t burst_max)
 
 INSTANTIATE_TEST_SUITE_P(
     Late, ConnectionConformance,
-    testing::Values(WithFaults(Plain("inproc:late", WaitPolicy::kAdaptive), "Inproc",
-                               Late(1000, absl::Microseconds(200), 64)),
-                    WithFaults(Plain("inproc:late", WaitPolicy::kBlock), "InprocBlock",
-                               Late(2000, absl::Microseconds(50), 16)),
-                    WithFaults(Plain("tcp:127.0.0.1:0", WaitPolicy::kAdaptive), "Tcp",
-                               Late(3000, absl::Microseconds(200), 64))),
+    ::testing::Values(WithFaults(Plain("inproc:late", WaitPolicy::kAdaptive), "Inproc",
+                                 Late(1000, absl::Microseconds(200), 64)),
+                      WithFaults(Plain("inproc:late", WaitPolicy::kBlock), "InprocBlock",
+                                 Late(2000, absl::Microseconds(50), 16)),
+                      WithFaults(Plain("tcp:127.0.0.1:0", WaitPolicy::kAdaptive), "Tcp",
+                                 Late(3000, absl::Microseconds(200), 64)),
+                      WithFaults(Plain(At("unix"), WaitPolicy::kAdaptive), "Unix",
+                                 Late(4000, absl::Microseconds(200), 64)),
+                      WithFaults(Plain(At("shm"), WaitPolicy::kAdaptive), "Shm",
+                                 Late(5000, absl::Microseconds(200), 64))),
     [](const auto& tested) { return tested.param.name; });
 
 // With connections that are lost, by seed.
@@ -98,14 +109,15 @@ fault::Options Lossy(uint64_t seed) {
   return options;
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, LostConnection,
-                         testing::Values(WithFaults(Plain("inproc:lossy", WaitPolicy::kAdaptive),
-                                                    "Inproc", Lossy(1)),
-                                         WithFaults(Plain("inproc:lossy", WaitPolicy::kBlock),
-                                                    "InprocBlock", Lossy(500)),
-                                         WithFaults(Plain("tcp:127.0.0.1:0", WaitPolicy::kAdaptive),
-                                                    "Tcp", Lossy(1000))),
-                         [](const auto& tested) { return tested.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Seeds, LostConnection,
+    ::testing::Values(
+        WithFaults(Plain("inproc:lossy", WaitPolicy::kAdaptive), "Inproc", Lossy(1)),
+        WithFaults(Plain("inproc:lossy", WaitPolicy::kBlock), "InprocBlock", Lossy(500)),
+        WithFaults(Plain("tcp:127.0.0.1:0", WaitPolicy::kAdaptive), "Tcp", Lossy(1000)),
+        WithFaults(Plain(At("unix"), WaitPolicy::kAdaptive), "Unix", Lossy(1500)),
+        WithFaults(Plain(At("shm"), WaitPolicy::kAdaptive), "Shm", Lossy(2000))),
+    [](const auto& tested) { return tested.param.name; });
 
 }  // namespace
 }  // namespace mi7::transport::conformance

@@ -55,11 +55,12 @@ class StreamKind {
 
 // What connections share with those that were made the same way, and keep while they are idle.
 struct StreamContext {
-  StreamContext(const TransportOptions& options, std::shared_ptr<const StreamKind> its_kind)
-      : limits(options.limits), kind(std::move(its_kind)), wait(options.wait) {}
+  // `its_kind` must outlive it: a constant, or what lies beside it in memory.
+  StreamContext(const TransportOptions& options, const StreamKind* its_kind)
+      : limits(options.limits), kind(its_kind), wait(options.wait) {}
 
   const Limits limits;
-  const std::shared_ptr<const StreamKind> kind;
+  const StreamKind* const kind;
   // Connections of a listener that exist, handshakes included.
   std::atomic<uint32_t> connections{0};
   const WaitPolicy wait;

@@ -216,7 +216,7 @@ absl::StatusOr<std::unique_ptr<Listener>> ListenOn(Listening listening,
   MI7_CHECK(!loops.empty(), "a listener needs an event loop");
   auto shared = std::make_shared<Shared>();
   shared->loops = loops;
-  shared->context = std::make_shared<StreamContext>(options, std::move(listening.kind));
+  shared->context = std::move(listening.context);
   shared->terms = std::make_shared<const StreamTerms>(std::move(listening.terms));
   shared->on_accept = std::move(on_accept);
   shared->on_refused = options.on_refused;

@@ -24,7 +24,7 @@ inline constexpr int kBacklog = 4096;
 struct Listening {
   std::vector<UniqueFd> sockets;  // of the kind, listening already, non-blocking
   Endpoint endpoint;              // what the listener says
-  std::shared_ptr<const StreamKind> kind;
+  std::shared_ptr<StreamContext> context;
   StreamTerms terms;
   // Runs once, on the thread that closes, before the sockets do. May be empty.
   absl::AnyInvocable<void()> before_close = nullptr;

@@ -54,9 +54,9 @@ class Kind final : public StreamKind {
 
 }  // namespace
 
-std::shared_ptr<const StreamKind> TcpKind() {
-  static const auto& kind = *new std::shared_ptr<const StreamKind>(std::make_shared<Kind>());
-  return kind;
+const StreamKind* TcpKind() {
+  static const Kind kind;
+  return &kind;
 }
 
 }  // namespace mi7::transport

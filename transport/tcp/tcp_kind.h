@@ -2,13 +2,11 @@
 
 // TCP, as its stream connections know it.
 
-#include <memory>
-
 #include "transport/stream/stream_context.h"
 
 namespace mi7::transport {
 
 // The same object each time. Thread-safe.
-std::shared_ptr<const StreamKind> TcpKind();
+const StreamKind* TcpKind();
 
 }  // namespace mi7::transport

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -111,7 +112,7 @@ absl::StatusOr<std::unique_ptr<Listener>> TcpListen(const Endpoint& endpoint,
   }
   return ListenOn({.sockets = std::move(sockets),
                    .endpoint = std::move(bound),
-                   .kind = TcpKind(),
+                   .context = std::make_shared<StreamContext>(options, TcpKind()),
                    .terms = {.instance_id = options.instance_id}},
                   loops, options, std::move(on_accept));
 }

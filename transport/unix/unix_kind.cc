@@ -31,8 +31,7 @@ Process PeerProcess(int fd) {
   return {peer.pid, peer.uid};
 }
 
-// Every connected client has one of its own, which lies in one small piece of memory: `kRoom` holds
-// the path and its final zero.
+// `kRoom` holds the path and its final zero.
 template <size_t kRoom>
 class Kind final : public StreamKind {
  public:
@@ -66,6 +65,23 @@ class Kind final : public StreamKind {
   std::array<char, kRoom> path_{};
 };
 
+// Every connected client has its own, in one piece of memory.
+template <size_t kRoom>
+struct KindAndContext {
+  KindAndContext(const TransportOptions& options, const std::string& path)
+      : kind(path), context(options, &kind) {}
+  const Kind<kRoom> kind;
+  StreamContext context;
+};
+
+template <size_t kRoom>
+std::shared_ptr<StreamContext> MakeContext(const TransportOptions& options,
+                                           const std::string& path) {
+  auto both = std::make_shared<KindAndContext<kRoom>>(options, path);
+  StreamContext* const context = &both->context;
+  return {std::move(both), context};
+}
+
 }  // namespace
 
 absl::StatusOr<PeerCredentials> ReadPeerCredentials(int fd) {
@@ -93,11 +109,12 @@ std::string ProcessText(absl::string_view scheme, pid_t pid, uid_t uid) {
   return absl::StrCat(scheme, ":pid=", pid, ",uid=", uid);
 }
 
-std::shared_ptr<const StreamKind> UnixKind(const std::string& path) {
-  if (path.size() < 32) return std::make_shared<Kind<32>>(path);
-  if (path.size() < 64) return std::make_shared<Kind<64>>(path);
-  if (path.size() < 128) return std::make_shared<Kind<128>>(path);
-  return std::make_shared<Kind<PATH_MAX>>(path);  // only by a descriptor of its directory
+std::shared_ptr<StreamContext> UnixContext(const TransportOptions& options,
+                                           const std::string& path) {
+  if (path.size() < 32) return MakeContext<32>(options, path);
+  if (path.size() < 64) return MakeContext<64>(options, path);
+  if (path.size() < 128) return MakeContext<128>(options, path);
+  return MakeContext<PATH_MAX>(options, path);  // only by a descriptor of its directory
 }
 
 std::function<absl::Status(int fd)> AdmitPeers(

@@ -21,9 +21,10 @@ absl::StatusOr<PeerCredentials> ReadPeerCredentials(int fd);
 // "SCHEME:pid=4711,uid=1000": the end of a connection that has no socket file, in ConnectionInfo.
 std::string ProcessText(absl::string_view scheme, pid_t pid, uid_t uid);
 
-// The kind of connections over the socket file at `path`. Their texts: the end that listens is
-// "unix:PATH", the other one a ProcessText.
-std::shared_ptr<const StreamKind> UnixKind(const std::string& path);
+// Of connections over the socket file at `path`. Their texts: the end that listens is "unix:PATH",
+// the other one a ProcessText.
+std::shared_ptr<StreamContext> UnixContext(const TransportOptions& options,
+                                           const std::string& path);
 
 // StreamTerms::admit that asks UnixOptions::admit.
 std::function<absl::Status(int fd)> AdmitPeers(

@@ -56,7 +56,7 @@ absl::StatusOr<std::unique_ptr<Listener>> UnixListenOn(SocketFile file, const st
   sockets.push_back(std::move(socket));
   return ListenOn({.sockets = std::move(sockets),
                    .endpoint = endpoint,
-                   .kind = UnixKind(path),
+                   .context = UnixContext(options, path),
                    .terms = std::move(terms),
                    .before_close = [file = std::move(file)]() mutable { file.Close(); }},
                   loops, options, std::move(on_accept));
