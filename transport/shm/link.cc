@@ -359,6 +359,8 @@ Link::SocketState Link::ReadSocket(absl::Status& broken) {
     if (chunk >= 0) {
       broken = KeepChunk(static_cast<uint32_t>(chunk), std::move(descriptors[0]));
       if (!broken.ok()) return SocketState::kOpen;
+    } else if (static_cast<size_t>(got) < sizeof(bytes)) {
+      return SocketState::kOpen;  // there was no more; what comes next is told by the loop
     }
   }
 }
