@@ -5,8 +5,10 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <bit>
 #include <functional>
 #include <memory>
@@ -380,6 +382,9 @@ std::vector<Case> HarmlessCases() {
   };
 }
 
+// A socket into which wakeups are written before anything is read; -1: none.
+std::atomic<int> flooded_socket{-1};
+
 class Malformed : public ::testing::TestWithParam<std::tuple<Case, bool>> {};
 
 TEST_P(Malformed, EndsAsSaidAndLeavesNothing) {
@@ -425,5 +430,40 @@ INSTANTIATE_TEST_SUITE_P(Harmless, Malformed,
                                             ::testing::Bool()),
                          NameOf);
 
+// The peer could give huge pages back, whereupon reading them would be fatal when there are none.
+TEST(HugePages, AreRefused) {
+  constexpr uint64_t kHuge = 2u << 20;
+  const UniqueFd fd(Memory(kHuge, kSealed, MFD_HUGETLB));
+  if (!fd) GTEST_SKIP() << "this system has no huge pages of 2 MiB";
+  const auto mapped = transport::shm::MapPeerMemory(fd, kHuge, /*for_good=*/false);
+  EXPECT_EQ(mapped.status().code(), kInvalid) << mapped.status();
+  EXPECT_THAT(std::string(mapped.status().message()), HasSubstr("ordinary pages"));
+}
+
+// Sound, but without end: whenever the socket is read there is more in it. The loop belongs to
+// others as well.
+TEST(Flood, OfWakeupsStallsNobody) {
+  auto loop = EventLoop::Create({});
+  ASSERT_TRUE(loop.ok());
+  HostilePeer peer(loop->get(), {});
+  flooded_socket.store(peer.socket());
+  peer.SendByte(transport::shm::kWakeByte);
+  for (int i = 0; i < 20; ++i) {
+    Fence(loop->get());
+    ASSERT_TRUE(peer.Put(Sound()));
+    EXPECT_EQ(peer.witness().Next().kind, Event::kMessage);
+  }
+  flooded_socket.store(-1);
+}
+
 }  // namespace
 }  // namespace mi7::shm_hostile
+
+// In place of the C library's: a flood that is never behind.
+extern "C" ssize_t recvmsg(int fd, msghdr* message, int flags) {
+  if (const int flooded = mi7::shm_hostile::flooded_socket.load(); flooded >= 0) {
+    static const uint8_t kWakeups[4096] = {};
+    static_cast<void>(!::send(flooded, kWakeups, sizeof(kWakeups), MSG_DONTWAIT | MSG_NOSIGNAL));
+  }
+  return ::syscall(SYS_recvmsg, fd, message, flags);
+}

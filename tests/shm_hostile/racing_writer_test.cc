@@ -42,7 +42,7 @@ namespace shm = transport::shm;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr uint64_t kMutations = 20'000'000;
 #else
-constexpr uint64_t kMutations = 120'000'000;
+constexpr uint64_t kMutations = 110'000'000;
 #endif
 
 uint64_t WantedMutations() {
@@ -236,7 +236,7 @@ struct Totals {
 };
 
 // Writes words until the connection ends, `most` are written, or the round is over.
-uint64_t Scribble(HostilePeer& peer, Attack attack, bool trusted, uint64_t seed, uint64_t most,
+uint64_t Scribble(HostilePeer& peer, Attack attack, uint64_t seed, uint64_t most,
                   const std::atomic<bool>& over) {
   Random random(seed);
   const auto control = peer.control_words();
@@ -276,7 +276,6 @@ uint64_t Scribble(HostilePeer& peer, Attack attack, bool trusted, uint64_t seed,
         break;
     }
   }
-  static_cast<void>(trusted);
   return written;
 }
 
@@ -331,8 +330,11 @@ void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
   std::atomic<bool> over{false};
   uint64_t written = 0;
   const uint64_t most = survives ? 600'000 : 150'000;
-  std::thread writer(
-      [&] { written = Scribble(peer, attack, options.trusted, seed + 1, most, over); });
+  std::atomic<bool> scribbled{false};
+  std::thread writer([&] {
+    written = Scribble(peer, attack, seed + 1, most, over);
+    scribbled.store(true);
+  });
   std::thread driver([&] {
     if (options.accepted) return;
     // Threads that wait read the ring too.
@@ -342,9 +344,7 @@ void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
   });
 
   uint64_t records = 0;
-  const uint64_t records_most = survives ? 3000 : 1000;
-  uint64_t full = 0;
-  while (records < records_most && !peer.witness().closed() && full < 20'000) {
+  while (!scribbled.load() && !peer.witness().closed()) {
     if (!announced && records < 20) {
       // Only what needs no memory.
       if (peer.Put(CallRecord(Form::kInline, 48, {0}))) ++records;
@@ -356,7 +356,6 @@ void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
     } else if (peer.Put(SoundRecord(peer, random, attack != kPayload))) {
       ++records;
     } else {
-      ++full;
       std::this_thread::yield();
     }
     if (random.Below(8) == 0) peer.Ring();

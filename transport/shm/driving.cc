@@ -361,8 +361,12 @@ void ShmConnection::LoopTurn() {
 
 void ShmConnection::ReadSocket() {
   absl::Status broken;
-  if (link_->ReadSocket(broken) == Link::SocketState::kEnd) {
+  const Link::SocketState state = link_->ReadSocket(broken);
+  if (state == Link::SocketState::kEnd) {
     peer_gone_.store(true, std::memory_order_seq_cst);
+  } else if (state == Link::SocketState::kMore) {
+    socket_unread_.store(true, std::memory_order_seq_cst);
+    CallLoop();
   }
   if (!broken.ok()) Reject(broken);
 }

@@ -2,9 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <new>
 
@@ -105,6 +107,12 @@ absl::StatusOr<Mapping> MapPeerMemory(const UniqueFd& descriptor, size_t bytes, 
     return absl::InvalidArgumentError(
         absl::StrCat("the peer's memory has seals ", absl::Hex(seals), ", needs ",
                      absl::Hex(wanted), " (shrink, grow", for_good ? ", future write)" : ")"));
+  }
+  // Reserved huge pages that the peer gives back are missing when they are touched, which is fatal.
+  struct statfs system;
+  if (::fstatfs(fd, &system) != 0) return Refused("fstatfs", bytes, errno);
+  if (system.f_type == HUGETLBFS_MAGIC) {
+    return absl::InvalidArgumentError("the peer's memory has huge pages, must have ordinary pages");
   }
   // After the seals: from here on the size cannot change.
   struct stat info;

@@ -19,6 +19,9 @@ namespace {
 constexpr size_t kWordBytes = 8;
 // Descriptors in one message on the socket: more than one is against the protocol, and closed.
 constexpr size_t kDescriptorsRead = 4;
+// Reads of the socket in a row, after which others have their turn: more than what fills a socket, so
+// whatever was sent before the first of them is found.
+constexpr int kReadsMax = 4096;
 
 constexpr size_t TableBytes(size_t segment_count) { return (segment_count / 2 + 1) * kWordBytes; }
 
@@ -313,7 +316,7 @@ absl::Status Link::KeepChunk(uint32_t size_class, UniqueFd descriptor) {
 }
 
 Link::SocketState Link::ReadSocket(absl::Status& broken) {
-  for (;;) {
+  for (int reads = 0; reads < kReadsMax; ++reads) {
     uint8_t bytes[64];
     iovec vector{bytes, sizeof(bytes)};
     alignas(cmsghdr) char control[CMSG_SPACE(kDescriptorsRead * sizeof(int))];
@@ -363,6 +366,7 @@ Link::SocketState Link::ReadSocket(absl::Status& broken) {
       return SocketState::kOpen;  // there was no more; what comes next is told by the loop
     }
   }
+  return SocketState::kMore;
 }
 
 bool Link::SendChunk(uint32_t size_class, int descriptor) {

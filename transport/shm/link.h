@@ -44,8 +44,9 @@ class Link final : public Backing {
   absl::StatusOr<IncomingMessage> Parse(const Record& record, const Limits& limits, bool& broken);
 
   // Reads what came on the socket: wakeups, which need no answer, and chunks, which are kept.
-  // kEnd: the peer has closed it. A non-OK `broken`: it sent what the protocol does not allow.
-  enum class SocketState : uint8_t { kOpen, kEnd };
+  // kEnd: the peer has closed it. kMore: it sends faster than it is read; to be called again after
+  // others had their turn. A non-OK `broken`: it sent what the protocol does not allow.
+  enum class SocketState : uint8_t { kOpen, kMore, kEnd };
   SocketState ReadSocket(absl::Status& broken);
 
   // Passes the descriptor of one of our chunks to the peer. False: the system took it not.
