@@ -1,0 +1,241 @@
+#include "transport/shm/slot_pool.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <set>
+#include <vector>
+
+#include <capnp/any.h>
+#include <gtest/gtest.h>
+
+#include "transport/shm/shm_message.h"
+
+namespace mi7::transport::shm {
+namespace {
+
+class SlotPoolTest : public testing::Test {
+ protected:
+  static ShmOptions Options() {
+    ShmOptions options;
+    options.slot_classes = {{4096, 8}, {64 << 10, 4}, {1 << 20, 6}};
+    return options;
+  }
+  ~SlotPoolTest() override {
+    if (pool_ != nullptr) pool_->Detach();
+  }
+  // As the peer does.
+  void Release(const Slot& slot) {
+    static constexpr uint32_t kFirst[] = {0, 8, 12};
+    const uint32_t bit = kFirst[slot.size_class] + slot.index;
+    peer_->released[bit / 64].fetch_xor(uint64_t{1} << (bit % 64));
+  }
+  bool IsZero(const Slot& slot) {
+    return std::all_of(slot.data, slot.data + slot.bytes, [](std::byte b) { return b == std::byte{}; });
+  }
+
+  std::unique_ptr<Control> peer_ = std::make_unique<Control>();
+  SlotPool* pool_ = new SlotPool(Options(), *peer_, /*trusted_peer=*/true);
+};
+
+TEST_F(SlotPoolTest, TheSmallestClassThatHoldsIt) {
+  for (const auto& [bytes, size_class] :
+       {std::pair{1u, 0}, {4096u, 0}, {4097u, 1}, {65536u, 1}, {65537u, 2}, {1u << 20, 2}}) {
+    const Slot slot = pool_->Take(bytes, 0, false);
+    ASSERT_TRUE(slot) << bytes;
+    EXPECT_EQ(slot.size_class, size_class) << bytes;
+    EXPECT_GE(slot.bytes, bytes);
+    pool_->Return(slot, 0);
+  }
+}
+
+TEST_F(SlotPoolTest, AdjacentSlotsOfTheLastClassHoldWhatOneDoesNot) {
+  EXPECT_TRUE(pool_->CouldHold(6u << 20));
+  EXPECT_FALSE(pool_->CouldHold((6u << 20) + 1));
+  EXPECT_FALSE(pool_->Take((6u << 20) + 1, 0, true));
+  const Slot run = pool_->Take((2u << 20) + 1, 0, true);
+  ASSERT_TRUE(run);
+  std::memset(run.data, 1, run.bytes);
+  const Slot other = pool_->Take(3u << 20, 0, true);
+  ASSERT_TRUE(other);
+  std::memset(other.data, 2, other.bytes);
+  EXPECT_EQ(run.data[0], std::byte{1});
+  EXPECT_FALSE(pool_->Take(1u << 20, 0, true));
+  pool_->Return(run, run.bytes);
+  const Slot all_again = pool_->Take(3u << 20, 0, true);
+  ASSERT_TRUE(all_again);
+  EXPECT_TRUE(IsZero(all_again));
+  pool_->Return(all_again, 0);
+  pool_->Return(other, other.bytes);
+  const Slot whole = pool_->Take(6u << 20, 0, true);
+  ASSERT_TRUE(whole);
+  EXPECT_TRUE(IsZero(whole));
+  pool_->Return(whole, 0);
+}
+
+TEST_F(SlotPoolTest, TheHottestSlotIsTakenFirstAndIsZeroAgain) {
+  const Slot first = pool_->Take(100, 0, false);
+  const Slot second = pool_->Take(100, 0, false);
+  std::memset(first.data, 0xff, 500);
+  pool_->Return(second, 0);
+  pool_->Return(first, 500);
+  const Slot again = pool_->Take(100, 0, false);
+  EXPECT_EQ(again.data, first.data);
+  EXPECT_TRUE(IsZero(again));
+  pool_->Return(again, 0);
+}
+
+TEST_F(SlotPoolTest, SentSlotsComeBackWhenThePeerReleasesThemInAnyOrder) {
+  std::vector<Slot> slots;
+  for (int round = 0; round < 3; ++round) {
+    while (Slot slot = pool_->Take(4096, 0, false)) {
+      slots.push_back(slot);
+      pool_->Sent(slot, 4096);
+    }
+    // Its own class and the next larger one, no further.
+    EXPECT_EQ(slots.size(), 12u);
+    EXPECT_EQ(pool_->GetUsage().in_flight, 12u);
+    std::shuffle(slots.begin(), slots.end(), std::minstd_rand(round));
+    Release(slots[0]);
+    const Slot back = pool_->Take(4096, 0, false);
+    ASSERT_TRUE(back);
+    EXPECT_EQ(back.data, slots[0].data);
+    pool_->Return(back, 0);
+    for (size_t i = 1; i < slots.size(); ++i) Release(slots[i]);
+    EXPECT_EQ(pool_->GetUsage().in_flight, 0u);
+    slots.clear();
+  }
+}
+
+TEST_F(SlotPoolTest, BitsOfSlotsThatAreNotInFlightMeanNothing) {
+  const Slot taken = pool_->Take(4096, 0, false);
+  for (auto& bits : peer_->released) bits.store(~uint64_t{0});
+  std::set<std::byte*> seen{taken.data};
+  std::vector<Slot> others;
+  while (Slot slot = pool_->Take(4096, 0, false)) {
+    EXPECT_TRUE(seen.insert(slot.data).second) << "handed out twice";
+    others.push_back(slot);
+  }
+  EXPECT_EQ(pool_->GetUsage().taken, 12u);
+  for (const Slot& slot : others) pool_->Return(slot, 0);
+  pool_->Return(taken, 0);
+}
+
+TEST_F(SlotPoolTest, TrimGivesBackWhatIsFree) {
+  const Slot kept = pool_->Take(1u << 20, 0, false);
+  const Slot slot = pool_->Take(1u << 20, 0, false);
+  std::memset(slot.data, 1, slot.bytes);
+  const int fd = pool_->chunk_descriptor(slot.size_class);
+  const auto committed = [fd] {
+    struct stat info;
+    EXPECT_EQ(::fstat(fd, &info), 0);
+    return info.st_blocks * 512;
+  };
+  EXPECT_EQ(committed(), 2 << 20);
+  pool_->Return(slot, slot.bytes);
+  pool_->Trim(0);
+  EXPECT_EQ(committed(), 1 << 20);
+  EXPECT_EQ(pool_->GetUsage().committed_bytes, 1u << 20);
+  const Slot again = pool_->Take(1u << 20, 0, false);
+  EXPECT_TRUE(IsZero(again));
+  pool_->Return(again, 0);
+  pool_->Return(kept, 0);
+}
+
+TEST_F(SlotPoolTest, OutlivesTheConnectionForTheSakeOfMessagesUnderConstruction) {
+  const Slot slot = pool_->Take(4096, 0, false);
+  pool_->Detach();
+  peer_.reset();
+  std::memset(slot.data, 1, slot.bytes);
+  std::exchange(pool_, nullptr)->Return(slot, slot.bytes);  // destroys it: ASan would see a leak
+}
+
+TEST_F(SlotPoolTest, RandomUseNeverHandsOutASlotTwiceOrDirty) {
+  std::minstd_rand random(3);
+  std::vector<Slot> taken;
+  std::vector<Slot> sent;
+  for (int step = 0; step < 20'000; ++step) {
+    const auto pick = [&](std::vector<Slot>& from) {
+      std::swap(from[random() % from.size()], from.back());
+      const Slot slot = from.back();
+      from.pop_back();
+      return slot;
+    };
+    switch (random() % 4) {
+      case 0:
+      case 1: {
+        static constexpr uint64_t kSizes[] = {64, 4096, 60'000, 1 << 20, 2'500'000};
+        const uint64_t bytes = kSizes[random() % 5];
+        const Slot slot = pool_->Take(bytes, 0, random() % 2 == 0);
+        if (!slot) break;
+        ASSERT_GE(slot.bytes, bytes);
+        for (uint64_t i = 0; i < bytes; i += 61) ASSERT_EQ(slot.data[i], std::byte{}) << step;
+        for (uint64_t i = 0; i < bytes; i += 61) slot.data[i] = std::byte{1};
+        taken.push_back(slot);
+        break;
+      }
+      case 2:
+        if (taken.empty()) break;
+        if (random() % 2 == 0) {
+          const Slot slot = pick(taken);
+          pool_->Return(slot, slot.bytes);
+        } else {
+          sent.push_back(pick(taken));
+          pool_->Sent(sent.back(), sent.back().bytes);
+        }
+        break;
+      case 3:
+        if (!sent.empty()) Release(pick(sent));
+        break;
+    }
+    if (step % 1000 == 999) pool_->Trim(random() % (2 << 20));
+    const SlotPool::Usage usage = pool_->GetUsage();
+    ASSERT_EQ(usage.taken, taken.size());
+    ASSERT_EQ(usage.in_flight, sent.size());
+  }
+  for (const Slot& slot : taken) pool_->Return(slot, slot.bytes);
+}
+
+// --- Messages in the pool's slots
+
+TEST_F(SlotPoolTest, AMessageThatGrowsTakesFurtherSlotsAndReturnsAll) {
+  OutgoingMessage message = ShmMessage::New(*pool_, 100);
+  message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(100'000);
+  ShmMessage* const own = ShmMessage::Of(*message, *pool_);
+  ASSERT_NE(own, nullptr);
+  const auto segments = message->Segments();
+  EXPECT_EQ(segments.size(), 2u);
+  EXPECT_EQ(own->SlotsOf({segments.begin(), segments.size()}).size(), 2u);
+  EXPECT_EQ(pool_->GetUsage().taken, 2u);
+  message.reset();
+  EXPECT_EQ(pool_->GetUsage().taken, 0u);
+}
+
+TEST_F(SlotPoolTest, AMessageThatFindsNoSlotIsBuiltElsewhere) {
+  std::vector<Slot> all;
+  while (Slot slot = pool_->Take(4096, 0, true)) all.push_back(slot);
+  OutgoingMessage message = ShmMessage::New(*pool_, 1000);
+  message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(100'000);
+  const auto segments = message->Segments();
+  EXPECT_TRUE(ShmMessage::Of(*message, *pool_)
+                  ->SlotsOf({segments.begin(), segments.size()})
+                  .empty());
+  message.reset();
+  for (const Slot& slot : all) pool_->Return(slot, 0);
+  EXPECT_EQ(pool_->GetUsage().taken, 0u);
+}
+
+TEST_F(SlotPoolTest, AMessageIsOfItsPoolAlone) {
+  SlotPool* const other = new SlotPool(Options(), *peer_, true);
+  OutgoingMessage message = ShmMessage::New(*pool_, 100);
+  EXPECT_EQ(ShmMessage::Of(*message, *other), nullptr);
+  OutgoingMessage heap = NewHeapMessage(100);
+  EXPECT_EQ(ShmMessage::Of(*heap, *pool_), nullptr);
+  other->Detach();
+}
+
+}  // namespace
+}  // namespace mi7::transport::shm
