@@ -1,0 +1,60 @@
+#pragma once
+
+// Processes that tests kill: each is forked from a process that has no threads (the zygote), which
+// was itself forked before the test had any. So starting one takes a fraction of a millisecond, and
+// forking is safe whatever the test does meanwhile.
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+
+namespace mi7::shm_kill {
+
+// What a process is started for; the test says what the fields mean.
+struct Order {
+  uint32_t role = 0;
+  uint32_t variant = 0;
+  uint64_t number = 0;
+};
+
+// How far a stepped process came.
+struct Stepped {
+  uint64_t instructions = 0;
+  bool over = false;  // it reached the end of what is stepped through
+  bool well = false;  // it was stopped or killed by us, not ended by itself
+};
+
+// Not thread-safe.
+class Zygote {
+ public:
+  // Forks the zygote. `live` runs in each process that is started, and its return ends the process.
+  // When the test ends, however it ends, so do they all.
+  explicit Zygote(std::function<void(const Order&)> live);
+  ~Zygote();
+  Zygote(const Zygote&) = delete;
+  Zygote& operator=(const Zygote&) = delete;
+
+  pid_t Start(const Order& order);
+  // Waits for the end of a process that was started, or that one of those left; the status of
+  // waitpid.
+  int Reap(pid_t process);
+  // SIGKILL, then Reap.
+  int Kill(pid_t process);
+
+  // Starts a process and lets it run until it calls StepFromHere; from there on it takes up to
+  // `instructions` instructions, one by one, or as many as it takes until `over` is set, and is
+  // killed with SIGKILL. `killed_at_ns`: when that was.
+  Stepped Step(const Order& order, uint64_t instructions);
+  // Whether the system permits tracing; says so on stdout when it does not.
+  bool CanTrace();
+
+  // In a process that is stepped, on the thread that is.
+  static void StepFromHere();
+
+ private:
+  pid_t zygote_ = -1;
+  int socket_ = -1;
+};
+
+}  // namespace mi7::shm_kill
