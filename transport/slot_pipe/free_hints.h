@@ -54,7 +54,8 @@ class FreeHints {
       uint64_t bits;
       while ((bits = region_.hint_summary(word).load(std::memory_order_seq_cst)) != 0) {
         const uint32_t leaf = word * 64 + Pick(bits, spread);
-        if (leaf >= region_.layout().hint_words || budget-- == 0) return false;
+        if (leaf >= region_.layout().hint_words || budget == 0) return false;
+        --budget;
         if (FindInLeaf(leaf, spread, budget, take)) return true;
       }
     }
@@ -89,7 +90,8 @@ class FreeHints {
   bool FindInLeaf(uint32_t leaf, uint32_t spread, uint32_t& budget, Take take) {
     uint64_t bits;
     while ((bits = region_.hint(leaf).load(std::memory_order_seq_cst)) != 0) {
-      if (budget-- == 0) return false;
+      if (budget == 0) return false;
+      --budget;
       const uint32_t slot = leaf * 64 + Pick(bits, spread);
       if (slot < region_.geometry().slots && take(slot)) return true;
       Clear(slot);

@@ -1,0 +1,168 @@
+// A pipe whose memory was scribbled upon: every operation returns soon, with a status; nothing
+// crashes, and no slot or byte outside the pipe is touched (AddressSanitizer looks).
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <iostream>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+#include "transport/slot_pipe/layout.h"
+#include "transport/slot_pipe/slot_pipe.h"
+#include "transport/slot_pipe/testing.h"
+
+namespace mi7 {
+namespace {
+
+constexpr PipeOptions kOptions = {
+    .slots = 70, .slot_bytes = 64, .participants = 4, .attempts_max = 3};
+
+class DamageTest : public testing::Test {
+ protected:
+  // Maps all of the file, for scribbling.
+  void Map(absl::string_view name) {
+    const auto layout = slot_pipe_internal::MakeLayout({.slots = kOptions.slots,
+                                                        .slot_bytes = kOptions.slot_bytes,
+                                                        .participants = kOptions.participants,
+                                                        .attempts_max = kOptions.attempts_max});
+    layout_ = *layout;
+    const int fd = ::open(directory_.File(name).c_str(), O_RDWR | O_CLOEXEC);
+    ASSERT_GE(fd, 0);
+    memory_ = static_cast<char*>(
+        ::mmap(nullptr, layout_.file_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+    ::close(fd);
+    ASSERT_NE(memory_, MAP_FAILED);
+  }
+  void Unmap() { ::munmap(memory_, layout_.file_bytes); }
+
+  // Overwrites an aligned word below `end`, not in the header, which is not looked at again.
+  void Scribble(uint64_t end) {
+    const uint64_t at = sizeof(slot_pipe_internal::PipeHeader) / 8 +
+                        random_() % (end / 8 - sizeof(slot_pipe_internal::PipeHeader) / 8);
+    uint64_t value = random_();
+    switch (random_() % 4) {
+      case 0:
+        value = 0;
+        break;
+      case 1:
+        std::memcpy(&value, memory_ + 8 * at, 8);
+        value ^= uint64_t{1} << (random_() % 64);
+        break;
+      case 2:
+        value = ~uint64_t{0};
+        break;
+      default:
+        break;
+    }
+    std::memcpy(memory_ + 8 * at, &value, 8);
+  }
+
+  void Work(SlotPipe& pipe) {
+    for (int i = 0; i < 4; ++i) {
+      auto slot = pipe.TryHold();
+      if (slot.ok()) {
+        EXPECT_LT(slot->index(), kOptions.slots);
+        slot->SendBytes("data").IgnoreError();
+      }
+      auto message = pipe.TryFetch();
+      if (message.ok()) {
+        EXPECT_LT(message->index(), kOptions.slots);
+        EXPECT_LE(message->size(), kOptions.slot_bytes);
+        if (i % 2 == 0) message->Release().IgnoreError();
+      }
+      if (absl::IsDataLoss(message.status())) ++data_loss_;
+    }
+    pipe.Fetch(Deadline::After(absl::Microseconds(100))).IgnoreError();
+    pipe.Hold(Deadline::After(absl::Microseconds(100))).IgnoreError();
+    pipe.TryFetchDeadLetter().IgnoreError();
+    const PipeStatus status = pipe.Status();
+    EXPECT_EQ(status.empty + status.writing + status.ready + status.reading + status.in_progress +
+                  status.dead_letters,
+              kOptions.slots);
+  }
+
+  slot_pipe_internal::TestDirectory directory_;
+  slot_pipe_internal::Layout layout_;
+  char* memory_ = nullptr;
+  std::mt19937_64 random_;
+  int data_loss_ = 0;
+};
+
+TEST_F(DamageTest, ScribblingNeverCrashesNorHangs) {
+  const char* seed_text = ::getenv("MI7_SEED");
+  const uint64_t seed =
+      seed_text == nullptr ? std::random_device()() : static_cast<uint64_t>(::atoll(seed_text));
+  std::cout << "seed " << seed << " (MI7_SEED)\n";
+  random_.seed(seed);
+  for (int round = 0; round < 150; ++round) {
+    const std::string name = absl::StrCat("damage", round);
+    auto pipe = SlotPipe::Create(name, kOptions);
+    ASSERT_TRUE(pipe.ok()) << pipe.status();
+    Map(name);
+    for (int i = 0; i < 10; ++i) ASSERT_TRUE((*pipe)->SendBytes("before").ok());
+    (*pipe)->TryFetch()->Detach();
+    (*pipe)->TryHold()->Detach();
+    // The words that all share, the ring, or anything; little or much of it.
+    const uint64_t ends[] = {slot_pipe_internal::kHintsOffset, layout_.slots_offset,
+                             layout_.file_bytes};
+    const uint64_t end = ends[random_() % 3];
+    const uint64_t many = uint64_t{1} << (random_() % 10);
+    for (uint64_t i = 0; i < many; ++i) Scribble(end);
+    Work(**pipe);
+    {
+      // Joining, recovering and leaving.
+      auto other = SlotPipe::Connect(name);
+      if (other.ok()) Work(**other);
+      SlotPipe::Inspect(name).IgnoreError();
+    }
+    pipe->reset();
+    Unmap();
+    ASSERT_TRUE(SlotPipe::Remove(name, true).ok());
+  }
+  EXPECT_GT(data_loss_, 0);
+}
+
+TEST_F(DamageTest, ACellOfNoSlotIsDataLoss) {
+  auto pipe = SlotPipe::Create("cell", kOptions).value();
+  Map("cell");
+  const uint64_t cell = slot_pipe_internal::CellWord::Full(kOptions.slots, 0, 0).bits();
+  std::memcpy(memory_ + layout_.cells_offset, &cell, 8);
+  EXPECT_TRUE(slot_pipe_internal::Is(pipe->TryFetch().status(), absl::StatusCode::kDataLoss,
+                                     "contradicts itself"));
+  Unmap();
+}
+
+TEST_F(DamageTest, AHeadAheadOfItsCellIsDataLoss) {
+  auto pipe = SlotPipe::Create("head", kOptions).value();
+  Map("head");
+  const uint64_t head = 5 * layout_.cells;
+  std::memcpy(memory_ + slot_pipe_internal::kSharedWordsOffset, &head, 8);
+  EXPECT_TRUE(slot_pipe_internal::Is(pipe->TryFetch().status(), absl::StatusCode::kDataLoss,
+                                     "remove it and create it anew"));
+  Unmap();
+}
+
+TEST_F(DamageTest, AMessageLongerThanItsSlotIsADeadLetter) {
+  auto pipe = SlotPipe::Create("size", kOptions).value();
+  Map("size");
+  ASSERT_TRUE(pipe->SendBytes("short").ok());
+  const uint32_t size = 1'000'000;
+  std::memcpy(memory_ + layout_.slots_offset + offsetof(slot_pipe_internal::SlotHeader, size),
+              &size, 4);
+  EXPECT_TRUE(slot_pipe_internal::Is(pipe->TryFetch().status(), absl::StatusCode::kDataLoss,
+                                     "slot 0 was overwritten"));
+  EXPECT_EQ(pipe->TryFetchDeadLetter()->size(), kOptions.slot_bytes);
+  Unmap();
+}
+
+}  // namespace
+}  // namespace mi7
