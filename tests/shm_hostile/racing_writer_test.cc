@@ -251,11 +251,24 @@ uint64_t Scribble(HostilePeer& peer, Attack attack, uint64_t seed, uint64_t most
     }
     written += static_cast<uint64_t>(count);
   };
+  // Where segment tables lie.
+  const auto scribble_starts = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      const size_t size_class = random.Below(2);
+      uint64_t* const slot = peer.slot(size_class, random.Below(HostilePeer::kSlots[size_class]));
+      uint64_t& word = slot[random.Below(2)];
+      const uint64_t was = __atomic_load_n(&word, __ATOMIC_RELAXED);
+      // Mostly one segment, of many sizes.
+      Store(word, random.Below(4) == 0 ? Mutated(was, random) : random.Below(600) << 32);
+    }
+    written += static_cast<uint64_t>(count);
+  };
   while (written < most && !over.load(std::memory_order_relaxed) && !peer.witness().closed()) {
     switch (attack) {
       case kPayload:
         scribble(peer.chunk_words(0), 192);
-        scribble(peer.chunk_words(1), 64);
+        scribble(peer.chunk_words(1), 32);
+        scribble_starts(32);
         break;
       case kProgress:
         scribble(progress, 240);
