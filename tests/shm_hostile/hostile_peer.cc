@@ -29,6 +29,7 @@ namespace shm = transport::shm;
 // --- Witness
 
 void Witness::OnMessage(IncomingMessage message) {
+  MI7_CHECK(CheckFrameHeader(message.header(), limits_).ok(), "only sound headers come out");
   uint64_t words = 0;
   uint64_t sum = 0;
   for (const IncomingMessage::Segment& segment : message.segments()) {
@@ -40,6 +41,8 @@ void Witness::OnMessage(IncomingMessage message) {
     sum += static_cast<uint64_t>(*const_cast<const volatile std::byte*>(&byte));
   }
   asm volatile("" : : "r"(sum));
+  MI7_CHECK(words * 8 + message.extra().size() <= message.header().size,
+            "a message is not larger than its header says");
   if (parse_) fuzz::ReadWhole(message, limits_);
   messages_.fetch_add(1, std::memory_order_relaxed);
   Add({.kind = Event::kMessage, .status = absl::OkStatus(), .body_bytes = words * 8});

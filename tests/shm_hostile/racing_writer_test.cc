@@ -53,6 +53,7 @@ uint64_t WantedMutations() {
 // What is scribbled on, and so whether the connection must survive it.
 enum Attack : uint32_t {
   kPayload,   // words of the slots: no status but that of a message alone
+  kTables,    // the same of one segment table: sound and unsound in turn, while it is read
   kProgress,  // consumed, attention, bell, released, geometry: the peer's own loss
   kRecords,   // words of the ring
   kSocket,    // anything on the socket
@@ -127,6 +128,24 @@ void FillChunks(HostilePeer& peer, Random& random) {
       Store(words[i], word);
     }
   }
+}
+
+// A message in stream form in the first slot, of as many segments as there may be.
+constexpr uint32_t kTableSegments = 8;
+constexpr uint32_t kTableSegmentWords = 10;
+
+RawRecord TableRecord() {
+  constexpr uint32_t kWords = kTableSegments / 2 + 1 + kTableSegments * kTableSegmentWords;
+  return CallRecord(Form::kStream, 32 + kWords * 8, {Describe(kWords, 0, 0)});
+}
+
+void WriteTable(HostilePeer& peer) {
+  auto* const table = reinterpret_cast<uint32_t*>(peer.slot(0, 0));
+  __atomic_store_n(&table[0], kTableSegments - 1, __ATOMIC_RELAXED);
+  for (uint32_t i = 1; i <= kTableSegments; ++i) {
+    __atomic_store_n(&table[i], kTableSegmentWords, __ATOMIC_RELAXED);
+  }
+  __atomic_store_n(&table[kTableSegments + 1], 0, __ATOMIC_RELAXED);
 }
 
 // A sound record: in the ring, in one or several slots, with an extra part, in stream form.
@@ -270,6 +289,17 @@ uint64_t Scribble(HostilePeer& peer, Attack attack, uint64_t seed, uint64_t most
         scribble(peer.chunk_words(1), 32);
         scribble_starts(32);
         break;
+      case kTables: {
+        auto* const table = reinterpret_cast<uint32_t*>(peer.slot(0, 0));
+        for (int i = 0; i < 128; ++i) {
+          uint32_t& entry = table[random.Below(kTableSegments + 1)];
+          const uint32_t was = __atomic_load_n(&entry, __ATOMIC_RELAXED);
+          __atomic_store_n(&entry, static_cast<uint32_t>(random()), __ATOMIC_RELAXED);
+          __atomic_store_n(&entry, was, __ATOMIC_RELAXED);
+        }
+        written += 256;
+        break;
+      }
       case kProgress:
         scribble(progress, 240);
         scribble(geometry, 16);
@@ -322,7 +352,7 @@ void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
   Random random(seed);
   const auto attack = static_cast<Attack>(random.Below(kAttacks));
   PeerOptions options;
-  options.trusted = random.Below(3) == 0;
+  options.trusted = random.Below(attack == kTables ? 2 : 3) == 0;
   options.accepted = random.Below(2) == 0;
   // In place only where nothing promises that what is read stays as it is: its words are touched.
   options.parse = !options.trusted;
@@ -333,12 +363,13 @@ void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
   options.limits.traversal_words_extra = 1024;
   HostilePeer peer(loop, options);
   FillChunks(peer, random);
-  const bool announced = random.Below(4) != 0;
+  WriteTable(peer);
+  const bool announced = attack == kTables || random.Below(4) != 0;
   if (announced) {
     for (size_t i = 0; i < 2; ++i) peer.SendChunk(i);
   }
   // What the peer must survive and what not; see Attack.
-  const bool survives = attack == kPayload || attack == kProgress;
+  const bool survives = attack == kPayload || attack == kTables || attack == kProgress;
 
   std::atomic<bool> over{false};
   uint64_t written = 0;
@@ -358,7 +389,13 @@ void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
 
   uint64_t records = 0;
   while (!scribbled.load() && !peer.witness().closed()) {
-    if (!announced && records < 20) {
+    if (attack == kTables) {
+      if (peer.Put(TableRecord())) {
+        ++records;
+      } else {
+        std::this_thread::yield();
+      }
+    } else if (!announced && records < 20) {
       // Only what needs no memory.
       if (peer.Put(CallRecord(Form::kInline, 48, {0}))) ++records;
     } else if (!announced && (survives || random.Below(2) == 0)) {
