@@ -2,10 +2,10 @@
 // shared memory.
 //
 // For each instruction a process is started, connects (or listens), exchanges messages until
-// everything is warm, and is then stepped through the window and killed with SIGKILL after that
-// many instructions. The survivor is this process: it sees the message whole or not at all, hears
-// of the end within 100 ms, and holds no descriptor and no mapping more than before, which is how
-// slots of its own, or of the dead, would be kept.
+// everything is warm, and is killed with SIGKILL after that many instructions of the window. The
+// survivor is this process: it sees the message whole or not at all, hears of the end within 100
+// ms, and holds no descriptor and no mapping more than before, which is how slots of its own, or of
+// the dead, would be kept.
 //
 // The short run takes as many of the instructions, evenly spread, as it has time for, and says how
 // many that were.
@@ -56,8 +56,8 @@ struct Scenario {
   bool victim_listens;  // else it connects
 };
 constexpr uint32_t kInRing = 8;
-constexpr uint32_t kInSlot = 300;
-constexpr uint32_t kInSlots = 5000;  // several 4 KiB slots
+constexpr uint32_t kInSlot = 40;
+constexpr uint32_t kInSlots = 520;  // several 4 KiB slots
 constexpr Scenario kScenarios[] = {
     {"a client sends in the ring", Window::kSend, kInRing, false},
     {"a server sends in the ring", Window::kSend, kInRing, true},
@@ -72,7 +72,7 @@ constexpr Scenario kScenarios[] = {
 };
 
 // For each scenario, but for the long run. A machine that is not busy needs less.
-constexpr absl::Duration kBudget = absl::Seconds(10);
+constexpr absl::Duration kBudget = absl::Seconds(11);
 // Messages before the one in the window, each of which is answered.
 constexpr uint32_t kWarmUp = 12;
 
@@ -203,7 +203,7 @@ class Victim final : public EmptyReceiver {
       // The one in the window.
       board.received.fetch_add(1);
       message.reset();
-      board.window_over.store(true);
+      Zygote::StepToHere();
       return;
     }
     if (scenario_.window == Window::kReceive && stage_ == kWarmUp) {
@@ -236,7 +236,7 @@ class Victim final : public EmptyReceiver {
     if (scenario_.window == Window::kSend) {
       Zygote::StepFromHere();
       if (SendMessage(connection, kWarmUp, scenario_.words).ok()) board.sent.fetch_add(1);
-      board.window_over.store(true);
+      Zygote::StepToHere();
     } else {
       do {
         again_.store(false);
@@ -371,9 +371,12 @@ TEST_P(EveryInstruction, KillsLoseNothingAndLeaveNothing) {
   while (std::gcd(stride, count) != 1) ++stride;
   const Deadline budget = LongRun() ? Deadline::Infinite() : Deadline::After(kBudget);
   uint64_t points = 0;
+  uint64_t strayed = 0;
   uint64_t step = 0;
   for (; points < count && !budget.passed(); ++points, step = (step + stride) % count) {
-    Die(GetParam(), step, end, notices, wrong);
+    const Stepped died = Die(GetParam(), step, end, notices, wrong);
+    // A few go another way than the first, which looked, say, for a timer that was just due.
+    if (died.over && died.instructions == 0 && step + 200 < count) ++strayed;
     ASSERT_EQ(wrong, "") << scenario.name << ", killed after instruction " << step;
     Holdings now;
     ASSERT_TRUE(Happens([&] { return (now = GetHoldings()) == before; }))
@@ -382,9 +385,13 @@ TEST_P(EveryInstruction, KillsLoseNothingAndLeaveNothing) {
         << " mappings are left";
   }
   EXPECT_TRUE(notices.InTime()) << notices.ToString();
-  std::printf("%s: killed at %llu of %llu instructions; lost 0, twice 0, left 0; %s\n",
-              scenario.name, static_cast<unsigned long long>(points),
-              static_cast<unsigned long long>(count), notices.ToString().c_str());
+  EXPECT_LE(strayed * 20, points) << "of " << points;
+  std::printf(
+      "%s: killed at %llu of %llu instructions (%llu came to the end by another way); lost 0, "
+      "twice 0, left 0; %s\n",
+      scenario.name, static_cast<unsigned long long>(points),
+      static_cast<unsigned long long>(count), static_cast<unsigned long long>(strayed),
+      notices.ToString().c_str());
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EveryInstruction,

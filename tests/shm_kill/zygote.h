@@ -42,15 +42,17 @@ class Zygote {
   // SIGKILL, then Reap.
   int Kill(pid_t process);
 
-  // Starts a process and lets it run until it calls StepFromHere; from there on it takes up to
-  // `instructions` instructions, one by one, or as many as it takes until `over` is set, and is
-  // killed with SIGKILL. `killed_at_ns`: when that was.
+  // Starts a process, lets it run until it calls StepFromHere, and kills it with SIGKILL after
+  // `instructions` more of that thread, or when it calls StepToHere. The first ones of a role are
+  // stepped through; later ones run to where that one was after so many instructions.
   Stepped Step(const Order& order, uint64_t instructions);
   // Whether the system permits tracing; says so on stdout when it does not.
   bool CanTrace();
 
   // In a process that is stepped, on the thread that is.
   static void StepFromHere();
+  // The end of the window.
+  static void StepToHere();
 
  private:
   pid_t zygote_ = -1;
