@@ -58,8 +58,7 @@ bool Completion::AnnounceSleep() {
 
 void Completion::EndSleep() {
   uint32_t seen = kSleeping;
-  state_.compare_exchange_strong(seen, kIdle, std::memory_order_acq_rel,
-                                 std::memory_order_acquire);
+  state_.compare_exchange_strong(seen, kIdle, std::memory_order_acq_rel, std::memory_order_acquire);
 }
 
 Completion::Woken Completion::Sleep(Deadline deadline) {

@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/mutex.h"
+#include "transport/kept_sources.h"
 #include "transport/spin_budget.h"
 #include "transport/system_calls.h"
 #include "transport/timer_heap.h"
@@ -38,8 +39,6 @@ constexpr int64_t kEpollEveryNs = 50'000;
 constexpr uint32_t kRoundsPerClock = 64;
 // Fruitless rounds before the clock is read and the CPU offered to others: a microsecond or two.
 constexpr uint32_t kPauses = 48;
-// Fruitless polls after which a source is put to rest while others keep the loop busy.
-constexpr uint32_t kQuietPolls = 4096;
 
 absl::Status NoResource(absl::string_view what, int error) {
   return absl::ResourceExhaustedError(
@@ -102,8 +101,6 @@ struct EventLoop::Impl {
   bool Spin(int64_t start_ns, int64_t budget_ns);
   // Polls the kept sources until they are quiet and at rest (true) or there is other work.
   bool SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns);
-  bool PollKept();
-  bool RestKept();
   void Sleep(int64_t start_ns, int64_t budget_ns);
 
   const Options options;
@@ -119,12 +116,7 @@ struct EventLoop::Impl {
   epoll_event events[kEventsMax];
   int event_count = 0;
   SpinSource* spin_source = nullptr;
-  struct Kept {
-    SpinSource* source;  // nullptr: stopped while the list was walked
-    uint32_t quiet_polls;
-  };
-  std::vector<Kept> kept;
-  bool kept_stopped = false;
+  KeptSources kept;
   int64_t last_epoll_ns = 0;
   SpinBudget budget;
   bool single_cpu = false;
@@ -289,48 +281,10 @@ bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {
   }
 }
 
-bool EventLoop::Impl::PollKept() {
-  bool worked = false;
-  // By index: a source may start or stop others, or itself.
-  for (size_t i = 0; i < kept.size(); ++i) {
-    if (kept[i].source == nullptr) continue;
-    if (kept[i].source->Poll()) {
-      worked = true;
-      kept[i].quiet_polls = 0;
-    } else if (++kept[i].quiet_polls >= kQuietPolls && kept.size() > 1) {
-      kept[i].quiet_polls = 0;
-      if (kept[i].source != nullptr && kept[i].source->Rest()) {
-        kept[i].source = nullptr;
-        kept_stopped = true;
-      }
-    }
-  }
-  if (kept_stopped) {
-    std::erase_if(kept, [](const Kept& entry) { return entry.source == nullptr; });
-    kept_stopped = false;
-  }
-  return worked;
-}
-
-bool EventLoop::Impl::RestKept() {
-  bool all = true;
-  for (size_t i = 0; i < kept.size(); ++i) {
-    if (kept[i].source == nullptr) continue;
-    if (kept[i].source->Rest()) {
-      kept[i].source = nullptr;
-    } else {
-      all = false;
-    }
-  }
-  std::erase_if(kept, [](const Kept& entry) { return entry.source == nullptr; });
-  kept_stopped = false;
-  return all;
-}
-
 bool EventLoop::Impl::SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns) {
   uint32_t quiet_rounds = 0;
   for (uint32_t rounds = 1;; ++rounds) {
-    const bool worked = PollKept();
+    const bool worked = kept.Poll();
     if (HasWork() || kept.empty()) return false;
     if (worked) {
       if (quiet_since_ns != 0) budget.End(budget_ns, 0);
@@ -365,7 +319,7 @@ void EventLoop::Impl::SpinThenSleep() {
   if (!kept.empty()) {
     int64_t quiet_since_ns = 0;
     int64_t budget_ns = 0;
-    if (SpinKept(quiet_since_ns, budget_ns) && RestKept()) Sleep(quiet_since_ns, budget_ns);
+    if (SpinKept(quiet_since_ns, budget_ns) && kept.Rest()) Sleep(quiet_since_ns, budget_ns);
     return;
   }
   if (options.wait == WaitPolicy::kSpin) {
@@ -496,20 +450,9 @@ void EventLoop::ForgetSpinSource(SpinSource* source) {
   if (impl_->spin_source == source) impl_->spin_source = nullptr;
 }
 
-void EventLoop::KeepPolling(SpinSource* source) {
-  for (const Impl::Kept& entry : impl_->kept) {
-    if (entry.source == source) return;
-  }
-  impl_->kept.push_back({source, 0});
-}
+void EventLoop::KeepPolling(SpinSource* source) { impl_->kept.Keep(source); }
 
-void EventLoop::StopPolling(SpinSource* source) {
-  for (Impl::Kept& entry : impl_->kept) {
-    if (entry.source != source) continue;
-    entry.source = nullptr;
-    impl_->kept_stopped = true;
-  }
-}
+void EventLoop::StopPolling(SpinSource* source) { impl_->kept.Stop(source); }
 
 WaitPolicy EventLoop::wait_policy() const { return impl_->options.wait; }
 

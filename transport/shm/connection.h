@@ -9,8 +9,8 @@
 //
 // * What tells the loop of messages while no thread drives: the declaration kSocket, made by
 //   whoever stops driving. It costs two cache misses a call, so after kHotDrives calls in a row
-//   nothing is declared ("lent") and a timer of the loop looks after the connection until nobody has
-//   driven for a tick: a hot synchronous caller writes nothing but its messages.
+//   nothing is declared ("lent") and a timer of the loop looks after the connection until nobody
+//   has driven for a tick: a hot synchronous caller writes nothing but its messages.
 // * While a connection is active, a loop polls it (SpinSource) and nothing is declared; before the
 //   loop sleeps, or when the connection has been quiet for long, it is put to Rest.
 // * Why no message is left unseen: `attention` is written by the holder of the token alone. Who
@@ -19,7 +19,7 @@
 //   wants the token for any of these and does not get it is called by the release that follows
 //   (DriverToken::TryTakeForLoop).
 //
-// Files: connection.cc sends and ends, driving.cc reads and waits.
+// Files: connection.cc sends, driving.cc reads and waits, ending.cc ends and watches.
 
 #include <atomic>
 #include <cstdint>
@@ -79,13 +79,11 @@ class ShmConnection final : public Connection,
     std::atomic<uint32_t>& users_;
   };
 
-  // --- Sending and ending: connection.cc
+  // --- Sending: connection.cc. Ending: ending.cc
 
   Limits send_limits() const;
   uint64_t queue_max() const { return options_->limits.queued_bytes_max; }
-  bool QueueFullNow() const {
-    return queued_bytes_.load(std::memory_order_seq_cst) >= queue_max();
-  }
+  bool QueueFullNow() const { return queued_bytes_.load(std::memory_order_seq_cst) >= queue_max(); }
   absl::Status ClosedError() const;
   absl::Status ForkedError() const;
   absl::Status QueueFull(uint64_t message_bytes);
@@ -131,9 +129,7 @@ class ShmConnection final : public Connection,
             QueueLow());
   }
   bool DoErrands();
-  bool QueueLow() const {
-    return queued_bytes_.load(std::memory_order_seq_cst) <= queue_max() / 2;
-  }
+  bool QueueLow() const { return queued_bytes_.load(std::memory_order_seq_cst) <= queue_max() / 2; }
   void ReadSocket();
   bool PauseWhenFull();
   bool CanDrive() const { return !closing() && !paused_.load(std::memory_order_seq_cst); }
@@ -186,8 +182,8 @@ class ShmConnection final : public Connection,
   std::atomic<bool> room_wanted_{false};
 
   std::atomic<bool> closing_{false};
-  // Threads inside Send or BeginClose. Raised before closing_ is read or set; Finalize reads it after
-  // closing_ was set (all seq_cst), so it sees whoever did not see that.
+  // Threads inside Send or BeginClose. Raised before closing_ is read or set; Finalize reads it
+  // after closing_ was set (all seq_cst), so it sees whoever did not see that.
   std::atomic<uint32_t> users_{0};
   std::atomic<bool> background_{false};
   // An accepted connection reads no further until the peer has taken our answers.

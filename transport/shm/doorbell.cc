@@ -20,9 +20,7 @@ namespace {
 // can be waited for: so late is seen what this process wants of the sleeper.
 constexpr int64_t kBlindSleepNs = 20'000'000;
 
-uint64_t AddressOf(const std::atomic<uint32_t>& word) {
-  return reinterpret_cast<uint64_t>(&word);
-}
+uint64_t AddressOf(const std::atomic<uint32_t>& word) { return reinterpret_cast<uint64_t>(&word); }
 
 }  // namespace
 

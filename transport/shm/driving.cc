@@ -131,8 +131,7 @@ bool ShmConnection::DeclareSleep(uint32_t mode) {
   link_->doorbell().Declare(wants_room ? mode | kWantsRoom : mode);
   // What was written while we were not looking, and what could be written now.
   if (queue_waits() && FlushQueue()) WakePeer();
-  if ((CanDrive() && reader_.Ready()) || HasErrand() ||
-      (queue_waits() && !wants_room)) {
+  if ((CanDrive() && reader_.Ready()) || HasErrand() || (queue_waits() && !wants_room)) {
     link_->doorbell().Awake();
     return false;
   }

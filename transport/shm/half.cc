@@ -26,10 +26,9 @@ absl::Status CheckShmOptions(const ShmOptions& options) {
   for (const ShmOptions::SlotClass& slot_class : classes) {
     if (slot_class.slot_bytes % shm::kPageBytes != 0 || slot_class.slot_bytes <= slot_bytes ||
         slot_class.slot_bytes > shm::kSlotBytesMax) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("shm.slot_classes has slot_bytes ", slot_class.slot_bytes,
-                       ", must be ascending multiples of ", shm::kPageBytes, " up to ",
-                       shm::kSlotBytesMax));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "shm.slot_classes has slot_bytes ", slot_class.slot_bytes,
+          ", must be ascending multiples of ", shm::kPageBytes, " up to ", shm::kSlotBytesMax));
     }
     if (slot_class.count == 0) {
       return absl::InvalidArgumentError(
@@ -39,9 +38,8 @@ absl::Status CheckShmOptions(const ShmOptions& options) {
     slots += slot_class.count;
   }
   if (slots > shm::kSlotsMax) {
-    return absl::InvalidArgumentError(absl::StrCat("shm.slot_classes has ", slots,
-                                                   " slots together, must be at most ",
-                                                   shm::kSlotsMax));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "shm.slot_classes has ", slots, " slots together, must be at most ", shm::kSlotsMax));
   }
   return absl::OkStatus();
 }
@@ -86,7 +84,8 @@ absl::StatusOr<SharedMemory> CreateSharedMemory(const char* name, size_t bytes,
 absl::Status ReserveMemory(const UniqueFd& descriptor, size_t offset, size_t bytes) {
   int result;
   do {
-    result = ::fallocate(descriptor.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+    result =
+        ::fallocate(descriptor.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
   } while (result != 0 && errno == EINTR);
   if (result != 0) return Refused("fallocate", bytes, errno);
   return absl::OkStatus();
@@ -98,15 +97,14 @@ absl::StatusOr<Mapping> MapPeerMemory(const UniqueFd& descriptor, size_t bytes, 
   // shrink, block or disappear.
   const int seals = ::fcntl(fd, F_GET_SEALS);
   if (seals < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the peer passed a descriptor that is no memfd (F_GET_SEALS: ",
-                     ::strerror(errno), ")"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the peer passed a descriptor that is no memfd (F_GET_SEALS: ", ::strerror(errno), ")"));
   }
   const int wanted = F_SEAL_SHRINK | F_SEAL_GROW | (for_good ? F_SEAL_FUTURE_WRITE : 0);
   if ((seals & wanted) != wanted) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the peer's memory has seals ", absl::Hex(seals), ", needs ",
-                     absl::Hex(wanted), " (shrink, grow", for_good ? ", future write)" : ")"));
+    return absl::InvalidArgumentError(absl::StrCat("the peer's memory has seals ", absl::Hex(seals),
+                                                   ", needs ", absl::Hex(wanted), " (shrink, grow",
+                                                   for_good ? ", future write)" : ")"));
   }
   // Reserved huge pages that the peer gives back are missing when they are touched, which is fatal.
   struct statfs system;
@@ -118,8 +116,8 @@ absl::StatusOr<Mapping> MapPeerMemory(const UniqueFd& descriptor, size_t bytes, 
   struct stat info;
   if (::fstat(fd, &info) != 0) return Refused("fstat", bytes, errno);
   if (!S_ISREG(info.st_mode) || info.st_size != static_cast<off_t>(bytes)) {
-    return absl::InvalidArgumentError(absl::StrCat("the peer's memory is ", info.st_size,
-                                                   " bytes large, must be ", bytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the peer's memory is ", info.st_size, " bytes large, must be ", bytes));
   }
   void* const data = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0);
   if (data == MAP_FAILED) return Refused("mmap", bytes, errno);
@@ -129,7 +127,8 @@ absl::StatusOr<Mapping> MapPeerMemory(const UniqueFd& descriptor, size_t bytes, 
 }
 
 absl::StatusOr<LocalHalf> LocalHalf::Create(std::shared_ptr<const ShmOptions> options) {
-  MI7_CHECK(CheckShmOptions(*options).ok(), "shared-memory options are checked before they are used");
+  MI7_CHECK(CheckShmOptions(*options).ok(),
+            "shared-memory options are checked before they are used");
   auto memory = CreateSharedMemory("mi7-control", kControlBytes, kControlBytes, /*for_good=*/true);
   if (!memory.ok()) return memory.status();
   LocalHalf half;
@@ -171,8 +170,8 @@ absl::StatusOr<PeerHalf> PeerHalf::Verify(UniqueFd descriptor, const ShmOptions&
       geometry.reserved != 0 || geometry.class_count == 0 || geometry.class_count > kClassesMax) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the peer's control page has ", geometry.control_bytes, " bytes, ", geometry.ring_cells,
-        " cells, ", geometry.class_count, " size classes; must be ", kControlBytes, ", ", kRingCells,
-        ", 1 to ", kClassesMax));
+        " cells, ", geometry.class_count, " size classes; must be ", kControlBytes, ", ",
+        kRingCells, ", 1 to ", kClassesMax));
   }
   uint64_t slots = 0;
   uint64_t bytes = 0;

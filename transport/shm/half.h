@@ -40,11 +40,11 @@ class Mapping {
   size_t bytes_ = 0;
 };
 
-// Memory of `bytes` (a multiple of the page size) that we can write, and its descriptor for the peer,
-// sealed against shrinking and growing. `for_good`: also against being written through any other
-// mapping than this one, ever, and so against giving pages back. RESOURCE_EXHAUSTED, naming what is
-// short, when the system refuses; `reserve_bytes` from the start are committed before this returns,
-// so touching them cannot fail.
+// Memory of `bytes` (a multiple of the page size) that we can write, and its descriptor for the
+// peer, sealed against shrinking and growing. `for_good`: also against being written through any
+// other mapping than this one, ever, and so against giving pages back. RESOURCE_EXHAUSTED, naming
+// what is short, when the system refuses; `reserve_bytes` from the start are committed before this
+// returns, so touching them cannot fail.
 struct SharedMemory {
   UniqueFd descriptor;
   Mapping mapping;
@@ -55,9 +55,9 @@ absl::StatusOr<SharedMemory> CreateSharedMemory(const char* name, size_t bytes,
 // Commits `bytes` from `offset` on, so that touching them cannot fail. RESOURCE_EXHAUSTED.
 absl::Status ReserveMemory(const UniqueFd& descriptor, size_t offset, size_t bytes);
 
-// The peer's memory, mapped for reading. `descriptor` may be anything: it is checked to be memory of
-// exactly `bytes` that is sealed against shrinking and growing, and `for_good` when that is asked.
-// INVALID_ARGUMENT: it is not.
+// The peer's memory, mapped for reading. `descriptor` may be anything: it is checked to be memory
+// of exactly `bytes` that is sealed against shrinking and growing, and `for_good` when that is
+// asked. INVALID_ARGUMENT: it is not.
 absl::StatusOr<Mapping> MapPeerMemory(const UniqueFd& descriptor, size_t bytes, bool for_good);
 
 // Our half, made before anything is known of the peer.

@@ -31,8 +31,9 @@ TEST(ShmOptions, WhatCannotBeIsNamed) {
     return std::string(status.message());
   };
   EXPECT_THAT(why({}), HasSubstr("0 entries"));
-  EXPECT_THAT(why({{4096, 1}, {8192, 1}, {12288, 1}, {16384, 1}, {20480, 1}, {24576, 1}, {28672, 1}}),
-              HasSubstr("7 entries"));
+  EXPECT_THAT(
+      why({{4096, 1}, {8192, 1}, {12288, 1}, {16384, 1}, {20480, 1}, {24576, 1}, {28672, 1}}),
+      HasSubstr("7 entries"));
   EXPECT_THAT(why({{5000, 1}}), HasSubstr("5000"));
   EXPECT_THAT(why({{8192, 1}, {4096, 1}}), HasSubstr("4096"));
   EXPECT_THAT(why({{4096, 1}, {4096, 1}}), HasSubstr("ascending"));
@@ -51,8 +52,9 @@ TEST(Half, IsVerifiedByItsPeerAndReadOnlyThere) {
   mine->control().consumed.store(42);
   EXPECT_EQ(theirs->control().consumed.load(), 42u);
   // Nobody maps it for writing any more, not even its maker.
-  EXPECT_EQ(::mmap(nullptr, kControlBytes, PROT_READ | PROT_WRITE, MAP_SHARED, mine->descriptor(), 0),
-            MAP_FAILED);
+  EXPECT_EQ(
+      ::mmap(nullptr, kControlBytes, PROT_READ | PROT_WRITE, MAP_SHARED, mine->descriptor(), 0),
+      MAP_FAILED);
   EXPECT_NE(::ftruncate(mine->descriptor(), 0), 0);
   EXPECT_NE(::ftruncate(mine->descriptor(), 8192), 0);
 }
@@ -85,15 +87,19 @@ TEST(Half, EveryFieldOfTheGeometryIsChecked) {
   EXPECT_EQ(code([](Geometry& g) { g.control_bytes = 8192; }), StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Geometry& g) { g.ring_cells = 57; }), StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Geometry& g) { g.class_count = 0; }), StatusCode::kInvalidArgument);
-  EXPECT_EQ(code([](Geometry& g) { g.class_count = kClassesMax + 1; }), StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](Geometry& g) { g.class_count = kClassesMax + 1; }),
+            StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Geometry& g) { g.reserved = 1; }), StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Geometry& g) { g.classes[1].slot_bytes = 0; }), StatusCode::kInvalidArgument);
-  EXPECT_EQ(code([](Geometry& g) { g.classes[1].slot_bytes = 4097; }), StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](Geometry& g) { g.classes[1].slot_bytes = 4097; }),
+            StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Geometry& g) { g.classes[1].slot_bytes = UINT64_MAX - 4095; }),
             StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Geometry& g) { g.classes[1].count = 0; }), StatusCode::kInvalidArgument);
-  EXPECT_EQ(code([](Geometry& g) { g.classes[1].count = UINT32_MAX; }), StatusCode::kInvalidArgument);
-  EXPECT_EQ(code([](Geometry& g) { g.classes[1].count = kSlotsMax; }), StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](Geometry& g) { g.classes[1].count = UINT32_MAX; }),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](Geometry& g) { g.classes[1].count = kSlotsMax; }),
+            StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Geometry& g) { g.classes[1].reserved = 1; }), StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Geometry& g) { g.classes[3].count = 100; }), StatusCode::kResourceExhausted);
 }

@@ -30,11 +30,11 @@
 //     | sequence | shape: form, cells, words  | 7 words of the record                |
 //     +----------+----------------------------+--------------------------------------+
 //
-// A *record* is one message: a 32-byte FrameHeader (transport/frame.h) and `words` further words, in
-// 1 to kRecordCellsMax consecutive cells of the ring. `sequence` of the record's first cell is stored
-// last, with release; it is the cell's position in the stream of cells plus one, modulo 2^32 without
-// 0, so the reader knows a new record by looking at that one word, in the same cache line as the
-// message itself.
+// A *record* is one message: a 32-byte FrameHeader (transport/frame.h) and `words` further words,
+// in 1 to kRecordCellsMax consecutive cells of the ring. `sequence` of the record's first cell is
+// stored last, with release; it is the cell's position in the stream of cells plus one, modulo 2^32
+// without 0, so the reader knows a new record by looking at that one word, in the same cache line
+// as the message itself.
 
 #include <atomic>
 #include <cstddef>
@@ -87,7 +87,8 @@ static_assert(offsetof(Descriptor, size_class) == 6);
 static_assert(offsetof(Descriptor, reserved) == 7);
 static_assert(kRecordWordsMax == 24);
 
-// A size class: `count` slots of `slot_bytes`, a multiple of the page size, in a chunk of their own.
+// A size class: `count` slots of `slot_bytes`, a multiple of the page size, in a chunk of their
+// own.
 struct SizeClass {
   uint64_t slot_bytes;
   uint32_t count;
@@ -114,6 +115,7 @@ static_assert(offsetof(Geometry, class_count) == 20);
 static_assert(offsetof(Geometry, reserved) == 24);
 static_assert(offsetof(Geometry, classes) == 32);
 
+// A cache line of a ring.
 struct alignas(kLineBytes) Cell {
   std::atomic<uint32_t> sequence;
   uint32_t shape;  // ShapeOf; counts in a record's first cell only
@@ -133,7 +135,7 @@ constexpr uint32_t ShapeOf(Form form, uint32_t cells, uint32_t words) {
 // How a side sleeps: what `attention` says besides a count that grows with every sleep, so that a
 // peer wakes each sleep once (doorbell.h).
 enum AttentionBits : uint32_t {
-  kAwake = 0,           // polls, or will within a bounded time
+  kAwake = 0,          // polls, or will within a bounded time
   kFutex = 1,          // a thread waits on the peer's `bell`
   kSocket = 2,         // an event loop watches the socket: a byte wakes it
   kModeMask = 3,       //
@@ -141,6 +143,7 @@ enum AttentionBits : uint32_t {
   kAttentionStep = 8,  // one sleep
 };
 
+// The control page; see the drawing above.
 struct Control {
   Geometry geometry;
   // Cells of the peer's ring that we have read, modulo 2^32.
@@ -148,7 +151,8 @@ struct Control {
   alignas(kLineBytes) std::atomic<uint32_t> attention;
   // Incremented before each wake of the peer's sleeping thread.
   alignas(kLineBytes) std::atomic<uint32_t> bell;
-  // Bit i is flipped whenever the peer's slot i (counted over all its classes in order) is released.
+  // Bit i is flipped whenever the peer's slot i (counted over all its classes in order) is
+  // released.
   alignas(kLineBytes) std::atomic<uint64_t> released[kSlotsMax / 64];
   alignas(kLineBytes) Cell ring[kRingCells];
 };

@@ -19,14 +19,15 @@ namespace {
 constexpr size_t kWordBytes = 8;
 // Descriptors in one message on the socket: more than one is against the protocol, and closed.
 constexpr size_t kDescriptorsRead = 4;
-// Reads of the socket in a row, after which others have their turn: more than what fills a socket, so
-// whatever was sent before the first of them is found.
+// Reads of the socket in a row, after which others have their turn: more than what fills a socket,
+// so whatever was sent before the first of them is found.
 constexpr int kReadsMax = 4096;
 
 constexpr size_t TableBytes(size_t segment_count) { return (segment_count / 2 + 1) * kWordBytes; }
 
 absl::Status Broken(absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat("the peer broke the shared-memory protocol: ", what));
+  return absl::InvalidArgumentError(
+      absl::StrCat("the peer broke the shared-memory protocol: ", what));
 }
 
 // A cookie is the bit of the only slot, or the address of a SlotList, which is larger.
@@ -181,8 +182,7 @@ absl::StatusOr<IncomingMessage> Link::ParsePieces(const Record& record, const Li
   std::array<uint32_t, kRecordWordsMax> bits;
   if (record.count == 0) return Broken("a message in pieces without a piece");
   for (uint32_t i = 0; i < record.count; ++i) {
-    absl::Status resolved =
-        Resolve(std::bit_cast<Descriptor>(record.words[i]), pieces[i], bits[i]);
+    absl::Status resolved = Resolve(std::bit_cast<Descriptor>(record.words[i]), pieces[i], bits[i]);
     if (!resolved.ok()) return resolved;
   }
   const uint32_t extra_count = header.extra_size != 0 ? 1 : 0;
@@ -230,7 +230,8 @@ absl::StatusOr<IncomingMessage> Link::ParsePieces(const Record& record, const Li
       }
       out += TableBytes(segment_count);
     }
-    for (uint32_t i = extra_count; i < record.count; ++i) append(pieces[i].data(), pieces[i].size());
+    for (uint32_t i = extra_count; i < record.count; ++i)
+      append(pieces[i].data(), pieces[i].size());
     Release(cookie);
     return ParseMessage(header, {copy->data(), total - kFrameHeaderBytes}, copy, 0, limits);
   }
@@ -252,7 +253,8 @@ absl::StatusOr<IncomingMessage> Link::ParseStream(const Record& record, const Li
   absl::Status resolved = Resolve(std::bit_cast<Descriptor>(record.words[0]), rest, bit);
   if (!resolved.ok()) return resolved;
   if (rest.size() != header.size - kFrameHeaderBytes || rest.empty()) {
-    return Broken(absl::StrCat("a piece of ", rest.size(), " bytes for a message of ", header.size));
+    return Broken(
+        absl::StrCat("a piece of ", rest.size(), " bytes for a message of ", header.size));
   }
   broken = false;
   refs_.fetch_add(1, std::memory_order_relaxed);
@@ -355,8 +357,8 @@ Link::SocketState Link::ReadSocket(absl::Status& broken) {
       chunk = bytes[i] - kChunkByte;
     }
     if ((chunk >= 0) != (descriptors.size() == 1) || descriptors.size() > 1) {
-      broken = Broken(absl::StrCat(descriptors.size(), " descriptors for ", chunk >= 0 ? 1 : 0,
-                                   " announced"));
+      broken = Broken(
+          absl::StrCat(descriptors.size(), " descriptors for ", chunk >= 0 ? 1 : 0, " announced"));
       return SocketState::kOpen;
     }
     if (chunk >= 0) {

@@ -66,8 +66,8 @@ class Link final : public Backing {
   absl::Status KeepChunk(uint32_t size_class, UniqueFd descriptor);
   void FlipReleased(uint32_t bit);
   uint32_t ClassOfBit(uint32_t bit) const;
-  // Counts a piece that will be read in place. False: so many slots of its class are in the hands of
-  // users that the message is better copied, lest those who keep messages stall the others.
+  // Counts a piece that will be read in place. False: so many slots of its class are in the hands
+  // of users that the message is better copied, lest those who keep messages stall the others.
   bool Keep(uint32_t size_class);
 
   absl::StatusOr<IncomingMessage> ParseInline(const Record& record, bool& broken);

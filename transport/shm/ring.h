@@ -94,10 +94,10 @@ class RingWriter {
  private:
   Control& mine_;
   const Control& theirs_;
-  uint32_t index_ = 0;               // of the next record's first cell
+  uint32_t index_ = 0;                 // of the next record's first cell
   uint32_t sequence_ = SequenceAt(0);  // of that cell
-  uint32_t in_use_ = 0;              // cells that the reader is not known to have read
-  uint32_t consumed_ = 0;            // what was known of the reader's `consumed`
+  uint32_t in_use_ = 0;                // cells that the reader is not known to have read
+  uint32_t consumed_ = 0;              // what was known of the reader's `consumed`
 };
 
 // One user at a time, but for Ready, which any thread may ask: its answer is then a guess.

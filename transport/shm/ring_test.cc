@@ -82,7 +82,8 @@ TEST_F(RingTest, WhatIsLeftOfEarlierLapsIsNeverTakenForARecord) {
   // Payload words that look like the sequences to come.
   std::vector<uint64_t> words(kRecordWordsMax);
   for (uint32_t lap = 0; lap < 40; ++lap) {
-    for (auto& word : words) word = SequenceAt(lap * 4 + 4) | uint64_t{SequenceAt(lap * 4 + 5)} << 32;
+    for (auto& word : words)
+      word = SequenceAt(lap * 4 + 4) | uint64_t{SequenceAt(lap * 4 + 5)} << 32;
     ASSERT_TRUE(writer_.HasRoom(kRecordWordsMax));
     writer_.Write(HeaderOf(lap), Form::kSegments, words);
     Record record;

@@ -26,10 +26,10 @@ struct ShmMade {
   shm::PeerHalf theirs;  // verified
   Negotiated negotiated;
   bool accepted = false;  // by a listener
-  // Whether the peer's payloads may be read in place: it is as trusted as ourselves. Those of others
-  // are copied before they are parsed, because they could change after they were checked.
+  // Whether the peer's payloads may be read in place: it is as trusted as ourselves. Those of
+  // others are copied before they are parsed, because they could change after they were checked.
   bool trusted = false;
-  std::string peer;   // endpoint texts, for ConnectionInfo
+  std::string peer;  // endpoint texts, for ConnectionInfo
   std::string local;
   // Released when the connection has ended; counts connections. May be empty.
   std::shared_ptr<void> while_open;

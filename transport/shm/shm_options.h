@@ -24,7 +24,8 @@ struct ShmOptions {
   // is first used, and given back when the connection has been idle for a while.
   std::vector<SlotClass> slot_classes = {
       {4u << 10, 128}, {64u << 10, 64}, {1u << 20, 32}, {16u << 20, 10}};
-  // The most memory of its own that a peer may make us map: one with larger slots in sum is refused.
+  // The most memory of its own that a peer may make us map: one with larger slots in sum is
+  // refused.
   uint64_t peer_bytes_max = 1u << 30;
 
   friend bool operator==(const ShmOptions&, const ShmOptions&) = default;

@@ -143,7 +143,8 @@ Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class) {
   // Released slots are the hottest: they are looked for before fresh ones are used.
   const bool collected = in_flight_ != 0 && Collect();
   Slot slot = TakeFitting(bytes, hint_bytes, any_class);
-  if (!slot && !collected && in_flight_ != 0 && Collect()) slot = TakeFitting(bytes, hint_bytes, any_class);
+  if (!slot && !collected && in_flight_ != 0 && Collect())
+    slot = TakeFitting(bytes, hint_bytes, any_class);
   return slot;
 }
 

@@ -8,8 +8,8 @@
 // taken again hottest first, because the first touch of a page costs as much as copying it.
 //
 // A size class gets its memory, a chunk, when it is first used; the peer is passed the descriptor
-// before the first record that refers to it. A slot's pages are reserved before it is handed out, so
-// that a full machine gives RESOURCE_EXHAUSTED and never a SIGBUS.
+// before the first record that refers to it. A slot's pages are reserved before it is handed out,
+// so that a full machine gives RESOURCE_EXHAUSTED and never a SIGBUS.
 
 #include <array>
 #include <cstddef>
@@ -27,7 +27,8 @@
 
 namespace mi7::transport::shm {
 
-// Memory taken from the pool: a slot, or adjacent ones of the last class. A value; returned by hand.
+// Memory taken from the pool: a slot, or adjacent ones of the last class. A value; returned by
+// hand.
 struct Slot {
   std::byte* data = nullptr;
   uint64_t bytes = 0;  // usable, reserved, zero
@@ -66,7 +67,7 @@ class SlotPool {
   void Trim(uint64_t keep_bytes);
 
   struct Usage {
-    uint32_t taken = 0;    // by messages under construction
+    uint32_t taken = 0;      // by messages under construction
     uint32_t in_flight = 0;  // sent, not released yet
     uint64_t committed_bytes = 0;
   };

@@ -34,7 +34,8 @@ class SlotPoolTest : public testing::Test {
     peer_->released[bit / 64].fetch_xor(uint64_t{1} << (bit % 64));
   }
   bool IsZero(const Slot& slot) {
-    return std::all_of(slot.data, slot.data + slot.bytes, [](std::byte b) { return b == std::byte{}; });
+    return std::all_of(slot.data, slot.data + slot.bytes,
+                       [](std::byte b) { return b == std::byte{}; });
   }
 
   std::unique_ptr<Control> peer_ = std::make_unique<Control>();
@@ -220,9 +221,8 @@ TEST_F(SlotPoolTest, AMessageThatFindsNoSlotIsBuiltElsewhere) {
   OutgoingMessage message = ShmMessage::New(*pool_, 1000);
   message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(100'000);
   const auto segments = message->Segments();
-  EXPECT_TRUE(ShmMessage::Of(*message, *pool_)
-                  ->SlotsOf({segments.begin(), segments.size()})
-                  .empty());
+  EXPECT_TRUE(
+      ShmMessage::Of(*message, *pool_)->SlotsOf({segments.begin(), segments.size()}).empty());
   message.reset();
   for (const Slot& slot : all) pool_->Return(slot, 0);
   EXPECT_EQ(pool_->GetUsage().taken, 0u);

@@ -16,6 +16,7 @@
 
 namespace mi7::transport::shm {
 
+// What each end of a pair is made with.
 struct PairOptions {
   TransportOptions client;
   TransportOptions server;
