@@ -120,6 +120,7 @@ struct EventLoop::Impl {
   int64_t last_epoll_ns = 0;
   SpinBudget budget;
   bool single_cpu = false;
+  NeighbourGuess neighbour;
 
   std::atomic<bool> sleeping{false};
   std::atomic<bool> posted_any{false};
@@ -283,15 +284,24 @@ bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {
 
 bool EventLoop::Impl::SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns) {
   uint32_t quiet_rounds = 0;
+  uint32_t pauses = !single_cpu || neighbour.PauseFirst() ? kPauses : 0;
   for (uint32_t rounds = 1;; ++rounds) {
     const bool worked = kept.Poll();
     if (HasWork() || kept.empty()) return false;
     if (worked) {
       if (quiet_since_ns != 0) budget.End(budget_ns, 0);
+      if (single_cpu && quiet_rounds != 0) {
+        if (quiet_since_ns == 0) {
+          neighbour.EndedWhilePausing();
+        } else if (quiet_rounds <= pauses + 2) {
+          neighbour.EndedAfterYield();
+        }
+        pauses = neighbour.PauseFirst() ? kPauses : 0;
+      }
       quiet_since_ns = 0;
       quiet_rounds = 0;
       if (rounds % kRoundsPerClock != 0) continue;
-    } else if (!single_cpu && ++quiet_rounds <= kPauses) {
+    } else if (++quiet_rounds <= pauses) {
       CpuPause();
       continue;
     }

@@ -62,6 +62,24 @@ inline void CpuPause() {
 #endif
 }
 
+// NeighbourGuess: whether a thread that may run on one CPU only shares it with who it waits for.
+//
+// Then pausing between polls is time taken from the other; if the other has a CPU of its own,
+// giving ours up in a system call is what costs. Which it is shows in when the wait ends: during
+// the pauses, or right after the CPU was given up. Not thread-safe: one waiter at a time.
+class NeighbourGuess {
+ public:
+  // Whether to pause at the beginning of the wait that begins now.
+  bool PauseFirst() { return !shares_ || ++waits_ % kRetryEvery == 0; }
+  void EndedWhilePausing() { shares_ = false; }
+  void EndedAfterYield() { shares_ = true; }
+
+ private:
+  static constexpr uint32_t kRetryEvery = 64;
+  bool shares_ = true;
+  uint32_t waits_ = 0;
+};
+
 // Whether the calling thread can run on one CPU only, so that it must give up the CPU for anybody
 // else to make progress. A system call.
 inline bool OnSingleCpu() {

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -133,12 +132,9 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
   OutgoingMessage taken = std::move(message);
   if (link_->forked()) [[unlikely]]
     return ForkedError();
-  Scope* const scope = Scope::Of(this);
-  // A callback's thread has the token, without which the connection does not end.
-  std::optional<Use> use;
-  if (scope == nullptr) use.emplace(users_);
   if (closing()) [[unlikely]]
     return ClosedError();
+  Scope* const scope = Scope::Of(this);
   const Limits& own = options_->limits;
   absl::Status sealed = negotiated_.message_bytes_max >= own.message_bytes_max
                             ? SealMessage(*taken, own)
@@ -175,6 +171,8 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
   if (!queued) return QueueFull(bytes);
   // Who drives, or the loop, writes it when there is room, and declares that it waits for that.
   if (scope == nullptr) {
+    const Use use(users_);  // the loop is there until Finalize, which sees to the queue itself
+    if (closing()) return absl::OkStatus();
     KickDriver();
     CallLoop();
   }

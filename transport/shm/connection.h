@@ -116,7 +116,7 @@ class ShmConnection final : public Connection,
   bool AwaitTurns(Completion& completion, Deadline deadline);
   // Dispatches what the ring holds, at most `records` of it; whether there was anything.
   bool ReadRing(int records);
-  void Deliver(IncomingMessage message);
+  void Deliver(IncomingMessage&& message);
   void Reject(const absl::Status& why);
   // Everything there is to do at the moment but waiting: errands, then the ring. Whether there was
   // anything.
@@ -182,7 +182,7 @@ class ShmConnection final : public Connection,
   std::atomic<bool> room_wanted_{false};
 
   std::atomic<bool> closing_{false};
-  // Threads inside Send or BeginClose. Raised before closing_ is read or set; Finalize reads it
+  // Threads that may still call the loop. Raised before closing_ is read or set; Finalize reads it
   // after closing_ was set (all seq_cst), so it sees whoever did not see that.
   std::atomic<uint32_t> users_{0};
   std::atomic<bool> background_{false};

@@ -83,6 +83,8 @@ bool ShmConnection::AwaitTurns(Completion& completion, Deadline deadline) {
 
 void ShmConnection::Drive(Completion& completion, Deadline deadline) {
   static thread_local const bool single_cpu = OnSingleCpu();
+  static thread_local NeighbourGuess neighbour;
+  uint32_t pauses = !single_cpu || neighbour.PauseFirst() ? kPauses : 0;
   link_->doorbell().Awake();
   const WaitPolicy policy = options_->wait;
   uint32_t quiet = 0;
@@ -91,6 +93,14 @@ void ShmConnection::Drive(Completion& completion, Deadline deadline) {
   while (!completion.done() && CanDrive()) {
     if (Work()) {
       if (start_ns != 0 && policy == WaitPolicy::kAdaptive) budget_.End(budget_ns, 0);
+      if (single_cpu && quiet != 0) {
+        if (start_ns == 0) {
+          neighbour.EndedWhilePausing();
+        } else if (quiet <= pauses + 2) {
+          neighbour.EndedAfterYield();
+        }
+        pauses = neighbour.PauseFirst() ? kPauses : 0;
+      }
       quiet = 0;
       start_ns = 0;
       // Also after a read: a peer that never stops sending must not keep us from looking.
@@ -98,7 +108,7 @@ void ShmConnection::Drive(Completion& completion, Deadline deadline) {
       continue;
     }
     if (policy != WaitPolicy::kBlock) {
-      if (!single_cpu && ++quiet <= kPauses) {
+      if (++quiet <= pauses) {
         CpuPause();
         continue;
       }
@@ -236,7 +246,7 @@ void ShmConnection::Reject(const absl::Status& why) {
              /*tell=*/true);
 }
 
-void ShmConnection::Deliver(IncomingMessage message) {
+void ShmConnection::Deliver(IncomingMessage&& message) {
   switch (message.header().type) {
     case FrameType::kClose:
       BeginClose(ReadClose(message), /*tell=*/false);

@@ -2,6 +2,9 @@
 
 #include <fcntl.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
 
 #include <algorithm>
 #include <bit>
@@ -14,6 +17,26 @@ namespace {
 // Slots up to so many bytes are usable as a whole. Of a larger one a message gets what it asks for,
 // rounded up to this, so that no more is committed than is needed.
 constexpr uint64_t kWholeBytes = 64u << 10;
+
+// From here on memory is cleared past the caches, which a call needs for better things.
+constexpr uint64_t kUncachedBytes = 4u << 20;
+
+void Clear(std::byte* data, uint64_t bytes) {
+#if defined(__x86_64__)
+  if (bytes >= kUncachedBytes) {
+    // Slots are page-aligned, so only the end may be short of 16 bytes.
+    const uint64_t whole = bytes / 16 * 16;
+    const __m128i zero = _mm_setzero_si128();
+    for (uint64_t i = 0; i < whole; i += 16) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(data + i), zero);
+    }
+    _mm_sfence();
+    data += whole;
+    bytes -= whole;
+  }
+#endif
+  ::memset(data, 0, bytes);
+}
 
 constexpr uint64_t RoundUp(uint64_t bytes, uint64_t to) { return (bytes + to - 1) / to * to; }
 
@@ -107,7 +130,7 @@ Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes
     if (slot.dirty_bytes != 0) {
       // No more than what is handed out; the rest stays dirty.
       const uint64_t clear = std::min(slot.dirty_bytes, part);
-      ::memset(data + done, 0, clear);
+      Clear(data + done, clear);
       if (clear == slot.dirty_bytes) slot.dirty_bytes = 0;
     }
   }
