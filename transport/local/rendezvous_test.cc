@@ -378,17 +378,21 @@ TEST_F(RendezvousTest, ClientThatRefusesTheServerStaysOnTcp) {
 
 TEST_F(RendezvousTest, ServerThatRefusesTheClientIsReachedOverTcp) {
   Mutex mutex;
+  CondVar told;
   std::vector<std::string> refused;
   TransportOptions options = Refusing(directory_.path());
   options.on_refused = [&](const std::string&, const absl::Status& why) {
     MutexLock lock(&mutex);
     refused.emplace_back(why.message());
+    told.NotifyAll();
   };
   Server server(options);
   const Attempt attempt = Connect(server);
   EXPECT_EQ(attempt.transport, "tcp");
   EXPECT_EQ(attempt.why, "connecting to the rendezvous: peer closed: " + RefusesUs());
   MutexLock lock(&mutex);
+  // The client may hear of it first.
+  told.WaitUntil(mutex, Deadline::After(absl::Seconds(30)), [&] { return !refused.empty(); });
   EXPECT_THAT(refused, ElementsAre(RefusesUs()));
 }
 

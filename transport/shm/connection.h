@@ -211,6 +211,7 @@ class ShmConnection final : public Connection,
   std::unique_ptr<EventLoop::Timer> trim_timer_;
   std::unique_ptr<EventLoop::Timer> linger_timer_;
   uint32_t linger_ticks_ = 0;
+  Deadline linger_until_;
   uint32_t lent_seen_ = 0;
   uint32_t stall_seen_ = 0;
   uint32_t trim_seen_ = 0;

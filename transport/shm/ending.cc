@@ -19,6 +19,8 @@ constexpr auto kTrimAfter = absl::Seconds(1);
 // How long a closing connection waits for room for what was queued: so many ticks without progress.
 constexpr auto kLingerTick = absl::Milliseconds(50);
 constexpr uint32_t kLingerTicks = 4;
+// And however slowly it goes on.
+constexpr auto kLingerMax = absl::Seconds(5);
 
 }  // namespace
 
@@ -99,12 +101,13 @@ void ShmConnection::BeginClose(absl::Status why, bool tell) {
 }
 
 bool ShmConnection::Linger() {
+  if (linger_until_.infinite()) linger_until_ = Deadline::After(kLingerMax);
   if (FlushQueue()) {
     WakePeer();
     linger_ticks_ = 0;
   }
   if (!queue_waits() || peer_gone_.load(std::memory_order_seq_cst) ||
-      linger_ticks_ > kLingerTicks) {
+      linger_ticks_ > kLingerTicks || linger_until_.passed()) {
     return false;
   }
   link_->doorbell().Declare(kSocket | kWantsRoom);

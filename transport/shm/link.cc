@@ -126,6 +126,8 @@ absl::Status Link::Resolve(const Descriptor& piece, std::span<const std::byte>& 
 absl::StatusOr<IncomingMessage> Link::Parse(const Record& record, const Limits& limits,
                                             bool& broken) {
   broken = true;
+  if (record.form < Form::kInline || record.form > Form::kStream) [[unlikely]]
+    return Broken(absl::StrCat("a record of form ", static_cast<int>(record.form)));
   if (!IsPlainCallOrReturn(record.header, limits)) [[unlikely]] {
     absl::Status checked = CheckFrameHeader(record.header, limits);
     if (!checked.ok()) {
