@@ -61,6 +61,17 @@ std::string JoinedCppName(const Schema& schema, uint64_t id) {
   return result;
 }
 
+TableMethod DescribeMethod(::capnp::schema::Method::Reader method) {
+  const auto annotations = method.getAnnotations();
+  TableMethod result;
+  result.name = method.getName().cStr();
+  result.timeout_ms = AnnotationNumber(annotations, kTimeoutAnnotation);
+  if (HasAnnotation(annotations, kRetryableAnnotation)) result.repeat = Repeat::kRetryable;
+  if (HasAnnotation(annotations, kIdempotentAnnotation)) result.repeat = Repeat::kIdempotent;
+  result.deduplicate = HasAnnotation(annotations, kDeduplicateAnnotation);
+  return result;
+}
+
 class Builder {
  public:
   Builder(const Schema& schema, CodeGeneratorRequest::RequestedFile::Reader requested)
@@ -159,7 +170,7 @@ class Builder {
     table.name = schema_.ScopedName(id);
     table.symbol = symbols_.Claim(JoinedCppName(schema_, id));
     auto interface = schema_.Find(id).getInterface();
-    for (auto method : interface.getMethods()) table.methods.push_back(method.getName().cStr());
+    for (auto method : interface.getMethods()) table.methods.push_back(DescribeMethod(method));
     for (auto superclass : interface.getSuperclasses()) {
       table.bases.push_back(AddTable(superclass.getId()));
     }

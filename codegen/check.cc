@@ -16,6 +16,9 @@
 namespace mi7::codegen {
 namespace {
 
+// As long as a timeout can be on the wire (transport::EncodeTimeout).
+constexpr uint32_t kTimeoutMsMax = 0x7fff'ffff;
+
 class Checker {
  public:
   Checker(const Schema& schema, CodeGeneratorRequest::RequestedFile::Reader requested,
@@ -185,6 +188,35 @@ class Checker {
     }
     CheckMessage(interface, ancestor, name, method.getParamStructType(), method.getParamBrand(),
                  "parameter");
+    CheckRules(interface, ancestor.id, method);
+  }
+
+  // Annotations that say how the method may be called.
+  void CheckRules(uint64_t interface, uint64_t declared_in,
+                  ::capnp::schema::Method::Reader method) {
+    const auto annotations = method.getAnnotations();
+    const auto report = [&](const char* what, const char* remedy) {
+      ReportMethod(interface, declared_in, method.getName().cStr(), what, remedy);
+    };
+    if (HasAnnotation(annotations, kTimeoutAnnotation)) {
+      const uint32_t timeout_ms = AnnotationNumber(annotations, kTimeoutAnnotation);
+      if (timeout_ms == 0) {
+        report("has $Mi7.timeout(0), in which no call can succeed",
+               "give it milliseconds, or remove the annotation for none");
+      } else if (timeout_ms > kTimeoutMsMax) {
+        report("has a $Mi7.timeout of more than 2147483647 ms (24 days), which cannot be sent",
+               "shorten it, or remove the annotation for none");
+      }
+    }
+    const bool idempotent = HasAnnotation(annotations, kIdempotentAnnotation);
+    if (idempotent && HasAnnotation(annotations, kRetryableAnnotation)) {
+      report("is $Mi7.retryable and $Mi7.idempotent, which includes it", "remove $Mi7.retryable");
+    }
+    if (idempotent && HasAnnotation(annotations, kDeduplicateAnnotation)) {
+      report(
+          "is $Mi7.idempotent, so that it may run twice, and $Mi7.deduplicate, so that it may not",
+          "remove one of them");
+    }
   }
 
   void CheckMessage(uint64_t interface, const Ancestor& ancestor, const std::string& method,

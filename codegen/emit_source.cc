@@ -16,6 +16,22 @@ bool IsGeneric(const File& file, size_t table) {
                      });
 }
 
+// The initializers of a method's row: the last ones only where they differ from the default.
+std::vector<std::string> MethodFields(const Table& table, size_t ordinal) {
+  const TableMethod& method = table.methods[ordinal];
+  std::vector<std::string> fields = {".interface_id = " + Hex(table.id),
+                                     ".method_id = " + std::to_string(ordinal),
+                                     ".name = \"" + table.name + "." + method.name + "\""};
+  if (method.timeout_ms != 0)
+    fields.push_back(".timeout_ms = " + std::to_string(method.timeout_ms));
+  if (method.repeat != Repeat::kUnlessItRan) {
+    fields.push_back(std::string(".repeat = ::mi7::Repeat::") +
+                     (method.repeat == Repeat::kIdempotent ? "kIdempotent" : "kRetryable"));
+  }
+  if (method.deduplicate) fields.push_back(".deduplicate = true");
+  return fields;
+}
+
 void EmitTable(const File& file, size_t index, Printer& out) {
   const Table& table = file.tables[index];
   const std::string name = "k" + table.symbol;
@@ -25,17 +41,16 @@ void EmitTable(const File& file, size_t index, Printer& out) {
     out.Indent();
     out.Indent();
     for (size_t i = 0; i < table.methods.size(); ++i) {
-      const std::vector<std::string> fields = {
-          ".interface_id = " + Hex(table.id), ".method_id = " + std::to_string(i),
-          ".name = \"" + table.name + "." + table.methods[i] + "\""};
+      const std::vector<std::string> fields = MethodFields(table, i);
       const std::string row = "{" + Join(fields, ", ") + "},";
       if (out.Fits(row.size())) {
         out.Line(row);
         continue;
       }
-      out.Line("{" + fields[0] + ",");
-      out.Line(" " + fields[1] + ",");
-      out.Line(" " + fields[2] + "},");
+      for (size_t field = 0; field < fields.size(); ++field) {
+        out.Line((field == 0 ? "{" : " ") + fields[field] +
+                 (field + 1 == fields.size() ? "}," : ","));
+      }
     }
     out.Outdent();
     out.Outdent();

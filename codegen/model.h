@@ -25,6 +25,17 @@ struct CppType {
   }
 };
 
+// Whether a call of a method may be repeated, as mi7::Repeat has it.
+enum class Repeat { kUnlessItRan, kRetryable, kIdempotent };
+
+// What the description of an interface says of one of its own methods.
+struct TableMethod {
+  std::string name;         // As in the schema.
+  uint32_t timeout_ms = 0;  // $Mi7.timeout; 0: none
+  Repeat repeat = Repeat::kUnlessItRan;
+  bool deduplicate = false;
+};
+
 // The description of one interface, as the runtime sees it (mi7::InterfaceInfo). A source file
 // holds one for each of its interfaces and for each interface of another file that these extend, so
 // that generated code links without the generated code of the files it imports.
@@ -32,7 +43,7 @@ struct Table {
   uint64_t id = 0;
   std::string name;    // "Outer.Inner": what appears in errors and on the command line.
   std::string symbol;  // "Outer_Inner": kOuter_InnerInfo and so on are named after it.
-  std::vector<std::string> methods;  // As in the schema, by ordinal.
+  std::vector<TableMethod> methods;  // By ordinal.
   std::vector<size_t> bases;         // Direct superclasses: indices of File::tables.
 };
 

@@ -15,6 +15,14 @@ std::string AnnotationText(::capnp::List<::capnp::schema::Annotation>::Reader an
   return "";
 }
 
+uint32_t AnnotationNumber(::capnp::List<::capnp::schema::Annotation>::Reader annotations,
+                          uint64_t annotation) {
+  for (auto candidate : annotations) {
+    if (candidate.getId() == annotation) return candidate.getValue().getUint32();
+  }
+  return 0;
+}
+
 bool HasAnnotation(::capnp::List<::capnp::schema::Annotation>::Reader annotations,
                    uint64_t annotation) {
   for (auto candidate : annotations) {

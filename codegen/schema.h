@@ -20,11 +20,18 @@ using ::capnp::schema::Type;
 constexpr uint64_t kCxxNamespaceAnnotation = 0xb9c6f99ebf805f2c;  // $Cxx.namespace
 constexpr uint64_t kCxxNameAnnotation = 0xf264a779fef191ce;       // $Cxx.name
 constexpr uint64_t kStreamingAnnotation = 0xf8e6c4a529e8e02b;     // $Mi7.streaming
+constexpr uint64_t kTimeoutAnnotation = 0xd35e516e102fab01;       // $Mi7.timeout
+constexpr uint64_t kRetryableAnnotation = 0xfca296045ef6faef;     // $Mi7.retryable
+constexpr uint64_t kIdempotentAnnotation = 0xc2f31c6ae1ecd4d6;    // $Mi7.idempotent
+constexpr uint64_t kDeduplicateAnnotation = 0xba58983b3f1d63c4;   // $Mi7.deduplicate
 constexpr uint64_t kStreamResult = 0x995f9a3377c0b16e;            // what "-> stream" returns
 
 // The text of an annotation, or "" where it is absent.
 std::string AnnotationText(::capnp::List<::capnp::schema::Annotation>::Reader annotations,
                            uint64_t annotation);
+// The number of an annotation of type UInt32, or 0 where it is absent.
+uint32_t AnnotationNumber(::capnp::List<::capnp::schema::Annotation>::Reader annotations,
+                          uint64_t annotation);
 bool HasAnnotation(::capnp::List<::capnp::schema::Annotation>::Reader annotations,
                    uint64_t annotation);
 

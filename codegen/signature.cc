@@ -17,10 +17,23 @@ class SignatureWriter {
     }
     if (parameters.size() > 0) result += "] ";
     return result + List(method_.getParamStructType(), method_.getParamBrand()) + " -> " +
-           List(method_.getResultStructType(), method_.getResultBrand());
+           List(method_.getResultStructType(), method_.getResultBrand()) + Rules();
   }
 
  private:
+  // mi7's annotations that say how the method may be called.
+  std::string Rules() const {
+    const auto annotations = method_.getAnnotations();
+    std::string result;
+    if (const uint32_t timeout_ms = AnnotationNumber(annotations, kTimeoutAnnotation)) {
+      result += " $Mi7.timeout(" + std::to_string(timeout_ms) + ")";
+    }
+    if (HasAnnotation(annotations, kRetryableAnnotation)) result += " $Mi7.retryable";
+    if (HasAnnotation(annotations, kIdempotentAnnotation)) result += " $Mi7.idempotent";
+    if (HasAnnotation(annotations, kDeduplicateAnnotation)) result += " $Mi7.deduplicate";
+    return result;
+  }
+
   std::string List(uint64_t id, Brand::Reader brand) const {
     if (schema_.FindImplicit(id) == nullptr) return Branded(id, brand);
     std::string result = "(";

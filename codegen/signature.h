@@ -9,7 +9,8 @@
 
 namespace mi7::codegen {
 
-// "add @0 (a :Int64, b :Int64) -> (sum :Int64)". Default values and annotations are left out.
+// "add @0 (a :Int64, b :Int64) -> (sum :Int64)". Default values are left out, and of annotations
+// all but those of mi7 that say how the method may be called.
 std::string Signature(const Schema& schema, uint64_t interface, uint32_t method);
 
 }  // namespace mi7::codegen

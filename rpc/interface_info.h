@@ -8,11 +8,26 @@
 
 namespace mi7 {
 
-// One method.
+// Which calls that failed are made once more by themselves; each includes those before it.
+// docs/RETRIES.md.
+enum class Repeat : uint8_t {
+  kNever,
+  // What certainly has not run: it was not sent, or refused. Right for every method.
+  kUnlessItRan,
+  // Also a call whose handler answered that it is worth trying again ($Mi7.retryable).
+  kRetryable,
+  // Also one that may have run ($Mi7.idempotent).
+  kIdempotent,
+};
+
+// One method. What comes after the name is what the schema's annotations say.
 struct MethodInfo {
-  uint64_t interface_id;  // of the interface that declares the method
-  uint16_t method_id;     // its ordinal there
-  const char* name;       // "Calculator.add"
+  uint64_t interface_id;    // of the interface that declares the method
+  uint16_t method_id;       // its ordinal there
+  const char* name;         // "Calculator.add"
+  uint32_t timeout_ms = 0;  // of calls that bring no deadline; 0: none
+  Repeat repeat = Repeat::kUnlessItRan;
+  bool deduplicate = false;  // the server recognizes repeated calls
 };
 
 // One interface. The same interface may have several of these in a program: compare ids.

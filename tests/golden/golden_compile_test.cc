@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/golden/annotations.mi7.mock.h"
 #include "tests/golden/base/base.mi7.mock.h"
 #include "tests/golden/collisions.mi7.mock.h"
 #include "tests/golden/comments.mi7.mock.h"
@@ -93,6 +94,31 @@ TEST(GoldenTables, BasesAcrossFilesAreDescribed) {
   const mi7::InterfaceInfo& root = *golden::extends::SizedService::info().bases[0];
   EXPECT_EQ(root.id, golden::base::RootService::info().id);
   EXPECT_EQ(MethodNames(root), MethodNames(golden::base::RootService::info()));
+}
+
+TEST(GoldenTables, AnnotationsAreInEveryTableOfTheInterface) {
+  using golden::annotations::DirectoryService;
+  using golden::annotations::ExtendedService;
+  for (const mi7::InterfaceInfo* info :
+       {&DirectoryService::info(), ExtendedService::info().bases[0]}) {
+    ASSERT_EQ(info->method_count, 4u);
+    const mi7::MethodInfo& look_up = info->methods[0];
+    EXPECT_EQ(look_up.timeout_ms, 500u);
+    EXPECT_EQ(look_up.repeat, mi7::Repeat::kIdempotent);
+    EXPECT_FALSE(look_up.deduplicate);
+    const mi7::MethodInfo& order = info->methods[1];
+    EXPECT_EQ(order.timeout_ms, 0u);
+    EXPECT_EQ(order.repeat, mi7::Repeat::kUnlessItRan);
+    EXPECT_TRUE(order.deduplicate);
+    const mi7::MethodInfo& reserve = info->methods[2];
+    EXPECT_EQ(reserve.timeout_ms, 2147483647u);
+    EXPECT_EQ(reserve.repeat, mi7::Repeat::kRetryable);
+    EXPECT_TRUE(reserve.deduplicate);
+    const mi7::MethodInfo& plain = info->methods[3];
+    EXPECT_EQ(plain.timeout_ms, 0u);
+    EXPECT_EQ(plain.repeat, mi7::Repeat::kUnlessItRan);
+    EXPECT_FALSE(plain.deduplicate);
+  }
 }
 
 TEST(GoldenTables, OneDescriptionForAllArgumentsOfAGenericInterface) {
