@@ -19,6 +19,11 @@ struct Limits {
   uint32_t message_bytes_max = 64u << 20;
   // Bytes of the optional part of a message (metadata, error details, ...).
   uint32_t extra_bytes_max = 64u << 10;
+  // Entries of one list of metadata: of a call, or each of the initial and the trailing one of its
+  // return.
+  uint32_t metadata_entries_max = 128;
+  // Typed details of one status.
+  uint32_t error_details_max = 32;
   // Segments of one Cap'n Proto message.
   uint32_t segments_max = 512;
   // Nesting of pointers in a message.

@@ -36,6 +36,12 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
       this, std::move(message),
       response.ok() ? *std::move(response) : transport::NewHeapMessage(guess.bytes()));
   call->response_->size_guess = &guess;
+  if (!call->request_.extra().empty()) [[unlikely]] {
+    if (absl::Status read = call->ReadExtra(); !read.ok()) {
+      ObjectPool<ServerCall>::Delete(call);
+      return Refuse(call_id, read);
+    }
+  }
   dispatcher_->Run(*call).Deliver(*call);
 }
 
@@ -113,7 +119,18 @@ void AnswerSide::SendReturn(ServerCall& call, const absl::Status& status) {
   FrameHeader& header = response->header;
   header.type = FrameType::kReturn;
   header.call_id = call.header().call_id;
-  if (!status.ok()) EncodeError(status, /*refused=*/false, *limits_, *response);
+  const ResponseMetadata* const metadata =
+      call.extras_ != nullptr ? &call.extras_->response : nullptr;
+  if (!status.ok()) {
+    EncodeError(status, /*refused=*/false, *limits_, *response, metadata);
+  } else if (metadata != nullptr) [[unlikely]] {
+    const absl::Status encoded = EncodeResponseMetadata(*metadata, *limits_, *response);
+    if (!encoded.ok()) {
+      EncodeError(
+          absl::InternalError(absl::StrCat("results: ", encoded.message(), "; the call has run")),
+          /*refused=*/false, *limits_, *response);
+    }
+  }
   const absl::Status sent = owner_->connection().Send(std::move(response));
   if (sent.ok() || absl::IsUnavailable(sent)) return;  // closed: the caller learns it by itself
   // Results that exceed a limit fail this call with that limit's name.

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <memory>
+
 #include "base/deadline.h"
+#include "rpc/metadata.h"
+#include "rpc/trace_context.h"
 
 namespace mi7 {
 
@@ -13,6 +17,18 @@ struct CallOptions {
   // While the server cannot be reached, wait for it (until the deadline) instead of failing with
   // UNAVAILABLE as soon as a connection attempt failed.
   bool wait_for_ready = false;
+  // What the handler gets besides the parameters (ServerContext::metadata).
+  std::shared_ptr<const Metadata> metadata = {};
+  // The trace that the call belongs to, with the span that makes it. A handler's own is in
+  // ServerContext::trace.
+  std::shared_ptr<const TraceContext> trace = {};
+  // Where the metadata of the answer goes, also of a failed call's. Yours to read once the call is
+  // done; until then the runtime writes it.
+  std::shared_ptr<ResponseMetadata> received = {};
+
+  // Whether the call has nothing of what most calls do without: what this says no to is tested once
+  // when a call is made, and costs a call that is plain nothing more.
+  bool plain() const { return !metadata && !trace && !received; }
 };
 
 }  // namespace mi7

@@ -53,7 +53,7 @@ bool CallSide::TrySend(ClientCall* call) {
   header.code = call->method_->method_id;
   header.interface_id = call->method_->interface_id;
   header.target_id = ServiceKey(call->service_->id);
-  if (const Deadline deadline = call->options_.deadline; !deadline.infinite()) {
+  if (const Deadline deadline = call->deadline_; !deadline.infinite()) {
     header.timeout = transport::EncodeTimeout(deadline.remaining_ns());
   }
 
@@ -136,13 +136,19 @@ absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
   }
   if (call == kGivenUp) return absl::OkStatus();
   if (call->Claim()) {
+    absl::Status status;
     if (message.header().code != 0) {
-      call->CompleteWith(DecodeError(message, *limits_));
+      status = DecodeError(message, *limits_);
     } else if (!message.has_body()) {
-      call->CompleteWith(absl::InternalError(absl::StrCat(
-          call->method().name, ": the server's return has neither error nor results")));
-    } else {
+      status = absl::InternalError(
+          absl::StrCat(call->method().name, ": the server's return has neither error nor results"));
+    }
+    if (call->extras_ != nullptr) [[unlikely]]
+      call->ReceiveExtras(message, status);
+    if (status.ok()) [[likely]] {
       call->CompleteWith(std::move(message));
+    } else {
+      call->CompleteWith(std::move(status));
     }
   }
   call->Unref();

@@ -152,7 +152,7 @@ void Channel::StartCall(ClientCall* call) {
     MutexLock lock(&mutex_);
     if (call->session_ != session_) call->session_ = session_;
     if (!session_) {
-      const bool waits = call->options_.wait_for_ready || state_ != ChannelState::kBackoff;
+      const bool waits = call->wait_for_ready_ || state_ != ChannelState::kBackoff;
       if (state_ == ChannelState::kClosed) {
         failure = absl::FailedPreconditionError("channel is closed");
       } else if (!waits) {
@@ -243,9 +243,9 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
       state_ = ChannelState::kBackoff;
       state_changed_.NotifyAll();
       failure = last_failure_ = ConnectFailure(connection.status());
-      const auto first_failed = std::stable_partition(
-          queue_.begin(), queue_.end(),
-          [](const ClientCall* call) { return call->options_.wait_for_ready; });
+      const auto first_failed =
+          std::stable_partition(queue_.begin(), queue_.end(),
+                                [](const ClientCall* call) { return call->wait_for_ready_; });
       failed.assign(first_failed, queue_.end());
       queue_.erase(first_failed, queue_.end());
       if (!backoff_timer_) {

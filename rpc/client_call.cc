@@ -34,9 +34,13 @@ ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session
       session_(std::move(session)),
       service_(&service),
       method_(&method),
-      options_(options),
+      deadline_(options.deadline),
+      wait_for_ready_(options.wait_for_ready),
       request_(std::move(request)),
-      limits_(&channel_->limits()) {}
+      limits_(&channel_->limits()) {
+  if (!options.plain()) [[unlikely]]
+    extras_ = std::make_unique<ClientCallExtras>(ClientCallExtras{options});
+}
 
 ClientCall::~ClientCall() = default;
 
@@ -50,8 +54,10 @@ void ClientCall::Unref() {
 
 void ClientCall::Start() {
   started_ = true;
+  if (extras_ != nullptr && early_failure_.ok()) [[unlikely]]
+    early_failure_ = EncodeExtras();
   if (!early_failure_.ok()) return Fail(early_failure_);
-  if (options_.deadline.passed()) {
+  if (deadline_.passed()) {
     return Fail(WithOutcome(absl::DeadlineExceededError(
                                 absl::StrCat(method_->name, ": deadline passed before the send")),
                             CallOutcome::kNotSent));
@@ -84,7 +90,7 @@ void ClientCall::Wait() {
   };
   // Continuations that run while this thread waits must not wait for the one that it is inside.
   const bool inside = std::exchange(turns_.running, false);
-  if (!wait_until(options_.deadline)) {
+  if (!wait_until(deadline_)) {
     Expire();
     // Either Expire completed it, or whoever claimed it before is about to.
     wait_until(Deadline::Infinite());
@@ -112,7 +118,7 @@ void ClientCall::RefuseToWait() {
 
 void ClientCall::WantBackground() {
   if (done()) return;
-  if (!options_.deadline.infinite() && !in_deadline_queue_) {
+  if (!deadline_.infinite() && !in_deadline_queue_) {
     in_deadline_queue_ = true;
     channel_->deadlines().Add(this);
   }
@@ -155,6 +161,29 @@ void ClientCall::CompleteWith(absl::Status failure) {
 void ClientCall::CompleteWith(transport::IncomingMessage&& response) {
   response_ = std::move(response);
   Finish();
+}
+
+absl::Status ClientCall::EncodeExtras() {
+  static const Metadata kNone;
+  const CallOptions& options = extras_->options;
+  const absl::Status encoded = EncodeCallExtra(options.metadata ? *options.metadata : kNone,
+                                               options.trace.get(), *limits_, *request_);
+  if (encoded.ok()) return encoded;
+  return WithOutcome(
+      absl::Status(encoded.code(), absl::StrCat(method_->name, ": ", encoded.message())),
+      CallOutcome::kNotSent);
+}
+
+void ClientCall::ReceiveExtras(const transport::IncomingMessage& message, absl::Status& status) {
+  if (!extras_->options.received) return;
+  ResponseMetadata received;
+  const absl::Status decoded = DecodeResponseMetadata(message, *limits_, received);
+  *extras_->options.received = std::move(received);
+  // A call that failed says why, whatever came along.
+  if (decoded.ok() || !status.ok()) return;
+  status = absl::Status(
+      absl::IsResourceExhausted(decoded) ? decoded.code() : absl::StatusCode::kInternal,
+      absl::StrCat(method_->name, ": results: ", decoded.message()));
 }
 
 void ClientCall::FailMalformed() {

@@ -26,6 +26,8 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "base/deadline.h"
+#include "rpc/call_extras.h"
 #include "rpc/call_options.h"
 #include "rpc/interface_info.h"
 #include "rpc/message_reader.h"
@@ -56,7 +58,7 @@ class ClientCall {
 
   transport::MessageBody& request() { return *request_; }
   const MethodInfo& method() const { return *method_; }
-  const CallOptions& options() const { return options_; }
+  Deadline deadline() const { return deadline_; }
 
   // Sends the request. Once.
   void Start();
@@ -128,6 +130,10 @@ class ClientCall {
   void Finish();
   void RefuseToWait();
   void WantBackground();
+  // Puts the metadata that goes along into the request.
+  absl::Status EncodeExtras();
+  // Takes the metadata of the return; `status`: what the return says so far.
+  void ReceiveExtras(const transport::IncomingMessage& message, absl::Status& status);
   void GiveUp(Ending ending);
   template <typename F>
   static void RunStored(void* storage, ClientCall* call);
@@ -158,7 +164,9 @@ class ClientCall {
   std::shared_ptr<Session> session_;
   const InterfaceInfo* service_;
   const MethodInfo* method_;
-  CallOptions options_;
+  Deadline deadline_;
+  bool wait_for_ready_;
+  std::unique_ptr<ClientCallExtras> extras_;  // nullptr as long as the options are plain
   transport::OutgoingMessage request_;
   absl::Status early_failure_;  // found while building, reported by Start
 

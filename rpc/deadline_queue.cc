@@ -21,7 +21,7 @@ void DeadlineQueue::Add(ClientCall* call) {
   heap_.push_back(call);
   Place(heap_.size() - 1, call);
   SiftUp(heap_.size() - 1);
-  const Deadline first = heap_.front()->options_.deadline;
+  const Deadline first = heap_.front()->deadline_;
   if (first < armed_) {
     armed_ = first;
     timer_->Schedule(first);
@@ -46,7 +46,7 @@ void DeadlineQueue::OnTimer() {
         armed_ = Deadline::Infinite();
         return;
       }
-      const Deadline first = heap_.front()->options_.deadline;
+      const Deadline first = heap_.front()->deadline_;
       if (!first.passed()) {
         armed_ = first;
         timer_->Schedule(first);
@@ -69,7 +69,7 @@ void DeadlineQueue::SiftUp(size_t index) {
   ClientCall* const call = heap_[index];
   while (index != 0) {
     const size_t parent = (index - 1) / 2;
-    if (heap_[parent]->options_.deadline <= call->options_.deadline) break;
+    if (heap_[parent]->deadline_ <= call->deadline_) break;
     Place(index, heap_[parent]);
     index = parent;
   }
@@ -81,11 +81,10 @@ void DeadlineQueue::SiftDown(size_t index) {
   for (;;) {
     size_t child = 2 * index + 1;
     if (child >= heap_.size()) break;
-    if (child + 1 < heap_.size() &&
-        heap_[child + 1]->options_.deadline < heap_[child]->options_.deadline) {
+    if (child + 1 < heap_.size() && heap_[child + 1]->deadline_ < heap_[child]->deadline_) {
       ++child;
     }
-    if (call->options_.deadline <= heap_[child]->options_.deadline) break;
+    if (call->deadline_ <= heap_[child]->deadline_) break;
     Place(index, heap_[child]);
     index = child;
   }

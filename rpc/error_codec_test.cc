@@ -11,6 +11,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "rpc/call_outcome.h"
+#include "rpc/metadata_codec.h"
 #include "rpc/status_testing.h"
 #include "schema/protocol.capnp.h"
 #include "transport/buffer_pool.h"
@@ -105,6 +106,64 @@ TEST(ErrorCodecTest, TooLargeDetailsAreLeftOutAndTheMessageSaysSo) {
   EXPECT_THAT(received,
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("extra_bytes_max is 4096")));
   EXPECT_EQ(received.GetPayload("type/big"), absl::nullopt);
+}
+
+IncomingMessage EncodedWith(const absl::Status& status, const ResponseMetadata& metadata,
+                            const Limits& limits = {}) {
+  OutgoingMessage message = NewReturn();
+  EncodeError(status, /*refused=*/false, limits, *message, &metadata);
+  EXPECT_TRUE(transport::SealMessage(*message, limits).ok());
+  return transport::MakeIncoming(std::move(message));
+}
+
+TEST(ErrorCodecTest, MetadataTravelsWithMessageAndDetails) {
+  absl::Status status = absl::NotFoundError("no such row");
+  status.SetPayload("type/a", absl::Cord("a"));
+  const ResponseMetadata sent{Metadata{{"server", "3"}}, Metadata{{"cost", "7"}}};
+  for (const absl::Status& error : {status, absl::NotFoundError("")}) {
+    const IncomingMessage message = EncodedWith(error, sent);
+    EXPECT_EQ(DecodeError(message, {}), error);
+    ResponseMetadata received;
+    EXPECT_THAT(DecodeResponseMetadata(message, {}, received), IsOk());
+    EXPECT_EQ(received.initial, sent.initial);
+    EXPECT_EQ(received.trailing, sent.trailing);
+  }
+  EXPECT_TRUE(EncodedWith(absl::NotFoundError(""), {}).extra().empty());
+}
+
+TEST(ErrorCodecTest, MetadataAgainstTheRulesIsLeftOutAndTheMessageSaysSo) {
+  const IncomingMessage message =
+      EncodedWith(absl::NotFoundError("x"), {Metadata{{"fine", "v"}}, Metadata{{"Bad", "v"}}});
+  EXPECT_THAT(DecodeError(message, {}),
+              StatusIs(absl::StatusCode::kNotFound,
+                       StartsWith("x [left out by mi7: metadata key \"Bad\" of 3 bytes")));
+  ResponseMetadata received;
+  EXPECT_THAT(DecodeResponseMetadata(message, {}, received), IsOk());
+  EXPECT_TRUE(received.empty());
+}
+
+TEST(ErrorCodecTest, MetadataThatDoesNotFitIsLeftOutAndTheMessageSaysSo) {
+  Limits limits;
+  limits.extra_bytes_max = 4096;
+  const IncomingMessage message = EncodedWith(
+      absl::NotFoundError("x"), {{}, Metadata{{"key", std::string(4090, 'v')}}}, limits);
+  EXPECT_THAT(DecodeError(message, limits),
+              StatusIs(absl::StatusCode::kNotFound, StartsWith("x [cut by mi7")));
+}
+
+TEST(ErrorCodecTest, DetailsAreLimitedInNumberAtBothEnds) {
+  absl::Status status = absl::NotFoundError("x");
+  for (int i = 0; i < 5; ++i) status.SetPayload(absl::StrCat("type/", i), absl::Cord("v"));
+  Limits four;
+  four.error_details_max = 4;
+  Limits five;
+  five.error_details_max = 5;
+  EXPECT_EQ(RoundTrip(status, false, five), status);
+  EXPECT_EQ(RoundTrip(status, false, four),
+            absl::NotFoundError("x [left out by mi7: 5 details, error_details_max is 4]"));
+  EXPECT_EQ(DecodeError(Encoded(status, false, five), four),
+            absl::NotFoundError("x (with 5 error details, error_details_max is 4)"));
+  EXPECT_THAT(DecodeError(Encoded(status, true, five), four), OutcomeIs(CallOutcome::kRefused));
 }
 
 TEST(ErrorCodecTest, TooLongMessageIsCutAndSaysSo) {

@@ -59,6 +59,10 @@ void ServerCall::Unref() {
   ObjectPool<ServerCall>::Delete(this);
 }
 
+absl::Status ServerCall::ReadExtra() {
+  return DecodeCallExtra(request_, *limits_, extras().received);
+}
+
 DeferredCall ServerContext::Defer() {
   if (call_->deferred_) return DeferredCall();
   call_->PrepareAsync();
@@ -70,6 +74,15 @@ DeferredCall ServerContext::Defer() {
 std::string ServerContext::peer() const { return call_->side_->peer(); }
 std::string ServerContext::transport() const { return call_->side_->transport_name(); }
 Deadline ServerContext::deadline() const { return call_->deadline_; }
+const Metadata& ServerContext::metadata() const {
+  static const Metadata kNone;
+  return call_->extras_ != nullptr ? call_->extras_->received.metadata : kNone;
+}
+std::shared_ptr<const TraceContext> ServerContext::trace() const {
+  return call_->extras_ != nullptr ? call_->extras_->received.trace : nullptr;
+}
+Metadata& ServerContext::initial_metadata() { return call_->extras().response.initial; }
+Metadata& ServerContext::trailing_metadata() { return call_->extras().response.trailing; }
 bool ServerContext::cancelled() const {
   return call_->cancelled_.load(std::memory_order_relaxed) || call_->deadline_.passed();
 }

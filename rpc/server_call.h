@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "base/deadline.h"
+#include "rpc/call_extras.h"
 #include "rpc/message_reader.h"
 #include "rpc/server_context.h"
 #include "transport/message.h"
@@ -66,6 +67,12 @@ class ServerCall {
   friend class DeferredCall;
 
   void Unref();
+  // Reads the extra part of the request.
+  absl::Status ReadExtra();
+  ServerCallExtras& extras() {
+    if (extras_ == nullptr) extras_ = std::make_unique<ServerCallExtras>();
+    return *extras_;
+  }
 
   AnswerSide* side_;
   const Limits* limits_;
@@ -75,6 +82,7 @@ class ServerCall {
   transport::OutgoingMessage response_;
   Body body_;
   Deadline deadline_;
+  std::unique_ptr<ServerCallExtras> extras_;  // nullptr as long as the call has none
   std::atomic<bool> cancelled_{false};
   // Whether Defer was called: then the handler's return and the DeferredCall both hold a
   // reference, and the first answer counts.

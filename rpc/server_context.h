@@ -3,11 +3,14 @@
 // ServerContext: what a handler knows about the call it answers. DeferredCall: how it answers
 // later.
 
+#include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "base/deadline.h"
+#include "rpc/metadata.h"
+#include "rpc/trace_context.h"
 
 namespace mi7 {
 
@@ -50,6 +53,17 @@ class ServerContext {
   // which is the one that an inline handler, and a coroutine until it first waits, keeps busy:
   // there, only the deadline shows. Work that shall end when its caller gives up is deferred.
   bool cancelled() const;
+
+  // What the caller sent along (CallOptions::metadata); empty for most calls.
+  const Metadata& metadata() const;
+  // The trace that the call belongs to, with the caller's span; nullptr when the caller sent none
+  // that is sound. Give it to the calls that the handler makes (CallOptions::trace).
+  std::shared_ptr<const TraceContext> trace() const;
+  // What goes back to the caller besides the answer, whatever that is (CallOptions::received). The
+  // rules are CheckMetadata's: results whose metadata breaks them fail the call with INTERNAL; a
+  // failed call's metadata is left out then, and its message says so.
+  Metadata& initial_metadata();
+  Metadata& trailing_metadata();
 
   // Takes over the duty to answer; the handler then returns Reply::Later(). At most once a call;
   // a further one gives an empty handle.

@@ -72,6 +72,9 @@ struct ReturnExtra {
 
   capabilities @2 :List(CapabilityDescriptor);
   # The capability table of the results.
+
+  initialMetadata @3 :List(MetadataEntry);
+  # What the callee said before its results, unless a message of a stream has brought it.
 }
 
 struct ErrorInfo {

@@ -96,11 +96,17 @@ std::vector<GoldenStream> GoldenStreams() {
   message = Call(64);
   message->getRoot<capnp::AnyPointer>().setAs<capnp::Text>("hello, world");
   {
-    capnp::MallocMessageBuilder extra;
-    auto metadata = extra.initRoot<protocol::CallExtra>().initMetadata(1);
+    capnp::MallocMessageBuilder builder;
+    auto extra = builder.initRoot<protocol::CallExtra>();
+    auto metadata = extra.initMetadata(2);
     metadata[0].setKey("user");
     metadata[0].getValue().setText("somebody");
-    SetExtra(extra, *message);
+    metadata[1].setKey("blob");
+    metadata[1].getValue().setBinary(kj::StringPtr("\xff\x01").asBytes());
+    auto trace = extra.initTraceContext();
+    trace.setTraceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    trace.setTracestate("vendor=opaque");
+    SetExtra(builder, *message);
   }
   Append(message, with_extra);
   streams.push_back(std::move(with_extra));
@@ -124,12 +130,32 @@ std::vector<GoldenStream> GoldenStreams() {
   Append(message, answers);
   message = NewHeapMessage(0);
   message->header.type = FrameType::kReturn;
+  message->header.call_id = 3;
+  message->getRoot<capnp::AnyPointer>().initAs<capnp::List<uint8_t>>(3);
+  {
+    capnp::MallocMessageBuilder builder;
+    auto extra = builder.initRoot<protocol::ReturnExtra>();
+    auto initial = extra.initInitialMetadata(1)[0];
+    initial.setKey("server");
+    initial.getValue().setText("7");
+    auto trailing = extra.initTrailingMetadata(1)[0];
+    trailing.setKey("cost");
+    trailing.getValue().setBinary(kj::StringPtr("\x2a").asBytes());
+    SetExtra(builder, *message);
+  }
+  Append(message, answers);
+  message = NewHeapMessage(0);
+  message->header.type = FrameType::kReturn;
   message->header.call_id = 2;
   message->header.code = 5;
   message->has_body = false;
   {
     capnp::MallocMessageBuilder extra;
-    auto error = extra.initRoot<protocol::ReturnExtra>().initError();
+    auto root = extra.initRoot<protocol::ReturnExtra>();
+    auto trailing = root.initTrailingMetadata(1)[0];
+    trailing.setKey("cost");
+    trailing.getValue().setText("7");
+    auto error = root.initError();
     error.setMessage("no such file");
     error.setRefused(true);
     auto details = error.initDetails(1);

@@ -15,6 +15,9 @@
 #include "rpc/call_outcome.h"
 #include "rpc/error_codec.h"
 #include "rpc/message_reader.h"
+#include "rpc/metadata.h"
+#include "rpc/metadata_codec.h"
+#include "rpc/trace_context.h"
 #include "schema/protocol.capnp.h"
 #include "transport/frame_assembler.h"
 #include "transport/handshake.h"
@@ -119,6 +122,37 @@ size_t CheckError(const IncomingMessage& message, const Limits& limits) {
   return seen;
 }
 
+// What came of reading metadata: sound and within the limits, or the right failure. Returns its
+// size.
+size_t CheckRead(const absl::Status& read, const Metadata& metadata, const Limits& limits) {
+  MI7_CHECK(read.ok() || absl::IsInvalidArgument(read) || absl::IsResourceExhausted(read),
+            "a malformed extra part is the sender's fault");
+  size_t seen = 0;
+  for (const Metadata::Entry& entry : metadata.entries()) {
+    seen += entry.key.size() + entry.value.size();
+  }
+  MI7_CHECK(seen <= limits.extra_bytes_max, "no more is kept than the limit allows");
+  MI7_CHECK(!read.ok() || CheckMetadata(metadata, limits).ok(), "what is delivered is sound");
+  return seen;
+}
+
+// The extra part of a call or a return, as rpc reads it.
+size_t CheckExtra(const IncomingMessage& message, const Limits& limits) {
+  if (message.header().type == FrameType::kCall) {
+    CallExtra extra;
+    const absl::Status read = DecodeCallExtra(message, limits, extra);
+    if (extra.trace != nullptr) {
+      MI7_CHECK(TraceContext::Parse(extra.trace->traceparent(), extra.trace->state) == *extra.trace,
+                "a trace context that is delivered is sound");
+    }
+    return CheckRead(read, extra.metadata, limits);
+  }
+  ResponseMetadata metadata;
+  const absl::Status read = DecodeResponseMetadata(message, limits, metadata);
+  MI7_CHECK(read.ok() || metadata.empty(), "a malformed extra part yields nothing");
+  return CheckRead(read, metadata.initial, limits) + CheckRead(read, metadata.trailing, limits);
+}
+
 // The stream as it arrives.
 class Arrival {
  public:
@@ -184,6 +218,9 @@ size_t ReadWhole(const IncomingMessage& message, const Limits& limits) {
   if (message.has_body()) CheckBody(message, limits);
   if (message.header().type == FrameType::kReturn && message.header().code != 0) {
     seen += CheckError(message, limits);
+  }
+  if (message.header().type == FrameType::kCall || message.header().type == FrameType::kReturn) {
+    seen += CheckExtra(message, limits);
   }
   if (message.header().type == FrameType::kClose) {
     MI7_CHECK(!transport::ReadClose(message).ok(), "the status of a close message is never OK");
