@@ -11,10 +11,11 @@ MAY_INCLUDE = {
     "base": set(),
     "schema": set(),
     "transport": {"base", "schema"},
+    "channels": {"base", "transport"},
     "rpc": {"base", "schema", "transport"},
     "codegen": {"base", "schema"},
     "third_party": set(),
-    "examples": {"base", "schema", "transport", "rpc"},
+    "examples": {"base", "schema", "transport", "channels", "rpc"},
 }
 
 # The seam between rpc and transports: all that rpc/ may include of transport/. Which transports
@@ -32,7 +33,18 @@ SEAM = {
     "transport/wait_policy.h",
 }
 
-FOLDERS = {"base", "transport", "rpc", "schema", "codegen", "examples", "tests", "bench", "tools"}
+FOLDERS = {
+    "base",
+    "transport",
+    "channels",
+    "rpc",
+    "schema",
+    "codegen",
+    "examples",
+    "tests",
+    "bench",
+    "tools",
+}
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
 

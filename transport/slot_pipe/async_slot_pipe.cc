@@ -1,9 +1,10 @@
 #include "transport/slot_pipe/async_slot_pipe.h"
 
-#include <deque>
+#include <algorithm>
 #include <list>
 #include <thread>
 #include <type_traits>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "base/mutex.h"
@@ -60,16 +61,34 @@ class AsyncQueue {
     return !waiting_.empty();
   }
 
+  bool AnybodyListens() {
+    MutexLock lock(&mutex_);
+    return !listeners_.empty();
+  }
+
   void Add(std::shared_ptr<SlotAwaiter<Slot>*> awaiter, Deadline deadline) {
     bool earlier;
     {
       MutexLock lock(&mutex_);
       waiting_.push_back({std::move(awaiter), deadline.at_ns()});
       earlier = deadline.at_ns() < sleeping_until_ns_;
-      if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+      StartThread();
       changed_.NotifyAll();
     }
     if (earlier) Interrupt();
+  }
+
+  void Watch(PipeListener* listener) {
+    // A thread that is asleep for others is woken by what this one waits for, too.
+    MutexLock lock(&mutex_);
+    listeners_.push_back(listener);
+    StartThread();
+    changed_.NotifyAll();
+  }
+
+  void Unwatch(PipeListener* listener) {
+    MutexLock lock(&mutex_);
+    listeners_.erase(std::remove(listeners_.begin(), listeners_.end(), listener), listeners_.end());
   }
 
  private:
@@ -78,7 +97,9 @@ class AsyncQueue {
     int64_t deadline_ns;
   };
 
-  Event& event() { return std::is_same_v<Slot, WriteSlot> ? impl_->empty : impl_->ready; }
+  static constexpr Direction kDirection =
+      std::is_same_v<Slot, WriteSlot> ? Direction::kHold : Direction::kFetch;
+  Event& event() { return impl_->event(kDirection); }
   // Ends a sleep of the thread, and spuriously those of others.
   void Interrupt() { event().NotifyAll(); }
 
@@ -116,6 +137,17 @@ class AsyncQueue {
     return next_ns;
   }
 
+  void StartThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+  }
+
+  // All of them: who is first gets it.
+  void TellListeners() {
+    MutexLock lock(&mutex_);
+    for (PipeListener* const listener : listeners_) listener->OnMayHave();
+    listeners_.clear();
+  }
+
   std::shared_ptr<SlotAwaiter<Slot>*> PopFirst() {
     MutexLock lock(&mutex_);
     if (waiting_.empty()) return nullptr;
@@ -131,12 +163,24 @@ class AsyncQueue {
         MutexLock lock(&mutex_);
         if (waiting_.empty()) sleeping_until_ns_ = kForeverNs;
         changed_.WaitUntil(mutex_, Deadline::Infinite(), [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-          return stopped_ || !waiting_.empty();
+          return stopped_ || !waiting_.empty() || !listeners_.empty();
         });
         if (stopped_) return;
       }
       // As in SlotPipe::Impl::Wait: declared before looking (event.h).
       const uint32_t ticket = event().Declare();
+      const bool listening = AnybodyListens();
+      if (listening && (slept || impl_->MayHave(kDirection) || pipe_->cancelled())) {
+        TellListeners();
+        if (slept) event().Notify();  // the wake may have been meant for two
+        slept = false;
+        continue;
+      }
+      if (listening && !AnybodyWaits()) {
+        event().Sleep(ticket, kLookAgainNs);
+        slept = true;
+        continue;
+      }
       absl::StatusOr<Slot> result = Try();
       if (result.ok()) {
         auto first = PopFirst();
@@ -174,6 +218,7 @@ class AsyncQueue {
   CondVar changed_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   std::list<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
+  std::vector<PipeListener*> listeners_ ABSL_GUARDED_BY(mutex_);
   // The first deadline that the thread knows of.
   int64_t sleeping_until_ns_ ABSL_GUARDED_BY(mutex_) = kForeverNs;
   std::thread thread_;  // started under mutex_, once; joined when nobody can start it any more
@@ -210,13 +255,24 @@ template class SlotAwaiter<ReadSlot>;
 }  // namespace slot_pipe_internal
 
 using slot_pipe_internal::AsyncQueue;
+using slot_pipe_internal::Direction;
+using slot_pipe_internal::PipeListener;
 using slot_pipe_internal::SlotAwaiter;
 
 AsyncSlotPipe::AsyncSlotPipe(SlotPipe* pipe, transport::EventLoop* loop)
-    : hold_(std::make_unique<AsyncQueue<WriteSlot>>(pipe, pipe->impl_.get(), loop)),
+    : pipe_(pipe),
+      hold_(std::make_unique<AsyncQueue<WriteSlot>>(pipe, pipe->impl_.get(), loop)),
       fetch_(std::make_unique<AsyncQueue<ReadSlot>>(pipe, pipe->impl_.get(), loop)) {}
 
 AsyncSlotPipe::~AsyncSlotPipe() = default;
+
+void AsyncSlotPipe::Watch(Direction direction, PipeListener* listener) {
+  direction == Direction::kHold ? hold_->Watch(listener) : fetch_->Watch(listener);
+}
+
+void AsyncSlotPipe::Unwatch(Direction direction, PipeListener* listener) {
+  direction == Direction::kHold ? hold_->Unwatch(listener) : fetch_->Unwatch(listener);
+}
 
 SlotAwaiter<WriteSlot> AsyncSlotPipe::Hold(Deadline deadline) {
   return SlotAwaiter<WriteSlot>(hold_.get(), deadline);

@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "base/deadline.h"
 #include "transport/event_loop.h"
+#include "transport/slot_pipe/pipe_poll.h"
 #include "transport/slot_pipe/slot_pipe.h"
 
 namespace mi7 {
@@ -71,7 +72,15 @@ class AsyncSlotPipe {
   slot_pipe_internal::SlotAwaiter<WriteSlot> Hold(Deadline deadline = Deadline::Infinite());
   slot_pipe_internal::SlotAwaiter<ReadSlot> Fetch(Deadline deadline = Deadline::Infinite());
 
+  // For a wait for several things at once (channels/select.h), which makes the attempts itself:
+  // tells `listener` once that one may succeed, or after a while that it is time for one. Unwatch
+  // before that it is to be forgotten; after it returns, `listener` is not told any more.
+  void Watch(slot_pipe_internal::Direction direction, slot_pipe_internal::PipeListener* listener);
+  void Unwatch(slot_pipe_internal::Direction direction, slot_pipe_internal::PipeListener* listener);
+  SlotPipe* pipe() const { return pipe_; }
+
  private:
+  SlotPipe* const pipe_;
   const std::unique_ptr<slot_pipe_internal::AsyncQueue<WriteSlot>> hold_;
   const std::unique_ptr<slot_pipe_internal::AsyncQueue<ReadSlot>> fetch_;
 };

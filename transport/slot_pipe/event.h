@@ -39,6 +39,8 @@ class Event {
     if ((word & 1) != 0) Wake(word, 1);
   }
   void NotifyAll();
+  // For who sleeps on several words at once.
+  const std::atomic<uint32_t>& word() const { return word_; }
 
  private:
   void Wake(uint32_t word, int count);

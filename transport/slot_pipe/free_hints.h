@@ -68,10 +68,10 @@ class FreeHints {
     return false;
   }
 
-  // Whether some bit seems to be set.
+  // Whether some bit seems to be set. Sequentially consistent for the sleepers (event.h).
   bool Any() const {
     for (uint32_t word = 0; word < (region_.layout().hint_words + 63) / 64; ++word) {
-      if (region_.hint_summary(word).load(std::memory_order_relaxed) != 0) return true;
+      if (region_.hint_summary(word).load(std::memory_order_seq_cst) != 0) return true;
     }
     return false;
   }

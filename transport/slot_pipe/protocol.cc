@@ -218,7 +218,7 @@ Outcome Protocol::Fetch(Claim& claim) {
 
 bool Protocol::MayFetch() const {
   const uint64_t h = region_.words().head.load(std::memory_order_acquire);
-  const CellWord cell(region_.cell(h).load(std::memory_order_acquire));
+  const CellWord cell(region_.cell(h).load(std::memory_order_seq_cst));
   return cell.full() || cell.LapsAhead(region_.lap(h)) > 0;
 }
 

@@ -88,9 +88,10 @@ class Protocol {
   // DEAD_LETTER -> READING(me), looking from slot `from` on. kDone, kNothing.
   Outcome FetchDeadLetter(uint32_t from, Claim& claim);
 
-  // Whether there may be a message to fetch: a look at the head.
+  // Whether there may be a message to fetch: a look at the head. As Fetch, for who has declared
+  // itself a sleeper (event.h).
   bool MayFetch() const;
-  // Whether there may be an empty slot: a look at the hints.
+  // Whether there may be an empty slot: a look at the hints. The same.
   bool MayHold() const { return hints_.Any(); }
 
   // Undoes or completes whatever participant `dead` was at. The caller excludes every other sweep

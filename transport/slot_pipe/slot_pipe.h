@@ -52,6 +52,7 @@ namespace mi7 {
 namespace slot_pipe_internal {
 template <typename Slot>
 class AsyncQueue;
+class PipePoll;
 }  // namespace slot_pipe_internal
 
 // What a pipe is made of. A value type.
@@ -203,6 +204,7 @@ class SlotPipe {
   friend class AsyncSlotPipe;
   template <typename Slot>
   friend class slot_pipe_internal::AsyncQueue;
+  friend class slot_pipe_internal::PipePoll;
   struct Impl;
   explicit SlotPipe(std::unique_ptr<Impl> impl);
   static absl::StatusOr<std::unique_ptr<SlotPipe>> Join(

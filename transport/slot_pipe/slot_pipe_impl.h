@@ -17,6 +17,7 @@
 #include "transport/slot_pipe/fork_guard.h"
 #include "transport/slot_pipe/participants.h"
 #include "transport/slot_pipe/pipe_file.h"
+#include "transport/slot_pipe/pipe_poll.h"
 #include "transport/slot_pipe/protocol.h"
 #include "transport/slot_pipe/slot_pipe.h"
 #include "transport/spin_budget.h"
@@ -66,6 +67,15 @@ struct SlotPipe::Impl {
                                   Attempt attempt, More more);
   slot_pipe_internal::Waited WaitToHold(Deadline deadline, slot_pipe_internal::Claim& claim);
   slot_pipe_internal::Waited WaitToFetch(Deadline deadline, slot_pipe_internal::Claim& claim);
+
+  // Who waits in a direction is told by this event, and looks here first.
+  slot_pipe_internal::Event& event(slot_pipe_internal::Direction direction) {
+    return direction == slot_pipe_internal::Direction::kHold ? empty : ready;
+  }
+  bool MayHave(slot_pipe_internal::Direction direction) const {
+    return direction == slot_pipe_internal::Direction::kHold ? protocol.MayHold()
+                                                             : protocol.MayFetch();
+  }
 
   const std::unique_ptr<slot_pipe_internal::PipeFile> file;
   const slot_pipe_internal::Region region;
