@@ -12,7 +12,8 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/time/time.h"
-#include "examples/async_producer/hand_off.h"
+#include "base/detached_task.h"
+#include "channels/channel.h"
 #include "transport/event_loop.h"
 #include "transport/slot_pipe/async_slot_pipe.h"
 #include "transport/slot_pipe/slot_pipe.h"
@@ -25,12 +26,16 @@ ABSL_FLAG(bool, print, false, "print each message");
 
 namespace {
 
+using mi7::DetachedTask;
+using mi7::channels::Receiver;
+using mi7::channels::Sender;
+
 mi7::SlotPipe* the_pipe = nullptr;  // for the signal handler; set once
 
 void OnSignal(int) { the_pipe->Cancel(); }
 
-Started Listen(mi7::SlotPipe& pipe, mi7::AsyncSlotPipe& async, HandOff<mi7::SlotRef>& work,
-               uint64_t messages, int idle_ms, Ended& ended) {
+DetachedTask Listen(mi7::SlotPipe& pipe, mi7::AsyncSlotPipe& async, Sender<mi7::SlotRef> work,
+                    uint64_t messages, int idle_ms) {
   for (uint64_t i = 0; (messages == 0 || i < messages) && !pipe.cancelled(); ++i) {
     auto message =
         co_await async.Fetch(idle_ms == 0 ? mi7::Deadline::Infinite()
@@ -42,17 +47,16 @@ Started Listen(mi7::SlotPipe& pipe, mi7::AsyncSlotPipe& async, HandOff<mi7::Slot
       break;
     }
     pipe.MarkInProgress(message->ref()).IgnoreError();  // only to be seen in the status
-    work.Push(message->Detach());
+    if (!work.Send(message->Detach()).ok()) break;
   }
-  work.Close();
-  ended.Add();
-}
+}  // no more work: its sender was the only one
 
-Started Work(mi7::SlotPipe& pipe, HandOff<mi7::SlotRef>& work, bool print, uint64_t& received,
-             Ended& ended) {
+// `ended` says that it has ended by going.
+DetachedTask Work(mi7::SlotPipe& pipe, mi7::transport::EventLoop* loop, Receiver<mi7::SlotRef> work,
+                  bool print, uint64_t& received, [[maybe_unused]] Sender<bool> ended) {
   for (;;) {
-    const std::optional<mi7::SlotRef> ref = co_await work.Pop();
-    if (!ref.has_value()) break;
+    const absl::StatusOr<mi7::SlotRef> ref = co_await work.ReceiveOn(loop);
+    if (!ref.ok()) break;
     auto message = pipe.Reading(*ref);
     if (!message.ok()) {
       std::cerr << message.status() << "\n";
@@ -65,7 +69,6 @@ Started Work(mi7::SlotPipe& pipe, HandOff<mi7::SlotRef>& work, bool print, uint6
     }
     ++received;
   }
-  ended.Add();
 }
 
 }  // namespace
@@ -86,17 +89,20 @@ int main(int argc, char** argv) {
   ::sigaction(SIGTERM, &action, nullptr);
 
   mi7::AsyncSlotPipe async(pipe->get(), loop->get());
-  HandOff<mi7::SlotRef> work(loop->get());
-  Ended ended;
+  // Unbounded, because the pipe bounds how many slots there are to hand on.
+  auto [work_sender, work] = mi7::channels::Unbounded<mi7::SlotRef>();
+  auto [ended, all_ended] = mi7::channels::Unbounded<bool>();
   uint64_t received = 0;  // the loop's thread counts
   const int workers = std::max(1, absl::GetFlag(FLAGS_workers));
-  (*loop)->Post([&] {
-    for (int i = 0; i < workers; ++i) {
-      Work(**pipe, work, absl::GetFlag(FLAGS_print), received, ended);
-    }
-    Listen(**pipe, async, work, absl::GetFlag(FLAGS_messages), absl::GetFlag(FLAGS_idle_ms), ended);
-  });
+  (*loop)->Post(
+      [&, to = std::move(work_sender), from = std::move(work), end = std::move(ended)]() mutable {
+        for (int i = 0; i < workers; ++i) {
+          Work(**pipe, loop->get(), from, absl::GetFlag(FLAGS_print), received, end);
+        }
+        Listen(**pipe, async, std::move(to), absl::GetFlag(FLAGS_messages),
+               absl::GetFlag(FLAGS_idle_ms));
+      });
   std::cout << "consuming" << std::endl;
-  ended.WaitFor(workers + 1);
+  all_ended.Receive().IgnoreError();  // until it is closed, because all workers have ended
   std::cout << "received " << received << std::endl;
 }

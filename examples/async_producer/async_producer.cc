@@ -12,7 +12,8 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
-#include "examples/async_producer/hand_off.h"
+#include "base/detached_task.h"
+#include "channels/channel.h"
 #include "transport/event_loop.h"
 #include "transport/slot_pipe/async_slot_pipe.h"
 #include "transport/slot_pipe/slot_pipe.h"
@@ -23,13 +24,17 @@ ABSL_FLAG(int, workers, 3, "coroutines that fill slots");
 
 namespace {
 
+using mi7::DetachedTask;
+using mi7::channels::Receiver;
+using mi7::channels::Sender;
+
 mi7::SlotPipe* the_pipe = nullptr;  // for the signal handler; set once
 
 // Ends the wait for an empty slot, and by that the scheduler, and by that everybody.
 void OnSignal(int) { the_pipe->Cancel(); }
 
-Started Schedule(mi7::SlotPipe& pipe, mi7::AsyncSlotPipe& async, HandOff<mi7::SlotRef>& work,
-                 uint64_t messages, Ended& ended) {
+DetachedTask Schedule(mi7::SlotPipe& pipe, mi7::AsyncSlotPipe& async, Sender<mi7::SlotRef> work,
+                      uint64_t messages) {
   for (uint64_t i = 0; (messages == 0 || i < messages) && !pipe.cancelled(); ++i) {
     auto slot = co_await async.Hold();
     if (!slot.ok()) {
@@ -37,17 +42,16 @@ Started Schedule(mi7::SlotPipe& pipe, mi7::AsyncSlotPipe& async, HandOff<mi7::Sl
       break;
     }
     pipe.MarkInProgress(slot->ref()).IgnoreError();  // only to be seen in the status
-    work.Push(slot->Detach());
+    if (!work.Send(slot->Detach()).ok()) break;
   }
-  work.Close();
-  ended.Add();
-}
+}  // no more work: its sender was the only one
 
-Started Work(mi7::SlotPipe& pipe, HandOff<mi7::SlotRef>& work, int worker, uint64_t& sent,
-             Ended& ended) {
+// `ended` says that it has ended by going.
+DetachedTask Work(mi7::SlotPipe& pipe, mi7::transport::EventLoop* loop, Receiver<mi7::SlotRef> work,
+                  int worker, uint64_t& sent, [[maybe_unused]] Sender<bool> ended) {
   for (;;) {
-    const std::optional<mi7::SlotRef> ref = co_await work.Pop();
-    if (!ref.has_value()) break;
+    const absl::StatusOr<mi7::SlotRef> ref = co_await work.ReceiveOn(loop);
+    if (!ref.ok()) break;
     auto slot = pipe.Writing(*ref);
     if (!slot.ok()) {
       std::cerr << slot.status() << "\n";
@@ -62,7 +66,6 @@ Started Work(mi7::SlotPipe& pipe, HandOff<mi7::SlotRef>& work, int worker, uint6
     }
     ++sent;
   }
-  ended.Add();
 }
 
 }  // namespace
@@ -83,15 +86,19 @@ int main(int argc, char** argv) {
   ::sigaction(SIGTERM, &action, nullptr);
 
   mi7::AsyncSlotPipe async(pipe->get(), loop->get());
-  HandOff<mi7::SlotRef> work(loop->get());
-  Ended ended;
+  // Unbounded, because the pipe bounds how many slots there are to hand on.
+  auto [work_sender, work] = mi7::channels::Unbounded<mi7::SlotRef>();
+  auto [ended, all_ended] = mi7::channels::Unbounded<bool>();
   uint64_t sent = 0;  // the loop's thread counts
   const int workers = std::max(1, absl::GetFlag(FLAGS_workers));
-  (*loop)->Post([&] {
-    for (int worker = 0; worker < workers; ++worker) Work(**pipe, work, worker, sent, ended);
-    Schedule(**pipe, async, work, absl::GetFlag(FLAGS_messages), ended);
-  });
+  (*loop)->Post(
+      [&, to = std::move(work_sender), from = std::move(work), end = std::move(ended)]() mutable {
+        for (int worker = 0; worker < workers; ++worker) {
+          Work(**pipe, loop->get(), from, worker, sent, end);
+        }
+        Schedule(**pipe, async, std::move(to), absl::GetFlag(FLAGS_messages));
+      });
   std::cout << "producing" << std::endl;
-  ended.WaitFor(workers + 1);
+  all_ended.Receive().IgnoreError();  // until it is closed, because all workers have ended
   std::cout << "sent " << sent << std::endl;
 }
