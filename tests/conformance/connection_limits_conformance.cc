@@ -1,5 +1,7 @@
 // Limits and back-pressure: memory stays bounded whatever the peer does, and nothing is lost.
 
+#include <memory>
+
 #include <capnp/any.h>
 #include <gmock/gmock.h>
 
@@ -111,16 +113,22 @@ TEST_P(ConnectionConformance, SendingFromOnWritableNeverLosesOrReorders) {
   limits.message_bytes_max = 256u << 10;
   ASSERT_NO_FATAL_FAILURE(Connect(limits, limits));
   constexpr uint32_t kCount = 2000;
-  uint32_t sent = 0;  // by the first thread, then by callbacks only
-  const auto send_all = [&] {
-    while (sent < kCount && SendCall(*client_connection_, sent + 1, 20'000).ok()) ++sent;
+  // Shared: the last message may arrive, and the test end, while its sender has still to count it.
+  struct Counts {
+    uint32_t sent = 0;  // by the first thread, then by callbacks only
+    uint32_t seen = 0;
+  };
+  const auto counts = std::make_shared<Counts>();
+  const auto send_all = [connection = client_connection_.get(), counts] {
+    while (counts->sent < kCount && SendCall(*connection, counts->sent + 1, 20'000).ok()) {
+      ++counts->sent;
+    }
   };
   client_ = std::make_shared<RecordingReceiver>();
   client_->on_writable = send_all;
-  uint32_t seen = 0;
-  server_ = std::make_shared<RecordingReceiver>([&](IncomingMessage message) {
-    ++seen;
-    EXPECT_EQ(message.header().call_id, seen);
+  server_ = std::make_shared<RecordingReceiver>([counts](IncomingMessage message) {
+    ++counts->seen;
+    EXPECT_EQ(message.header().call_id, counts->seen);
   });
   send_all();
   client_connection_->Start(client_);
