@@ -13,6 +13,14 @@ using transport::FrameHeader;
 using transport::FrameType;
 using transport::OutgoingMessage;
 
+// So much text of an error can be sent where there is no memory for a message: with it the return
+// is still small enough for a shared-memory ring.
+constexpr size_t kShortTextBytes = 100;
+
+absl::Status Shortened(const absl::Status& status) {
+  return absl::Status(status.code(), status.message().substr(0, kShortTextBytes));
+}
+
 }  // namespace
 
 void AnswerSide::OnCall(transport::IncomingMessage&& message) {
@@ -68,6 +76,15 @@ void AnswerSide::OnCancel(uint32_t call_id) {
 
 void AnswerSide::OnRejectedCall(const FrameHeader& header, const absl::Status& why) {
   Refuse(header.call_id, why);
+}
+
+void AnswerSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
+  if (absl::IsUnavailable(why)) return;  // the caller learns it by itself
+  const bool had_results = header.code == 0;
+  const absl::Status told(
+      had_results ? why.code() : static_cast<absl::StatusCode>(header.code),
+      absl::StrCat(had_results ? "the call has run; results: " : "text lost: ", why.message()));
+  SendError(header.call_id, Shortened(told), /*refused=*/false);
 }
 
 void AnswerSide::OnClosed() {
@@ -133,23 +150,28 @@ void AnswerSide::SendReturn(ServerCall& call, const absl::Status& status) {
   }
   const absl::Status sent = owner_->connection().Send(std::move(response));
   if (sent.ok() || absl::IsUnavailable(sent)) return;  // closed: the caller learns it by itself
-  // Results that exceed a limit fail this call with that limit's name.
-  OutgoingMessage error = transport::NewHeapMessage(0);
-  error->header.type = FrameType::kReturn;
-  error->header.call_id = call.header().call_id;
-  EncodeError(
-      absl::Status(sent.code(), absl::StrCat("results: ", sent.message(), "; the call has run")),
-      /*refused=*/false, *limits_, *error);
-  owner_->connection().Send(std::move(error)).IgnoreError();
+  // Results that exceed a limit, or for which there is no memory, fail this call with its name.
+  const uint32_t call_id = call.header().call_id;
+  if (status.ok()) {
+    SendError(
+        call_id,
+        absl::Status(sent.code(), absl::StrCat("results: ", sent.message(), "; the call has run")),
+        /*refused=*/false);
+  } else {
+    SendError(call_id, status, /*refused=*/false);
+  }
 }
 
-void AnswerSide::Refuse(uint32_t call_id, const absl::Status& status) {
-  OutgoingMessage message = transport::NewHeapMessage(0);
-  message->header.type = FrameType::kReturn;
-  message->header.call_id = call_id;
-  EncodeError(status, /*refused=*/true, *limits_, *message);
-  // Fails only when the connection is closed: then the caller learns that.
-  owner_->connection().Send(std::move(message)).IgnoreError();
+void AnswerSide::SendError(uint32_t call_id, const absl::Status& status, bool refused) {
+  for (const absl::Status& told : {status, Shortened(status)}) {
+    OutgoingMessage message = transport::NewHeapMessage(0);
+    message->header.type = FrameType::kReturn;
+    message->header.call_id = call_id;
+    EncodeError(told, refused, *limits_, *message);
+    // Closed: the caller learns it by itself. Otherwise it is the text for which there is no room.
+    const absl::Status sent = owner_->connection().Send(std::move(message));
+    if (sent.ok() || absl::IsUnavailable(sent)) return;
+  }
 }
 
 }  // namespace mi7

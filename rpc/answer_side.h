@@ -43,6 +43,9 @@ class AnswerSide {
   void OnCancel(uint32_t call_id);
   // A call that the transport could not deliver: too large, or malformed.
   void OnRejectedCall(const transport::FrameHeader& header, const absl::Status& why);
+  // A return that the connection dropped unsent. When it was for want of memory, its caller is told
+  // so instead.
+  void OnUnsent(const transport::FrameHeader& header, const absl::Status& why);
   // Marks everything in flight as cancelled; nothing is sent any more.
   void OnClosed();
 
@@ -66,7 +69,10 @@ class AnswerSide {
   absl::Status AdmitSlow(uint32_t call_id) const;
   void SendReturn(ServerCall& call, const absl::Status& status);
   // Answers a call that no ServerCall exists for.
-  void Refuse(uint32_t call_id, const absl::Status& status);
+  void Refuse(uint32_t call_id, const absl::Status& status) {
+    SendError(call_id, status, /*refused=*/true);
+  }
+  void SendError(uint32_t call_id, const absl::Status& status, bool refused);
 
   Owner* const owner_;
   const Dispatcher* const dispatcher_;

@@ -168,12 +168,11 @@ absl::Status CallSide::OnRejectedReturn(const FrameHeader& header, const absl::S
   return absl::OkStatus();
 }
 
-void CallSide::OnUnsent(const FrameHeader& header) {
-  if (header.type != FrameType::kCall) return;
+void CallSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
   ClientCall* const call = Take(header.call_id);
   if (call == nullptr || call == kGivenUp) return;
   call->Fail(
-      WithOutcome(absl::UnavailableError(absl::StrCat(call->method().name, ": connection lost")),
+      WithOutcome(absl::Status(why.code(), absl::StrCat(call->method().name, ": ", why.message())),
                   CallOutcome::kNotSent));
   call->Unref();
 }

@@ -40,7 +40,7 @@ class CallSide {
   // A return that the transport could not deliver.
   absl::Status OnRejectedReturn(const transport::FrameHeader& header, const absl::Status& why);
   // A call that the connection dropped unsent.
-  void OnUnsent(const transport::FrameHeader& header);
+  void OnUnsent(const transport::FrameHeader& header, const absl::Status& why);
   // Fails every call in flight as UNAVAILABLE, "may have run".
   void OnClosed(const absl::Status& why);
 

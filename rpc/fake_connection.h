@@ -38,7 +38,10 @@ class FakeConnection final : public transport::Connection {
   void DeliverRejected(const transport::FrameHeader& header, const absl::Status& why) {
     receiver_->OnRejected(header, why);
   }
-  void DeliverUnsent(const transport::FrameHeader& header) { receiver_->OnUnsent(header); }
+  void DeliverUnsent(const transport::FrameHeader& header,
+                     const absl::Status& why = transport::LostBeforeSend()) {
+    receiver_->OnUnsent(header, why);
+  }
   // Ends the connection, as Connection promises it after Close too.
   void DeliverClosed(const absl::Status& why) {
     {

@@ -69,6 +69,12 @@ void Session::OnRejected(const FrameHeader& header, const absl::Status& why) {
   CloseIfGoneAway();
 }
 
+void Session::OnUnsent(const FrameHeader& header, const absl::Status& why) {
+  if (header.type == FrameType::kCall) calls_.OnUnsent(header, why);
+  if (header.type == FrameType::kReturn) answers_.OnUnsent(header, why);
+  CloseIfGoneAway();
+}
+
 void Session::OnClosed(const absl::Status& why) {
   answers_.OnClosed();
   // Before the calls end, so that a caller that tries again at once gets a new connection.

@@ -58,7 +58,7 @@ class Session final : public transport::Receiver,
   void OnMessage(transport::IncomingMessage message) override;
   void OnWritable() override {}
   void OnRejected(const transport::FrameHeader& header, const absl::Status& why) override;
-  void OnUnsent(const transport::FrameHeader& header) override { calls_.OnUnsent(header); }
+  void OnUnsent(const transport::FrameHeader& header, const absl::Status& why) override;
   void OnClosed(const absl::Status& why) override;
 
   // --- AnswerSide::Owner ---

@@ -51,9 +51,10 @@ class Receiver {
   // There is room again after Send or Reserve answered RESOURCE_EXHAUSTED for a full queue.
   virtual void OnWritable() = 0;
 
-  // A message that Send had accepted was dropped by a dying connection before any byte of it was
-  // handed to the system: the peer has certainly not seen it. Comes before OnClosed.
-  virtual void OnUnsent(const FrameHeader& header) = 0;
+  // A message that Send had accepted was dropped before any byte of it was handed to the system:
+  // the peer has certainly not seen it. UNAVAILABLE: the connection is dying; OnClosed follows and
+  // says more. RESOURCE_EXHAUSTED: there is no memory for this message; the others go on.
+  virtual void OnUnsent(const FrameHeader& header, const absl::Status& why) = 0;
 
   // The connection is gone; the last callback. OK when we closed it with OK or the peer ended it
   // in order at a message boundary; the peer's status, its message prefixed with who said it, when
@@ -70,6 +71,9 @@ struct Negotiated {
   uint32_t message_bytes_max = 0;
   uint32_t calls_in_flight_max = 0;
 };
+
+// What OnUnsent says of a connection that is dying.
+inline absl::Status LostBeforeSend() { return absl::UnavailableError("connection lost"); }
 
 // Facts about a connection; constant from the moment Start is called.
 struct ConnectionInfo {

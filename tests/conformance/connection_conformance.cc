@@ -68,8 +68,9 @@ void RecordingReceiver::OnWritable() {
   changed_.notify_all();
 }
 
-void RecordingReceiver::OnUnsent(const FrameHeader& header) {
+void RecordingReceiver::OnUnsent(const FrameHeader& header, const absl::Status& why) {
   Callback callback(*this);
+  EXPECT_TRUE(absl::IsUnavailable(why)) << why;
   std::lock_guard lock(mutex_);
   unsent_.push_back(header.call_id);
   changed_.notify_all();

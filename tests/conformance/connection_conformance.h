@@ -55,7 +55,7 @@ class RecordingReceiver : public Receiver {
   void OnMessage(IncomingMessage message) override;
   void OnRejected(const FrameHeader& header, const absl::Status& why) override;
   void OnWritable() override;
-  void OnUnsent(const FrameHeader& header) override;
+  void OnUnsent(const FrameHeader& header, const absl::Status& why) override;
   void OnClosed(const absl::Status& why) override;
 
   // Extra work inside OnWritable and OnClosed; set before Start.

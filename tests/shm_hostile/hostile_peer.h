@@ -45,7 +45,7 @@ class Witness final : public transport::Receiver {
   void OnMessage(transport::IncomingMessage message) override;
   void OnRejected(const transport::FrameHeader& header, const absl::Status& why) override;
   void OnWritable() override {}
-  void OnUnsent(const transport::FrameHeader&) override {}
+  void OnUnsent(const transport::FrameHeader&, const absl::Status&) override {}
   void OnClosed(const absl::Status& why) override;
 
   // The next event, which must come within ten seconds.

@@ -233,7 +233,7 @@ class Bystander {
     }
     void OnRejected(const transport::FrameHeader&, const absl::Status&) override {}
     void OnWritable() override {}
-    void OnUnsent(const transport::FrameHeader&) override {}
+    void OnUnsent(const transport::FrameHeader&, const absl::Status&) override {}
     void OnClosed(const absl::Status&) override { closed.Notify(); }
     transport::Connection* connection = nullptr;
     absl::Notification closed;

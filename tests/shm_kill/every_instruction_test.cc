@@ -188,7 +188,7 @@ class EmptyReceiver : public transport::Receiver {
     SharedState().board.wrong.fetch_add(1);
   }
   void OnWritable() override {}
-  void OnUnsent(const transport::FrameHeader&) override {}
+  void OnUnsent(const transport::FrameHeader&, const absl::Status&) override {}
 };
 
 // --- The process that is killed

@@ -108,9 +108,9 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     const Callback callback(*this);
     receiver_->OnRejected(header, why);
   }
-  void OnUnsent(const FrameHeader& header) override {
+  void OnUnsent(const FrameHeader& header, const absl::Status& why) override {
     const Callback callback(*this);
-    receiver_->OnUnsent(header);
+    receiver_->OnUnsent(header, why);
   }
   void OnWritable() override {
     // The inner connection has room; whether we have is seen when it was used.
@@ -127,7 +127,9 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       timer_.reset();
       unsent.swap(held_);
     }
-    for (const OutgoingMessage& message : unsent) receiver_->OnUnsent(message->header);
+    for (const OutgoingMessage& message : unsent) {
+      receiver_->OnUnsent(message->header, LostBeforeSend());
+    }
     receiver_->OnClosed(why);
     receiver_.reset();
   }

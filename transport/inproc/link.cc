@@ -370,7 +370,7 @@ void Link::End(Side& side) {
     FrameScope frame(callback_frames_, side, false);
     while (!unsent.empty()) {
       const OutgoingMessage message = unsent.Pop();
-      receiver->OnUnsent(message->header);
+      receiver->OnUnsent(message->header, LostBeforeSend());
     }
     receiver->OnClosed(why);
     receiver.reset();

@@ -141,15 +141,21 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
                             : SealMessage(*taken, send_limits());
   if (!sealed.ok()) [[unlikely]]
     return sealed;
+  const uint64_t bytes = taken->header.size;
+  if (!pool_->CouldHold(bytes - kFrameHeaderBytes)) [[unlikely]] {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "message of ", bytes, " bytes exceeds the shared memory for messages, of which ",
+        pool_->largest_bytes(), " bytes can be had in one piece (shm.slot_classes)"));
+  }
   // Answers are bounded by not reading further requests.
   const uint64_t bound = accepted_ ? UINT64_MAX : queue_max();
-  const uint64_t bytes = taken->header.size;
+  absl::Status refused;
   Put put;
   bool queued = false;
   {
     MutexLock lock(&send_mutex_);
     if (sending_ended_) return ClosedError();
-    put = first_ == nullptr ? PutMessage(taken) : Put::kNoRoom;
+    put = first_ == nullptr ? PutMessage(taken, refused) : Put::kNoRoom;
     if (put == Put::kNoRoom) queued = Enqueue(taken, bound);
   }
   if (put == Put::kDone) [[likely]] {
@@ -163,11 +169,8 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
     }
     return absl::OkStatus();
   }
-  if (put == Put::kTooLarge) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "message of ", bytes, " bytes exceeds the shared memory for messages, of which ",
-        pool_->largest_bytes(), " bytes can be had in one piece (shm.slot_classes)"));
-  }
+  if (put == Put::kRefused) [[unlikely]]
+    return refused;
   if (!queued) return QueueFull(bytes);
   // Who drives, or the loop, writes it when there is room, and declares that it waits for that.
   if (scope == nullptr) {
@@ -191,7 +194,7 @@ bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {
   return true;
 }
 
-ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message) {
+ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Status& why) {
   const auto segments = message->Segments();
   const std::span<const std::byte> extra = message->extra();
   if (segments.size() <= 1) {
@@ -219,23 +222,22 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message) {
   const std::span<const IncomingMessage::Segment> all{segments.begin(), segments.size()};
   const std::span<const Slot> slots = own == nullptr ? std::span<const Slot>{} : own->SlotsOf(all);
   const size_t extra_count = extra.empty() ? 0 : 1;
-  if (slots.empty() || slots.size() + extra_count > kRecordWordsMax) return PutStream(message);
+  if (slots.empty() || slots.size() + extra_count > kRecordWordsMax) return PutStream(message, why);
 
   const auto count = static_cast<uint32_t>(slots.size() + extra_count);
   if (!writer_.HasRoom(count)) return Put::kNoRoom;
   for (const Slot& slot : slots) {
-    if (!AnnounceChunk(slot.size_class)) return Put::kNoRoom;
+    const Put announced = AnnounceChunk(slot.size_class, why);
+    if (announced != Put::kDone) [[unlikely]]
+      return announced;
   }
   std::array<uint64_t, kRecordWordsMax> words;
   size_t at = 0;
   if (extra_count != 0) {
-    const Slot slot = pool_->Take(extra.size(), extra.size(), true);
-    if (!slot) return Put::kNoRoom;
+    Put put{};
+    const Slot slot = TakeKnownSlot(extra.size(), put, why);
+    if (!slot) return put;
     std::memcpy(slot.data, extra.data(), extra.size());
-    if (!AnnounceChunk(slot.size_class)) {
-      pool_->Return(slot, extra.size());
-      return Put::kNoRoom;
-    }
     words[at++] = std::bit_cast<uint64_t>(DescriptorOf(slot, extra.size()));
     pool_->Sent(slot, extra.size());
   }
@@ -251,16 +253,12 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message) {
   return Put::kDone;
 }
 
-ShmConnection::Put ShmConnection::PutStream(OutgoingMessage& message) {
+ShmConnection::Put ShmConnection::PutStream(OutgoingMessage& message, absl::Status& why) {
   const uint64_t bytes = message->header.size - kFrameHeaderBytes;
-  if (!pool_->CouldHold(bytes)) return Put::kTooLarge;
   if (!writer_.HasRoom(1)) return Put::kNoRoom;
-  const Slot slot = pool_->Take(bytes, bytes, true);
-  if (!slot) return Put::kNoRoom;
-  if (!AnnounceChunk(slot.size_class)) {
-    pool_->Return(slot, 0);
-    return Put::kNoRoom;
-  }
+  Put put{};
+  const Slot slot = TakeKnownSlot(bytes, put, why);
+  if (!slot) return put;
   std::byte* out = slot.data;
   const auto append = [&out](const void* data, size_t size) {
     if (size != 0) std::memcpy(out, data, size);
@@ -292,13 +290,31 @@ ShmConnection::Put ShmConnection::PutStream(OutgoingMessage& message) {
   return Put::kDone;
 }
 
-bool ShmConnection::AnnounceChunk(uint32_t size_class) {
+Slot ShmConnection::TakeKnownSlot(uint64_t bytes, Put& put, absl::Status& why) {
+  const Slot slot = pool_->Take(bytes, bytes, true, &why);
+  if (!slot) {
+    put = why.ok() ? Put::kNoRoom : Put::kRefused;
+    return {};
+  }
+  put = AnnounceChunk(slot.size_class, why);
+  if (put == Put::kDone) [[likely]]
+    return slot;
+  pool_->Return(slot, 0);
+  return {};
+}
+
+ShmConnection::Put ShmConnection::AnnounceChunk(uint32_t size_class, absl::Status& why) {
   const uint32_t bit = 1u << size_class;
   if ((announced_ & bit) != 0) [[likely]]
-    return true;
-  if (!link_->SendChunk(size_class, pool_->chunk_descriptor(size_class))) return false;
+    return Put::kDone;
+  absl::Status sent = link_->SendChunk(size_class, pool_->chunk_descriptor(size_class));
+  if (absl::IsUnavailable(sent)) return Put::kNoRoom;  // the end comes, and tells what was not sent
+  if (!sent.ok()) {
+    why = std::move(sent);
+    return Put::kRefused;
+  }
   announced_ |= bit;
-  return true;
+  return Put::kDone;
 }
 
 bool ShmConnection::FlushQueue() {
@@ -309,25 +325,46 @@ bool ShmConnection::FlushQueue() {
       MessageBody* next = first_->next;
       const uint64_t bytes = first_->header.size;
       OutgoingMessage message(first_);
-      Put put = PutMessage(message);
+      absl::Status why;
+      Put put = PutMessage(message, why);
       // With room in the ring it is slots that are short. Those that later messages hold would come
       // free only after this one.
       while (put == Put::kNoRoom && writer_.HasRoom(kRecordWordsMax) && Evacuate(next)) {
         next = first_->next;  // Evacuate may have put its copy there
-        put = PutMessage(message);
+        put = PutMessage(message, why);
       }
-      if (put != Put::kDone) {
+      if (put == Put::kNoRoom) {
         static_cast<void>(message.release());
         break;
+      }
+      if (put == Put::kRefused) [[unlikely]] {
+        refused_.push_back({message->header, std::move(why)});
+        refused_any_.store(true, std::memory_order_seq_cst);
+        message.reset();
+      } else {
+        any = true;
       }
       first_ = next;
       queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - bytes,
                           std::memory_order_seq_cst);
-      any = true;
     }
   }
   if (any) writes_.fetch_add(1, std::memory_order_relaxed);
   return any;
+}
+
+void ShmConnection::TellRefused() {
+  std::vector<Refused> refused;
+  {
+    MutexLock lock(&send_mutex_);
+    refused.swap(refused_);
+    refused_any_.store(false, std::memory_order_seq_cst);
+  }
+  Scope scope(this);
+  for (const Refused& message : refused) {
+    if (receiver_ != nullptr && message.header.type != FrameType::kClose)
+      receiver_->OnUnsent(message.header, message.why);
+  }
 }
 
 bool ShmConnection::Evacuate(MessageBody* queued) {

@@ -25,6 +25,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "base/mutex.h"
@@ -88,16 +89,31 @@ class ShmConnection final : public Connection,
   absl::Status ForkedError() const;
   absl::Status QueueFull(uint64_t message_bytes);
 
-  enum class Put : uint8_t { kDone, kNoRoom, kTooLarge };
+  enum class Put : uint8_t {
+    kDone,
+    kNoRoom,   // at the moment
+    kRefused,  // the system gives no memory for it; `why` says what is missing
+  };
   // Writes a sealed message into the ring and takes it over, if there is room for it.
-  Put PutMessage(OutgoingMessage& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
-  Put PutStream(OutgoingMessage& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
-  bool AnnounceChunk(uint32_t size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  Put PutMessage(OutgoingMessage& message, absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  Put PutStream(OutgoingMessage& message, absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  // A slot of the pool's into which `bytes` are copied, in a chunk that the peer has. Empty: `put`
+  // says why.
+  Slot TakeKnownSlot(uint64_t bytes, Put& put, absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  // Sees to it that the peer has the chunk: kDone.
+  Put AnnounceChunk(uint32_t size_class, absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
   bool Enqueue(OutgoingMessage& message, uint64_t bound) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
   // Moves the next message from `queued` on that holds slots, behind the first, to other memory.
   bool Evacuate(MessageBody* queued) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
-  // Writes what waits, as far as there is room; whether anything was written. Does not wake.
+  // Writes what waits, as far as there is room; whether anything was written. Does not wake. What
+  // is refused leaves the queue, and is told by TellRefused.
   bool FlushQueue();
+  // Holder of the token.
+  void TellRefused();
   void WakePeer(bool only_for_room = false) { link_->doorbell().WakePeer(only_for_room); }
   bool queue_waits() const { return queued_bytes_.load(std::memory_order_seq_cst) != 0; }
   // Begins the end; the first one counts. `tell`: in a kClose message to the peer.
@@ -124,6 +140,7 @@ class ShmConnection final : public Connection,
   // Work that needs no message to arrive: room to be told of, reading to be resumed, the end.
   bool HasErrand() const {
     return peer_gone_.load(std::memory_order_seq_cst) ||
+           refused_any_.load(std::memory_order_seq_cst) ||
            ((room_wanted_.load(std::memory_order_seq_cst) ||
              paused_.load(std::memory_order_seq_cst)) &&
             QueueLow());
@@ -173,6 +190,12 @@ class ShmConnection final : public Connection,
   // Waiting for room, in order; linked by `next`.
   MessageBody* first_ ABSL_GUARDED_BY(send_mutex_) = nullptr;
   MessageBody* last_ ABSL_GUARDED_BY(send_mutex_) = nullptr;
+  // What left the queue because there was no memory for it, for the receiver to be told.
+  struct Refused {
+    FrameHeader header;
+    absl::Status why;
+  };
+  std::vector<Refused> refused_ ABSL_GUARDED_BY(send_mutex_);
   uint32_t announced_ ABSL_GUARDED_BY(send_mutex_) = 0;  // a bit for each class
   bool sending_ended_ ABSL_GUARDED_BY(send_mutex_) = false;
   // Changed under send_mutex_, read without it for a first guess; seq_cst, so that a thread that
@@ -191,6 +214,7 @@ class ShmConnection final : public Connection,
   std::atomic<bool> lent_{false};
   std::atomic<bool> polled_{false};  // by the loop, which will put it to Rest
   std::atomic<bool> peer_gone_{false};
+  std::atomic<bool> refused_any_{false};  // refused_ is not empty; changed under send_mutex_
   // The socket told of something while a thread drove: whoever declares kSocket reads it first, for
   // a full socket would take no more wakeups.
   std::atomic<bool> socket_unread_{false};

@@ -185,6 +185,10 @@ bool ShmConnection::Work() {
 
 bool ShmConnection::DoErrands() {
   bool worked = false;
+  if (refused_any_.load(std::memory_order_seq_cst)) {
+    TellRefused();
+    worked = true;
+  }
   if (QueueLow()) {
     if (room_wanted_.load(std::memory_order_seq_cst) &&
         room_wanted_.exchange(false, std::memory_order_seq_cst)) {

@@ -147,6 +147,7 @@ void ShmConnection::Finalize() {
     MutexLock lock(&close_mutex_);
     why = close_status_;
   }
+  TellRefused();
   MessageBody* unsent;
   {
     MutexLock lock(&send_mutex_);
@@ -159,7 +160,7 @@ void ShmConnection::Finalize() {
   while (unsent != nullptr) {
     OutgoingMessage message(std::exchange(unsent, unsent->next));
     if (receiver != nullptr && message->header.type != FrameType::kClose)
-      receiver->OnUnsent(message->header);
+      receiver->OnUnsent(message->header, LostBeforeSend());
   }
   if (receiver != nullptr) receiver->OnClosed(why);
 }

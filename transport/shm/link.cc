@@ -358,6 +358,11 @@ Link::SocketState Link::ReadSocket(absl::Status& broken) {
       }
       chunk = bytes[i] - kChunkByte;
     }
+    if (chunk >= 0 && descriptors.empty() && (message.msg_flags & MSG_CTRUNC) != 0) {
+      broken = absl::ResourceExhaustedError(
+          "this process has no descriptor left for the peer's shared memory (ulimit -n)");
+      return SocketState::kOpen;
+    }
     if ((chunk >= 0) != (descriptors.size() == 1) || descriptors.size() > 1) {
       broken = Broken(
           absl::StrCat(descriptors.size(), " descriptors for ", chunk >= 0 ? 1 : 0, " announced"));
@@ -373,7 +378,7 @@ Link::SocketState Link::ReadSocket(absl::Status& broken) {
   return SocketState::kMore;
 }
 
-bool Link::SendChunk(uint32_t size_class, int descriptor) {
+absl::Status Link::SendChunk(uint32_t size_class, int descriptor) {
   uint8_t byte = static_cast<uint8_t>(kChunkByte + size_class);
   iovec vector{&byte, 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -391,7 +396,10 @@ bool Link::SendChunk(uint32_t size_class, int descriptor) {
   do {
     sent = ::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
-  return sent == 1;
+  if (sent == 1) return absl::OkStatus();
+  if (errno == EPIPE || errno == ECONNRESET) return absl::UnavailableError("the peer is gone");
+  return absl::ResourceExhaustedError(
+      absl::StrCat("shared memory: passing its descriptor: ", ::strerror(errno)));
 }
 
 }  // namespace mi7::transport::shm

@@ -49,8 +49,9 @@ class Link final : public Backing {
   enum class SocketState : uint8_t { kOpen, kMore, kEnd };
   SocketState ReadSocket(absl::Status& broken);
 
-  // Passes the descriptor of one of our chunks to the peer. False: the system took it not.
-  bool SendChunk(uint32_t size_class, int descriptor);
+  // Passes the descriptor of one of our chunks to the peer. UNAVAILABLE: the peer is gone.
+  // RESOURCE_EXHAUSTED: the system does not take it now.
+  absl::Status SendChunk(uint32_t size_class, int descriptor);
 
   // One message was released; `cookie` says which slots it lay in.
   void Release(uint64_t cookie) override;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "base/check.h"
 
@@ -58,15 +59,14 @@ SlotPool::SlotPool(const ShmOptions& options, const Control& peer, bool trusted_
   largest_bytes_ = chunks_.back().slot_bytes * chunks_.back().count;
 }
 
-bool SlotPool::Open(Chunk& chunk) {
-  if (!chunk.slots.empty()) return true;
+absl::Status SlotPool::Open(Chunk& chunk) {
   auto memory = CreateSharedMemory("mi7-slots", chunk.slot_bytes * chunk.count, 0,
                                    /*for_good=*/!can_trim_);
-  if (!memory.ok()) return false;
+  if (!memory.ok()) return memory.status();
   chunk.memory = *std::move(memory);
   chunk.slots.resize(chunk.count);
   chunk.free_stack.reserve(chunk.count);
-  return true;
+  return absl::OkStatus();
 }
 
 void SlotPool::List(Chunk& chunk, uint16_t index) {
@@ -103,10 +103,15 @@ bool SlotPool::PopRun(Chunk& chunk, uint32_t count, uint16_t& index) {
   return false;
 }
 
-Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes) {
+Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes,
+                        absl::Status& refused) {
   Chunk& chunk = chunks_[size_class];
   const auto run = static_cast<uint32_t>((bytes + chunk.slot_bytes - 1) / chunk.slot_bytes);
-  if (run > chunk.free_count || !Open(chunk)) return {};
+  if (run > chunk.free_count) return {};
+  if (chunk.slots.empty()) [[unlikely]] {
+    refused = Open(chunk);
+    if (!refused.ok()) return {};
+  }
   uint16_t index = 0;
   if (!(run <= 1 ? Pop(chunk, index) : PopRun(chunk, run, index))) return {};
   const uint64_t extent = chunk.slot_bytes * std::max<uint32_t>(run, 1);
@@ -119,9 +124,9 @@ Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes
     SlotState& slot = chunk.slots[index + done / chunk.slot_bytes];
     const uint64_t part = std::min(chunk.slot_bytes, usable - done);
     if (slot.reserved_bytes < part) {
-      if (!ReserveMemory(chunk.memory.descriptor, start + done + slot.reserved_bytes,
-                         part - slot.reserved_bytes)
-               .ok()) {
+      refused = ReserveMemory(chunk.memory.descriptor, start + done + slot.reserved_bytes,
+                              part - slot.reserved_bytes);
+      if (!refused.ok()) {
         if (run <= 1) List(chunk, index);
         return {};
       }
@@ -144,7 +149,10 @@ Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes
           .size_class = static_cast<uint8_t>(size_class)};
 }
 
-Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class) {
+Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class,
+                           absl::Status* refused) {
+  bool in_use = false;
+  absl::Status failed;
   // What is hinted at if there is such a slot, else what is needed.
   for (const uint64_t wanted : {std::max(bytes, hint_bytes), bytes}) {
     uint32_t i = 0;
@@ -152,22 +160,31 @@ Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class) 
     // Small messages must not use up what large ones need: the next larger class will do at most.
     const auto end = any_class ? chunks_.size() : std::min<size_t>(i + 2, chunks_.size());
     for (; i < end; ++i) {
-      if (Slot slot = TakeFrom(i, wanted, hint_bytes)) return slot;
+      absl::Status why;
+      if (Slot slot = TakeFrom(i, wanted, hint_bytes, why)) return slot;
+      if (why.ok()) {
+        in_use = true;
+      } else {
+        failed = std::move(why);
+      }
     }
     if (hint_bytes <= bytes) break;
   }
+  if (refused != nullptr && !in_use) *refused = std::move(failed);
   return {};
 }
 
-Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class) {
+Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused) {
   if (!CouldHold(bytes)) return {};
   if (!CouldHold(hint_bytes)) hint_bytes = bytes;
   MutexLock lock(&mutex_);
   // Released slots are the hottest: they are looked for before fresh ones are used.
   const bool collected = in_flight_ != 0 && Collect();
-  Slot slot = TakeFitting(bytes, hint_bytes, any_class);
-  if (!slot && !collected && in_flight_ != 0 && Collect())
-    slot = TakeFitting(bytes, hint_bytes, any_class);
+  Slot slot = TakeFitting(bytes, hint_bytes, any_class, refused);
+  if (!slot && !collected && in_flight_ != 0 && Collect()) {
+    if (refused != nullptr) *refused = absl::OkStatus();
+    slot = TakeFitting(bytes, hint_bytes, any_class, refused);
+  }
   return slot;
 }
 

@@ -45,9 +45,11 @@ class SlotPool {
   // back to the system, which the seal for peers that are not trusted forbids.
   SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer);
 
-  // A slot of at least `bytes`, zeroed; `hint_bytes` of it are better. Empty: none is free at the
-  // moment, or the system has no memory. `any_class`: also one that is much too large.
-  Slot Take(uint64_t bytes, uint64_t hint_bytes, bool any_class);
+  // A slot of at least `bytes`, zeroed; `hint_bytes` of it are better. `any_class`: also one that
+  // is much too large. Empty: all are in use, and one comes free with time; or none ever will
+  // without the system's help, and `refused` becomes its RESOURCE_EXHAUSTED: no memory or
+  // descriptor for one.
+  Slot Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused = nullptr);
   // Whether Take could ever give so much.
   bool CouldHold(uint64_t bytes) const { return bytes <= largest_bytes_; }
   uint64_t largest_bytes() const { return largest_bytes_; }
@@ -98,13 +100,14 @@ class SlotPool {
   };
 
   ~SlotPool() = default;
-  bool Open(Chunk& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Open(Chunk& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void List(Chunk& chunk, uint16_t index);
   static bool Pop(Chunk& chunk, uint16_t& index);
   static bool PopRun(Chunk& chunk, uint32_t count, uint16_t& index);
-  Slot TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes)
+  // Empty: all of the class are in use; or, with a non-OK `refused`, the system gave none.
+  Slot TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes, absl::Status& refused)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Slot TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class)
+  Slot TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Free(uint32_t size_class, uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Dirtied(const Slot& slot, uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -25,7 +25,7 @@ class LeastReceiver : public Receiver {
   }
   void OnRejected(const FrameHeader&, const absl::Status&) override {}
   void OnWritable() override {}
-  void OnUnsent(const FrameHeader&) override {}
+  void OnUnsent(const FrameHeader&, const absl::Status&) override {}
   void OnClosed(const absl::Status&) override {}
   void Release() { kept_.reset(); }
 

@@ -280,7 +280,7 @@ void StreamConnection::Finalize() {
     while (unsent != nullptr) {
       OutgoingMessage message(std::exchange(unsent, unsent->next));
       if (receiver != nullptr && message->header.type != FrameType::kClose) {
-        receiver->OnUnsent(message->header);
+        receiver->OnUnsent(message->header, LostBeforeSend());
       }
     }
     if (receiver != nullptr) receiver->OnClosed(why);

@@ -81,9 +81,10 @@ class Recorder : public Receiver {
     absl::MutexLock lock(&mutex_);
     ++writable_;
   }
-  void OnUnsent(const FrameHeader& header) override {
+  void OnUnsent(const FrameHeader& header, const absl::Status& why) override {
     absl::MutexLock lock(&mutex_);
     unsent_.push_back(header.call_id);
+    unsent_why_.push_back(why);
   }
   void OnClosed(const absl::Status& why) override {
     absl::MutexLock lock(&mutex_);
@@ -115,6 +116,13 @@ class Recorder : public Receiver {
     };
     return mutex_.AwaitWithTimeout(absl::Condition(&there), kPatience);
   }
+  bool WaitUnsent(size_t count) {
+    absl::MutexLock lock(&mutex_);
+    const auto there = [this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return unsent_.size() >= count;
+    };
+    return mutex_.AwaitWithTimeout(absl::Condition(&there), kPatience);
+  }
   bool WaitWritable() {
     absl::MutexLock lock(&mutex_);
     const auto there = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return writable_ > 0; };
@@ -140,6 +148,10 @@ class Recorder : public Receiver {
     absl::MutexLock lock(&mutex_);
     return unsent_;
   }
+  std::vector<absl::Status> unsent_why() const {
+    absl::MutexLock lock(&mutex_);
+    return unsent_why_;
+  }
   std::vector<std::pair<FrameHeader, absl::Status>> rejected() const {
     absl::MutexLock lock(&mutex_);
     return rejected_;
@@ -159,6 +171,7 @@ class Recorder : public Receiver {
   absl::Status why_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::pair<FrameHeader, absl::Status>> rejected_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint32_t> unsent_ ABSL_GUARDED_BY(mutex_);
+  std::vector<absl::Status> unsent_why_ ABSL_GUARDED_BY(mutex_);
   std::vector<IncomingMessage> kept_ ABSL_GUARDED_BY(mutex_);
 };
 

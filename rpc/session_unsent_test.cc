@@ -1,0 +1,75 @@
+// What a session makes of messages that its connection had accepted and dropped unsent.
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "rpc/session_fixture.h"
+
+namespace mi7 {
+namespace {
+
+using testing::StartsWith;
+using transport::IncomingMessage;
+
+// What a shared-memory ring carries besides the header.
+constexpr size_t kBytesWithoutMemory = 192;
+
+TEST_F(SessionTest, CallThatTheConnectionDroppedUnsentWasNotSent) {
+  Start();
+  Pending sent = Send(), unsent = Send();
+  connection_->TakeSent();
+  connection_->DeliverUnsent(connection_->TakeSent().header());
+  connection_->DeliverClosed(absl::UnavailableError("reset by peer"));
+  EXPECT_THAT(sent.Wait(), OutcomeIs(CallOutcome::kUnknown));
+  const Pending::Result result = unsent.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
+                               "Base.ping: connection lost; the call was not sent"));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_F(SessionTest, CallForWhichThereWasNoMemoryFailsAlone) {
+  Start();
+  Pending unsent = Send(), sent = Send();
+  connection_->DeliverUnsent(connection_->TakeSent().header(),
+                             absl::ResourceExhaustedError("shared memory: no memory"));
+  const Pending::Result result = unsent.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kResourceExhausted,
+                               "Base.ping: shared memory: no memory; the call was not sent"));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+  connection_->Deliver(MakeReturn(connection_->TakeSent().header().call_id));
+  EXPECT_THAT(sent.Wait(), IsOk());
+}
+
+TEST_F(SessionTest, AnswerForWhichThereWasNoMemoryBecomesAnError) {
+  Start();
+  connection_->Deliver(MakeCall(7, kBaseId, kBaseId, 0));
+  const std::string reason(1000, 'x');
+  connection_->DeliverUnsent(connection_->TakeSent().header(),
+                             absl::ResourceExhaustedError(reason));
+  const IncomingMessage told = connection_->TakeSent();
+  EXPECT_EQ(told.header().call_id, 7u);
+  EXPECT_THAT(ReturnStatus(told), StatusIs(absl::StatusCode::kResourceExhausted,
+                                           StartsWith("the call has run; results: xxx")));
+  EXPECT_LE(told.extra().size(), kBytesWithoutMemory) << "needs no memory itself";
+}
+
+TEST_F(SessionTest, ErrorForWhoseTextThereWasNoMemoryKeepsItsCode) {
+  Start();
+  connection_->Deliver(MakeCall(7, kOtherId, kOtherId, 0));
+  connection_->DeliverUnsent(connection_->TakeSent().header(),
+                             absl::ResourceExhaustedError("no memory"));
+  EXPECT_THAT(ReturnStatus(connection_->TakeSent()),
+              StatusIs(absl::StatusCode::kUnimplemented, "text lost: no memory"));
+}
+
+TEST_F(SessionTest, AnswersThatAreLostWithTheConnectionAreNotSentAgain) {
+  Start();
+  connection_->Deliver(MakeCall(7, kBaseId, kBaseId, 0));
+  connection_->DeliverUnsent(connection_->TakeSent().header());
+  EXPECT_EQ(connection_->sent_count(), 0u);
+}
+
+}  // namespace
+}  // namespace mi7

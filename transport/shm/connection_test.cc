@@ -1,0 +1,150 @@
+// What a shared-memory connection does when memory is short. What it must do otherwise is in the
+// conformance suite.
+
+#include <sys/resource.h>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/status/status.h"
+#include "transport/shm/shm_connection.h"
+#include "transport/shm/testing.h"
+#include "transport/stream/testing.h"
+
+namespace mi7::transport::shm {
+namespace {
+
+using ::testing::HasSubstr;
+using transport::testing::MakeMessage;
+using transport::testing::NewLoop;
+using transport::testing::Recorder;
+
+// No descriptor can be opened while it lives.
+class NoDescriptors {
+ public:
+  NoDescriptors() {
+    MI7_CHECK(::getrlimit(RLIMIT_NOFILE, &before_) == 0, "getrlimit");
+    rlimit low = before_;
+    low.rlim_cur = 3;  // what is open stays
+    MI7_CHECK(::setrlimit(RLIMIT_NOFILE, &low) == 0, "setrlimit");
+  }
+  ~NoDescriptors() { MI7_CHECK(::setrlimit(RLIMIT_NOFILE, &before_) == 0, "setrlimit"); }
+
+ private:
+  rlimit before_;
+};
+
+// Two ends whose largest message takes 256 KiB.
+class ShmConnectionTest : public ::testing::Test {
+ protected:
+  static constexpr size_t kTooLarge = 300'000;
+  static constexpr uint32_t kMoreThanTheRing = 3 * kRingCells;
+
+  void SetUp() override {
+    PairOptions options;
+    options.client_shm.slot_classes = options.server_shm.slot_classes = {{4096, 16}, {16384, 16}};
+    std::tie(client_, server_) = ConnectPair(client_loop_.get(), server_loop_.get(), options);
+    client_->Start(at_client_);
+  }
+  // Until then nobody reads what the client sends.
+  void StartServer() { server_->Start(at_server_); }
+  void TearDown() override {
+    client_->Close(absl::OkStatus());
+    server_->Close(absl::OkStatus());
+    EXPECT_FALSE(absl::IsDeadlineExceeded(at_client_->WaitClosed()));
+    EXPECT_FALSE(absl::IsDeadlineExceeded(at_server_->WaitClosed()));
+  }
+  absl::Status Send(uint32_t call_id, size_t bytes) {
+    return client_->Send(MakeMessage(FrameType::kCall, call_id, bytes));
+  }
+
+  std::unique_ptr<EventLoop> client_loop_ = NewLoop();
+  std::unique_ptr<EventLoop> server_loop_ = NewLoop();
+  std::shared_ptr<Recorder> at_client_ = std::make_shared<Recorder>();
+  std::shared_ptr<Recorder> at_server_ = std::make_shared<Recorder>();
+  std::shared_ptr<Connection> client_;
+  std::shared_ptr<Connection> server_;
+};
+
+TEST_F(ShmConnectionTest, MessageLargerThanThePoolIsRefusedByName) {
+  StartServer();
+  const absl::Status sent = Send(1, kTooLarge);
+  EXPECT_TRUE(absl::IsResourceExhausted(sent)) << sent;
+  EXPECT_THAT(sent.message(), HasSubstr("262144 bytes can be had in one piece (shm.slot_classes)"));
+  EXPECT_TRUE(Send(2, 200'000).ok());
+  EXPECT_TRUE(at_server_->WaitMessages(1));
+}
+
+TEST_F(ShmConnectionTest, MessageLargerThanThePoolIsRefusedBehindAFullRingToo) {
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  const absl::Status too_large = Send(sent, kTooLarge);
+  EXPECT_TRUE(absl::IsResourceExhausted(too_large)) << too_large;
+  EXPECT_THAT(too_large.message(), HasSubstr("shm.slot_classes"));
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(Send(sent++, 40).ok());
+  StartServer();
+  EXPECT_TRUE(at_server_->WaitMessages(static_cast<int>(sent)));
+  EXPECT_TRUE(at_client_->unsent().empty());
+}
+
+TEST_F(ShmConnectionTest, MessageForWhichThereIsNoMemoryFailsAlone) {
+  StartServer();
+  {
+    const NoDescriptors none;
+    const absl::Status sent = Send(1, 10'000);
+    EXPECT_TRUE(absl::IsResourceExhausted(sent)) << sent;
+    EXPECT_THAT(sent.message(), HasSubstr("Too many open files"));
+    EXPECT_TRUE(Send(2, 40).ok()) << "what rides in the ring needs no descriptor";
+  }
+  EXPECT_TRUE(Send(3, 10'000).ok());
+  EXPECT_TRUE(at_server_->WaitMessages(2));
+}
+
+TEST_F(ShmConnectionTest, MessageForWhichThereIsNoMemoryFailsAloneBehindAFullRingToo) {
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  const uint32_t large = sent;
+  ASSERT_TRUE(Send(sent++, 10'000).ok()) << "nobody knows yet";
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(Send(sent++, 40).ok());
+  {
+    const NoDescriptors none;
+    StartServer();
+    EXPECT_TRUE(at_server_->WaitMessages(static_cast<int>(sent) - 1));
+  }
+  ASSERT_TRUE(at_client_->WaitUnsent(1));
+  EXPECT_EQ(at_client_->unsent(), std::vector<uint32_t>{large});
+  const absl::Status why = at_client_->unsent_why()[0];
+  EXPECT_TRUE(absl::IsResourceExhausted(why)) << why;
+  EXPECT_THAT(why.message(), HasSubstr("Too many open files"));
+  EXPECT_TRUE(Send(sent, 10'000).ok());
+  EXPECT_TRUE(at_server_->WaitMessages(static_cast<int>(sent)));
+  EXPECT_FALSE(at_client_->closed());
+}
+
+TEST_F(ShmConnectionTest, PeerWithoutADescriptorForOurMemorySaysSo) {
+  StartServer();
+  absl::StatusOr<OutgoingMessage> message = client_->Reserve(10'000);
+  ASSERT_TRUE(message.ok());
+  *message = MakeMessage(FrameType::kCall, 1, 10'000);
+  {
+    // The chunk is there, from a message of the same class that was never sent.
+    absl::StatusOr<OutgoingMessage> first = client_->Reserve(10'000);
+    ASSERT_TRUE(first.ok());
+    (*first)->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(10'000);
+  }
+  {
+    const NoDescriptors none;
+    ASSERT_TRUE(client_->Send(*std::move(message)).ok());
+    const absl::Status why = at_server_->WaitClosed();
+    EXPECT_TRUE(absl::IsResourceExhausted(why)) << why;
+    EXPECT_THAT(why.message(), HasSubstr("no descriptor left"));
+  }
+}
+
+}  // namespace
+}  // namespace mi7::transport::shm
