@@ -9,6 +9,7 @@ A workspace that uses mi7 does
 and gets the same repositories. One that is already defined under the same name is left alone.
 """
 
+load("//third_party:bench_peers.bzl", "bench_peers_repository")
 load(
     "//third_party:system_packages.bzl",
     "abseil_repository",
@@ -113,3 +114,6 @@ def mi7_dependencies():
         archives = {"benchmark_main": "benchmark"},
         package = "libbenchmark-dev",
     )
+
+    # What benchmarks compare mi7 with, where it is installed.
+    _maybe(bench_peers_repository, name = "bench_peers")

@@ -10,34 +10,93 @@ namespace {
 
 constexpr double kStableSpread = 0.25;
 
+// What counts as none: a few per thousand calls are of the start, not of the calls.
+constexpr double kNone = 0.01;
+
 const MemoryUse& MemoryOf(const Sample& sample, Quantity quantity) {
   return quantity == Quantity::kIdleClient ? sample.idle.client : sample.idle.server;
 }
 
-double ValueOf(const Sample& sample, Quantity quantity) {
+double PrivateBytes(const MemoryUse& use) {
+  return static_cast<double>(std::max(use.heap_bytes, use.anonymous_bytes));
+}
+
+double ValueOf(const Sample& sample, const Cell& cell, Quantity quantity) {
+  const CallFigures& calls = sample.calls;
   switch (quantity) {
     case Quantity::kP50:
-      return sample.calls.p50_ns;
+      return calls.p50_ns();
     case Quantity::kP99:
-      return sample.calls.p99_ns;
+      return calls.p99_ns();
     case Quantity::kPerCall:
-      return sample.calls.per_call_ns;
+      return calls.per_call_ns;
     case Quantity::kCpuPerCall:
-      return sample.calls.client_cpu_ns + sample.calls.server_cpu_ns;
+      return calls.client_cpu_ns + calls.server_cpu_ns;
     case Quantity::kCpuPerSide:
-      return (sample.calls.client_cpu_ns + sample.calls.server_cpu_ns) / 2;
+      return (calls.client_cpu_ns + calls.server_cpu_ns) / 2;
+    case Quantity::kUnfairness:
+      return calls.unfairness;
+    case Quantity::kAllocations:
+      return calls.allocations;
+    case Quantity::kCopiedBytes:
+      return calls.copied_bytes;
+    case Quantity::kSystemCalls:
+      return calls.system_calls;
+    case Quantity::kBurstWakes:
+      return calls.client_wakes * cell.workload.burst;
+    case Quantity::kStartUp:
+      return calls.server_start_ns + calls.client_start_ns;
     case Quantity::kIdleClient:
-    case Quantity::kIdleServer: {
-      const MemoryUse& use = MemoryOf(sample, quantity);
-      return static_cast<double>(std::max(use.heap_bytes, use.anonymous_bytes));
-    }
+    case Quantity::kIdleServer:
+      return PrivateBytes(MemoryOf(sample, quantity));
+    case Quantity::kIdleTogether:
+      // Pss: what both map is halved in each.
+      return PrivateBytes(sample.idle.client) + PrivateBytes(sample.idle.server) +
+             static_cast<double>(sample.idle.client.shared_bytes) +
+             static_cast<double>(sample.idle.server.shared_bytes);
+    case Quantity::kIdleWakeups:
+      return sample.idle.wakeups_per_s;
+    case Quantity::kProgramBytes:
+    case Quantity::kCompileTime:
+      return sample.built;
   }
   return 0;
 }
 
+const char* UnitOf(Quantity quantity) {
+  switch (quantity) {
+    case Quantity::kP50:
+    case Quantity::kP99:
+    case Quantity::kPerCall:
+    case Quantity::kCpuPerCall:
+    case Quantity::kCpuPerSide:
+    case Quantity::kStartUp:
+    case Quantity::kCompileTime:
+      return "ns";
+    case Quantity::kCopiedBytes:
+    case Quantity::kIdleClient:
+    case Quantity::kIdleServer:
+    case Quantity::kIdleTogether:
+    case Quantity::kProgramBytes:
+      return "bytes";
+    case Quantity::kAllocations:
+    case Quantity::kSystemCalls:
+    case Quantity::kBurstWakes:
+      return "count";
+    case Quantity::kIdleWakeups:
+      return "1/s";
+    case Quantity::kUnfairness:
+      return "x";
+  }
+  return "?";
+}
+
+// Of one end of an idle connection, which has parts to show.
 bool IsMemory(Quantity quantity) {
   return quantity == Quantity::kIdleClient || quantity == Quantity::kIdleServer;
 }
+
+bool Meets(double value, double target) { return value <= target + (target == 0 ? kNone : 0); }
 
 // `get` of every sample there is.
 template <typename Get>
@@ -54,8 +113,10 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   figure.id = row.id;
   figure.what = row.what;
   figure.placement = placement;
-  figure.unit = IsMemory(row.quantity) ? "bytes" : "ns";
-  figure.target = row.target;
+  figure.unit = UnitOf(row.quantity);
+  figure.detail = row.detail;
+  const bool own_target = placement == Placement::kOneCpu && row.target_one_cpu.has_value();
+  figure.target = own_target ? row.target_one_cpu : row.target;
   figure.absolute = !row.limit.has_value();
   if (const auto impossible = result.impossible.find(placement);
       impossible != result.impossible.end()) {
@@ -68,7 +129,9 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
     return figure;
   }
   const CellResult& cell = found->second;
-  const auto value_of = [&](const Sample& sample) { return ValueOf(sample, row.quantity); };
+  const auto value_of = [&](const Sample& sample) {
+    return ValueOf(sample, plan.cells[row.cell], row.quantity);
+  };
   const std::vector<double> values = Collect(cell, value_of);
   if (values.empty()) {
     figure.missing =
@@ -80,7 +143,7 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   figure.others_share =
       Quantile(Collect(cell, [](const Sample& s) { return s.others_share; }), 0.5);
   if (row.quantity == Quantity::kP50 || row.quantity == Quantity::kPerCall) {
-    figure.p99 = Quantile(Collect(cell, [](const Sample& s) { return s.calls.p99_ns; }), 0.5);
+    figure.p99 = Quantile(Collect(cell, [](const Sample& s) { return s.calls.p99_ns(); }), 0.5);
     figure.client_cpu_ns =
         Quantile(Collect(cell, [](const Sample& s) { return s.calls.client_cpu_ns; }), 0.5);
     figure.server_cpu_ns =
@@ -101,11 +164,18 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
                  0.5);
   }
   if (!row.limit.has_value()) {
-    if (row.target.has_value()) figure.met = figure.value.median <= *row.target;
+    if (figure.target.has_value()) {
+      figure.met = Meets(figure.value.median, *figure.target);
+    }
     return figure;
   }
   const auto limit = result.cells.find({*row.limit, placement});
   if (limit == result.cells.end()) return figure;
+  if (!limit->second.failure.ok()) {
+    figure.missing = absl::StrCat(plan.cells[*row.limit].subject, ": ",
+                                  std::string(limit->second.failure.message()));
+    return figure;
+  }
   std::vector<double> limits;
   std::vector<double> ratios;
   for (size_t round = 0; round < cell.rounds.size(); ++round) {
@@ -120,7 +190,7 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   figure.limit = Quantile(limits, 0.5);
   figure.ratio = Summarize(ratios);
   figure.stable = figure.ratio->relative() <= kStableSpread;
-  if (row.target.has_value()) figure.met = figure.ratio->median <= *row.target;
+  if (figure.target.has_value()) figure.met = Meets(figure.ratio->median, *figure.target);
   return figure;
 }
 

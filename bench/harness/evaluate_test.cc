@@ -1,6 +1,9 @@
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "bench/harness/plan.h"
 #include "bench/harness/report.h"
 #include "bench/harness/runner.h"
@@ -26,7 +29,7 @@ class EvaluateTest : public ::testing::Test {
   void AddRound(double subject_ns, double limit_ns) {
     for (size_t cell : {0, 1}) {
       Sample sample;
-      sample.calls.p50_ns = cell == 0 ? subject_ns : limit_ns;
+      sample.calls.latencies_ns[kMedianShare] = cell == 0 ? subject_ns : limit_ns;
       result_.cells[{cell, Placement::kUnpinned}].rounds.emplace_back(sample);
     }
   }
@@ -94,19 +97,33 @@ TEST_F(EvaluateTest, PlacementThisMachineLacksSaysWhy) {
   EXPECT_EQ(Evaluated().missing, "needs two CPUs");
 }
 
-TEST_F(EvaluateTest, JsonHasEveryPromisedField) {
-  AddRound(150, 100);
-  AddRound(150, 100);
-  Figure figure = Evaluated();
-  figure.what = "a \"quoted\" name";
-  EXPECT_EQ(ToJson(figure),
-            "{\"id\":\"X1\",\"what\":\"a \\\"quoted\\\" name\",\"placement\":\"unpinned\","
-            "\"value\":150,\"unit\":\"ns\",\"limit\":100,\"ratio\":1.5,\"target\":1.2,"
-            "\"met\":false,\"stable\":true,\"rounds\":2,\"spread\":0,\"min\":150,\"max\":150,"
-            "\"ratio_spread\":0,"
-            "\"p99\":0,\"client_cpu_ns\":0,\"server_cpu_ns\":0,\"heap_bytes\":null,"
-            "\"resident_bytes\":null,\"others_share\":0,"
-            "\"missing\":null}");
+TEST_F(EvaluateTest, PeerThatIsNotThereSaysWhy) {
+  AddRound(110, 100);
+  CellResult& peer = result_.cells[{1, Placement::kUnpinned}];
+  peer.rounds[0].reset();
+  peer.failure = absl::UnavailableError("not installed");
+  EXPECT_EQ(Evaluated().missing, "limit: not installed");
+}
+
+TEST_F(EvaluateTest, OneCpuMayHaveATargetOfItsOwn) {
+  plan_.rows[0].target_one_cpu = 0.5;
+  EXPECT_EQ(Evaluated().target, 1.2);
+  plan_.rows[0].placements = {Placement::kOneCpu};
+  result_.cpus[Placement::kOneCpu] = {};
+  EXPECT_EQ(Evaluated().target, 0.5);
+}
+
+TEST_F(EvaluateTest, NoneMeansNextToNone) {
+  plan_.rows[0].quantity = Quantity::kAllocations;
+  plan_.rows[0].limit.reset();
+  plan_.rows[0].target = 0;
+  AddRound(110, 100);
+  auto& sample = result_.cells[{0, Placement::kUnpinned}].rounds[0];
+  sample->calls.allocations = 0.002;
+  EXPECT_EQ(Evaluated().unit, "count");
+  EXPECT_EQ(Evaluated().met, true);
+  sample->calls.allocations = 1;
+  EXPECT_EQ(Evaluated().met, false);
 }
 
 TEST_F(EvaluateTest, MemoryIsTheLargerOfItsParts) {
@@ -124,14 +141,36 @@ TEST_F(EvaluateTest, MemoryIsTheLargerOfItsParts) {
   EXPECT_EQ(figure.met, false);
 }
 
-TEST(PlanTest, EveryRowNamesCellsThatExist) {
-  const Plan plan = MakePlan({});
-  for (const Row& row : plan.rows) {
-    EXPECT_LT(row.cell, plan.cells.size()) << row.id;
+class PlanTest : public ::testing::TestWithParam<bool> {
+ protected:
+  const Plan plan_ = MakePlan({.quick = GetParam()});
+};
+
+TEST_P(PlanTest, EveryRowNamesCellsThatExist) {
+  for (const Row& row : plan_.rows) {
+    EXPECT_LT(row.cell, plan_.cells.size()) << row.id;
     EXPECT_FALSE(row.placements.empty()) << row.id;
-    EXPECT_LT(row.limit.value_or(0), plan.cells.size()) << row.id;
+    EXPECT_LT(row.limit.value_or(0), plan_.cells.size()) << row.id;
   }
 }
+
+TEST_P(PlanTest, NoTwoRowsHaveOneId) {
+  std::set<std::string> ids;
+  for (const Row& row : plan_.rows) EXPECT_TRUE(ids.insert(row.id).second) << row.id;
+}
+
+TEST_P(PlanTest, EveryTargetHasARowOfItsId) {
+  std::set<std::string> wanted;
+  for (const auto& [letter, count] : {std::pair{"L", 9}, {"T", 5}, {"V", 7}, {"S", 5}}) {
+    for (int i = 1; i <= count; ++i) wanted.insert(absl::StrCat(letter, i));
+  }
+  for (const Row& row : plan_.rows) {
+    if (row.target.has_value()) wanted.erase(row.id);
+  }
+  EXPECT_TRUE(wanted.empty()) << *wanted.begin();
+}
+
+INSTANTIATE_TEST_SUITE_P(QuickAndFull, PlanTest, ::testing::Bool());
 
 TEST(HumanValueTest, PicksTheUnit) {
   EXPECT_EQ(HumanValue(91.5, "ns"), "91.5 ns");

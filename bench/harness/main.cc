@@ -2,11 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -18,22 +18,27 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "bench/harness/html_report.h"
 #include "bench/harness/machine.h"
 #include "bench/harness/plan.h"
 #include "bench/harness/report.h"
+#include "bench/harness/results_file.h"
 #include "bench/harness/runner.h"
 
 ABSL_FLAG(bool, quick, false, "short runs: everything in under 3 minutes");
 ABSL_FLAG(int, rounds, 0, "rounds; 0: 9 when quick, else 15");
 ABSL_FLAG(absl::Duration, measure, absl::ZeroDuration(),
-          "measured time of each run; 0: 60ms when quick, else 250ms");
+          "measured time of each run; 0: 20ms when quick, else 120ms");
 ABSL_FLAG(std::vector<std::string>, placements,
           std::vector<std::string>({"different", "one", "unpinned"}),
           "where client and server run: any of different, one, unpinned");
 ABSL_FLAG(std::vector<std::string>, only, {},
           "rows to measure, by the beginning of their id (T1, raw, capnp); default: all");
-ABSL_FLAG(int, idle_connections, 0, "idle connections; 0: 2000 when quick, else 10000");
+ABSL_FLAG(int, idle_connections, 0, "connections of T5; 0: 2000 when quick, else 10000");
 ABSL_FLAG(std::string, json, "", "file to write one JSON object per row into");
+ABSL_FLAG(std::string, html, "", "file to write a report with charts into");
+ABSL_FLAG(bool, compare, false, "instead of measuring, tells what got worse: --compare A B");
+ABSL_FLAG(std::string, compile_roots, "", "set by tools/bench");
 ABSL_FLAG(std::string, programs, "",
           "directory of the subjects' programs; default: bench/subjects next to this one");
 
@@ -58,25 +63,48 @@ void KeepOnly(Plan& plan, const std::vector<std::string>& prefixes) {
     }
     return true;
   });
+  plan.charts.clear();  // they would need all rows
 }
 
-void WarnIfBusy() {
+// The share of the machine that others keep busy right now; warns when that is much.
+double LookForOthers() {
   const MachineLoad load;
   absl::SleepFor(absl::Milliseconds(500));
   const double share = load.OthersShare();
-  if (share < kBusyShare) return;
-  std::printf(
-      "Others keep %.0f%% of this machine busy. Ratios still mean something, because rounds are\n"
-      "interleaved and medians taken; times and tails mean less.\n",
-      100 * share);
+  if (share >= kBusyShare) {
+    std::printf(
+        "Others keep %.0f%% of this machine busy. Ratios still mean something, because rounds are\n"
+        "interleaved and medians taken; times and tails mean less.\n",
+        100 * share);
+  }
+  return share;
+}
+
+// Tells what got worse; exit status 1 when something did, 2 when the files cannot be compared.
+int Compare(const std::vector<char*>& arguments) {
+  if (arguments.size() != 3) {
+    std::fprintf(stderr, "--compare needs two files of --json: BEFORE AFTER\n");
+    return 2;
+  }
+  const auto before = ReadResults(arguments[1]);
+  const auto after = ReadResults(arguments[2]);
+  for (const auto& file : {&before, &after}) {
+    if (file->ok()) continue;
+    std::fprintf(stderr, "%s\n", std::string(file->status().message()).c_str());
+    return 2;
+  }
+  const std::string worse = DescribeWorse(*before, *after);
+  std::fputs(worse.c_str(), stdout);
+  return worse.empty() ? 0 : 1;
 }
 
 // A directory for what the subjects put into the file system, which their sudden end leaves there.
 class RunDirectory {
  public:
   RunDirectory() {
-    const char* const parent = std::getenv("TMPDIR");
-    path_ = absl::StrCat(parent != nullptr ? parent : "/tmp", "/mi7-bench-XXXXXX");
+    // In memory where there is such a place: slot pipes are files.
+    const bool shm = ::access("/dev/shm", W_OK) == 0;
+    path_ = absl::StrCat(shm ? "/dev/shm" : "/tmp", "/mi7-bench-XXXXXX");
     if (::mkdtemp(path_.data()) == nullptr) {
       std::fprintf(stderr, "cannot make %s: the rows over Unix sockets and shared memory fail\n",
                    path_.c_str());
@@ -102,14 +130,18 @@ int Main() {
   const int rounds = absl::GetFlag(FLAGS_rounds);
   const absl::Duration measure = absl::GetFlag(FLAGS_measure);
   const int idle_connections = absl::GetFlag(FLAGS_idle_connections);
-  Workload base;
-  base.measure_ns = absl::ToInt64Nanoseconds(
-      measure > absl::ZeroDuration() ? measure : absl::Milliseconds(quick ? 60 : 250));
+  PlanOptions plan_options = {.quick = quick};
+  plan_options.base.measure_ns = absl::ToInt64Nanoseconds(
+      measure > absl::ZeroDuration() ? measure : absl::Milliseconds(quick ? 20 : 120));
+  if (quick) plan_options.base.warmup_ns = 5'000'000;
+  plan_options.idle_connections =
+      idle_connections > 0 ? idle_connections : (quick ? 2'000 : 10'000);
+  plan_options.local_connections = std::min(plan_options.idle_connections, 1'000);
   RunOptions options;
   options.rounds = rounds > 0 ? rounds : (quick ? 9 : 15);
-  options.idle_connections = idle_connections > 0 ? idle_connections : (quick ? 2'000 : 10'000);
   options.program_directory = absl::GetFlag(FLAGS_programs);
   if (options.program_directory.empty()) options.program_directory = DefaultProgramDirectory();
+  options.compile_roots = absl::GetFlag(FLAGS_compile_roots);
   options.progress = stderr;
   for (const std::string& name : absl::GetFlag(FLAGS_placements)) {
     const std::optional<Placement> placement = ParsePlacement(name);
@@ -120,14 +152,15 @@ int Main() {
     }
     options.placements.push_back(*placement);
   }
-  Plan plan = MakePlan(base);
+  Plan plan = MakePlan(plan_options);
   KeepOnly(plan, absl::GetFlag(FLAGS_only));
 
-  std::printf("%s\n", DescribeMachine().c_str());
-  WarnIfBusy();
-  std::printf(
-      "%d rounds of %lld ms a run; every run has fresh processes; +- is half the middle half\n",
-      options.rounds, static_cast<long long>(base.measure_ns / 1'000'000));
+  RunNotes notes = {.machine = DescribeMachine(), .how = "", .others_share = 0};
+  std::printf("%s\n", notes.machine.c_str());
+  notes.others_share = LookForOthers();
+  notes.how = absl::StrCat(options.rounds, " rounds of ", plan_options.base.measure_ns / 1'000'000,
+                           " ms a run; every run has fresh processes; +- is half the middle half");
+  std::printf("%s\n", notes.how.c_str());
   std::fflush(stdout);
 
   const absl::StatusOr<RunResult> result = RunPlan(plan, options);
@@ -137,17 +170,15 @@ int Main() {
   }
   const std::vector<Figure> figures = Evaluate(plan, *result);
   std::fputs(ToTable(figures, *result).c_str(), stdout);
-  const std::string json_path = absl::GetFlag(FLAGS_json);
-  if (!json_path.empty()) {
-    std::ofstream json(json_path);
-    for (const Figure& figure : figures) json << ToJson(figure) << "\n";
-    json.flush();
-    if (!json) {
-      std::fprintf(stderr, "--json: cannot write %s\n", json_path.c_str());
-      return 1;
-    }
+  absl::Status written;
+  if (const std::string path = absl::GetFlag(FLAGS_json); !path.empty()) {
+    written.Update(WriteResults(path, figures));
   }
-  return 0;
+  if (const std::string path = absl::GetFlag(FLAGS_html); !path.empty()) {
+    written.Update(WriteHtml(path, notes, plan, *result, figures));
+  }
+  if (!written.ok()) std::fprintf(stderr, "%s\n", std::string(written.message()).c_str());
+  return written.ok() ? 0 : 1;
 }
 
 }  // namespace
@@ -155,6 +186,11 @@ int Main() {
 
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage("measures mi7, peers and limits side by side; see bench/README.md");
-  absl::ParseCommandLine(argc, argv);
+  const std::vector<char*> arguments = absl::ParseCommandLine(argc, argv);
+  if (absl::GetFlag(FLAGS_compare)) return mi7::bench::Compare(arguments);
+  if (arguments.size() > 1) {
+    std::fprintf(stderr, "'%s' is no option; see --help\n", arguments[1]);
+    return 2;
+  }
   return mi7::bench::Main();
 }

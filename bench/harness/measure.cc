@@ -1,132 +1,169 @@
 #include "bench/harness/measure.h"
 
-#include <poll.h>
+#include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "bench/harness/child_process.h"
+#include "base/deadline.h"
+#include "bench/harness/conversation.h"
 #include "bench/harness/stats.h"
 
 namespace mi7::bench {
 namespace {
 
-constexpr absl::Duration kStartTimeout = absl::Seconds(10);
 // What a run may take beyond its warm-up and its measured stretch.
 constexpr absl::Duration kRunSlack = absl::Seconds(20);
-constexpr absl::Duration kIdleTimeout = absl::Seconds(60);
-constexpr int kFirstLot = 128;
 
-// The next line `process` says; what it says to be an error is one.
-absl::StatusOr<std::string> Listen(ChildProcess& process, absl::Duration timeout) {
-  absl::StatusOr<std::string> line = process.ReadLine(Deadline::After(timeout));
-  constexpr char kError[] = "error ";
-  if (line.ok() && line->rfind(kError, 0) == 0) {
-    return absl::UnknownError(line->substr(sizeof(kError) - 1));
-  }
-  return line;
+uint64_t Served(const ResultMemory& memory) {
+  return memory.header().served.load(std::memory_order_relaxed);  // a count
 }
 
-struct Server {
-  ChildProcess process;
-  std::string address;
-};
-
-absl::StatusOr<Server> StartServer(const std::string& program, const char* role,
-                                   const Workload& workload, const std::vector<int>& cpus) {
-  absl::StatusOr<ChildProcess> process =
-      ChildProcess::Start({.argv = {program, role, workload.Encode()}, .cpus = cpus});
-  if (!process.ok()) return process.status();
-  absl::StatusOr<std::string> line = Listen(*process, kStartTimeout);
-  if (!line.ok()) return line.status();
-  constexpr char kReady[] = "ready ";
-  if (line->rfind(kReady, 0) != 0) {
-    return absl::InternalError(absl::StrCat(program, " said '", *line, "' instead of ready"));
-  }
-  return Server{*std::move(process), line->substr(sizeof(kReady) - 1)};
+double Unfairness(uint64_t most, uint64_t least) {
+  return static_cast<double>(most) / static_cast<double>(std::max<uint64_t>(least, 1));
 }
 
-absl::StatusOr<MemoryUse> Ask(ChildProcess& process, const std::string& command) {
-  if (absl::Status sent = process.WriteLine(command); !sent.ok()) return sent;
-  const absl::StatusOr<std::string> line = Listen(process, kIdleTimeout);
-  if (!line.ok()) return line.status();
-  return MemoryUse::Decode(*line);
-}
-
-// Memory that is given back a moment after the last call is not held while idle: asks until two
-// answers are equal, at most two seconds.
-absl::StatusOr<MemoryUse> AskUntilStill(ChildProcess& process) {
-  absl::StatusOr<MemoryUse> last = Ask(process, "memory");
-  for (int i = 0; last.ok() && i < 10; ++i) {
-    ::poll(nullptr, 0, 200);
-    const absl::StatusOr<MemoryUse> next = Ask(process, "memory");
-    if (!next.ok() ||
-        (next->heap_bytes == last->heap_bytes && next->anonymous_bytes == last->anonymous_bytes)) {
-      return next;
+// The figures of a run that is over.
+absl::StatusOr<CallFigures> Figures(const CallSetup& setup, const Scratch& scratch) {
+  CallFigures figures;
+  double calls_per_ns = 0;
+  double client_cpu_ns = 0;
+  uint64_t most = 0;
+  uint64_t least = UINT64_MAX;
+  for (size_t i = 0; i < static_cast<size_t>(setup.clients); ++i) {
+    const ResultHeader& header = scratch[i].header();
+    if (header.stored > kLatenciesMax || header.elapsed_ns <= 0) {
+      return absl::InternalError("its results make no sense");
     }
-    last = next;
+    figures.calls += header.calls;
+    calls_per_ns += static_cast<double>(header.calls) / static_cast<double>(header.elapsed_ns);
+    client_cpu_ns += static_cast<double>(header.client_cpu_ns);
+    most = std::max(most, header.calls_most);
+    least = std::min(least, header.calls_least);
   }
-  return last;
-}
-
-MemoryUse Share(const MemoryUse& before, const MemoryUse& after, int connections) {
-  return {.heap_bytes = (after.heap_bytes - before.heap_bytes) / connections,
-          .anonymous_bytes = (after.anonymous_bytes - before.anonymous_bytes) / connections};
+  if (figures.calls == 0) return absl::InternalError("not one call was answered in time");
+  figures.unfairness = Unfairness(most, least);
+  if (setup.servers > 1) {
+    uint64_t served_most = 0;
+    uint64_t served_least = UINT64_MAX;
+    for (size_t i = 0; i < static_cast<size_t>(setup.servers); ++i) {
+      served_most = std::max(served_most, Served(scratch[i]));
+      served_least = std::min(served_least, Served(scratch[i]));
+    }
+    figures.unfairness = std::max(figures.unfairness, Unfairness(served_most, served_least));
+  }
+  const auto calls = static_cast<double>(figures.calls);
+  const ResultHeader& first = scratch[0].header();
+  const auto latencies = scratch[0].latencies().first(first.stored);
+  std::sort(latencies.begin(), latencies.end());
+  for (size_t i = 0; i < kShares.size(); ++i) {
+    figures.latencies_ns[i] = QuantileOfSorted(latencies, kShares[i]);
+  }
+  figures.per_call_ns = 1 / calls_per_ns;
+  figures.client_cpu_ns = client_cpu_ns / calls;
+  figures.server_cpu_ns = static_cast<double>(first.server_cpu_ns) / calls;
+  figures.allocations =
+      static_cast<double>(first.client_allocations + first.server_allocations) / calls;
+  figures.copied_bytes =
+      static_cast<double>(first.client_copied_bytes + first.server_copied_bytes) / calls;
+  return figures;
 }
 
 }  // namespace
 
-absl::StatusOr<CallFigures> MeasureCalls(const std::string& program, const Workload& workload,
-                                         const CpuSets& cpus, ResultMemory& memory) {
-  absl::StatusOr<Server> server = StartServer(program, "serve", workload, cpus.server);
-  if (!server.ok()) return server.status();
-  memory.header() = {};
-  absl::StatusOr<ChildProcess> client =
-      ChildProcess::Start({.argv = {program, "call", workload.Encode(), server->address,
-                                    absl::StrCat(server->process.pid())},
-                           .cpus = cpus.client,
-                           .result_fd = memory.fd()});
-  if (!client.ok()) return client.status();
-  const absl::Duration limit =
-      absl::Nanoseconds(workload.warmup_ns + workload.measure_ns) + kRunSlack;
-  const absl::StatusOr<std::string> line = Listen(*client, limit);
-  if (!line.ok()) return line.status();
-  const ResultHeader& header = memory.header();
-  if (*line != "done" || header.calls == 0 || header.stored > kLatenciesMax) {
-    return absl::InternalError(absl::StrCat(program, " said '", *line, "' after ", header.calls,
-                                            " calls; nothing can be made of that"));
+absl::StatusOr<Scratch> Scratch::Create() {
+  Scratch scratch;
+  for (size_t i = 0; i < kProcessesMax; ++i) {
+    absl::StatusOr<ResultMemory> memory = ResultMemory::Create();
+    if (!memory.ok()) return memory.status();
+    scratch.memories_.push_back(*std::move(memory));
   }
-  const auto latencies = memory.latencies().first(header.stored);
-  const auto calls = static_cast<double>(header.calls);
-  return CallFigures{.calls = header.calls,
-                     .p50_ns = static_cast<double>(QuantileInPlace(latencies, 0.5)),
-                     .p99_ns = static_cast<double>(QuantileInPlace(latencies, 0.99)),
-                     .per_call_ns = static_cast<double>(header.elapsed_ns) / calls,
-                     .client_cpu_ns = static_cast<double>(header.client_cpu_ns) / calls,
-                     .server_cpu_ns = static_cast<double>(header.server_cpu_ns) / calls};
+  return scratch;
 }
 
-absl::StatusOr<IdleFigures> MeasureIdleConnections(const std::string& program, int connections) {
-  absl::StatusOr<Server> server =
-      StartServer(program, "serve-watched", {.waiting = Waiting::kDefault}, {});
-  if (!server.ok()) return server.status();
-  absl::StatusOr<ChildProcess> client =
-      ChildProcess::Start({.argv = {program, "idle", server->address}, .cpus = {}});
-  if (!client.ok()) return client.status();
-  MemoryUse client_use[2];
-  MemoryUse server_use[2];
-  for (int lot = 0; lot < 2; ++lot) {
-    const int count = lot == 0 ? kFirstLot : connections;
-    const absl::StatusOr<MemoryUse> opened = Ask(*client, absl::StrCat("open ", count));
-    if (!opened.ok()) return opened.status();
-    const absl::StatusOr<MemoryUse> at_server = AskUntilStill(server->process);
-    if (!at_server.ok()) return at_server.status();
-    const absl::StatusOr<MemoryUse> at_client = AskUntilStill(*client);
-    if (!at_client.ok()) return at_client.status();
-    client_use[lot] = *at_client;
-    server_use[lot] = *at_server;
+absl::StatusOr<ServerGroup> ServerGroup::Start(const CallSetup& setup, const CpuSets& cpus,
+                                               const Scratch& scratch) {
+  ServerGroup group;
+  const std::string workload = setup.workload.Encode();
+  for (size_t i = 0; i < static_cast<size_t>(setup.servers); ++i) {
+    const int64_t begin_ns = MonotonicNanos();
+    scratch[i].Clear();
+    ChildProcess::Options options = {.argv = {setup.program, "serve", workload},
+                                     .cpus = cpus.server,
+                                     .result_fd = scratch[i].fd()};
+    if (i > 0) options.argv = {setup.program, "join", workload, group.address_};
+    absl::StatusOr<ChildProcess> server = ChildProcess::Start(options);
+    if (!server.ok()) return server.status();
+    const absl::StatusOr<std::string> address = ListenForAddress(*server);
+    if (!address.ok()) return address.status();
+    group.servers_.push_back(*std::move(server));
+    if (i > 0) continue;
+    group.address_ = *address;
+    group.start_ns_ = static_cast<double>(MonotonicNanos() - begin_ns);
   }
-  return IdleFigures{.connections = connections,
-                     .client = Share(client_use[0], client_use[1], connections),
-                     .server = Share(server_use[0], server_use[1], connections)};
+  if (setup.idle_connections > 0) {
+    absl::StatusOr<ChildProcess> idle =
+        ChildProcess::Start({.argv = {setup.program, "idle", group.address_}});
+    if (!idle.ok()) return idle.status();
+    group.idle_ = *std::move(idle);
+    const absl::StatusOr<MemoryUse> opened =
+        AskMemory(*group.idle_, absl::StrCat("open ", setup.idle_connections));
+    if (!opened.ok()) return opened.status();
+  }
+  return group;
+}
+
+absl::StatusOr<CallFigures> MeasureCalls(const CallSetup& setup, const CpuSets& cpus,
+                                         const ServerGroup& servers, const Scratch& scratch) {
+  const int64_t begin_ns = MonotonicNanos();
+  std::vector<ChildProcess> clients;
+  for (size_t i = 0; i < static_cast<size_t>(setup.clients); ++i) {
+    scratch[i].Clear();
+    absl::StatusOr<ChildProcess> client =
+        ChildProcess::Start({.argv = {setup.program, "call", setup.workload.Encode(),
+                                      servers.address(), absl::StrCat(servers.first().pid())},
+                             .cpus = cpus.client,
+                             .result_fd = scratch[i].fd()});
+    if (!client.ok()) return client.status();
+    clients.push_back(*std::move(client));
+  }
+  // One client goes as soon as it can; several wait for each other.
+  const bool together = setup.clients > 1 || setup.count_system_calls;
+  for (ChildProcess& client : clients) {
+    absl::Status status = together ? Expect(client, "connected", kStartTimeout) : absl::OkStatus();
+    if (!status.ok()) return status;
+  }
+  std::optional<SystemCallTracer> tracer;
+  if (setup.count_system_calls) {
+    tracer.emplace(clients[0].pid(), servers.first().pid(), scratch[0].header());
+    // Whatever goes wrong from here on, the clients end before the tracer does.
+    if (absl::Status attached = tracer->Attached(); !attached.ok()) {
+      for (ChildProcess& client : clients) client.Kill();
+      return attached;
+    }
+  }
+  absl::Status status;
+  for (ChildProcess& client : clients) status.Update(client.WriteLine("go"));
+  const absl::Duration limit =
+      absl::Nanoseconds(setup.workload.warmup_ns + setup.workload.measure_ns) + kRunSlack;
+  for (ChildProcess& client : clients) {
+    if (status.ok() && !together) status = Expect(client, "connected", kStartTimeout);
+    if (status.ok()) status = Expect(client, "done", limit);
+  }
+  if (!status.ok()) {
+    for (ChildProcess& client : clients) client.Kill();
+    return status;
+  }
+  absl::StatusOr<CallFigures> figures = Figures(setup, scratch);
+  if (!figures.ok()) return figures;
+  figures->server_start_ns = servers.start_ns();
+  figures->client_start_ns = static_cast<double>(scratch[0].header().begun_ns - begin_ns);
+  if (tracer.has_value()) {
+    tracer->Join();
+    const auto calls = static_cast<double>(figures->calls);
+    figures->system_calls =
+        static_cast<double>(tracer->client().all + tracer->server().all) / calls;
+    figures->client_wakes = static_cast<double>(tracer->client().wakes) / calls;
+  }
+  return figures;
 }
 
 }  // namespace mi7::bench

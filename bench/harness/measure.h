@@ -1,41 +1,91 @@
 #pragma once
 
-// One measurement: a fresh server process, a fresh client process, one stretch of calls.
+// One measurement of calls: server processes, client processes, one stretch of calls.
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
-#include "bench/harness/memory_use.h"
+#include "bench/harness/child_process.h"
 #include "bench/harness/placement.h"
 #include "bench/harness/result.h"
+#include "bench/harness/system_call_tracer.h"
 #include "bench/harness/workload.h"
 
 namespace mi7::bench {
 
+// Which processes take part.
+struct CallSetup {
+  std::string program;  // path of the subject's
+  Workload workload = {};
+  int clients = 1;           // client processes
+  int servers = 1;           // server processes
+  int idle_connections = 0;  // held open by one more process, which does nothing else
+  bool count_system_calls = false;
+};
+
+// Shares of calls that were faster than what CallFigures::latencies_ns says.
+inline constexpr std::array<double, 11> kShares = {0.0,  0.1,  0.25,  0.5,    0.75, 0.9,
+                                                   0.95, 0.99, 0.999, 0.9999, 1.0};
+inline constexpr size_t kMedianShare = 3;
+inline constexpr size_t kP99Share = 7;
+
 struct CallFigures {
   uint64_t calls = 0;
-  double p50_ns = 0;  // of one call, from sending it to having its answer
-  double p99_ns = 0;
+  // Of the first client's calls, from sending one to having its answer, in the order of kShares.
+  std::array<double, kShares.size()> latencies_ns = {};
   double per_call_ns = 0;    // the measured stretch divided by the calls answered in it
-  double client_cpu_ns = 0;  // CPU time a call, all threads of that process
-  double server_cpu_ns = 0;
+  double client_cpu_ns = 0;  // CPU time a call, all threads of all clients
+  double server_cpu_ns = 0;  // of the first server
+  // What the busiest thread, process or server did, divided by what the laziest one did.
+  double unfairness = 1;
+  // From starting the server's process until it listens, and from starting the client's until the
+  // measured stretch begins, which is the first answer when there is no warm-up.
+  double server_start_ns = 0;
+  double client_start_ns = 0;
+  // A call, client and server together; where they are counted.
+  double allocations = 0;
+  double copied_bytes = 0;
+  double system_calls = 0;
+  double client_wakes = 0;  // system calls of the client that wake somebody
+
+  double p50_ns() const { return latencies_ns[kMedianShare]; }
+  double p99_ns() const { return latencies_ns[kP99Share]; }
 };
 
-// Runs `workload` once against the subject that `program` is. `memory` is scratch. Fails with what
-// went wrong and where; its processes are gone when it returns.
-absl::StatusOr<CallFigures> MeasureCalls(const std::string& program, const Workload& workload,
-                                         const CpuSets& cpus, ResultMemory& memory);
+// Memory of the measurements, made once; scratch.
+class Scratch {
+ public:
+  static constexpr size_t kProcessesMax = 4;  // clients or servers
+  static absl::StatusOr<Scratch> Create();
+  const ResultMemory& operator[](size_t i) const { return memories_[i]; }
 
-// User memory that one idle connection holds.
-struct IdleFigures {
-  int connections = 0;
-  MemoryUse client;  // a connection's share
-  MemoryUse server;
+ private:
+  std::vector<ResultMemory> memories_;
 };
 
-// Opens a first lot of connections, so that what is paid once is paid, then `connections` more, and
-// divides what that added. Each has made one call before it is left idle.
-absl::StatusOr<IdleFigures> MeasureIdleConnections(const std::string& program, int connections);
+// The servers of a setup, and who holds the idle connections. They end with it.
+class ServerGroup {
+ public:
+  static absl::StatusOr<ServerGroup> Start(const CallSetup& setup, const CpuSets& cpus,
+                                           const Scratch& scratch);
+  const std::string& address() const { return address_; }
+  const ChildProcess& first() const { return servers_.front(); }
+  double start_ns() const { return start_ns_; }
+
+ private:
+  std::vector<ChildProcess> servers_;
+  std::optional<ChildProcess> idle_;
+  std::string address_;
+  double start_ns_ = 0;
+};
+
+// Runs the calls of `setup` once against `servers`. Fails with what went wrong and where; the
+// clients are gone when it returns.
+absl::StatusOr<CallFigures> MeasureCalls(const CallSetup& setup, const CpuSets& cpus,
+                                         const ServerGroup& servers, const Scratch& scratch);
 
 }  // namespace mi7::bench

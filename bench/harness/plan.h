@@ -1,12 +1,14 @@
 #pragma once
 
-// What is measured, what it is held against, and what is promised: the rows of the table.
+// What is measured, what it is held against, and what is promised: the rows of the table, and the
+// charts of the report.
 //
 // A Cell is a way to run a subject; rounds run every cell once at every placement. A Row is a
 // figure of a cell, most often as a ratio to the same figure of another cell (its limit, or a
-// peer). Several rows share cells, so nothing is run twice.
+// peer). Rows and charts share cells, so nothing is run twice.
 
 #include <cstddef>
+#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,19 +19,37 @@
 namespace mi7::bench {
 
 enum class Quantity {
-  kP50,         // median latency of one call
-  kP99,         // its 99th percentile
-  kPerCall,     // time per call, with all outstanding ones in flight
-  kCpuPerCall,  // CPU time per call, client and server together
-  kCpuPerSide,  // half of that
-  kIdleClient,  // user memory per idle connection, the larger of heap and resident
-  kIdleServer,
+  kP50,           // median latency of one call
+  kP99,           // its 99th percentile
+  kPerCall,       // time per call, with all outstanding ones in flight
+  kCpuPerCall,    // CPU time per call, client and server together
+  kCpuPerSide,    // half of that
+  kUnfairness,    // what the busiest one got done, divided by what the laziest one did
+  kAllocations,   // per call, both sides together, like the next two
+  kCopiedBytes,   // in user space
+  kSystemCalls,   //
+  kBurstWakes,    // system calls of the client that wake somebody, per burst
+  kStartUp,       // starting the server, plus starting the client until its first answer
+  kIdleClient,    // user memory per idle connection, the larger of heap and resident
+  kIdleServer,    //
+  kIdleTogether,  // both sides, and the memory that they share
+  kIdleWakeups,   // a second, both processes, all connections idle
+  kProgramBytes,  // what is loaded of the subject's program
+  kCompileTime,   // CPU time to compile the generated code of a subject
 };
 
 struct Cell {
-  std::string subject;  // its program's name
+  enum class Kind { kCalls, kIdleConnections, kProgram, kCompile };
+
+  Kind kind = Kind::kCalls;
+  std::string subject;  // its program's name; of kCompile the source to compile
   Workload workload = {};
-  bool idle_connections = false;  // measures memory instead of calls; unpinned only
+  int clients = 1;  // processes
+  int servers = 1;
+  // With kCalls: besides those that make calls. With kIdleConnections: how many are measured.
+  int idle_connections = 0;
+  bool count_system_calls = false;
+  int rounds_max = 0;  // what is counted and not timed needs fewer; 0: all
 };
 
 struct Row {
@@ -38,17 +58,51 @@ struct Row {
   size_t cell = 0;
   Quantity quantity = Quantity::kP50;
   std::optional<size_t> limit = std::nullopt;  // cell
-  std::optional<double> target =
-      std::nullopt;  // at most: a ratio to the limit, or bytes for memory
+  // At most: a ratio to the limit, or a value where there is no limit.
+  std::optional<double> target = std::nullopt;
+  std::optional<double> target_one_cpu = std::nullopt;  // where it is another one there
   std::vector<Placement> placements = {};
+  bool detail = false;  // a point of a chart: not in the table
+};
+
+// A chart of the report; what it shows was measured at one placement.
+struct Chart {
+  enum class Kind {
+    kDistribution,  // latencies by the share of calls that were faster
+    kRate,          // calls per second
+    kTime,          // of a call: the median latency, or the time per call with many outstanding
+    kBandwidth,     // payload bytes per second, one way
+  };
+  struct Point {
+    double x = 0;
+    size_t cell = 0;
+  };
+  struct Series {
+    std::string name;
+    std::vector<Point> points;  // one, of any x, in a distribution
+  };
+
+  Kind kind = Kind::kTime;
+  std::string title;
+  std::string x_title;
+  Placement placement = Placement::kUnpinned;
+  std::vector<Series> series;
 };
 
 struct Plan {
   std::vector<Cell> cells;
-  std::vector<Row> rows;
+  std::deque<Row> rows;  // references to rows stay valid while a plan is made
+  std::vector<Chart> charts;
 };
 
-// All rows this bench knows. `base` gives the times of a run.
-Plan MakePlan(const Workload& base);
+struct PlanOptions {
+  Workload base = {};             // gives the times of a run
+  bool quick = false;             // fewer points of charts
+  int idle_connections = 10'000;  // of T5
+  int local_connections = 1'000;  // of L8
+};
+
+// All rows this bench knows.
+Plan MakePlan(const PlanOptions& options);
 
 }  // namespace mi7::bench

@@ -1,7 +1,8 @@
 #pragma once
 
-// Times calls inside the client process: a warm-up, then a measured stretch whose end it announces.
-// Latencies go into memory that was allocated and touched before; nothing here allocates.
+// Times calls inside the client process: a warm-up, then a measured stretch whose edges it
+// announces. Latencies go into memory that was allocated and touched before; nothing here
+// allocates.
 
 #include <cstddef>
 #include <cstdint>
@@ -16,22 +17,29 @@ namespace mi7::bench {
 // Not thread-safe: one thread makes the calls.
 class Recorder {
  public:
-  // Called when measuring begins and when it has ended, outside of the timed stretch.
-  using Edge = void (*)(void* context);
+  // Told what the recorder is at; never inside the timed stretch.
+  class Observer {
+   public:
+    // Everything is connected and the first call is about to be made. May block.
+    virtual void OnStart() = 0;
+    // Measuring begins.
+    virtual void OnBegin() = 0;
+    // It has ended.
+    virtual void OnEnd() = 0;
+
+   protected:
+    ~Observer() = default;
+  };
 
   // `latencies_ns` receives one latency a call (or one in 17, see Issue) until it is full.
-  Recorder(const Workload& workload, std::span<uint32_t> latencies_ns, Edge on_begin, Edge on_end,
-           void* context)
-      : workload_(workload),
-        latencies_(latencies_ns),
-        on_begin_(on_begin),
-        on_end_(on_end),
-        context_(context) {}
+  Recorder(const Workload& workload, std::span<uint32_t> latencies_ns, Observer* observer)
+      : workload_(workload), latencies_(latencies_ns), observer_(observer) {}
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;
 
   // Starts the warm-up; first of all, once.
   void Begin() {
+    observer_->OnStart();
     last_ns_ = MonotonicNanos();
     edge_ns_ = last_ns_ + workload_.warmup_ns;
   }
@@ -80,6 +88,7 @@ class Recorder {
   // After the last call: calls made in the measured stretch, its length, latencies stored.
   uint64_t calls() const { return calls_; }
   int64_t elapsed_ns() const { return elapsed_ns_; }
+  int64_t begun_ns() const { return begin_ns_; }  // monotonic time
   size_t stored() const { return stored_; }
   bool done() const { return done_; }
 
@@ -96,7 +105,7 @@ class Recorder {
   bool PassEdge() {
     if (!measuring_) {
       measuring_ = true;
-      on_begin_(context_);
+      observer_->OnBegin();
       calls_ = 0;
       begin_ns_ = last_ns_ = MonotonicNanos();
       edge_ns_ = begin_ns_ + workload_.measure_ns;
@@ -104,15 +113,13 @@ class Recorder {
     }
     elapsed_ns_ = MonotonicNanos() - begin_ns_;
     done_ = true;
-    on_end_(context_);
+    observer_->OnEnd();
     return false;
   }
 
   const Workload workload_;
   const std::span<uint32_t> latencies_;
-  const Edge on_begin_;
-  const Edge on_end_;
-  void* const context_;
+  Observer* const observer_;
   bool measuring_ = false;
   bool done_ = false;
   int until_stamp_ = 1;

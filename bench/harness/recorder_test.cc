@@ -7,16 +7,14 @@
 namespace mi7::bench {
 namespace {
 
-struct Edges {
+struct Edges final : Recorder::Observer {
+  void OnStart() override { ++started; }
+  void OnBegin() override { ++begun; }
+  void OnEnd() override { ++ended; }
+  int started = 0;
   int begun = 0;
   int ended = 0;
 };
-
-Recorder MakeRecorder(const Workload& workload, std::span<uint32_t> latencies, Edges& edges) {
-  return Recorder(
-      workload, latencies, [](void* context) { ++static_cast<Edges*>(context)->begun; },
-      [](void* context) { ++static_cast<Edges*>(context)->ended; }, &edges);
-}
 
 Workload Short() {
   Workload workload;
@@ -28,13 +26,14 @@ Workload Short() {
 TEST(RecorderTest, CountsOnlyTheMeasuredStretch) {
   std::vector<uint32_t> latencies(1 << 20);
   Edges edges;
-  Recorder recorder = MakeRecorder(Short(), latencies, edges);
+  Recorder recorder(Short(), latencies, &edges);
   recorder.Begin();
   uint64_t made = 0;
   do {
     ++made;
   } while (recorder.Continue());
   EXPECT_TRUE(recorder.done());
+  EXPECT_EQ(edges.started, 1);
   EXPECT_EQ(edges.begun, 1);
   EXPECT_EQ(edges.ended, 1);
   EXPECT_GT(recorder.calls(), 0u);
@@ -46,7 +45,7 @@ TEST(RecorderTest, CountsOnlyTheMeasuredStretch) {
 TEST(RecorderTest, FullMemoryStopsStoringButNotCounting) {
   std::vector<uint32_t> latencies(3);
   Edges edges;
-  Recorder recorder = MakeRecorder(Short(), latencies, edges);
+  Recorder recorder(Short(), latencies, &edges);
   recorder.Begin();
   while (recorder.Continue()) {
   }
@@ -57,7 +56,7 @@ TEST(RecorderTest, FullMemoryStopsStoringButNotCounting) {
 TEST(RecorderTest, PipelinedCallsAreAllCountedAndSomeTimed) {
   std::vector<uint32_t> latencies(1 << 20);
   Edges edges;
-  Recorder recorder = MakeRecorder(Short(), latencies, edges);
+  Recorder recorder(Short(), latencies, &edges);
   recorder.Begin();
   while (recorder.Complete(recorder.Issue())) {
   }

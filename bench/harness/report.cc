@@ -1,33 +1,20 @@
 #include "bench/harness/report.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace mi7::bench {
 namespace {
 
-std::string Quoted(const std::string& text) {
-  std::string quoted = "\"";
-  for (char c : text) {
-    if (c == '"' || c == '\\') {
-      absl::StrAppend(&quoted, "\\", std::string(1, c));
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      absl::StrAppendFormat(&quoted, "\\u%04x", static_cast<int>(c));
-    } else {
-      quoted.push_back(c);
-    }
-  }
-  return quoted + "\"";
-}
-
-std::string Number(double value) { return absl::StrFormat("%.6g", value); }
-
-std::string OrNull(const std::optional<double>& value) {
-  return value.has_value() ? Number(*value) : "null";
-}
-
 std::string Percent(double share) {
   return share < 9.995 ? absl::StrFormat("%.0f%%", 100 * share) : ">999%";
+}
+
+// "1.05x"; small ones with more digits, "0.020x".
+std::string Ratio(double ratio) {
+  return ratio < 0.2 ? absl::StrFormat("%.3fx", ratio) : absl::StrFormat("%.2fx", ratio);
 }
 
 std::string Title(Placement placement, const RunResult& result) {
@@ -50,73 +37,68 @@ std::string Verdict(const Figure& figure) {
   return absl::StrCat(*figure.met ? "met" : "MISSED", figure.stable ? "" : "?");
 }
 
+std::string Columns(const std::string& value, const std::string& spread, const std::string& p99,
+                    const std::string& ratio, const std::string& target, const std::string& verdict,
+                    const std::string& others) {
+  return absl::StrFormat("%9s %5s %9s %7s %10s %-8s %s", value, spread, p99, ratio, target, verdict,
+                         others);
+}
+
 std::string TargetText(const Figure& figure) {
   if (!figure.target.has_value()) return "";
   if (figure.absolute) return absl::StrCat("<= ", HumanValue(*figure.target, figure.unit));
-  return absl::StrFormat("<= %.2fx", *figure.target);
+  return absl::StrCat("<= ", Ratio(*figure.target));
 }
 
 }  // namespace
 
 std::string HumanValue(double value, const std::string& unit) {
   if (unit == "bytes") {
-    return value < 10'000 ? absl::StrFormat("%.0f B", value)
-                          : absl::StrFormat("%.1f KiB", value / 1024);
+    if (value < 10'000) return absl::StrFormat("%.0f B", value);
+    return value < 1e7 ? absl::StrFormat("%.1f KiB", value / 1024)
+                       : absl::StrFormat("%.1f MiB", value / (1024 * 1024));
   }
+  if (unit == "count") return absl::StrFormat("%.2f", value);
+  if (unit == "1/s") return absl::StrFormat("%.1f/s", value);
+  if (unit == "x") return absl::StrFormat("%.2fx", value);
   if (value < 1'000) return absl::StrFormat("%.1f ns", value);
-  if (value < 1'000'000) return absl::StrFormat("%.2f us", value / 1'000);
-  return absl::StrFormat("%.2f ms", value / 1'000'000);
+  if (value < 1e6) return absl::StrFormat("%.2f us", value / 1e3);
+  return value < 1e9 ? absl::StrFormat("%.2f ms", value / 1e6)
+                     : absl::StrFormat("%.2f s", value / 1e9);
 }
 
 std::string ToTable(const std::vector<Figure>& figures, const RunResult& result) {
+  size_t id_width = 0;
+  size_t what_width = 0;
+  for (const Figure& figure : figures) {
+    if (figure.detail) continue;
+    id_width = std::max(id_width, figure.id.size());
+    what_width = std::max(what_width, figure.what.size());
+  }
   std::string table;
   std::optional<Placement> placement;
+  const auto add = [&](const std::string& id, const std::string& what, const std::string& rest) {
+    absl::StrAppendFormat(&table, "%-*s %-*s %s\n", static_cast<int>(id_width), id,
+                          static_cast<int>(what_width), what, rest);
+  };
   for (const Figure& figure : figures) {
+    if (figure.detail) continue;
     if (placement != figure.placement) {
       placement = figure.placement;
       absl::StrAppend(&table, "\n", Title(*placement, result), "\n");
-      absl::StrAppendFormat(&table, "%-22s %-35s %9s %5s %9s %6s %8s %-8s %s\n", "id", "what",
-                            "value", "+-", "p99", "ratio", "target", "", "others");
+      add("id", "what", Columns("value", "+-", "p99", "ratio", "target", "", "others"));
     }
     if (!figure.missing.empty()) {
-      absl::StrAppendFormat(&table, "%-22s %-35s not measured: %s\n", figure.id, figure.what,
-                            figure.missing);
+      add(figure.id, figure.what, absl::StrCat("not measured: ", figure.missing));
       continue;
     }
-    const bool latency = figure.p99.has_value();
-    absl::StrAppendFormat(
-        &table, "%-22s %-35s %9s %5s %9s %6s %8s %-8s %s\n", figure.id, figure.what,
-        HumanValue(figure.value.median, figure.unit), Percent(figure.value.relative() / 2),
-        latency ? HumanValue(*figure.p99, "ns") : std::string(),
-        figure.ratio.has_value() ? absl::StrFormat("%.2fx", figure.ratio->median) : std::string(),
-        TargetText(figure), Verdict(figure), Percent(figure.others_share));
+    add(figure.id, figure.what,
+        Columns(HumanValue(figure.value.median, figure.unit), Percent(figure.value.relative() / 2),
+                figure.p99.has_value() ? HumanValue(*figure.p99, "ns") : "",
+                figure.ratio.has_value() ? Ratio(figure.ratio->median) : "", TargetText(figure),
+                Verdict(figure), Percent(figure.others_share)));
   }
   return table;
-}
-
-std::string ToJson(const Figure& figure) {
-  const bool there = figure.missing.empty();
-  std::string json =
-      absl::StrCat("{\"id\":", Quoted(figure.id), ",\"what\":", Quoted(figure.what),
-                   ",\"placement\":", Quoted(std::string(PlacementName(figure.placement))),
-                   ",\"value\":", there ? Number(figure.value.median) : "null",
-                   ",\"unit\":", Quoted(figure.unit), ",\"limit\":", OrNull(figure.limit));
-  absl::StrAppend(
-      &json, ",\"ratio\":", figure.ratio.has_value() ? Number(figure.ratio->median) : "null",
-      ",\"target\":", OrNull(figure.target),
-      ",\"met\":", !figure.met.has_value() ? "null" : (*figure.met ? "true" : "false"),
-      ",\"stable\":", figure.stable ? "true" : "false", ",\"rounds\":", figure.value.rounds,
-      ",\"spread\":", Number(figure.value.relative()));
-  absl::StrAppend(
-      &json, ",\"min\":", Number(figure.value.min), ",\"max\":", Number(figure.value.max),
-      ",\"ratio_spread\":", figure.ratio.has_value() ? Number(figure.ratio->relative()) : "null",
-      ",\"p99\":", OrNull(figure.p99), ",\"client_cpu_ns\":", OrNull(figure.client_cpu_ns),
-      ",\"server_cpu_ns\":", OrNull(figure.server_cpu_ns),
-      ",\"heap_bytes\":", OrNull(figure.heap_bytes),
-      ",\"resident_bytes\":", OrNull(figure.resident_bytes));
-  absl::StrAppend(&json, ",\"others_share\":", Number(figure.others_share),
-                  ",\"missing\":", there ? "null" : Quoted(figure.missing), "}");
-  return json;
 }
 
 }  // namespace mi7::bench

@@ -1,6 +1,6 @@
 #pragma once
 
-// From samples to figures: the rows of a run, as a table for people and as JSON lines.
+// From samples to figures: the rows of a run, as a table for people.
 
 #include <optional>
 #include <string>
@@ -17,7 +17,7 @@ struct Figure {
   std::string id;
   std::string what;
   Placement placement = Placement::kUnpinned;
-  std::string unit;  // "ns" or "bytes"
+  std::string unit;  // "ns", "bytes", "count", "1/s" or "x"
   Spread value;
   std::optional<double> p99;            // median over the rounds, where the figure is a latency
   std::optional<double> client_cpu_ns;  // per call, median over the rounds
@@ -29,6 +29,7 @@ struct Figure {
   std::optional<Spread> ratio;
   std::optional<double> target;
   bool absolute = false;  // the target is a value, not a ratio
+  bool detail = false;    // not in the table
   std::optional<bool> met;
   // The rounds agree: the quartiles of what is compared with the target (or of the value) are not
   // further apart than a quarter of the median. Otherwise run again on a quieter machine.
@@ -40,13 +41,10 @@ struct Figure {
 // In the order of the plan, placement by placement.
 std::vector<Figure> Evaluate(const Plan& plan, const RunResult& result);
 
-// A table of at most 110 columns, ending with a line feed.
+// A table, ending with a line feed.
 std::string ToTable(const std::vector<Figure>& figures, const RunResult& result);
 
-// One JSON object on one line, without a line feed.
-std::string ToJson(const Figure& figure);
-
-// "83.4 us", "1.20 ms", "512 B".
+// "83.4 us", "1.20 ms", "512 B", "0.25".
 std::string HumanValue(double value, const std::string& unit);
 
 }  // namespace mi7::bench

@@ -54,6 +54,8 @@ ResultMemory::~ResultMemory() {
 
 ResultHeader& ResultMemory::header() const { return *static_cast<ResultHeader*>(base_); }
 
+void ResultMemory::Clear() const { std::memset(base_, 0, sizeof(ResultHeader)); }
+
 std::span<uint32_t> ResultMemory::latencies() const {
   auto* first = reinterpret_cast<uint32_t*>(static_cast<char*>(base_) + sizeof(ResultHeader));
   return {first, kLatenciesMax};

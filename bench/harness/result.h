@@ -1,11 +1,13 @@
 #pragma once
 
-// What a client process hands back to the bench: memory they share, so that a million latencies
-// cost no copying and no parsing.
+// What the processes of a measurement hand back to the bench: memory they share, so that a quarter
+// of a million latencies cost no copying and no parsing. A client has such memory together with
+// one server.
 //
 //   0        ResultHeader
-//   64       uint32_t latencies_ns[kLatenciesMax], of which header.stored are valid
+//   256      uint32_t latencies_ns[kLatenciesMax], of which header.stored are valid
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -14,25 +16,48 @@
 
 namespace mi7::bench {
 
+// What a program of the kind that counts counts (subjects/counting.cc), since it started.
+struct Counts {
+  std::atomic<uint64_t> allocations;   // malloc and its like, operator new
+  std::atomic<uint64_t> copied_bytes;  // by memcpy and memmove, in pieces of at least 256 bytes
+};
+
+// Written by the client, but for what is said to be the server's. Plain fields are valid once the
+// client has said that it is done.
 struct ResultHeader {
-  uint64_t calls;         // answered in the measured stretch
+  uint64_t calls;        // answered in the measured stretch, of all threads together
+  uint64_t calls_least;  // of the thread that made the fewest
+  uint64_t calls_most;
   uint64_t stored;        // latencies
   int64_t elapsed_ns;     // the measured stretch
+  int64_t begun_ns;       // when it began, monotonic time
   int64_t client_cpu_ns;  // CPU time of all threads of either process during it
   int64_t server_cpu_ns;
-  uint64_t reserved[3];
+  // During the measured stretch, by programs that count; else 0.
+  uint64_t client_allocations;
+  uint64_t server_allocations;
+  uint64_t client_copied_bytes;
+  uint64_t server_copied_bytes;
+  // Live.
+  std::atomic<uint32_t> measuring;  // 1 during the measured stretch, for who watches from outside
+  uint32_t reserved;
+  Counts client_counts;
+  Counts server_counts;
+  std::atomic<uint64_t> served;  // by the server, where it counts: subject.h
+  uint64_t reserved_words[14];
 };
-static_assert(sizeof(ResultHeader) == 64);
+static_assert(sizeof(ResultHeader) == 256);
+static_assert(std::atomic<uint64_t>::is_always_lock_free, "shared between processes");
 
-// Latencies one run can keep (4 MiB); a run with more calls keeps the first.
-inline constexpr size_t kLatenciesMax = size_t{1} << 20;
+// Latencies one run can keep (1 MiB); a run with more calls keeps the first.
+inline constexpr size_t kLatenciesMax = size_t{1} << 18;
 
 // A mapping of such memory. Not thread-safe.
 class ResultMemory {
  public:
-  // The bench: new memory, passed to a client by its descriptor.
+  // The bench: new memory, passed to a process by its descriptor.
   static absl::StatusOr<ResultMemory> Create();
-  // The client: what it was passed.
+  // The process: what it was passed.
   static absl::StatusOr<ResultMemory> Open(int fd);
 
   ResultMemory(ResultMemory&& other) noexcept;
@@ -43,6 +68,8 @@ class ResultMemory {
 
   int fd() const { return fd_; }
   ResultHeader& header() const;
+  // Makes the header as it is in new memory.
+  void Clear() const;
   std::span<uint32_t> latencies() const;
 
  private:

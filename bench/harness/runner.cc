@@ -7,12 +7,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/deadline.h"
+#include "bench/harness/build_costs.h"
 #include "bench/harness/machine.h"
 
 namespace mi7::bench {
 namespace {
 
-// The cells that some row needs at a placement, in the plan's order.
+// The cells that some row or chart needs at a placement, in the plan's order.
 std::vector<size_t> CellsAt(const Plan& plan, Placement placement) {
   std::set<size_t> cells;
   for (const Row& row : plan.rows) {
@@ -20,6 +21,12 @@ std::vector<size_t> CellsAt(const Plan& plan, Placement placement) {
       if (wanted != placement) continue;
       cells.insert(row.cell);
       if (row.limit.has_value()) cells.insert(*row.limit);
+    }
+  }
+  for (const Chart& chart : plan.charts) {
+    if (chart.placement != placement) continue;
+    for (const Chart::Series& series : chart.series) {
+      for (const Chart::Point& point : series.points) cells.insert(point.cell);
     }
   }
   return {cells.begin(), cells.end()};
@@ -69,29 +76,94 @@ class Progress {
   int last_round_ = -1;
 };
 
-absl::StatusOr<Sample> RunCell(const Cell& cell, const RunOptions& options, const CpuSets& cpus,
-                               ResultMemory& memory) {
-  const std::string program = absl::StrCat(options.program_directory, "/", cell.subject);
-  Sample sample;
-  const MachineLoad load;
-  if (cell.idle_connections) {
-    absl::StatusOr<IdleFigures> idle = MeasureIdleConnections(program, options.idle_connections);
-    if (!idle.ok()) return idle.status();
-    sample.idle = *idle;
-  } else {
-    absl::StatusOr<CallFigures> calls = MeasureCalls(program, cell.workload, cpus, memory);
-    if (!calls.ok()) return calls.status();
-    sample.calls = *calls;
-  }
-  sample.others_share = load.OthersShare();
-  return sample;
+std::string Describe(const Cell& cell, Placement placement) {
+  const Workload& workload = cell.workload;
+  std::string text =
+      absl::StrCat(cell.subject, " ", workload.transport, " ",
+                   std::string(WaitingName(workload.waiting)), " x", workload.outstanding);
+  if (workload.payload_bytes != 0) absl::StrAppend(&text, ", ", workload.payload_bytes, " B");
+  return absl::StrCat(text, ", ", std::string(PlacementName(placement)));
 }
+
+// Runs cells. Servers with idle connections live as long as it does, because opening thousands of
+// connections takes longer than all rounds; nothing else of theirs runs meanwhile.
+class CellRunner {
+ public:
+  CellRunner(const Plan& plan, const RunOptions& options, const Scratch& scratch)
+      : plan_(plan), options_(options), scratch_(scratch) {}
+
+  absl::StatusOr<Sample> Run(size_t index, Placement placement, const CpuSets& cpus) {
+    const MachineLoad load;
+    absl::StatusOr<Sample> sample = RunByKind(index, placement, cpus);
+    if (sample.ok()) sample->others_share = load.OthersShare();
+    return sample;
+  }
+
+ private:
+  absl::StatusOr<Sample> RunByKind(size_t index, Placement placement, const CpuSets& cpus) {
+    const Cell& cell = plan_.cells[index];
+    const std::string program = absl::StrCat(options_.program_directory, "/", cell.subject);
+    Sample sample;
+    switch (cell.kind) {
+      case Cell::Kind::kCalls: {
+        const absl::StatusOr<CallFigures> calls = RunCalls(index, placement, program, cpus);
+        if (!calls.ok()) return calls.status();
+        sample.calls = *calls;
+        return sample;
+      }
+      case Cell::Kind::kIdleConnections: {
+        const absl::StatusOr<IdleFigures> idle =
+            MeasureIdleConnections(program, cell.workload, cell.idle_connections);
+        if (!idle.ok()) return idle.status();
+        sample.idle = *idle;
+        return sample;
+      }
+      case Cell::Kind::kProgram:
+      case Cell::Kind::kCompile: {
+        const absl::StatusOr<double> built =
+            cell.kind == Cell::Kind::kProgram ? LoadedBytes(program)
+                                              : CompileNanos(options_.compile_roots, cell.subject);
+        if (!built.ok()) return built.status();
+        sample.built = *built;
+        return sample;
+      }
+    }
+    return absl::InternalError("a kind of cell that nobody runs");
+  }
+
+  absl::StatusOr<CallFigures> RunCalls(size_t index, Placement placement,
+                                       const std::string& program, const CpuSets& cpus) {
+    const Cell& cell = plan_.cells[index];
+    const CallSetup setup = {.program = program,
+                             .workload = cell.workload,
+                             .clients = cell.clients,
+                             .servers = cell.servers,
+                             .idle_connections = cell.idle_connections,
+                             .count_system_calls = cell.count_system_calls};
+    if (cell.idle_connections == 0) {
+      const absl::StatusOr<ServerGroup> servers = ServerGroup::Start(setup, cpus, scratch_);
+      return servers.ok() ? MeasureCalls(setup, cpus, *servers, scratch_) : servers.status();
+    }
+    auto standing = standing_.find({index, placement});
+    if (standing == standing_.end()) {
+      absl::StatusOr<ServerGroup> servers = ServerGroup::Start(setup, cpus, scratch_);
+      if (!servers.ok()) return servers.status();
+      standing = standing_.emplace(std::pair(index, placement), *std::move(servers)).first;
+    }
+    return MeasureCalls(setup, cpus, standing->second, scratch_);
+  }
+
+  const Plan& plan_;
+  const RunOptions& options_;
+  const Scratch& scratch_;
+  std::map<std::pair<size_t, Placement>, ServerGroup> standing_;
+};
 
 }  // namespace
 
 absl::StatusOr<RunResult> RunPlan(const Plan& plan, const RunOptions& options) {
-  absl::StatusOr<ResultMemory> memory = ResultMemory::Create();
-  if (!memory.ok()) return memory.status();
+  const absl::StatusOr<Scratch> scratch = Scratch::Create();
+  if (!scratch.ok()) return scratch.status();
   RunResult result;
   int steps = 0;
   std::vector<Placement> placements;
@@ -106,6 +178,7 @@ absl::StatusOr<RunResult> RunPlan(const Plan& plan, const RunOptions& options) {
     steps += options.rounds * static_cast<int>(CellsAt(plan, placement).size());
   }
   if (placements.empty()) return absl::UnavailableError("no placement can be measured here");
+  CellRunner runner(plan, options, *scratch);
   Progress progress(options.progress, options.rounds, steps);
   for (int round = 0; round < options.rounds; ++round) {
     for (Placement placement : placements) {
@@ -115,13 +188,10 @@ absl::StatusOr<RunResult> RunPlan(const Plan& plan, const RunOptions& options) {
       for (size_t index : cells) {
         const Cell& cell = plan.cells[index];
         CellResult& kept = result.cells[{index, placement}];
-        progress.Step(
-            round,
-            absl::StrCat(cell.subject, " ", std::string(WaitingName(cell.workload.waiting)), " x",
-                         cell.workload.outstanding, ", ", std::string(PlacementName(placement))));
+        progress.Step(round, Describe(cell, placement));
         kept.rounds.emplace_back();
-        if (!kept.failure.ok()) continue;
-        absl::StatusOr<Sample> sample = RunCell(cell, options, result.cpus[placement], *memory);
+        if (!kept.failure.ok() || (cell.rounds_max != 0 && round >= cell.rounds_max)) continue;
+        absl::StatusOr<Sample> sample = runner.Run(index, placement, result.cpus[placement]);
         if (sample.ok()) {
           kept.rounds.back() = *sample;
         } else {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "bench/harness/idle_connections.h"
 #include "bench/harness/measure.h"
 #include "bench/harness/plan.h"
 
@@ -18,8 +19,8 @@ namespace mi7::bench {
 struct RunOptions {
   std::string program_directory;  // where the subjects' programs are
   std::vector<Placement> placements;
+  std::string compile_roots;  // CompileNanos
   int rounds = 9;
-  int idle_connections = 10'000;
   std::FILE* progress = nullptr;  // where to say how far it is; nullptr: nowhere
 };
 
@@ -27,6 +28,7 @@ struct RunOptions {
 struct Sample {
   CallFigures calls;
   IdleFigures idle;
+  double built = 0;         // bytes of a program, nanoseconds of a compiler
   double others_share = 0;  // of the machine, while it ran
 };
 

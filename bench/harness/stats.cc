@@ -16,14 +16,11 @@ double Quantile(std::vector<double> values, double quantile) {
   return values[below] + part * (values[above] - values[below]);
 }
 
-uint32_t QuantileInPlace(std::span<uint32_t> latencies_ns, double quantile) {
+uint32_t QuantileOfSorted(std::span<const uint32_t> latencies_ns, double quantile) {
   if (latencies_ns.empty()) return 0;
   const double rank = std::ceil(quantile * static_cast<double>(latencies_ns.size()));
-  const size_t index =
-      std::min(latencies_ns.size() - 1, static_cast<size_t>(std::max(1.0, rank)) - 1);
-  const auto nth = latencies_ns.begin() + static_cast<std::ptrdiff_t>(index);
-  std::nth_element(latencies_ns.begin(), nth, latencies_ns.end());
-  return *nth;
+  return latencies_ns[std::min(latencies_ns.size() - 1,
+                               static_cast<size_t>(std::max(1.0, rank)) - 1)];
 }
 
 Spread Summarize(const std::vector<double>& rounds) {

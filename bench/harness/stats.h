@@ -13,9 +13,9 @@ namespace mi7::bench {
 // `values` is empty. Takes a copy because it sorts.
 double Quantile(std::vector<double> values, double quantile);
 
-// The same for latencies, by the nearest-rank method: always a latency that was really seen.
-// Reorders `latencies_ns`, allocates nothing; 0 when empty.
-uint32_t QuantileInPlace(std::span<uint32_t> latencies_ns, double quantile);
+// The same for sorted latencies, by the nearest-rank method: always a latency that was really seen;
+// 0 when empty.
+uint32_t QuantileOfSorted(std::span<const uint32_t> latencies_ns, double quantile);
 
 // How the rounds of one figure are distributed.
 struct Spread {

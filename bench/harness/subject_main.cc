@@ -2,7 +2,9 @@
 //
 //   PROGRAM serve WORKLOAD               says "ready ADDRESS", then serves
 //   PROGRAM serve-watched WORKLOAD       the same, and answers "memory" with its memory use
-//   PROGRAM call WORKLOAD ADDRESS PID    makes the calls, fills the result memory, says "done"
+//   PROGRAM join WORKLOAD ADDRESS        one more server; says "ready ADDRESS"
+//   PROGRAM call WORKLOAD ADDRESS PID    says "connected", hears "go", makes the calls, fills the
+//                                        result memory, says "done"
 //   PROGRAM idle ADDRESS                 answers "open N" and "memory" with its memory use
 //
 // Each says "error WHY" when it gives up.
@@ -16,10 +18,13 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -31,6 +36,22 @@
 #include "bench/harness/workload.h"
 
 namespace mi7::bench {
+
+constinit CountIn count_in = nullptr;
+
+absl::Status Subject::Join(const std::string&, const Workload&, const std::function<void()>&) {
+  return absl::UnimplementedError("it has one server process");
+}
+
+absl::Status Subject::MakeCallsInThreads(const std::string&, const Workload&,
+                                         std::span<const std::unique_ptr<Recorder>>) {
+  return absl::UnimplementedError("its clients have one thread");
+}
+
+absl::Status Subject::OpenIdleConnections(const std::string&, int) {
+  return absl::UnimplementedError("it has no connections that could be idle");
+}
+
 namespace {
 
 void Say(const std::string& line) {
@@ -73,9 +94,17 @@ int64_t CpuNanos(clockid_t clock) {
   return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
-int Serve(Subject& subject, const Workload& workload, bool watched) {
+// `ready` is given to one of the two ways to serve, which returns only an error.
+template <typename ServeOrJoin>
+int Serve(Subject& subject, bool watched, ServeOrJoin serve_or_join) {
+  // Kept for the rest of the process: threads of the subject count in it until the end.
+  absl::StatusOr<ResultMemory> memory = ResultMemory::Open(kChildResultFd);
+  if (memory.ok()) {
+    if (count_in != nullptr) count_in(&memory->header().server_counts);
+    subject.CountServedIn(&memory->header().served);
+  }
   std::thread watcher;
-  const absl::Status ended = subject.Serve(workload, [&](const std::string& address) {
+  const absl::Status ended = serve_or_join([&](const std::string& address) {
     Say(absl::StrCat("ready ", address));
     if (!watched) return;
     watcher = std::thread([] {
@@ -87,39 +116,119 @@ int Serve(Subject& subject, const Workload& workload, bool watched) {
   ::_exit(Fail(ended));
 }
 
-struct CpuTimes {
-  ResultHeader* header;
-  clockid_t server;
+// What is read at the edges of the measured stretch.
+struct Readings {
+  int64_t client_cpu_ns = 0;
+  int64_t server_cpu_ns = 0;
+  uint64_t client_allocations = 0;
+  uint64_t server_allocations = 0;
+  uint64_t client_copied_bytes = 0;
+  uint64_t server_copied_bytes = 0;
+
+  static Readings Take(const ResultHeader& header, clockid_t server) {
+    const auto count = [](const std::atomic<uint64_t>& value) {
+      return value.load(std::memory_order_relaxed);  // a count
+    };
+    return {.client_cpu_ns = CpuNanos(CLOCK_PROCESS_CPUTIME_ID),
+            .server_cpu_ns = CpuNanos(server),
+            .client_allocations = count(header.client_counts.allocations),
+            .server_allocations = count(header.server_counts.allocations),
+            .client_copied_bytes = count(header.client_counts.copied_bytes),
+            .server_copied_bytes = count(header.server_counts.copied_bytes)};
+  }
 };
 
-int Call(Subject& subject, const Workload& workload, const std::string& address, pid_t server) {
+// Of the first thread: its measured stretch is the process's.
+class FirstObserver final : public Recorder::Observer {
+ public:
+  FirstObserver(ResultHeader& header, clockid_t server) : header_(header), server_(server) {}
+
+  void OnStart() override { WaitForGo(); }
+  void OnBegin() override {
+    at_begin_ = Readings::Take(header_, server_);
+    // Relaxed, like its end: whoever watches from outside stops this process to look.
+    header_.measuring.store(1, std::memory_order_relaxed);
+  }
+  void OnEnd() override {
+    header_.measuring.store(0, std::memory_order_relaxed);
+    const Readings now = Readings::Take(header_, server_);
+    header_.client_cpu_ns = now.client_cpu_ns - at_begin_.client_cpu_ns;
+    header_.server_cpu_ns = now.server_cpu_ns - at_begin_.server_cpu_ns;
+    header_.client_allocations = now.client_allocations - at_begin_.client_allocations;
+    header_.server_allocations = now.server_allocations - at_begin_.server_allocations;
+    header_.client_copied_bytes = now.client_copied_bytes - at_begin_.client_copied_bytes;
+    header_.server_copied_bytes = now.server_copied_bytes - at_begin_.server_copied_bytes;
+  }
+  // Whoever comes first says that all is connected; all go on when the bench says so.
+  void WaitForGo() {
+    std::call_once(gone_, [] {
+      Say("connected");
+      if (!Hear().has_value()) ::_exit(1);
+    });
+  }
+
+ private:
+  ResultHeader& header_;
+  const clockid_t server_;
+  std::once_flag gone_;
+  Readings at_begin_;
+};
+
+// Of the other threads.
+class OtherObserver final : public Recorder::Observer {
+ public:
+  explicit OtherObserver(FirstObserver& first) : first_(first) {}
+  void OnStart() override { first_.WaitForGo(); }
+  void OnBegin() override {}
+  void OnEnd() override {}
+
+ private:
+  FirstObserver& first_;
+};
+
+int MakeCalls(Subject& subject, const Workload& workload, const std::string& address,
+              pid_t server) {
   absl::StatusOr<ResultMemory> memory = ResultMemory::Open(kChildResultFd);
   if (!memory.ok()) return Fail(memory.status());
-  CpuTimes times = {.header = &memory->header(), .server = {}};
-  if (::clock_getcpuclockid(server, &times.server) != 0) {
+  ResultHeader& header = memory->header();
+  if (count_in != nullptr) count_in(&header.client_counts);
+  clockid_t server_clock = {};
+  if (::clock_getcpuclockid(server, &server_clock) != 0) {
     return Fail(absl::UnavailableError("the server process is gone"));
   }
-  Recorder recorder(
-      workload, memory->latencies(),
-      [](void* context) {
-        auto& at_begin = *static_cast<CpuTimes*>(context);
-        at_begin.header->client_cpu_ns = -CpuNanos(CLOCK_PROCESS_CPUTIME_ID);
-        at_begin.header->server_cpu_ns = -CpuNanos(at_begin.server);
-      },
-      [](void* context) {
-        auto& at_end = *static_cast<CpuTimes*>(context);
-        at_end.header->client_cpu_ns += CpuNanos(CLOCK_PROCESS_CPUTIME_ID);
-        at_end.header->server_cpu_ns += CpuNanos(at_end.server);
-      },
-      &times);
-  const absl::Status made = subject.MakeCalls(address, workload, recorder);
+  FirstObserver first(header, server_clock);
+  OtherObserver other(first);
+  const auto threads = static_cast<size_t>(workload.threads);
+  const size_t share = kLatenciesMax / threads;
+  std::vector<std::unique_ptr<Recorder>> recorders;
+  for (size_t i = 0; i < threads; ++i) {
+    Recorder::Observer* const observer = i == 0 ? static_cast<Recorder::Observer*>(&first) : &other;
+    recorders.push_back(std::make_unique<Recorder>(
+        workload, memory->latencies().subspan(i * share, share), observer));
+  }
+  const absl::Status made = threads == 1 ? subject.MakeCalls(address, workload, *recorders[0])
+                                         : subject.MakeCallsInThreads(address, workload, recorders);
   if (!made.ok()) return Fail(made);
-  if (!recorder.done()) return Fail(absl::InternalError("the subject stopped before its time"));
-  memory->header().calls = recorder.calls();
-  memory->header().stored = recorder.stored();
-  memory->header().elapsed_ns = recorder.elapsed_ns();
+  header.calls_least = recorders[0]->calls();
+  for (const std::unique_ptr<Recorder>& recorder : recorders) {
+    if (!recorder->done()) return Fail(absl::InternalError("the subject stopped before its time"));
+    header.calls += recorder->calls();
+    header.calls_least = std::min(header.calls_least, recorder->calls());
+    header.calls_most = std::max(header.calls_most, recorder->calls());
+    // Moved together; the first ones lie right.
+    std::copy_n(
+        memory->latencies().begin() +
+            static_cast<std::ptrdiff_t>(static_cast<size_t>(&recorder - recorders.data()) * share),
+        recorder->stored(),
+        memory->latencies().begin() + static_cast<std::ptrdiff_t>(header.stored));
+    header.stored += recorder->stored();
+  }
+  header.elapsed_ns = recorders[0]->elapsed_ns();
+  header.begun_ns = recorders[0]->begun_ns();
   Say("done");
-  return 0;
+  // Without destructors of the subject's threads and connections: how fast they end is not
+  // measured here, and some peers take seconds.
+  ::_exit(0);
 }
 
 int Idle(Subject& subject, const std::string& address) {
@@ -145,11 +254,19 @@ int RunSubject(int argc, char** argv, Subject& subject) {
   const std::string_view role = argc > 1 ? argv[1] : "";
   if (role == "idle" && argc == 3) return Idle(subject, argv[2]);
   const absl::StatusOr<Workload> workload = Workload::Decode(argc > 2 ? argv[2] : "");
-  if (role == "serve" && argc == 3 && workload.ok()) return Serve(subject, *workload, false);
-  if (role == "serve-watched" && argc == 3 && workload.ok()) return Serve(subject, *workload, true);
+  if ((role == "serve" || role == "serve-watched") && argc == 3 && workload.ok()) {
+    return Serve(subject, role == "serve-watched",
+                 [&](const auto& ready) { return subject.Serve(*workload, ready); });
+  }
+  if (role == "join" && argc == 4 && workload.ok()) {
+    const std::string address = argv[3];
+    return Serve(subject, false, [&](const auto& ready) {
+      return subject.Join(address, *workload, [&] { ready(address); });
+    });
+  }
   pid_t server = 0;
   if (role == "call" && argc == 5 && workload.ok() && absl::SimpleAtoi(argv[4], &server)) {
-    return Call(subject, *workload, argv[3], server);
+    return MakeCalls(subject, *workload, argv[3], server);
   }
   std::fprintf(stderr, "%s is started by the bench: run tools/bench\n", argv[0]);
   return 2;

@@ -21,21 +21,37 @@ enum class Waiting {
 
 std::string_view WaitingName(Waiting waiting);  // "blocking", "spinning", "default"
 
+// What one call carries. A "word" has 8 bytes.
+enum class Call {
+  kNumber,    // one word there, the same one back
+  kEcho,      // payload_bytes there, the same bytes back; the caller has them in memory of its own
+  kPrebuilt,  // payload_bytes there that lie ready and nobody looks at; a word back
+  kTouched,   // payload_bytes there, written by the caller and read by the server; their sum back
+  kStream,    // payload_bytes there and nothing back: a message, not a call
+};
+
+std::string_view CallName(Call call);  // "number", "echo", ...
+
 struct Workload {
   Waiting waiting = Waiting::kBlocking;
-  // Calls in flight on one connection.
+  Call call = Call::kNumber;
+  // Calls in flight on each connection.
   int outstanding = 1;
-  // Bytes of one message on the wire, 4-byte length included. Only raw subjects obey it; typed ones
-  // send what their call needs (8 bytes in, 8 bytes out).
-  size_t frame_bytes = 56;
   // Where the server of a typed subject listens; what it means is the subject's affair ("tcp",
-  // "unix", "shm"). No colons.
+  // "unix", "shm", "inproc"). No colons.
   std::string transport = "tcp";
-  // Bytes of payload that the caller sends along with a call, a multiple of 8.
+  // A multiple of 8; 0 with kNumber. A raw subject sends frames of so many bytes with kNumber,
+  // too, the 4-byte length included; typed ones send what their call needs.
   size_t payload_bytes = 0;
-  // Whether the caller writes all of the payload in the time that is measured, and the server reads
-  // all of it; otherwise it is there before, and nobody looks at it.
-  bool payload_touched = false;
+  // Threads that make calls, of each client process, all on its one connection.
+  int threads = 1;
+  // Connections of each client process, each with `outstanding` calls in flight.
+  int connections = 1;
+  // Calls after which the caller rests for a while, so that everybody falls asleep; 0: never.
+  int burst = 0;
+  // How many there are of what the subject may have many of: methods that its server has
+  // registered, slots of its pipe. 0: as many as it has by itself.
+  int scale = 0;
   // Unmeasured calls are made for this long first ...
   int64_t warmup_ns = 20'000'000;
   // ... then measured ones for this long.

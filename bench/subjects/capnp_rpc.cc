@@ -1,9 +1,11 @@
 // Subject "capnp_rpc": Cap'n Proto RPC over its two-party network, used as its documentation does
 // and at its best reasonable settings: size hints on both messages (without them each allocates and
-// zeroes 8 KiB), one capability for all calls, TCP_NODELAY (which its sockets have by themselves).
-// One outstanding: the client waits for each promise. Many: each answer sends the next call from
-// its continuation. It has no spinning mode; blocking is what it does.
+// zeroes 8 KiB), no traversal limit on large ones, one capability for all calls, TCP_NODELAY (which
+// its sockets have by themselves). One outstanding: the client waits for each promise. Many: each
+// answer sends the next call from its continuation. It has no spinning mode; blocking is what it
+// does.
 
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "bench/harness/subject.h"
 #include "bench/subjects/echo.capnp.h"
+#include "bench/subjects/socket_path.h"
 
 namespace mi7::bench {
 namespace {
@@ -23,7 +26,19 @@ namespace {
 // One word of data and the root pointer.
 constexpr capnp::MessageSize kEchoSize = {.wordCount = 4, .capCount = 0};
 
-// What capnpc-c++ generates for a server has a destructor that is not virtual.
+// The same for bytes.
+capnp::MessageSize ReflectSize(size_t bytes) {
+  return {.wordCount = 4 + (bytes + sizeof(capnp::word) - 1) / sizeof(capnp::word), .capCount = 0};
+}
+
+// Both sides trust each other to send what the bench sends.
+capnp::ReaderOptions NoLimits() {
+  capnp::ReaderOptions options;
+  options.traversalLimitInWords = UINT64_MAX;
+  return options;
+}
+
+// Destructors of Cap'n Proto's interfaces are not virtual.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wnon-virtual-dtor"
 class EchoServer final : public Echo::Server {
@@ -33,6 +48,17 @@ class EchoServer final : public Echo::Server {
     context.getResults(kEchoSize).setValue(value);
     return kj::READY_NOW;
   }
+  kj::Promise<void> reflect(ReflectContext context) override {
+    const capnp::Data::Reader data = context.getParams().getData();
+    context.getResults(ReflectSize(data.size())).setData(data);
+    return kj::READY_NOW;
+  }
+};
+
+// What goes wrong on a connection ends that one only; the client tells of it.
+class Failures final : public kj::TaskSet::ErrorHandler {
+ public:
+  void taskFailed(kj::Exception&&) override {}
 };
 #pragma GCC diagnostic pop
 
@@ -45,7 +71,7 @@ class Connection {
                     .wait(io.waitScope)
                     ->connect()
                     .wait(io.waitScope)),
-        network_(*stream_, capnp::rpc::twoparty::Side::CLIENT),
+        network_(*stream_, capnp::rpc::twoparty::Side::CLIENT, NoLimits()),
         system_(capnp::makeRpcClient(network_)) {}
 
   Echo::Client Bootstrap() {
@@ -61,75 +87,97 @@ class Connection {
   capnp::RpcSystem<capnp::rpc::twoparty::VatId> system_;
 };
 
-// One of the calls in flight, which follows itself until the recorder has enough.
-class Pipeline {
+// Makes the calls that a workload asks for, and checks their answers.
+class Caller {
  public:
-  Pipeline(Echo::Client& echo, Recorder& recorder) : echo_(echo), recorder_(recorder) {}
+  Caller(Echo::Client& echo, const Workload& workload, Recorder& recorder)
+      : echo_(echo), recorder_(recorder), bytes_(workload.payload_bytes, 1) {
+    if (workload.call == Call::kNumber) bytes_.clear();
+  }
 
-  kj::Promise<void> Run() {
-    auto request = echo_.echoRequest(kEchoSize);
+  // One call; the answer has been checked when the promise is fulfilled.
+  kj::Promise<void> CallOnce() {
     const uint64_t value = ++value_;
-    const int64_t stamp_ns = recorder_.Issue();
-    request.setValue(value);
+    if (bytes_.empty()) {
+      auto request = echo_.echoRequest(kEchoSize);
+      request.setValue(value);
+      return request.send().then([value](capnp::Response<Echo::EchoResults>&& response) {
+        KJ_REQUIRE(response.getValue() == value, "wrong answer");
+      });
+    }
+    auto request = echo_.reflectRequest(ReflectSize(bytes_.size()));
+    std::memcpy(bytes_.data(), &value, sizeof(value));
+    request.setData({bytes_.data(), bytes_.size()});
     return request.send().then(
-        [this, value, stamp_ns](capnp::Response<Echo::EchoResults>&& response) {
-          KJ_REQUIRE(response.getValue() == value, "wrong answer");
-          if (!recorder_.Complete(stamp_ns)) return kj::Promise<void>(kj::READY_NOW);
-          return Run();
+        [value, size = bytes_.size()](capnp::Response<Echo::ReflectResults>&& response) {
+          const capnp::Data::Reader data = response.getData();
+          KJ_REQUIRE(data.size() == size && std::memcmp(data.begin(), &value, sizeof(value)) == 0,
+                     "wrong answer");
         });
+  }
+
+  // A call that is followed by another until the recorder has enough.
+  kj::Promise<void> CallAndGoOn() {
+    const int64_t stamp_ns = recorder_.Issue();
+    return CallOnce().then([this, stamp_ns]() -> kj::Promise<void> {
+      if (!recorder_.Complete(stamp_ns)) return kj::READY_NOW;
+      return CallAndGoOn();
+    });
   }
 
  private:
   Echo::Client& echo_;
   Recorder& recorder_;
+  std::vector<uint8_t> bytes_;
   uint64_t value_ = 0;
 };
 
-// kj's "HOST:PORT" out of "tcp:HOST:PORT".
+// kj's "HOST:PORT" out of "tcp:HOST:PORT"; "unix:/path" is kj's, too.
 std::string KjAddress(const std::string& address) {
   return address.rfind("tcp:", 0) == 0 ? address.substr(4) : address;
 }
 
 class CapnpRpc final : public Subject {
  public:
-  absl::Status Serve(const Workload&,
+  absl::Status Serve(const Workload& workload,
                      const std::function<void(const std::string&)>& ready) override {
     return Guard([&] {
+      const bool is_unix = workload.transport == "unix";
+      const std::string where = is_unix ? absl::StrCat("unix:", SocketPath()) : "127.0.0.1";
       kj::AsyncIoContext io = kj::setupAsyncIo();
-      auto address = io.provider->getNetwork().parseAddress("127.0.0.1").wait(io.waitScope);
+      auto address = io.provider->getNetwork().parseAddress(where).wait(io.waitScope);
       auto listener = address->listen();
-      capnp::TwoPartyServer server(kj::heap<EchoServer>());
-      auto serving = server.listen(*listener);
-      ready(absl::StrCat("tcp:127.0.0.1:", listener->getPort()));
-      serving.wait(io.waitScope);
+      capnp::Capability::Client service = kj::heap<EchoServer>();
+      // Not TwoPartyServer, which knows no reader options.
+      ready(is_unix ? where : absl::StrCat("tcp:127.0.0.1:", listener->getPort()));
+      kj::TaskSet tasks(failures_);
+      for (;;) {
+        tasks.add(ServeConnection(listener->accept().wait(io.waitScope), service));
+      }
     });
   }
 
   absl::Status MakeCalls(const std::string& address, const Workload& workload,
                          Recorder& recorder) override {
-    if (workload.waiting == Waiting::kSpinning) {
-      return absl::InvalidArgumentError("Cap'n Proto RPC cannot spin");
+    if (workload.waiting == Waiting::kSpinning ||
+        (workload.call != Call::kNumber && workload.call != Call::kEcho)) {
+      return absl::InvalidArgumentError("Cap'n Proto RPC neither spins nor takes such calls");
     }
     return Guard([&] {
       kj::AsyncIoContext io = kj::setupAsyncIo();
       Connection connection(io, KjAddress(address));
       Echo::Client echo = connection.Bootstrap();
+      Caller caller(echo, workload, recorder);
       recorder.Begin();
       if (workload.outstanding > 1) {
         const auto count = static_cast<size_t>(workload.outstanding);
-        auto pipelines = kj::heapArrayBuilder<Pipeline>(count);
         auto promises = kj::heapArrayBuilder<kj::Promise<void>>(count);
-        for (size_t i = 0; i < count; ++i) {
-          promises.add(pipelines.add(echo, recorder).Run());
-        }
+        for (size_t i = 0; i < count; ++i) promises.add(caller.CallAndGoOn());
         kj::joinPromises(promises.finish()).wait(io.waitScope);
         return;
       }
-      uint64_t value = 0;
       do {
-        auto request = echo.echoRequest(kEchoSize);
-        request.setValue(++value);
-        KJ_REQUIRE(request.send().wait(io.waitScope).getValue() == value, "wrong answer");
+        caller.CallOnce().wait(io.waitScope);
       } while (recorder.Continue());
     });
   }
@@ -146,6 +194,16 @@ class CapnpRpc final : public Subject {
   }
 
  private:
+  // All that one client has, until it disconnects.
+  static kj::Promise<void> ServeConnection(kj::Own<kj::AsyncIoStream> stream,
+                                           capnp::Capability::Client service) {
+    auto network = kj::heap<capnp::TwoPartyVatNetwork>(*stream, capnp::rpc::twoparty::Side::SERVER,
+                                                       NoLimits());
+    auto system = kj::heap(capnp::makeRpcServer(*network, kj::mv(service)));
+    auto ended = network->onDisconnect();
+    return ended.attach(kj::mv(system), kj::mv(network), kj::mv(stream));
+  }
+
   // kj's errors are exceptions; none leaves this file.
   template <typename Body>
   static absl::Status Guard(Body body) {
@@ -157,6 +215,7 @@ class CapnpRpc final : public Subject {
     }
   }
 
+  Failures failures_;
   std::unique_ptr<kj::AsyncIoContext> idle_io_;
   std::vector<std::unique_ptr<Connection>> idle_;
 };

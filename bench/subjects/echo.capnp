@@ -1,6 +1,6 @@
 @0xb7c1d0a4e6f25a93;
 
-# The typed call of the bench: 8 bytes in, 8 bytes out. Every typed subject serves this schema.
+# The calls of the bench. Every typed subject serves this schema, or one that says the same.
 
 using Cxx = import "/capnp/c++.capnp";
 
@@ -12,4 +12,7 @@ interface Echo {
 
   load @1 (data :Data, read :Bool) -> (sum :UInt64);
   # Answers with the sum of the 8-byte words of `data`, which it reads when `read` says so, else 0.
+
+  reflect @2 (data :Data) -> (data :Data);
+  # Answers with the bytes it was given.
 }

@@ -1,24 +1,29 @@
 // Subject "mi7": mi7's own typed call, used as its users do.
 //
 // One outstanding: a thread makes a call, waits for the answer, and drives the connection
-// meanwhile. Many: each answer's callback sends the next call, all on the channel's event loop. The
-// server answers inline on its one event loop. Waiting as asked for; "default" leaves every option
-// alone.
+// meanwhile. Many, on one connection or on several: each answer's callback sends the next call, all
+// on the channels' event loop. The server answers inline on its one event loop. Waiting as asked
+// for; "default" leaves every option alone. workload.scale: so many methods are registered.
 
+#include <time.h>
 #include <unistd.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "bench/harness/subject.h"
-#include "bench/subjects/echo.mi7.h"
+#include "bench/subjects/echo_bytes.h"
+#include "bench/subjects/mi7_service.h"
 #include "bench/subjects/payload.h"
+#include "bench/subjects/socket_path.h"
+#include "bench/subjects/wait_policy_for.h"
 #include "rpc/channel.h"
 #include "rpc/server.h"
 #include "transport/event_loop.h"
@@ -27,131 +32,251 @@
 namespace mi7::bench {
 namespace {
 
-transport::WaitPolicy PolicyFor(Waiting waiting) {
-  switch (waiting) {
-    case Waiting::kBlocking:
-      return transport::WaitPolicy::kBlock;
-    case Waiting::kSpinning:
-      return transport::WaitPolicy::kSpin;
-    case Waiting::kDefault:
-      break;
-  }
-  return transport::WaitPolicy::kAdaptive;
+using Channels = std::vector<std::shared_ptr<Channel>>;
+
+constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
+// Long enough for everybody to fall asleep.
+constexpr timespec kRest = {.tv_sec = 0, .tv_nsec = 2'000'000};
+
+// Where to listen. What has a name in the file system is in the bench's directory of the run.
+std::string EndpointFor(const Workload& workload) {
+  if (workload.transport == "tcp") return "tcp:127.0.0.1:0";
+  if (workload.transport == "unix") return absl::StrCat("unix:", SocketPath());
+  return absl::StrCat(workload.transport, ":bench-", ::getpid());
 }
 
-class EchoImpl final : public EchoService {
+// A server and what it serves.
+class EchoServer {
  public:
-  Reply Echo(ServerContext&, ::mi7::bench::Echo::EchoParams::Reader params,
-             ::mi7::bench::Echo::EchoResults::Builder results) override {
-    results.setValue(params.getValue());
-    return absl::OkStatus();
+  // The first endpoint, once it listens.
+  absl::StatusOr<std::string> Start(const Workload& workload) {
+    ServerOptions options;
+    options.wait = PolicyFor(workload.waiting);
+    options.event_loops = 1;
+    ServerBuilder builder;
+    builder.SetOptions(options).AddService(&echo_).Listen(EndpointFor(workload));
+    for (int methods = 0; methods < workload.scale;
+         methods += static_cast<int>(UncalledService::kMethods)) {
+      // Spread over the numbers as ids of schemas are.
+      const uint64_t id = 0x9e3779b97f4a7c15u * static_cast<uint64_t>(methods + 1);
+      builder.AddService(std::make_unique<UncalledService>(id));
+    }
+    absl::StatusOr<std::unique_ptr<Server>> server = builder.Start();
+    if (!server.ok()) return server.status();
+    server_ = *std::move(server);
+    return server_->endpoints()[0];
   }
 
-  Reply Load(ServerContext&, ::mi7::bench::Echo::LoadParams::Reader params,
-             ::mi7::bench::Echo::LoadResults::Builder results) override {
-    if (params.getRead()) {
-      const capnp::Data::Reader data = params.getData();
-      results.setSum(SumPayload(
-          {reinterpret_cast<const uint64_t*>(data.begin()), data.size() / sizeof(uint64_t)}));
-    }
-    return absl::OkStatus();
-  }
+ private:
+  EchoImpl echo_;
+  std::unique_ptr<Server> server_;
 };
 
-// Where to listen. The bench gives every run a directory of its own for what has a name in the file
-// system.
-std::string EndpointFor(const Workload& workload) {
-  const std::string unique = absl::StrCat("bench-", ::getpid());
-  if (workload.transport == "tcp") return "tcp:127.0.0.1:0";
-  if (workload.transport == "shm") return absl::StrCat("shm:", unique);
-  const char* const directory = std::getenv("XDG_RUNTIME_DIR");
-  return absl::StrCat(workload.transport, ":", directory != nullptr ? directory : "/tmp", "/",
-                      unique);
+capnp::Data::Reader ToData(const std::string& bytes) {
+  return {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
 }
 
-// Keeps a number of calls in flight on one event loop until the recorder has enough. All members
-// but Run are called on the loop, which callbacks of one connection never overlap on.
+std::string_view ToBytes(capnp::Data::Reader data) {
+  return {reinterpret_cast<const char*>(data.begin()), data.size()};
+}
+
+absl::Status WrongAnswer(uint64_t value) {
+  return absl::DataLossError(absl::StrCat("wrong answer to call ", value));
+}
+
+// Keeps a number of calls in flight on each of some channels, which one event loop drives, until
+// the recorder has enough. All members but Run are called on the loop, where callbacks never
+// overlap.
 class Pipeline {
  public:
-  Pipeline(const std::shared_ptr<Channel>& channel, Recorder& recorder)
-      : echo_(channel), recorder_(recorder) {}
+  Pipeline(const Channels& channels, const Workload& workload, Recorder& recorder)
+      : stubs_(channels.begin(), channels.end()),
+        workload_(workload),
+        recorder_(recorder),
+        bytes_(workload) {}
 
   // Blocks the calling thread until the last call is answered.
-  absl::Status Run(transport::EventLoop& loop, int outstanding) {
-    loop.Post([this, outstanding] {
+  absl::Status Run(transport::EventLoop& loop) {
+    loop.Post([this] {
       recorder_.Begin();
-      in_flight_ = outstanding;
-      for (int i = 0; i < outstanding; ++i) SendOne();
+      in_flight_ = static_cast<int>(stubs_.size()) * workload_.outstanding;
+      for (int i = 0; i < workload_.outstanding; ++i) {
+        for (const EchoStub& stub : stubs_) SendOne(stub);
+      }
     });
     all_answered_.WaitForNotification();
     return failure_;
   }
 
  private:
-  void SendOne() {
-    const uint64_t value = ++value_;
+  void SendOne(const EchoStub& stub) {
     const int64_t stamp_ns = recorder_.Issue();
-    auto request = echo_.Echo();
+    if (workload_.call == Call::kEcho) {
+      auto request = stub.Reflect();
+      request->setData(ToData(bytes_.Next()));
+      request.Send().Then([this, &stub, value = bytes_.value(), stamp_ns](auto response) {
+        Take(stub, stamp_ns,
+             response.ok() ? bytes_.Check(ToBytes(response->getData()), value) : response.status());
+      });
+      return;
+    }
+    const uint64_t value = ++value_;
+    auto request = stub.Echo();
     request->setValue(value);
-    request.Send().Then([this, value, stamp_ns](auto response) {
-      if (!response.ok()) {
-        failure_.Update(response.status());
-      } else if (response->getValue() != value) {
-        failure_.Update(absl::DataLossError(absl::StrCat("wrong answer to call ", value)));
-      } else if (recorder_.Complete(stamp_ns) && failure_.ok()) {
-        SendOne();
-        return;
-      }
-      if (--in_flight_ == 0) all_answered_.Notify();
+    request.Send().Then([this, &stub, value, stamp_ns](auto response) {
+      Take(stub, stamp_ns,
+           !response.ok()                  ? response.status()
+           : response->getValue() == value ? absl::OkStatus()
+                                           : WrongAnswer(value));
     });
   }
 
-  EchoStub echo_;
+  void Take(const EchoStub& stub, int64_t stamp_ns, const absl::Status& status) {
+    if (!status.ok()) {
+      failure_.Update(status);
+    } else if (recorder_.Complete(stamp_ns) && failure_.ok()) {
+      SendOne(stub);
+      return;
+    }
+    if (--in_flight_ == 0) all_answered_.Notify();
+  }
+
+  const std::vector<EchoStub> stubs_;
+  const Workload& workload_;
   Recorder& recorder_;
+  EchoBytes bytes_;
   int in_flight_ = 0;
   uint64_t value_ = 0;
   absl::Status failure_;
   absl::Notification all_answered_;
 };
 
+// One thread that waits for each answer; it drives the connection meanwhile.
+class OneByOne {
+ public:
+  OneByOne(const std::shared_ptr<Channel>& channel, const Workload& workload, Recorder& recorder)
+      : echo_(channel), workload_(workload), recorder_(recorder) {}
+
+  absl::Status Run() {
+    switch (workload_.call) {
+      case Call::kNumber:
+        return Numbers();
+      case Call::kEcho:
+        return Echoes();
+      case Call::kPrebuilt:
+      case Call::kTouched:
+        return Payloads();
+      case Call::kStream:
+        break;
+    }
+    return absl::UnimplementedError("no such call");
+  }
+
+ private:
+  absl::Status Numbers() {
+    uint64_t value = 0;
+    recorder_.Begin();
+    do {
+      auto request = echo_.Echo();
+      request->setValue(++value);
+      const auto response = request.Send().Wait();
+      if (!response.ok()) return response.status();
+      if (response->getValue() != value) return WrongAnswer(value);
+      if (workload_.burst != 0 && value % static_cast<uint64_t>(workload_.burst) == 0) Rest();
+    } while (recorder_.Continue());
+    return absl::OkStatus();
+  }
+
+  absl::Status Echoes() {
+    EchoBytes bytes(workload_);
+    recorder_.Begin();
+    do {
+      auto request = echo_.Reflect();
+      request->setData(ToData(bytes.Next()));
+      const auto response = request.Send().Wait();
+      if (!response.ok()) return response.status();
+      absl::Status right = bytes.Check(ToBytes(response->getData()), bytes.value());
+      if (!right.ok()) return right;
+    } while (recorder_.Continue());
+    return absl::OkStatus();
+  }
+
+  absl::Status Payloads() {
+    const bool touched = workload_.call == Call::kTouched;
+    const auto bytes = static_cast<capnp::uint>(workload_.payload_bytes);
+    const size_t words = workload_.payload_bytes / sizeof(uint64_t);
+    uint64_t value = 0;
+    recorder_.Begin();
+    do {
+      auto request = echo_.Load();
+      request->setRead(touched);
+      if (!touched) {
+        request->initData(bytes);
+        recorder_.Restart();
+      } else {
+        capnp::Data::Builder data = request->initData(bytes);
+        FillPayload({reinterpret_cast<uint64_t*>(data.begin()), words}, ++value);
+      }
+      const auto response = request.Send().Wait();
+      if (!response.ok()) return response.status();
+      if (response->getSum() != (touched ? value * words : 0)) return WrongAnswer(value);
+    } while (recorder_.Continue());
+    return absl::OkStatus();
+  }
+
+  void Rest() {
+    ::nanosleep(&kRest, nullptr);
+    recorder_.Restart();
+  }
+
+  const EchoStub echo_;
+  const Workload& workload_;
+  Recorder& recorder_;
+};
+
 class Mi7 final : public Subject {
  public:
   absl::Status Serve(const Workload& workload,
                      const std::function<void(const std::string&)>& ready) override {
-    ServerOptions options;
-    options.wait = PolicyFor(workload.waiting);
-    options.event_loops = 1;
-    EchoImpl echo;
-    absl::StatusOr<std::unique_ptr<Server>> server =
-        ServerBuilder().SetOptions(options).AddService(&echo).Listen(EndpointFor(workload)).Start();
-    if (!server.ok()) return server.status();
-    ready((*server)->endpoints()[0]);
-    absl::Notification never;
-    never.WaitForNotification();
-    return absl::OkStatus();
+    // Within a process there is no server to start in another one.
+    if (workload.transport == "inproc") {
+      ready("inproc");
+      for (;;) ::pause();
+    }
+    EchoServer server;
+    const absl::StatusOr<std::string> endpoint = server.Start(workload);
+    if (!endpoint.ok()) return endpoint.status();
+    ready(*endpoint);
+    for (;;) ::pause();
   }
 
   absl::Status MakeCalls(const std::string& address, const Workload& workload,
                          Recorder& recorder) override {
-    const bool pipelined = workload.outstanding > 1;
-    ChannelOptions options;
-    options.wait = PolicyFor(workload.waiting);
-    // Only who carries the calls may spin without end; with one outstanding that is this thread.
-    const bool loop_may_spin = pipelined || workload.waiting != Waiting::kSpinning;
-    absl::StatusOr<std::unique_ptr<transport::EventLoop>> loop = transport::EventLoop::Create(
-        {.name = "bench", .wait = loop_may_spin ? options.wait : transport::WaitPolicy::kAdaptive});
-    if (!loop.ok()) return loop.status();
-    options.event_loop = loop->get();
-    absl::StatusOr<std::shared_ptr<Channel>> channel = Channel::Create(address, options);
-    if (!channel.ok()) return channel.status();
-    absl::Status status = (*channel)->Connect(Deadline::After(absl::Seconds(10)));
-    if (status.ok()) {
-      status = pipelined ? Pipeline(*channel, recorder).Run(**loop, workload.outstanding)
-               : workload.payload_bytes != 0 ? SendPayloads(*channel, workload, recorder)
-                                             : CallOneByOne(*channel, recorder);
-    }
-    (*channel)->Close();
-    return status;
+    const bool pipelined = workload.outstanding > 1 || workload.connections > 1;
+    return WithChannels(address, workload, pipelined,
+                        [&](transport::EventLoop& loop, const Channels& channels) {
+                          return pipelined ? Pipeline(channels, workload, recorder).Run(loop)
+                                           : OneByOne(channels[0], workload, recorder).Run();
+                        });
+  }
+
+  absl::Status MakeCallsInThreads(const std::string& address, const Workload& workload,
+                                  std::span<const std::unique_ptr<Recorder>> recorders) override {
+    return WithChannels(
+        address, workload, false, [&](transport::EventLoop&, const Channels& channels) {
+          std::vector<absl::Status> made(recorders.size());
+          std::vector<std::thread> threads;
+          for (size_t i = 0; i < recorders.size(); ++i) {
+            threads.emplace_back(
+                [&, i] { made[i] = OneByOne(channels[0], workload, *recorders[i]).Run(); });
+          }
+          absl::Status status;
+          for (size_t i = 0; i < recorders.size(); ++i) {
+            threads[i].join();
+            status.Update(made[i]);
+          }
+          return status;
+        });
   }
 
   absl::Status OpenIdleConnections(const std::string& address, int count) override {
@@ -169,49 +294,40 @@ class Mi7 final : public Subject {
   }
 
  private:
-  static absl::Status CallOneByOne(const std::shared_ptr<Channel>& channel, Recorder& recorder) {
-    EchoStub echo(channel);
-    uint64_t value = 0;
-    recorder.Begin();
-    do {
-      auto request = echo.Echo();
-      request->setValue(++value);
-      const auto response = request.Send().Wait();
-      if (!response.ok()) return response.status();
-      if (response->getValue() != value) {
-        return absl::DataLossError(absl::StrCat("wrong answer to call ", value));
-      }
-    } while (recorder.Continue());
-    return absl::OkStatus();
+  // Connects as many channels as are asked for, on one event loop, and calls `make_calls`.
+  template <typename MakeCalls>
+  static absl::Status WithChannels(const std::string& address, const Workload& workload,
+                                   bool pipelined, MakeCalls make_calls) {
+    EchoServer server;
+    std::string endpoint = address;
+    if (workload.transport == "inproc") {
+      const absl::StatusOr<std::string> started = server.Start(workload);
+      if (!started.ok()) return started.status();
+      endpoint = *started;
+    }
+    ChannelOptions options;
+    options.wait = PolicyFor(workload.waiting);
+    // Only who carries the calls may spin without end; with one outstanding that is a thread of
+    // this program.
+    const bool loop_may_spin = pipelined || workload.waiting != Waiting::kSpinning;
+    absl::StatusOr<std::unique_ptr<transport::EventLoop>> loop = transport::EventLoop::Create(
+        {.name = "bench", .wait = loop_may_spin ? options.wait : transport::WaitPolicy::kAdaptive});
+    if (!loop.ok()) return loop.status();
+    options.event_loop = loop->get();
+    Channels channels;
+    absl::Status status;
+    for (int i = 0; i < workload.connections && status.ok(); ++i) {
+      absl::StatusOr<std::shared_ptr<Channel>> channel = Channel::Create(endpoint, options);
+      if (!channel.ok()) return channel.status();
+      channels.push_back(*std::move(channel));
+      status = channels.back()->Connect(Deadline::After(kConnectTimeout));
+    }
+    if (status.ok()) status = make_calls(**loop, channels);
+    for (const std::shared_ptr<Channel>& channel : channels) channel->Close();
+    return status;
   }
 
-  static absl::Status SendPayloads(const std::shared_ptr<Channel>& channel,
-                                   const Workload& workload, Recorder& recorder) {
-    EchoStub echo(channel);
-    uint64_t value = 0;
-    const size_t words = workload.payload_bytes / sizeof(uint64_t);
-    recorder.Begin();
-    do {
-      auto request = echo.Load();
-      request->setRead(workload.payload_touched);
-      if (!workload.payload_touched) {
-        request->initData(static_cast<capnp::uint>(workload.payload_bytes));
-        recorder.Restart();
-      } else {
-        capnp::Data::Builder data =
-            request->initData(static_cast<capnp::uint>(workload.payload_bytes));
-        FillPayload({reinterpret_cast<uint64_t*>(data.begin()), words}, ++value);
-      }
-      const auto response = request.Send().Wait();
-      if (!response.ok()) return response.status();
-      if (response->getSum() != (workload.payload_touched ? value * words : 0)) {
-        return absl::DataLossError(absl::StrCat("wrong answer to payload ", value));
-      }
-    } while (recorder.Continue());
-    return absl::OkStatus();
-  }
-
-  std::vector<std::shared_ptr<Channel>> idle_;
+  Channels idle_;
 };
 
 }  // namespace

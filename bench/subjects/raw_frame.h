@@ -16,7 +16,7 @@ struct RawFrameHead {
 static_assert(sizeof(RawFrameHead) == 8);
 
 inline constexpr size_t kRawFrameMin = sizeof(RawFrameHead);
-inline constexpr size_t kRawFrameMax = 4096;
+inline constexpr size_t kRawFrameMax = size_t{32} << 20;
 
 inline RawFrameHead LoadHead(const char* frame) {
   RawFrameHead head;

@@ -28,6 +28,14 @@ struct alignas(64) Line {
 };
 static_assert(sizeof(Line) == 64);
 
+// A signal, and bytes that do not fit beside it.
+constexpr size_t kPairBytes = 64;
+struct Pair {
+  alignas(64) std::atomic<uint32_t> signal;
+  alignas(64) std::array<uint64_t, kPairBytes / 8> words;
+};
+static_assert(sizeof(Pair) == 128);
+
 struct Layout {
   // 0: what the server waits for; 1: what the client waits for. A pair of lines apart, because
   // processors fetch lines in pairs.
@@ -35,10 +43,16 @@ struct Layout {
     std::array<Line, kRingLines> lines;
   };
   std::array<Way, 2> ways;
+  std::array<std::array<Pair, kRingLines>, 2> pairs;  // as `ways`
   alignas(4096) uint64_t payload[1];
 };
 
-size_t RegionBytes(const Workload& workload) { return sizeof(Layout) + workload.payload_bytes; }
+// Of what is touched in place; a small echo has its pair of lines.
+size_t PayloadBytes(const Workload& workload) {
+  return workload.call == Call::kTouched ? workload.payload_bytes : 0;
+}
+
+size_t RegionBytes(const Workload& workload) { return sizeof(Layout) + PayloadBytes(workload); }
 
 // One end of the region.
 class End {
@@ -46,13 +60,19 @@ class End {
   End(const SharedRegion& region, const Workload& workload, int end, RawShm::Sleeping sleeping)
       : region_(region),
         layout_(static_cast<Layout*>(region.data())),
-        payload_(layout_->payload, workload.payload_bytes / sizeof(uint64_t)),
+        payload_(layout_->payload, PayloadBytes(workload) / sizeof(uint64_t)),
         end_(end),
         lines_(workload.outstanding == 1 ? 1 : kRingLines),
         blocking_(workload.waiting == Waiting::kBlocking),
         sleeping_(sleeping) {}
 
   std::span<uint64_t> payload() const { return payload_; }
+
+  // The pair of lines of message `number` of the side that is at this end, or at the other.
+  Pair& IncomingPair(uint32_t number) const { return layout_->pairs[end_][number % kRingLines]; }
+  Pair& OutgoingPair(uint32_t number) const {
+    return layout_->pairs[1 - end_][number % kRingLines];
+  }
 
   // The line of message number `number`, counted from 0, that comes to this end or leaves from it.
   Line& Incoming(uint32_t number) const { return layout_->ways[end_].lines[number % lines_]; }
@@ -117,6 +137,65 @@ absl::Status CallOneByOne(End& end, Recorder& recorder) {
   return absl::OkStatus();
 }
 
+// Waits, spinning, until a pair's signal is `wanted`.
+void WaitFor(const Pair& pair, uint32_t wanted) {
+  while (pair.signal.load(std::memory_order_acquire) != wanted) {
+  }
+}
+
+void ServePairs(End& end) {
+  for (uint32_t number = 1;; ++number) {
+    const Pair& request = end.IncomingPair(0);
+    WaitFor(request, number);
+    const auto words = request.words;
+    end.OutgoingPair(0).words = words;
+    end.OutgoingPair(0).signal.store(number, std::memory_order_release);
+  }
+}
+
+absl::Status CallPairs(End& end, Recorder& recorder) {
+  uint32_t number = 0;
+  recorder.Begin();
+  do {
+    Pair& request = end.OutgoingPair(0);
+    request.words.fill(++number);
+    request.signal.store(number, std::memory_order_release);
+    const Pair& answer = end.IncomingPair(0);
+    WaitFor(answer, number);
+    const auto words = answer.words;
+    if (words.front() != number || words.back() != number) {
+      return absl::DataLossError(absl::StrCat("wrong answer to message ", number));
+    }
+  } while (recorder.Continue());
+  return absl::OkStatus();
+}
+
+// A stream's pairs are full (1) or empty (0); both sides go round.
+absl::Status ConsumeStream(End& end) {
+  for (uint32_t number = 0;; ++number) {
+    Pair& pair = end.IncomingPair(number);
+    WaitFor(pair, 1);
+    const auto words = pair.words;
+    if (words.front() != number || words.back() != number) {
+      return absl::DataLossError(absl::StrCat("wrong message ", number));
+    }
+    pair.signal.store(0, std::memory_order_release);
+  }
+}
+
+void ProduceStream(End& end, Recorder& recorder) {
+  recorder.Begin();
+  uint32_t number = 0;
+  int64_t stamp_ns = 0;
+  do {
+    stamp_ns = recorder.Issue();
+    Pair& pair = end.OutgoingPair(number);
+    WaitFor(pair, 0);
+    pair.words.fill(number++);
+    pair.signal.store(1, std::memory_order_release);
+  } while (recorder.Complete(stamp_ns));
+}
+
 absl::Status CallPipelined(End& end, uint32_t outstanding, Recorder& recorder) {
   std::vector<int64_t> stamps(outstanding);
   uint32_t sent = 0;
@@ -145,6 +224,8 @@ absl::Status RawShm::Serve(const Workload& workload,
   const absl::StatusOr<SharedRegion> region = SharedRegion::Serve(RegionBytes(workload), ready);
   if (!region.ok()) return region.status();
   End end(*region, workload, 0, sleeping_);
+  if (workload.call == Call::kStream) return ConsumeStream(end);
+  if (workload.call == Call::kEcho) ServePairs(end);
   for (uint32_t number = 0;; ++number) {
     absl::StatusOr<Words> words = end.Receive(number);
     if (!words.ok()) return words.status();
@@ -156,22 +237,24 @@ absl::Status RawShm::Serve(const Workload& workload,
 absl::Status RawShm::MakeCalls(const std::string& address, const Workload& workload,
                                Recorder& recorder) {
   const bool pipelined = workload.outstanding > 1;
-  if (workload.outstanding > static_cast<int>(kRingLines) ||
-      (pipelined && (workload.waiting != Waiting::kSpinning || workload.payload_bytes != 0))) {
+  const bool pairs = workload.call == Call::kEcho || workload.call == Call::kStream;
+  const bool spinning = workload.waiting == Waiting::kSpinning;
+  if (workload.outstanding > static_cast<int>(kRingLines) || workload.call == Call::kPrebuilt ||
+      (pipelined && (!spinning || workload.call != Call::kNumber)) ||
+      (pairs && (!spinning || workload.payload_bytes != kPairBytes))) {
     return absl::InvalidArgumentError(
-        absl::StrCat("raw_shm keeps up to ", kRingLines,
-                     " messages in flight, spinning and without a payload when more than one, not ",
-                     workload.Encode()));
+        absl::StrCat("raw_shm knows no such calls: ", workload.Encode()));
   }
   const absl::StatusOr<SharedRegion> region = SharedRegion::Connect(address, RegionBytes(workload));
   if (!region.ok()) return region.status();
   End end(*region, workload, 1, sleeping_);
+  if (workload.call == Call::kEcho) return CallPairs(end, recorder);
+  if (workload.call == Call::kStream) {
+    ProduceStream(end, recorder);
+    return absl::OkStatus();
+  }
   return pipelined ? CallPipelined(end, static_cast<uint32_t>(workload.outstanding), recorder)
                    : CallOneByOne(end, recorder);
-}
-
-absl::Status RawShm::OpenIdleConnections(const std::string&, int) {
-  return absl::UnimplementedError("bare memory has no connections");
 }
 
 }  // namespace mi7::bench

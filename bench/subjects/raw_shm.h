@@ -9,8 +9,12 @@
 //   in `raw_eventfd` by reading an eventfd. Nobody looks before it sleeps, everybody wakes.
 // * Many outstanding, spinning: a ring of such lines in either direction. Nobody counts how far the
 //   other has read: an answer says so.
-// * With a payload (one outstanding): the caller writes every word of it where it is shared, the
+// * kTouched (one outstanding): the caller writes every word of the payload where it is shared, the
 //   server reads every word in place and answers with their sum.
+// * kEcho of 64 bytes: they do not fit into the line, so each side has two: a signal and, on the
+//   line behind it, the bytes.
+// * kStream of 64 bytes: a ring of such pairs, one way only; the signal says of each whether it is
+//   full, so that either side finds out by looking at it.
 
 #include <functional>
 #include <string>
@@ -29,7 +33,6 @@ class RawShm final : public Subject {
                      const std::function<void(const std::string&)>& ready) override;
   absl::Status MakeCalls(const std::string& address, const Workload& workload,
                          Recorder& recorder) override;
-  absl::Status OpenIdleConnections(const std::string&, int) override;
 
  private:
   const Sleeping sleeping_;

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/numbers.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 namespace mi7::bench {
@@ -19,15 +19,32 @@ absl::Status SystemError(const char* call) {
   return absl::UnavailableError(absl::StrCat(call, ": ", std::strerror(errno)));
 }
 
-sockaddr_in Loopback(uint16_t port) {
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+// Of any family. As text it is the hexadecimal form of its bytes.
+struct Address {
+  sockaddr_storage storage = {};
+  socklen_t size = sizeof(storage);
+
+  sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
+};
+
+// Where to let the system pick a name.
+Address AnyAddress(bool is_unix) {
+  Address address;
+  if (is_unix) {
+    address.storage.ss_family = AF_UNIX;
+    address.size = sizeof(sa_family_t);
+    return address;
+  }
+  sockaddr_in loopback = {};
+  loopback.sin_family = AF_INET;
+  loopback.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::memcpy(&address.storage, &loopback, sizeof(loopback));
+  address.size = sizeof(loopback);
   return address;
 }
 
-bool SetNoDelay(int fd) {
+bool SetNoDelay(int fd, sa_family_t family) {
+  if (family != AF_INET) return true;
   const int one = 1;
   return ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) == 0;
 }
@@ -52,19 +69,18 @@ RawSocket::~RawSocket() {
 }
 
 absl::StatusOr<RawSocket> RawSocket::Connect(const std::string& address, Waiting waiting) {
-  constexpr char kPrefix[] = "tcp:127.0.0.1:";
-  int port = 0;
-  if (address.rfind(kPrefix, 0) != 0 ||
-      !absl::SimpleAtoi(address.substr(sizeof(kPrefix) - 1), &port)) {
-    return absl::InvalidArgumentError(absl::StrCat("'", address, "' is not ", kPrefix, "PORT"));
+  const std::string bytes = absl::HexStringToBytes(address);
+  Address peer;
+  if (bytes.size() < sizeof(sa_family_t) || bytes.size() > sizeof(peer.storage)) {
+    return absl::InvalidArgumentError(absl::StrCat("'", address, "' is no server's address"));
   }
-  RawSocket socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), waiting);
+  std::memcpy(&peer.storage, bytes.data(), bytes.size());
+  peer.size = static_cast<socklen_t>(bytes.size());
+  const sa_family_t family = peer.storage.ss_family;
+  RawSocket socket(::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0), waiting);
   if (socket.fd_ < 0) return SystemError("socket");
-  const sockaddr_in peer = Loopback(static_cast<uint16_t>(port));
-  if (!SetNoDelay(socket.fd_)) return SystemError("TCP_NODELAY");
-  if (::connect(socket.fd_, reinterpret_cast<const sockaddr*>(&peer), sizeof(peer)) != 0) {
-    return SystemError("connect");
-  }
+  if (!SetNoDelay(socket.fd_, family)) return SystemError("TCP_NODELAY");
+  if (::connect(socket.fd_, peer.get(), peer.size) != 0) return SystemError("connect");
   return socket;
 }
 
@@ -92,19 +108,19 @@ absl::Status RawSocket::Write(const void* data, size_t size) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<RawListener> RawListener::Listen() {
-  RawListener listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "");
+absl::StatusOr<RawListener> RawListener::Listen(const Workload& workload) {
+  const bool is_unix = workload.transport == "unix";
+  Address address = AnyAddress(is_unix);
+  RawListener listener(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), "");
   if (listener.fd_ < 0) return SystemError("socket");
-  sockaddr_in address = Loopback(0);
-  socklen_t size = sizeof(address);
-  if (::bind(listener.fd_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return SystemError("bind");
-  }
+  if (::bind(listener.fd_, address.get(), address.size) != 0) return SystemError("bind");
   if (::listen(listener.fd_, SOMAXCONN) != 0) return SystemError("listen");
-  if (::getsockname(listener.fd_, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+  Address picked;
+  if (::getsockname(listener.fd_, picked.get(), &picked.size) != 0) {
     return SystemError("getsockname");
   }
-  listener.address_ = absl::StrCat("tcp:127.0.0.1:", ntohs(address.sin_port));
+  listener.address_ = absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(&picked.storage), picked.size));
   return listener;
 }
 
@@ -121,7 +137,9 @@ absl::StatusOr<RawSocket> RawListener::Accept(Waiting waiting) {
     if (fd < 0 && errno == EINTR) continue;
     if (fd < 0) return SystemError("accept");
     RawSocket socket(fd, waiting);
-    if (!SetNoDelay(fd)) return SystemError("TCP_NODELAY");
+    Address own;
+    if (::getsockname(fd, own.get(), &own.size) != 0) return SystemError("getsockname");
+    if (!SetNoDelay(fd, own.storage.ss_family)) return SystemError("TCP_NODELAY");
     return socket;
   }
 }

@@ -1,6 +1,6 @@
 #pragma once
 
-// The bare TCP socket under the raw subjects: system calls and a 4-byte length, nothing else.
+// The bare socket under the raw subjects: system calls and a 4-byte length, nothing else.
 
 #include <cstddef>
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace mi7::bench {
 
-// A connected TCP socket with TCP_NODELAY. Not thread-safe.
+// A connected TCP socket with TCP_NODELAY, or a Unix socket. Not thread-safe.
 //
 // Blocking: Read and Write are plain recv and send that sleep in the system. Spinning: they call
 // the system again and again (MSG_DONTWAIT) until it has something; the CPU never sleeps.
@@ -24,7 +24,7 @@ class RawSocket {
   RawSocket& operator=(RawSocket&& other) noexcept;
   ~RawSocket();
 
-  // `address` is "tcp:127.0.0.1:PORT".
+  // `address` is a listener's.
   static absl::StatusOr<RawSocket> Connect(const std::string& address, Waiting waiting);
 
   // What is there, at least one byte and at most `size`. UNAVAILABLE when the peer has closed.
@@ -39,10 +39,11 @@ class RawSocket {
   int flags_ = 0;
 };
 
-// Listens on a free port of 127.0.0.1. Not thread-safe.
+// Listens on a free port of 127.0.0.1 ("tcp"), or on an abstract Unix socket ("unix"), as
+// workload.transport says. Not thread-safe.
 class RawListener {
  public:
-  static absl::StatusOr<RawListener> Listen();
+  static absl::StatusOr<RawListener> Listen(const Workload& workload);
   RawListener(RawListener&& other) noexcept;
   RawListener& operator=(RawListener&&) = delete;
   ~RawListener();

@@ -24,6 +24,7 @@ namespace mi7::bench {
 namespace {
 
 constexpr size_t kBufferBytes = 256 * 1024;
+constexpr size_t kBatchFrameMax = 4096;
 
 // Takes whole frames out of a stream.
 class FrameBatch {
@@ -37,7 +38,7 @@ class FrameBatch {
     size_t at = 0;
     while (have_ - at >= kRawFrameMin) {
       const size_t length = LoadHead(buffer_.data() + at).length_bytes;
-      if (length < kRawFrameMin || length > kRawFrameMax) {
+      if (length < kRawFrameMin || length > kBatchFrameMax) {
         return absl::DataLossError(absl::StrCat("frame of ", length, " bytes"));
       }
       if (have_ - at < length) break;
@@ -58,7 +59,7 @@ class RawTcpBatch final : public Subject {
  public:
   absl::Status Serve(const Workload& workload,
                      const std::function<void(const std::string&)>& ready) override {
-    absl::StatusOr<RawListener> listener = RawListener::Listen();
+    absl::StatusOr<RawListener> listener = RawListener::Listen(workload);
     if (!listener.ok()) return listener.status();
     ready(listener->address());
     for (;;) {
@@ -80,11 +81,11 @@ class RawTcpBatch final : public Subject {
 
   absl::Status MakeCalls(const std::string& address, const Workload& workload,
                          Recorder& recorder) override {
-    const size_t length = workload.frame_bytes;
+    const size_t length = workload.payload_bytes;
     const uint32_t outstanding = static_cast<uint32_t>(workload.outstanding);
-    if (length < kRawFrameMin || length > kRawFrameMax || length * outstanding > kBufferBytes) {
+    if (length < kRawFrameMin || length > kBatchFrameMax || length * outstanding > kBufferBytes) {
       return absl::InvalidArgumentError(
-          absl::StrCat("raw_tcp_batch takes frames of ", kRawFrameMin, " to ", kRawFrameMax,
+          absl::StrCat("raw_tcp_batch takes frames of ", kRawFrameMin, " to ", kBatchFrameMax,
                        " bytes and ", kBufferBytes, " in flight, not ", workload.Encode()));
     }
     absl::StatusOr<RawSocket> socket = RawSocket::Connect(address, workload.waiting);
@@ -114,10 +115,6 @@ class RawTcpBatch final : public Subject {
     }
     if (!right) return absl::DataLossError(absl::StrCat("wrong answer near frame ", answered));
     return status;
-  }
-
-  absl::Status OpenIdleConnections(const std::string&, int) override {
-    return absl::UnimplementedError("a bare socket has no user memory");
   }
 
  private:

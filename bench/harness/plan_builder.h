@@ -1,0 +1,77 @@
+#pragma once
+
+// Puts a plan together. Cells that are compared are added next to each other, so that they are
+// measured close in time. Adding the same cell again gives the one that is there.
+
+#include <cstddef>
+#include <initializer_list>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/harness/plan.h"
+
+namespace mi7::bench {
+
+// "64 B", "4 KiB", "1 MiB".
+std::string SizeName(size_t bytes);
+
+// Not thread-safe.
+class PlanBuilder {
+ public:
+  static constexpr size_t kMebibyte = size_t{1} << 20;
+
+  explicit PlanBuilder(const PlanOptions& options) : options_(options) {}
+
+  const PlanOptions& options() const { return options_; }
+
+  // --- Cells. The short forms are calls of 8 bytes there and back.
+  size_t AddCell(Cell cell);
+  size_t AddNumber(const std::string& subject, const char* transport, Waiting waiting,
+                   int outstanding);
+  // payload_bytes there and back.
+  size_t AddEcho(const std::string& subject, const char* transport, Waiting waiting,
+                 int outstanding, size_t payload_bytes);
+  // A cell of calls with the times of this run.
+  Cell Calls(const std::string& subject, const char* transport, Waiting waiting,
+             int outstanding) const;
+
+  // --- Rows. The figure is the median latency, with many outstanding the time per call.
+  // To be seen: a limit or a peer.
+  Row& Show(const std::string& id, const std::string& what, size_t cell);
+  Row& Show(const std::string& id, const std::string& what, size_t cell, Quantity quantity);
+  // Has to be at most `target` times that of `limit`.
+  Row& Promise(const std::string& id, const std::string& what, size_t cell, size_t limit,
+               double target);
+  Row& Promise(const std::string& id, const std::string& what, size_t cell, size_t limit,
+               double target, Quantity quantity);
+  // Has to be at most `target`, a value.
+  Row& PromiseValue(const std::string& id, const std::string& what, size_t cell, double target,
+                    Quantity quantity);
+
+  // Whether there is a row of that id.
+  bool Has(const std::string& id) const;
+
+  // --- Charts.
+  // Starts one; what follows belongs to it.
+  Chart& AddChart(Chart::Kind kind, const std::string& title, const std::string& x_title,
+                  Placement placement);
+  // Adds a point to the last chart, and a row of detail for it.
+  void AddPoint(const std::string& series, double x, size_t cell, const std::string& id);
+
+  Plan Take() { return std::move(plan_); }
+
+ private:
+  const PlanOptions options_;
+  Plan plan_;
+};
+
+// The parts of the plan.
+void AddTcp(PlanBuilder& plan);       // T
+void AddLocal(PlanBuilder& plan);     // L
+void AddPeers(PlanBuilder& plan);     // V
+void AddSlotPipe(PlanBuilder& plan);  // S
+void AddCounts(PlanBuilder& plan);    // what is counted, start-up, sizes
+void AddCurves(PlanBuilder& plan);    // the charts
+
+}  // namespace mi7::bench

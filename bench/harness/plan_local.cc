@@ -1,0 +1,120 @@
+// L: shared memory against what two processes that share memory cannot beat.
+
+#include "absl/strings/str_cat.h"
+#include "bench/harness/plan_builder.h"
+
+namespace mi7::bench {
+namespace {
+
+constexpr size_t kMebibyte = PlanBuilder::kMebibyte;
+constexpr int kPipelined = 32;
+constexpr int kActive = 64;
+constexpr int kTogether = 4;  // threads, or processes
+// Throughput does not fall: what two runs of the same differ by is no fall.
+constexpr double kNoFall = 1.05;
+
+size_t AddPayload(PlanBuilder& plan, const char* subject, size_t bytes, Call call) {
+  Cell cell = plan.Calls(subject, "shm", Waiting::kSpinning, 1);
+  cell.workload.call = call;
+  cell.workload.payload_bytes = bytes;
+  return plan.AddCell(cell);
+}
+
+void AddLatency(PlanBuilder& plan) {
+  const size_t lines = plan.AddNumber("raw_shm", "shm", Waiting::kSpinning, 1);
+  const size_t two_lines = plan.AddEcho("raw_shm", "shm", Waiting::kSpinning, 1, 64);
+  const size_t spinning = plan.AddNumber("mi7", "shm", Waiting::kSpinning, 1);
+  const size_t adaptive = plan.AddNumber("mi7", "shm", Waiting::kDefault, 1);
+  const size_t prebuilt_1 = AddPayload(plan, "mi7", kMebibyte, Call::kPrebuilt);
+  const size_t prebuilt_16 = AddPayload(plan, "mi7", 16 * kMebibyte, Call::kPrebuilt);
+  const size_t futex = plan.AddNumber("raw_shm", "shm", Waiting::kBlocking, 1);
+  const size_t eventfd = plan.AddNumber("raw_eventfd", "shm", Waiting::kBlocking, 1);
+  const size_t blocking = plan.AddNumber("mi7", "shm", Waiting::kBlocking, 1);
+  plan.Show("raw.shm.spinning", "a line each way, 56 B inline", lines);
+  plan.Show("raw.shm.two_lines", "two lines each way, 64 B", two_lines);
+  plan.Promise("L1", "mi7 shm unary, spinning / lines", spinning, lines, 1.5);
+  plan.Promise("L1.p99", "its p99 / theirs", spinning, lines, 2.0, Quantity::kP99);
+  plan.Show("raw.shm.futex", "lines, asleep in a futex", futex);
+  plan.Show("raw.shm.eventfd", "lines, asleep in an eventfd", eventfd);
+  plan.Promise("L2", "mi7 shm unary, blocking / futex", blocking, futex, 1.10);
+  plan.Promise("L3", "mi7 shm unary, adaptive / spinning", adaptive, spinning, 1.10);
+  plan.Promise("L5", "mi7 shm, 1 MiB prebuilt / L1", prebuilt_1, spinning, 1.3);
+  plan.Promise("L5.16MiB", "mi7 shm, 16 MiB prebuilt / L1", prebuilt_16, spinning, 1.3);
+}
+
+void AddRing(PlanBuilder& plan) {
+  const size_t ring = plan.AddNumber("raw_shm", "shm", Waiting::kSpinning, kPipelined);
+  const size_t many = plan.AddNumber("mi7", "shm", Waiting::kSpinning, kPipelined);
+  const size_t many_adaptive = plan.AddNumber("mi7", "shm", Waiting::kDefault, kPipelined);
+  plan.Show("raw.shm.ring", "raw ring x32, spinning", ring);
+  plan.Promise("L4", "mi7 shm x32, spinning / raw ring", many, ring, 3.0);
+  plan.Show("L4.adaptive", "mi7 shm x32, adaptive / raw ring", many_adaptive).limit = ring;
+  plan.PromiseValue("L7", "CPU: mi7 shm x32, per call and side", many, 150, Quantity::kCpuPerSide);
+}
+
+void AddInPlace(PlanBuilder& plan) {
+  for (size_t bytes : {kMebibyte, 16 * kMebibyte}) {
+    const bool small = bytes == kMebibyte;
+    const size_t raw = AddPayload(plan, "raw_shm", bytes, Call::kTouched);
+    const size_t mi7 = AddPayload(plan, "mi7", bytes, Call::kTouched);
+    plan.Show(small ? "raw.shm.1MiB" : "raw.shm.16MiB",
+              absl::StrCat(SizeName(bytes), " written and read in place"), raw);
+    plan.Promise(small ? "L6" : "L6.16MiB",
+                 absl::StrCat("mi7 shm, ", SizeName(bytes), " touched / in place"), mi7, raw, 1.10);
+  }
+}
+
+void AddMany(PlanBuilder& plan) {
+  const int idle = plan.options().local_connections;
+  Cell active = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
+  active.workload.connections = kActive;
+  Cell among = active;
+  among.idle_connections = idle;
+  const size_t alone = plan.AddCell(active);
+  const size_t crowd = plan.AddCell(among);
+  Cell idle_only = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
+  idle_only.kind = Cell::Kind::kIdleConnections;
+  idle_only.idle_connections = idle;
+  idle_only.rounds_max = 3;
+  const size_t memory = plan.AddCell(idle_only);
+  const std::string what = absl::StrCat("64 among ", idle, " idle clients");
+  for (Row* row : {&plan.Promise("L8", what + " / the 64 alone", crowd, alone, 1.05),
+                   &plan.Promise("L8.p99", what + ", p99", crowd, alone, 1.2, Quantity::kP99)}) {
+    row->placements = {Placement::kDifferentCpus, Placement::kUnpinned};
+  }
+  plan.PromiseValue("L8.idle", "memory of an idle client, both sides", memory, 8192,
+                    Quantity::kIdleTogether)
+      .placements = {Placement::kUnpinned};
+  plan.PromiseValue("L8.wakeups", "wakeups of idle clients", memory, 0, Quantity::kIdleWakeups)
+      .placements = {Placement::kUnpinned};
+}
+
+void AddTogether(PlanBuilder& plan) {
+  const size_t one = plan.AddNumber("mi7", "shm", Waiting::kDefault, 1);
+  Cell threads = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
+  threads.workload.threads = kTogether;
+  Cell processes = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
+  processes.clients = kTogether;
+  const size_t by_threads = plan.AddCell(threads);
+  const size_t by_processes = plan.AddCell(processes);
+  const std::vector<Placement> placements = {Placement::kDifferentCpus, Placement::kUnpinned};
+  const auto promise = [&](const std::string& id, const std::string& who, size_t cell) {
+    plan.Promise(id, who + " / 1", cell, one, kNoFall, Quantity::kPerCall).placements = placements;
+    plan.PromiseValue(id + ".fair", who + ", max/min", cell, 2, Quantity::kUnfairness).placements =
+        placements;
+  };
+  promise("L9", "mi7 shm, 4 threads on one channel", by_threads);
+  promise("L9.processes", "mi7 shm, 4 client processes", by_processes);
+}
+
+}  // namespace
+
+void AddLocal(PlanBuilder& plan) {
+  AddLatency(plan);
+  AddRing(plan);
+  AddInPlace(plan);
+  AddMany(plan);
+  AddTogether(plan);
+}
+
+}  // namespace mi7::bench

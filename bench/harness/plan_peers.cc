@@ -1,0 +1,161 @@
+// V: mi7 as it is by itself (adaptive) against what users would pick instead: the same payloads,
+// echoed, between two processes.
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "bench/harness/plan_builder.h"
+
+namespace mi7::bench {
+namespace {
+
+constexpr size_t kSmall = 64;
+constexpr size_t kMebibyte = PlanBuilder::kMebibyte;
+constexpr int kPipelined = 64;
+
+struct Peer {
+  const char* program;
+  const char* suffix;  // of row ids; empty for the one that a target is mainly about
+  const char* name;
+};
+
+constexpr Peer kGrpcSync = {"grpc_sync", ".grpc_sync", "gRPC sync"};
+constexpr Peer kGrpcCallback = {"grpc_callback", ".grpc_callback", "gRPC callback"};
+constexpr Peer kCapnp = {"capnp_rpc", ".capnp", "Cap'n Proto"};
+constexpr Peer kThrift = {"thrift", ".thrift", "Thrift"};
+constexpr Peer kZeromq = {"zeromq", ".zeromq", "ZeroMQ"};
+constexpr Peer kNng = {"nng", ".nng", "nng"};
+constexpr Peer kBoost = {"boost_queue", ".boost", "Boost queue"};
+
+// The same peer, as the one whose rows carry the plain id of a target.
+constexpr Peer Mainly(Peer peer) {
+  peer.suffix = "";
+  return peer;
+}
+
+// How one target holds mi7 against several peers: in the same way, each with a bound of its own.
+class Contest {
+ public:
+  // `id` and `what` are of the rows; `target` is what V7 calls the row.
+  Contest(PlanBuilder& plan, std::string id, std::string what, const char* transport,
+          int outstanding, size_t bytes, Waiting waiting = Waiting::kDefault)
+      : plan_(plan),
+        id_(std::move(id)),
+        what_(std::move(what)),
+        transport_(transport),
+        outstanding_(outstanding),
+        bytes_(bytes),
+        mi7_(plan.AddEcho("mi7", transport, waiting, outstanding, bytes)) {}
+
+  // `over`: what the peer's call goes over; nullptr: the same as mi7's.
+  Row& Against(const Peer& peer, double target, const char* over = nullptr) {
+    const char* const transport = over != nullptr ? over : transport_;
+    const size_t cell =
+        plan_.AddEcho(peer.program, transport, Waiting::kDefault, outstanding_, bytes_);
+    const std::string many = outstanding_ > 1 ? absl::StrCat(" x", outstanding_) : "";
+    AddOnce(absl::StrCat(peer.program, ".", transport, outstanding_ > 1 ? ".64" : "",
+                         bytes_ == kSmall      ? ""
+                         : bytes_ == kMebibyte ? ".1MiB"
+                                               : ".16MiB"),
+            absl::StrCat(peer.name, " ", transport, ", ", SizeName(bytes_), many), cell);
+    const std::string what = absl::StrCat(what_, " / ", peer.name);
+    Row& row = plan_.Promise(id_ + peer.suffix, what, mi7_, cell, target);
+    row.placements = {Placement::kUnpinned};
+    plan_
+        .Promise(absl::StrCat("V7.", id_, peer.suffix), "CPU: " + what, mi7_, cell, 1.0,
+                 Quantity::kCpuPerCall)
+        .placements = {Placement::kUnpinned};
+    return row;
+  }
+  size_t mi7() const { return mi7_; }
+
+ private:
+  // The peer's own figure, which several contests share.
+  void AddOnce(const std::string& id, const std::string& what, size_t cell) {
+    if (!plan_.Has(id)) plan_.Show(id, what, cell).placements = {Placement::kUnpinned};
+  }
+
+  PlanBuilder& plan_;
+  const std::string id_;
+  const std::string what_;
+  const char* const transport_;
+  const int outstanding_;
+  const size_t bytes_;
+  const size_t mi7_;
+};
+
+void AddLocalPeers(PlanBuilder& plan) {
+  Contest v1(plan, "V1", "mi7 shm 64 B", "shm", 1, kSmall);
+  const auto everywhere = [](Row& row, double one_cpu) {
+    row.placements = {Placement::kDifferentCpus, Placement::kUnpinned, Placement::kOneCpu};
+    row.target_one_cpu = one_cpu;
+  };
+  everywhere(v1.Against(Mainly(kGrpcSync), 1.0 / 50, "unix"), 1.0 / 10);
+  v1.Against(kGrpcCallback, 1.0 / 50, "unix");
+  everywhere(v1.Against(kCapnp, 1.0 / 25, "unix"), 1.0 / 6);
+  // No promise names these; lower than every peer is the least.
+  for (const Peer& peer : {kThrift, kZeromq, kNng}) v1.Against(peer, 1.0, "unix");
+  v1.Against(kBoost, 1.0);
+
+  Contest v2(plan, "V2", "mi7 shm 64 B x64", "shm", kPipelined, kSmall);
+  v2.Against(Mainly(kGrpcCallback), 1.0 / 50, "unix");
+  v2.Against(kCapnp, 1.0 / 25, "unix");
+  // Five times the fastest queue that does not spin, whichever that is.
+  for (const Peer& peer : {kThrift, kZeromq, kNng}) v2.Against(peer, 1.0 / 5, "unix");
+  v2.Against(kBoost, 1.0 / 5);
+
+  // The best untyped messaging over shared memory is what the raw subject does.
+  const size_t lines = plan.AddEcho("raw_shm", "shm", Waiting::kSpinning, 1, kSmall);
+  const size_t spinning = plan.AddEcho("mi7", "shm", Waiting::kSpinning, 1, kSmall);
+  plan.Promise("V3", "mi7 shm 64 B, spinning / two lines", spinning, lines, 1.3).placements = {
+      Placement::kDifferentCpus};
+  Cell in_place = plan.Calls("mi7", "shm", Waiting::kSpinning, 1);
+  in_place.workload.call = Call::kPrebuilt;
+  in_place.workload.payload_bytes = kMebibyte;
+  // Its promise is against messaging of others that is not in Debian; the figure is for the eye.
+  Row& mebibyte =
+      plan.Show("V3.1MiB", "mi7 shm 1 MiB in place / two lines", plan.AddCell(in_place));
+  mebibyte.limit = lines;
+  mebibyte.placements = {Placement::kDifferentCpus};
+}
+
+void AddTcpPeers(PlanBuilder& plan) {
+  constexpr Peer kTcpPeers[] = {Mainly(kGrpcSync), kGrpcCallback, kCapnp, kThrift, kZeromq, kNng};
+  Contest blocking(plan, "V4", "mi7 tcp 64 B, blocking", "tcp", 1, kSmall, Waiting::kBlocking);
+  for (const Peer& peer : kTcpPeers) blocking.Against(peer, 1.0);
+  Contest adaptive(plan, "V4.adaptive", "mi7 tcp 64 B", "tcp", 1, kSmall);
+  for (const Peer& peer : kTcpPeers) adaptive.Against(peer, 0.2);
+
+  Contest many(plan, "V5", "mi7 tcp 64 B x64", "tcp", kPipelined, kSmall);
+  many.Against(Mainly(kGrpcCallback), 1.0 / 4);
+  many.Against(kCapnp, 1.0 / 4);
+  many.Against(kZeromq, 1.0 / 1.2);
+  many.Against(kThrift, 1.0);
+  many.Against(kNng, 1.0);
+  const size_t unbatched = plan.AddEcho("raw_tcp", "tcp", Waiting::kBlocking, kPipelined, kSmall);
+  plan.Show("raw.tcp.64", "raw framed TCP x64, not batched", unbatched).placements = {
+      Placement::kUnpinned};
+  plan.Promise("V5.raw", "mi7 tcp 64 B x64 / raw, not batched", many.mi7(), unbatched, 1.0)
+      .placements = {Placement::kUnpinned};
+
+  for (size_t bytes : {kMebibyte, 16 * kMebibyte}) {
+    Contest large(plan, bytes == kMebibyte ? "V6" : "V6.16MiB",
+                  absl::StrCat("mi7 tcp ", SizeName(bytes)), "tcp", 1, bytes);
+    for (const Peer& peer : kTcpPeers) large.Against(peer, 1.0);
+  }
+}
+
+}  // namespace
+
+void AddPeers(PlanBuilder& plan) {
+  AddLocalPeers(plan);
+  AddTcpPeers(plan);
+  // V7 by its plain id: its rows are beside those that they are about.
+  const size_t mi7 = plan.AddEcho("mi7", "tcp", Waiting::kDefault, 1, kSmall);
+  const size_t grpc = plan.AddEcho("grpc_sync", "tcp", Waiting::kDefault, 1, kSmall);
+  plan.Promise("V7", "CPU: mi7 tcp 64 B / gRPC sync", mi7, grpc, 1.0, Quantity::kCpuPerCall)
+      .placements = {Placement::kUnpinned};
+}
+
+}  // namespace mi7::bench

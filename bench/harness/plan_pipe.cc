@@ -1,0 +1,58 @@
+// S: the slot pipe.
+
+#include "absl/strings/str_cat.h"
+#include "bench/harness/plan_builder.h"
+
+namespace mi7::bench {
+namespace {
+
+constexpr size_t kMessageBytes = 64;
+
+Cell Stream(const PlanBuilder& plan, const char* subject, const char* transport, Waiting waiting) {
+  Cell cell = plan.Calls(subject, transport, waiting, 1);
+  cell.workload.call = Call::kStream;
+  cell.workload.payload_bytes = kMessageBytes;
+  return cell;
+}
+
+}  // namespace
+
+void AddSlotPipe(PlanBuilder& plan) {
+  const std::vector<Placement> two_places = {Placement::kDifferentCpus, Placement::kUnpinned};
+  // "alone": the client does all of it, on one thread.
+  Cell alone = Stream(plan, "slot_pipe", "alone", Waiting::kDefault);
+  alone.workload.scale = 100;
+  const size_t slots_100 = plan.AddCell(alone);
+  alone.workload.scale = 10'000;
+  const size_t slots_10000 = plan.AddCell(alone);
+  plan.PromiseValue("S1", "slot pipe: 64 B through 100 slots", slots_100, 100, Quantity::kPerCall)
+      .placements = two_places;
+
+  const size_t lines = plan.AddNumber("raw_shm", "shm", Waiting::kSpinning, 1);
+  const size_t there_and_back =
+      plan.AddEcho("slot_pipe", "pipe", Waiting::kSpinning, 1, kMessageBytes);
+  plan.Promise("S2", "slot pipe ping-pong, spinning / lines", there_and_back, lines, 2.5);
+
+  const size_t ring = plan.AddCell(Stream(plan, "raw_shm", "shm", Waiting::kSpinning));
+  const size_t spinning = plan.AddCell(Stream(plan, "slot_pipe", "pipe", Waiting::kSpinning));
+  plan.Show("raw.shm.stream", "raw ring, 64 B one way, spinning", ring);
+  plan.Promise("S3", "slot pipe stream, spinning / raw ring", spinning, ring, 3.0);
+
+  const Cell adaptive = Stream(plan, "slot_pipe", "pipe", Waiting::kDefault);
+  const size_t one_to_one = plan.AddCell(adaptive);
+  plan.Show("S3.adaptive", "slot pipe stream, adaptive", one_to_one).placements = two_places;
+  for (int count : {2, 4}) {
+    Cell cell = adaptive;
+    cell.clients = cell.servers = count;
+    const size_t many = plan.AddCell(cell);
+    const std::string id = count == 2 ? "S4" : "S4.4x4";
+    const std::string what = absl::StrCat("slot pipe ", count, " x ", count);
+    // Half the throughput is twice the time a message.
+    plan.Promise(id, what + " / 1 x 1, adaptive", many, one_to_one, 2.0).placements = two_places;
+    plan.PromiseValue(id + ".fair", what + ", max/min", many, 2, Quantity::kUnfairness).placements =
+        two_places;
+  }
+  plan.Promise("S5", "10,000 slots / S1", slots_10000, slots_100, 1.2).placements = two_places;
+}
+
+}  // namespace mi7::bench

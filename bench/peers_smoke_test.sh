@@ -1,0 +1,16 @@
+#!/bin/sh
+# Each peer gives figures over everything it is asked for, or says which packages it needs.
+set -eu
+bench=$1
+shift
+json=$TEST_TMPDIR/figures.json
+programs=$(cd "$(dirname "$1")" && pwd)
+"$bench" --rounds=1 --measure=2ms --quick --programs="$programs" --placements=unpinned \
+  --json="$json" --only=grpc,thrift,zeromq,nng,boost
+for peer in grpc_sync grpc_callback thrift zeromq nng boost_queue; do
+  grep -q "\"id\":\"$peer\." "$json" || { echo "no row of $peer" >&2; exit 1; }
+done
+if grep -v -e '"missing":null' -e '"missing":"[a-z_]*: not installed: apt-get install ' "$json"; then
+  echo "some peers neither work nor say what they need" >&2
+  exit 1
+fi

@@ -1,0 +1,70 @@
+#pragma once
+
+// What the subject "mi7" serves.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "bench/subjects/echo.mi7.h"
+#include "bench/subjects/payload.h"
+#include "rpc/service.h"
+
+namespace mi7::bench {
+
+// The service of echo.capnp, answering inline.
+class EchoImpl final : public EchoService {
+ public:
+  Reply Echo(ServerContext&, ::mi7::bench::Echo::EchoParams::Reader params,
+             ::mi7::bench::Echo::EchoResults::Builder results) override {
+    results.setValue(params.getValue());
+    return absl::OkStatus();
+  }
+
+  Reply Load(ServerContext&, ::mi7::bench::Echo::LoadParams::Reader params,
+             ::mi7::bench::Echo::LoadResults::Builder results) override {
+    if (params.getRead()) {
+      const capnp::Data::Reader data = params.getData();
+      results.setSum(SumPayload(
+          {reinterpret_cast<const uint64_t*>(data.begin()), data.size() / sizeof(uint64_t)}));
+    }
+    return absl::OkStatus();
+  }
+
+  Reply Reflect(ServerContext&, ::mi7::bench::Echo::ReflectParams::Reader params,
+                ::mi7::bench::Echo::ReflectResults::Builder results) override {
+    results.setData(params.getData());
+    return absl::OkStatus();
+  }
+};
+
+// A service that nobody calls: one of many that are registered beside the one that is.
+class UncalledService final : public Service {
+ public:
+  static constexpr size_t kMethods = 10;
+
+  explicit UncalledService(uint64_t id) {
+    for (size_t i = 0; i < kMethods; ++i) {
+      methods_.push_back(
+          {.interface_id = id, .method_id = static_cast<uint16_t>(i), .name = "Uncalled.method"});
+    }
+    info_ = {.id = id,
+             .name = "Uncalled",
+             .methods = methods_.data(),
+             .method_count = methods_.size(),
+             .bases = nullptr,
+             .base_count = 0};
+  }
+
+  const InterfaceInfo& interface_info() const override { return info_; }
+  Reply Dispatch(uint64_t interface_id, uint16_t method_id, ServerCall&) override {
+    return UnknownMethod(info_, interface_id, method_id);
+  }
+
+ private:
+  std::vector<MethodInfo> methods_;
+  InterfaceInfo info_ = {};
+};
+
+}  // namespace mi7::bench

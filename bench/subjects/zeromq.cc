@@ -1,0 +1,113 @@
+// Subject "zeromq": ZeroMQ by its C++ interface. One outstanding: REQ and REP. Many: DEALER and
+// ROUTER, its asynchronous pair. The server sends back the very message that it received, which
+// copies nothing. One I/O thread a side, its default; it sets TCP_NODELAY itself.
+
+#include <string>
+#include <vector>
+#include <zmq.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "bench/harness/subject.h"
+#include "bench/subjects/echo_bytes.h"
+#include "bench/subjects/socket_path.h"
+
+namespace mi7::bench {
+namespace {
+
+class Zeromq final : public Subject {
+ public:
+  absl::Status Serve(const Workload& workload,
+                     const std::function<void(const std::string&)>& ready) override {
+    return Guard([&]() -> absl::Status {
+      const bool many = workload.outstanding > 1;
+      zmq::context_t context;
+      zmq::socket_t socket(context, many ? zmq::socket_type::router : zmq::socket_type::rep);
+      socket.bind(workload.transport == "unix" ? absl::StrCat("ipc://", SocketPath())
+                                               : "tcp://127.0.0.1:*");
+      ready(socket.get(zmq::sockopt::last_endpoint));
+      zmq::message_t sender;
+      zmq::message_t message;
+      for (;;) {
+        if (many) (void)socket.recv(sender);
+        (void)socket.recv(message);
+        if (many) (void)socket.send(sender, zmq::send_flags::sndmore);
+        (void)socket.send(message, zmq::send_flags::none);
+      }
+    });
+  }
+
+  absl::Status MakeCalls(const std::string& address, const Workload& workload,
+                         Recorder& recorder) override {
+    if (absl::Status good = CheckPeerWorkload(workload); !good.ok()) return good;
+    return Guard([&] {
+      const bool many = workload.outstanding > 1;
+      zmq::context_t context;
+      zmq::socket_t socket(context, many ? zmq::socket_type::dealer : zmq::socket_type::req);
+      socket.set(zmq::sockopt::linger, 0);
+      socket.connect(address);
+      return many ? CallPipelined(socket, workload, recorder)
+                  : CallOneByOne(socket, workload, recorder);
+    });
+  }
+
+ private:
+  static void Send(zmq::socket_t& socket, const std::string& bytes) {
+    zmq::message_t message(bytes.data(), bytes.size());
+    (void)socket.send(message, zmq::send_flags::none);
+  }
+
+  static absl::Status CallOneByOne(zmq::socket_t& socket, const Workload& workload,
+                                   Recorder& recorder) {
+    EchoBytes bytes(workload);
+    zmq::message_t answer;
+    recorder.Begin();
+    do {
+      Send(socket, bytes.Next());
+      (void)socket.recv(answer);
+      absl::Status right = bytes.Check(answer.to_string_view(), bytes.value());
+      if (!right.ok()) return right;
+    } while (recorder.Continue());
+    return absl::OkStatus();
+  }
+
+  static absl::Status CallPipelined(zmq::socket_t& socket, const Workload& workload,
+                                    Recorder& recorder) {
+    EchoBytes bytes(workload);
+    const auto outstanding = static_cast<size_t>(workload.outstanding);
+    std::vector<int64_t> stamps(outstanding);
+    zmq::message_t answer;
+    uint64_t answered = 0;
+    const auto send_one = [&] {
+      const std::string& data = bytes.Next();
+      stamps[bytes.value() % outstanding] = recorder.Issue();
+      Send(socket, data);
+    };
+    recorder.Begin();
+    for (size_t i = 0; i < outstanding; ++i) send_one();
+    while (answered != bytes.value()) {
+      (void)socket.recv(answer);
+      absl::Status right = bytes.Check(answer.to_string_view(), ++answered);
+      if (!right.ok()) return right;
+      if (recorder.Complete(stamps[answered % outstanding])) send_one();
+    }
+    return absl::OkStatus();
+  }
+
+  // cppzmq's errors are exceptions; none leaves this file.
+  template <typename Body>
+  static absl::Status Guard(Body body) {
+    try {
+      return body();
+    } catch (const zmq::error_t& e) {
+      return absl::UnavailableError(absl::StrCat("ZeroMQ: ", e.what()));
+    }
+  }
+};
+
+}  // namespace
+}  // namespace mi7::bench
+
+int main(int argc, char** argv) {
+  mi7::bench::Zeromq subject;
+  return mi7::bench::RunSubject(argc, argv, subject);
+}
