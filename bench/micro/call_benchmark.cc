@@ -108,22 +108,18 @@ class Pipeline {
   int to_answer_ = 0;
 };
 
-void BM_TcpPipelined(benchmark::State& state) {
+void CallPipelined(benchmark::State& state, const char* endpoint, transport::WaitPolicy wait) {
   EchoImpl echo;
   ServerOptions server_options;
-  server_options.wait = transport::WaitPolicy::kBlock;
+  server_options.wait = wait;
   server_options.event_loops = 1;
-  auto server = ServerBuilder()
-                    .SetOptions(server_options)
-                    .AddService(&echo)
-                    .Listen("tcp:127.0.0.1:0")
-                    .Start();
+  auto server =
+      ServerBuilder().SetOptions(server_options).AddService(&echo).Listen(endpoint).Start();
   MI7_CHECK(server.ok(), "the benchmark's server starts");
-  auto loop =
-      transport::EventLoop::Create({.name = "benchmark", .wait = transport::WaitPolicy::kBlock});
+  auto loop = transport::EventLoop::Create({.name = "benchmark", .wait = wait});
   MI7_CHECK(loop.ok(), "the benchmark's loop starts");
   ChannelOptions options;
-  options.wait = transport::WaitPolicy::kBlock;
+  options.wait = wait;
   options.event_loop = loop->get();
   auto channel = Channel::Create((*server)->endpoints()[0], options);
   MI7_CHECK(channel.ok(), "the benchmark's channel is sound");
@@ -132,6 +128,15 @@ void BM_TcpPipelined(benchmark::State& state) {
   for (auto _ : state) pipeline.RunRound();
   state.SetItemsProcessed(state.iterations() * Pipeline::kCallsInARound);
   (*channel)->Close();
+}
+
+void BM_ShmPipelined(benchmark::State& state) {
+  CallPipelined(state, "shm:pipelined_benchmark", transport::WaitPolicy::kSpin);
+}
+BENCHMARK(BM_ShmPipelined);
+
+void BM_TcpPipelined(benchmark::State& state) {
+  CallPipelined(state, "tcp:127.0.0.1:0", transport::WaitPolicy::kBlock);
 }
 BENCHMARK(BM_TcpPipelined);
 
