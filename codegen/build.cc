@@ -23,44 +23,6 @@ void CollectInterfaces(const Schema& schema, uint64_t scope, std::vector<uint64_
   }
 }
 
-// What capnpc-c++ and the namespaces of the file and of its imports declare in `cpp_namespace`.
-NameScope TakenNames(const Schema& schema, const std::vector<std::string>& cpp_namespace,
-                     CodeGeneratorRequest::RequestedFile::Reader requested) {
-  std::vector<uint64_t> files = {requested.getId()};
-  for (auto import : requested.getImports()) files.push_back(import.getId());
-
-  NameScope taken;
-  for (uint64_t file : files) {
-    if (!schema.Has(file)) continue;
-    const std::vector<std::string> its_namespace = schema.CppNamespace(file);
-    if (its_namespace.size() < cpp_namespace.size() ||
-        !std::equal(cpp_namespace.begin(), cpp_namespace.end(), its_namespace.begin())) {
-      continue;
-    }
-    if (its_namespace.size() > cpp_namespace.size()) {
-      taken.Reserve(its_namespace[cpp_namespace.size()]);
-      continue;
-    }
-    for (auto nested : schema.Find(file).getNestedNodes()) {
-      // Declarations of an import that nothing uses are not part of the request.
-      taken.Reserve(schema.Has(nested.getId()) ? schema.CppName(nested.getId())
-                                               : std::string(nested.getName().cStr()));
-    }
-  }
-  return taken;
-}
-
-// "Outer_Inner"
-std::string JoinedCppName(const Schema& schema, uint64_t id) {
-  const std::vector<uint64_t> chain = schema.ScopeChain(id);
-  std::string result;
-  for (size_t i = 1; i < chain.size(); ++i) {
-    if (i > 1) result += "_";
-    result += schema.CppName(chain[i]);
-  }
-  return result;
-}
-
 TableMethod DescribeMethod(::capnp::schema::Method::Reader method) {
   const auto annotations = method.getAnnotations();
   TableMethod result;
@@ -82,7 +44,7 @@ class Builder {
     file_.name = requested_.getFilename().cStr();
     file_.doc = schema_.Doc(file_.id);
     file_.cpp_namespace = schema_.CppNamespace(file_.id);
-    names_ = TakenNames(schema_, file_.cpp_namespace, requested_);
+    names_ = TakenNames(schema_, requested_);
     const std::vector<uint64_t> interfaces = InterfacesOf(schema_, file_.id);
     for (uint64_t id : interfaces) AddInterface(id);
     return std::move(file_);
@@ -91,7 +53,7 @@ class Builder {
  private:
   void AddInterface(uint64_t id) {
     Interface interface;
-    const std::vector<std::string> wanted = GeneratedNames(schema_, id);
+    const std::vector<std::string> wanted = GeneratedNames(JoinedCppName(schema_, id));
     interface.table = AddTable(id);
     interface.doc = schema_.Doc(id);
     interface.service = names_.Claim(wanted[0]);
@@ -196,8 +158,43 @@ std::vector<uint64_t> InterfacesOf(const Schema& schema, uint64_t file) {
   return result;
 }
 
-std::vector<std::string> GeneratedNames(const Schema& schema, uint64_t interface) {
-  const std::string name = JoinedCppName(schema, interface);
+std::string JoinedCppName(const Schema& schema, uint64_t id) {
+  const std::vector<uint64_t> chain = schema.ScopeChain(id);
+  std::string result;
+  for (size_t i = 1; i < chain.size(); ++i) {
+    if (i > 1) result += "_";
+    result += schema.CppName(chain[i]);
+  }
+  return result;
+}
+
+NameScope TakenNames(const Schema& schema, CodeGeneratorRequest::RequestedFile::Reader requested) {
+  const std::vector<std::string> cpp_namespace = schema.CppNamespace(requested.getId());
+  std::vector<uint64_t> files = {requested.getId()};
+  for (auto import : requested.getImports()) files.push_back(import.getId());
+
+  NameScope taken;
+  for (uint64_t file : files) {
+    if (!schema.Has(file)) continue;
+    const std::vector<std::string> its_namespace = schema.CppNamespace(file);
+    if (its_namespace.size() < cpp_namespace.size() ||
+        !std::equal(cpp_namespace.begin(), cpp_namespace.end(), its_namespace.begin())) {
+      continue;
+    }
+    if (its_namespace.size() > cpp_namespace.size()) {
+      taken.Reserve(its_namespace[cpp_namespace.size()]);
+      continue;
+    }
+    for (auto nested : schema.Find(file).getNestedNodes()) {
+      // Declarations of an import that nothing uses are not part of the request.
+      taken.Reserve(schema.Has(nested.getId()) ? schema.CppName(nested.getId())
+                                               : std::string(nested.getName().cStr()));
+    }
+  }
+  return taken;
+}
+
+std::vector<std::string> GeneratedNames(const std::string& name) {
   return {name + "Service", name + "Stub", "Mock" + name + "Service"};
 }
 

@@ -29,8 +29,16 @@ File BuildFile(const Schema& schema, CodeGeneratorRequest::RequestedFile::Reader
 // The interfaces that a file declares, in any scope, in the order of the file.
 std::vector<uint64_t> InterfacesOf(const Schema& schema, uint64_t file);
 
-// The classes that an interface gives, before collisions are resolved: service, stub, mock.
-std::vector<std::string> GeneratedNames(const Schema& schema, uint64_t interface);
+// A declaration's names in C++, its scopes' included: "Outer_Inner".
+std::string JoinedCppName(const Schema& schema, uint64_t id);
+
+// The classes that an interface of that joined name gives, before collisions are resolved: service,
+// stub, mock.
+std::vector<std::string> GeneratedNames(const std::string& joined_name);
+
+// What capnpc-c++ and the namespaces of the file and of its imports declare in the file's
+// namespace, as far as the request tells. Classes that would have such a name get another one.
+NameScope TakenNames(const Schema& schema, CodeGeneratorRequest::RequestedFile::Reader requested);
 
 // The type parameters of the scopes around a declaration and its own, each bound to itself.
 // `taken` holds the names that they may not have.

@@ -1,6 +1,5 @@
 #include "codegen/check.h"
 
-#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
@@ -11,7 +10,10 @@
 #include "codegen/ancestors.h"
 #include "codegen/build.h"
 #include "codegen/capability_search.h"
+#include "codegen/check_cpp_names.h"
+#include "codegen/check_imports.h"
 #include "codegen/names.h"
+#include "codegen/reporter.h"
 
 namespace mi7::codegen {
 namespace {
@@ -26,12 +28,15 @@ class Checker {
       : schema_(schema),
         requested_(requested),
         file_(requested.getId()),
-        text_(sources.Read(requested.getFilename().cStr(), file_)),
+        sources_(sources),
+        reporter_(schema, requested.getFilename().cStr(),
+                  sources.Read(requested.getFilename().cStr(), file_).text),
         capabilities_(schema) {}
 
   std::vector<Problem> Check() {
     const std::vector<uint64_t> interfaces = InterfacesOf(schema_, file_);
     if (!interfaces.empty()) CheckNamespace();
+    CheckCppNames(schema_, file_, reporter_);
     for (uint64_t interface : interfaces) {
       CheckNames(interface);
       CheckBrands(interface);
@@ -40,60 +45,37 @@ class Checker {
     for (bool inherited : {false, true}) {
       for (uint64_t interface : interfaces) CheckMethods(interface, inherited);
     }
-    CheckImports();
-    return std::move(problems_);
+    CheckImports(schema_, requested_, sources_, reporter_);
+    return reporter_.Take();
   }
 
  private:
-  void Report(const std::string& subject, const std::vector<std::string>& declaration,
-              std::string what, std::string remedy) {
-    problems_.push_back({.file = requested_.getFilename().cStr(),
-                         .line = FindDeclaration(text_, declaration),
-                         .subject = subject,
-                         .what = std::move(what),
-                         .remedy = std::move(remedy)});
-  }
-
-  // {"Outer", "Inner"}
-  std::vector<std::string> Path(uint64_t id) const {
-    std::vector<std::string> path;
-    const std::vector<uint64_t> chain = schema_.ScopeChain(id);
-    for (size_t i = 1; i < chain.size(); ++i) path.push_back(schema_.Name(chain[i]));
-    return path;
-  }
-
-  void ReportInterface(uint64_t interface, std::string what, std::string remedy) {
-    Report("interface " + schema_.ScopedName(interface), Path(interface), std::move(what),
-           std::move(remedy));
-  }
-
   void ReportMethod(uint64_t interface, uint64_t declared_in, const std::string& method,
                     std::string what, std::string remedy) {
-    std::vector<std::string> path = Path(interface);
+    std::vector<std::string> path = reporter_.Path(interface);
     std::string subject = "method " + schema_.ScopedName(interface) + "." + method;
     if (interface == declared_in) {
       path.push_back(method);
     } else {
       subject += " (inherited from " + schema_.ScopedName(declared_in) + ")";
     }
-    Report(subject, path, std::move(what), std::move(remedy));
+    reporter_.Report(subject, std::move(path), std::move(what), std::move(remedy));
   }
 
   void CheckNamespace() {
-    for (const std::string& part : schema_.CppNamespace(file_)) {
+    const std::vector<std::string> parts = schema_.CppNamespace(file_);
+    for (const std::string& part : parts) {
       if (IsUsableIdentifier(part)) continue;
-      Report("$Cxx.namespace", {}, "'" + part + "' is no C++ name", "use an identifier");
+      reporter_.Report("$Cxx.namespace", {}, "'" + part + "' is no C++ name", "use an identifier");
+    }
+    if (parts == std::vector<std::string>{"mi7"}) {
+      reporter_.Report("$Cxx.namespace", {},
+                       "mi7's own names are in 'mi7', and yours would collide with them",
+                       "use a namespace of your own");
     }
   }
 
   void CheckNames(uint64_t interface) {
-    for (uint64_t scope : schema_.ScopeChain(interface)) {
-      if (scope == file_ || IsUsableIdentifier(schema_.CppName(scope))) continue;
-      ReportInterface(interface, "$Cxx.name(\"" + schema_.CppName(scope) + "\") is no C++ name",
-                      "use an identifier that is no keyword and has no leading or double "
-                      "underscore");
-    }
-
     std::set<std::string> nested;  // what capnpc-c++ declares in its type of the interface
     for (auto declaration : schema_.Find(interface).getNestedNodes()) {
       nested.insert(schema_.Has(declaration.getId()) ? schema_.CppName(declaration.getId())
@@ -143,11 +125,11 @@ class Checker {
     const auto [first, is_new] = seen.emplace(ancestor, name);
     if (!is_new) {
       if (first->second == name) return;
-      ReportInterface(interface,
-                      "extends " + schema_.ScopedName(ancestor) +
-                          " twice with different type arguments (" + first->second + " and " +
-                          name + "), and a call cannot say which of them it means",
-                      "extend it once");
+      reporter_.ReportType(interface,
+                           "extends " + schema_.ScopedName(ancestor) +
+                               " twice with different type arguments (" + first->second + " and " +
+                               name + "), and a call cannot say which of them it means",
+                           "extend it once");
       first->second = name;  // Report each conflict once.
       return;
     }
@@ -164,9 +146,9 @@ class Checker {
       for (auto method : schema_.Find(ancestor.id).getInterface().getMethods()) {
         const std::pair<uint64_t, uint16_t> key(ancestor.id, ordinal++);
         if (reported_.count(key) != 0) continue;
-        const size_t before = problems_.size();
+        const size_t before = reporter_.count();
         CheckMethod(interface, ancestor, method);
-        if (problems_.size() != before && !inherited) reported_.insert(key);
+        if (reporter_.count() != before && !inherited) reported_.insert(key);
       }
     }
   }
@@ -246,60 +228,12 @@ class Checker {
                  "of the method's types");
   }
 
-  // The files whose generated headers this file's includes, imports of imports too as far as the
-  // request knows them: what nothing uses is not in it. Direct imports first.
-  std::vector<uint64_t> IncludedFiles() const {
-    std::vector<uint64_t> files;
-    const auto add = [&](uint64_t file) {
-      if (file == file_ || !schema_.Has(file)) return;
-      if (std::find(files.begin(), files.end(), file) == files.end()) files.push_back(file);
-    };
-    for (auto import : requested_.getImports()) add(import.getId());
-    // Of the others that the compiler was asked for, those that are reached.
-    std::set<uint64_t> requested;
-    for (auto file : schema_.request().getRequestedFiles()) requested.insert(file.getId());
-    for (size_t i = 0; i < files.size(); ++i) {
-      for (auto file : schema_.request().getRequestedFiles()) {
-        if (file.getId() != files[i]) continue;
-        for (auto import : file.getImports()) add(import.getId());
-      }
-    }
-    for (auto node : schema_.request().getNodes()) {
-      if (node.isInterface() && requested.count(schema_.FileOf(node.getId())) == 0) {
-        add(schema_.FileOf(node.getId()));
-      }
-    }
-    return files;
-  }
-
-  // Types of this file that have a name which the generated header of an import declares too.
-  void CheckImports() {
-    std::map<std::string, uint64_t> own;
-    for (auto nested : schema_.Find(file_).getNestedNodes()) {
-      if (schema_.Has(nested.getId())) own.emplace(schema_.CppName(nested.getId()), nested.getId());
-    }
-    for (const uint64_t file : IncludedFiles()) {
-      if (schema_.CppNamespace(file) != schema_.CppNamespace(file_)) continue;
-      for (uint64_t interface : InterfacesOf(schema_, file)) {
-        for (const std::string& name : GeneratedNames(schema_, interface)) {
-          auto found = own.find(name);
-          if (found == own.end()) continue;
-          Report(schema_.Name(found->second), Path(found->second),
-                 "has in C++ the name that mi7 gives to a class for the interface " +
-                     schema_.ScopedName(interface) + " of " + schema_.FileName(interface) +
-                     ", in the same namespace",
-                 "rename it, give it another $Cxx.name, or put it into another $Cxx.namespace");
-        }
-      }
-    }
-  }
-
   const Schema& schema_;
   CodeGeneratorRequest::RequestedFile::Reader requested_;
   uint64_t file_;
-  std::string text_;
+  const SourceFinder& sources_;
+  Reporter reporter_;
   CapabilitySearch capabilities_;
-  std::vector<Problem> problems_;
   std::set<std::pair<uint64_t, uint16_t>> reported_;  // interface and method
 };
 

@@ -7,7 +7,7 @@
 
 #include "codegen/problem.h"
 #include "codegen/schema.h"
-#include "codegen/source_lines.h"
+#include "codegen/source_finder.h"
 
 namespace mi7::codegen {
 

@@ -61,6 +61,25 @@ std::string Capitalize(std::string_view name) {
   return result;
 }
 
+std::vector<std::string> SplitNamespace(std::string_view text) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find("::", begin), text.size());
+    if (end != begin) parts.emplace_back(text.substr(begin, end - begin));
+    begin = end + 2;
+  }
+  return parts;
+}
+
+std::string UpperCase(std::string_view name) {
+  std::string result;
+  for (const char c : name) {
+    if (IsUpper(c) && !result.empty()) result += '_';
+    result += IsLower(c) ? static_cast<char>(c - 'a' + 'A') : c;
+  }
+  return result == "NULL" ? "NULL_" : result;
+}
+
 bool IsCppKeyword(std::string_view name) {
   return std::binary_search(kKeywords.begin(), kKeywords.end(), name);
 }

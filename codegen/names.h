@@ -7,6 +7,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace mi7::codegen {
 
@@ -15,6 +16,12 @@ std::string Hex(uint64_t id);
 
 // "add" to "Add".
 std::string Capitalize(std::string_view name);
+
+// "calc::v1" to {"calc", "v1"}.
+std::vector<std::string> SplitNamespace(std::string_view text);
+
+// "fooBar" to "FOO_BAR", as capnpc-c++ does with enumerants, constants and members of unions.
+std::string UpperCase(std::string_view name);
 
 bool IsCppKeyword(std::string_view name);
 

@@ -1,6 +1,11 @@
 #include "codegen/names.h"
 
+#include <string>
+#include <vector>
+
 #include <gtest/gtest.h>
+
+#include "codegen/macros.h"
 
 namespace mi7::codegen {
 namespace {
@@ -40,6 +45,28 @@ TEST(NameScope, ClaimsTheFirstFreeNameWithoutTwoUnderscores) {
   EXPECT_EQ(scope.Claim("Foo_"), "Foo_2");
   EXPECT_TRUE(scope.Has("Foo_2"));
   EXPECT_FALSE(scope.Has("Foo"));
+}
+
+TEST(UpperCase, IsAsInTheMessagesOfCapnProto) {
+  EXPECT_EQ(UpperCase("fooBar2"), "FOO_BAR2");
+  EXPECT_EQ(UpperCase("Foo"), "FOO");
+  EXPECT_EQ(UpperCase("null"), "NULL_");
+  EXPECT_EQ(UpperCase(""), "");
+}
+
+TEST(SplitNamespace, SkipsWhatIsEmpty) {
+  EXPECT_EQ(SplitNamespace("calc::v1"), (std::vector<std::string>{"calc", "v1"}));
+  EXPECT_EQ(SplitNamespace("::calc::"), std::vector<std::string>{"calc"});
+  EXPECT_TRUE(SplitNamespace("").empty());
+}
+
+TEST(IsMacro, KnowsThoseOfSystemHeaders) {
+  for (const char* const macro :
+       {"EOF", "NAN", "BIG_ENDIAN", "SEEK_SET", "ACQUIRED_AFTER", "X_OK"}) {
+    EXPECT_TRUE(IsMacro(macro)) << macro;
+  }
+  for (const char* const name : {"", "OK", "NULL_", "Eof", "assert"})
+    EXPECT_FALSE(IsMacro(name)) << name;
 }
 
 }  // namespace

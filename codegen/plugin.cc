@@ -41,8 +41,8 @@ void PrintUsage(const std::string& program, Output output, std::FILE* to) {
       "It writes %s, beside the x.capnp.h of capnpc-c++.\n\n"
       "    --help     prints this\n"
       "    --version  prints the version\n\n"
-      "MI7_SCHEMA_PATH: folders that schemas are found in, separated by ':'. They are read\n"
-      "only to name lines in error messages.\n",
+      "MI7_SCHEMA_PATH: more folders that schemas are found in, separated by ':'. Their texts\n"
+      "are read to name lines in error messages and to find names that collide.\n",
       program.c_str(), language.c_str(), program.c_str(), files.c_str());
 }
 

@@ -84,14 +84,7 @@ std::vector<uint64_t> Schema::ScopeChain(uint64_t id) const {
 }
 
 std::vector<std::string> Schema::CppNamespace(uint64_t file) const {
-  std::string text = AnnotationText(Find(file).getAnnotations(), kCxxNamespaceAnnotation);
-  std::vector<std::string> parts;
-  for (size_t begin = 0; begin < text.size();) {
-    size_t end = std::min(text.find("::", begin), text.size());
-    if (end != begin) parts.push_back(text.substr(begin, end - begin));
-    begin = end + 2;
-  }
-  return parts;
+  return SplitNamespace(AnnotationText(Find(file).getAnnotations(), kCxxNamespaceAnnotation));
 }
 
 std::string Schema::Name(uint64_t id) const {

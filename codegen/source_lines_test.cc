@@ -45,11 +45,5 @@ TEST(FindDeclaration, WhatIsNotThereHasNoLine) {
   EXPECT_EQ(FindDeclaration("}}}{{\"\\", {"Outer"}), 0);
 }
 
-TEST(DeclaresId, ComparesNumbers) {
-  EXPECT_TRUE(DeclaresId(kText, 0xabcdef0123456789));
-  EXPECT_FALSE(DeclaresId(kText, 0xabcdef0123456780));
-  EXPECT_FALSE(DeclaresId("# @0xabcdef0123456789;", 0xabcdef0123456789));
-}
-
 }  // namespace
 }  // namespace mi7::codegen

@@ -110,14 +110,17 @@ expect_status 1 "an output that cannot be written"
 expect_error "extends.mi7.h" "an output that cannot be written"
 expect_no_files "$out" "an output that cannot be written"
 
-# --- Line numbers: known only where the schema's text is found ---
+# --- Line numbers: wherever the compiler was told to look; none where nothing tells ---
 fresh
 cd "$TEST_TMPDIR" || exit 1
 run "$capnp" compile "${imports[@]}" "-o$plugin:$out" "--src-prefix=$schemas/bad" \
   "$schemas/bad/stream.capnp"
+expect_error "stream.capnp:4: error: method Upload.write" "the line with --src-prefix"
+run "$capnp" compile "${imports[@]}" -o- "--src-prefix=$schemas/bad" "$schemas/bad/stream.capnp"
+cp "$TEST_TMPDIR/out" "$request"
+run "$plugin" <"$request"
 expect_error "stream.capnp: error: method Upload.write" "no line without the text"
-MI7_SCHEMA_PATH=nowhere:$schemas/bad run "$capnp" compile "${imports[@]}" "-o$plugin:$out" \
-  "--src-prefix=$schemas/bad" "$schemas/bad/stream.capnp"
+MI7_SCHEMA_PATH=nowhere:$schemas/bad run "$plugin" <"$request"
 expect_error "stream.capnp:4: error: method Upload.write" "the line with MI7_SCHEMA_PATH"
 
 # --- The same output always: alone or with others, in any folder, locale, time and environment ---

@@ -1,0 +1,32 @@
+#pragma once
+
+// What a schema's text declares, as far as names go. The compiler tells its plugins only of what is
+// used, while the generated C++ of a schema includes that of all its imports, whole.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mi7::codegen {
+
+// A struct, an interface or an enum.
+struct TextDeclaration {
+  std::string name;      // with its scopes: "Outer.Inner"
+  std::string cpp_name;  // "Outer_Inner", each part as $Cxx.name has it
+  bool is_interface = false;
+
+  bool is_top_level() const { return name.find('.') == std::string::npos; }
+};
+
+struct SchemaText {
+  uint64_t id = 0;  // 0 if it declares none
+  std::vector<std::string> cpp_namespace;
+  std::vector<std::string> imports;  // as written: "/capnp/c++.capnp", "base.capnp"
+  std::vector<TextDeclaration> declarations;
+};
+
+// Reads any text without complaint: what is no schema declares nothing.
+SchemaText ParseSchemaText(std::string_view text);
+
+}  // namespace mi7::codegen
