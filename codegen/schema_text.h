@@ -19,6 +19,7 @@ struct TextDeclaration {
   bool is_top_level() const { return name.find('.') == std::string::npos; }
 };
 
+// All of one file.
 struct SchemaText {
   uint64_t id = 0;  // 0 if it declares none
   std::vector<std::string> cpp_namespace;

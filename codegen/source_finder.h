@@ -9,11 +9,13 @@
 
 namespace mi7::codegen {
 
+// A schema as it was found.
 struct Source {
   std::string path;  // "" where it was not found
   std::string text;
 };
 
+// Const methods are thread-safe, as far as the files stay what they are.
 class SourceFinder {
  public:
   // `imports`: the folders that absolute imports start at. `roots`: those that the names of

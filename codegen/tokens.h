@@ -7,6 +7,7 @@
 
 namespace mi7::codegen {
 
+// A part of the text that it was found in.
 struct Token {
   std::string_view text;
   int line = 0;  // from 1
