@@ -122,7 +122,11 @@ absl::Status Send(const Flags& flags) {
     while (interrupted == 0 && std::getline(std::cin, line) && send(line)) {
     }
   }
-  std::cerr << "sent " << sent << "\n";
+  if (flags.json) {
+    std::cout << "{\"sent\":" << sent << "}\n";
+  } else {
+    std::cerr << "sent " << sent << "\n";
+  }
   interruptible = nullptr;
   return status;
 }
@@ -227,7 +231,11 @@ absl::Status Recover(const Flags& flags) {
   return absl::OkStatus();
 }
 
-absl::Status Remove(const Flags& flags) { return SlotPipe::Remove(flags.name, flags.force); }
+absl::Status Remove(const Flags& flags) {
+  absl::Status removed = SlotPipe::Remove(flags.name, flags.force);
+  if (removed.ok() && flags.json) std::cout << "{\"removed\":" << JsonString(flags.name) << "}\n";
+  return removed;
+}
 
 }  // namespace
 
@@ -279,6 +287,7 @@ void AddPipeCommands(CLI::App& app, int& status) {
   CLI::App* send = verb("send", "Sends texts, or each line of stdin", &Send);
   named(send);
   send->add_option("text", flags->texts, "Messages to send; none: the lines of stdin");
+  json(send, "One JSON object with the number sent");
   creating(send);
 
   CLI::App* receive = verb("receive", "Receives messages and prints each in a line", &Receive);
@@ -304,6 +313,7 @@ void AddPipeCommands(CLI::App& app, int& status) {
   CLI::App* remove = verb("rm", "Removes a pipe with all that is in it", &Remove);
   named(remove);
   remove->add_flag("--force", flags->force, "Also when somebody takes part in it");
+  json(remove, "One JSON object");
 }
 
 }  // namespace mi7::tools

@@ -85,7 +85,7 @@ receiver=$!
 until "$mi7" pipe status jobs | grep -q 'taking part: 1'; do :; done
 run 1 "$mi7" pipe rm jobs
 expect_line 'FAILED_PRECONDITION: .*takes part in it'
-run 0 "$mi7" pipe send jobs last
+run 0 "$mi7" pipe send jobs last --json && expect_json
 until grep -q last "$TEST_TMPDIR/received"; do :; done
 kill -INT "$receiver"
 wait "$receiver" || fail 'an interrupted receive ends well'
@@ -104,7 +104,7 @@ expect_line '^recovered 0 slots of 1 dead participants$'
 run 0 "$mi7" pipe bench --count=1000
 expect_line 'one thread, one message at a time: +[0-9.]+ ns each'
 run 0 "$mi7" pipe bench --count=1000 --json && expect_json
-run 0 "$mi7" pipe rm jobs
+run 0 "$mi7" pipe rm jobs --json && expect_json
 run 1 "$mi7" pipe rm jobs
 expect_line 'NOT_FOUND'
 [ -z "$(ls "$MI7_RUNTIME_DIR/pipes")" ] || fail 'a pipe is left'

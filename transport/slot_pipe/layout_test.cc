@@ -3,6 +3,8 @@
 #include "transport/slot_pipe/layout.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -152,6 +154,18 @@ TEST_F(PipeFileTest, ATruncatedFileIsDataLoss) {
   EXPECT_TRUE(Is(Connect(), StatusCode::kDataLoss, "8192 bytes instead of"));
   ASSERT_EQ(::truncate(directory_.File("p").c_str(), 100), 0);
   EXPECT_TRUE(Is(Connect(), StatusCode::kDataLoss, "too short"));
+}
+
+// Space is reserved when a pipe is made, so nobody is killed for touching it later.
+TEST_F(PipeFileTest, AFullTmpfsIsTold) {
+  ::signal(SIGXFSZ, SIG_IGN);
+  const struct rlimit unlimited { RLIM_INFINITY, RLIM_INFINITY };
+  const struct rlimit small { 1 << 20, RLIM_INFINITY };
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const absl::Status full = SlotPipe::Create("p", {.slots = 1000, .slot_bytes = 8192}).status();
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &unlimited), 0);
+  EXPECT_TRUE(Is(full, StatusCode::kResourceExhausted, "reserving")) << full;
+  EXPECT_TRUE(Is(Connect(), StatusCode::kNotFound, "there is none")) << "nothing is left of it";
 }
 
 TEST_F(PipeFileTest, AFullTableOfParticipantsIsTold) {

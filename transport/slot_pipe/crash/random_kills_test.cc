@@ -1,6 +1,6 @@
-// Processes that send and receive, killed at random, for MI7_CRASH_SECONDS (default 4): nothing is
-// lost, nothing comes twice without a mark, no slot leaks, and what the dead held comes back soon.
-// And processes that are stopped, for whom nobody waits.
+// Processes that send and receive, killed at random, MI7_KILLS times (default 30,000) or for two
+// minutes: nothing is lost, nothing comes twice without a mark, no slot leaks, and what the dead
+// held comes back soon. And processes that are stopped, for whom nobody waits.
 
 #include <signal.h>
 #include <stdlib.h>
@@ -29,12 +29,15 @@ namespace {
 
 using slot_pipe_internal::TestDirectory;
 
-constexpr uint32_t kMessages = 4'000'000;
+constexpr uint32_t kMessages = 16'000'000;
+// On a machine that cannot do all kills in this time, what was done counts, and is printed.
+constexpr absl::Duration kTimeMax = absl::Seconds(120);
 
 // Shared by all processes of a test.
 struct History {
   std::atomic<uint32_t> next;  // the next message to send
   std::atomic<bool> stop;
+  std::atomic<bool> held;  // by a child that is about to be killed
   // For each message: sent 1: Send begun; 2: returned. And how often a Fetch and a Release of it
   // began and returned.
   struct Entry {
@@ -74,6 +77,16 @@ class RandomKillsTest : public testing::Test {
     }
     children_.push_back(child);
     return child;
+  }
+  // Lets all children come to their end.
+  void Stop() {
+    history_->stop = true;
+    for (const pid_t child : children_) {
+      int status;
+      ASSERT_EQ(::waitpid(child, &status, 0), child);
+      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+    }
+    children_.clear();
   }
   void Kill(pid_t child) {
     ::kill(child, SIGKILL);
@@ -128,8 +141,9 @@ class RandomKillsTest : public testing::Test {
 };
 
 TEST_F(RandomKillsTest, NothingIsLostNorDoubledNorLeaked) {
-  const char* text = ::getenv("MI7_CRASH_SECONDS");
-  const int64_t seconds = text == nullptr ? 4 : ::atoi(text);
+  const char* text = ::getenv("MI7_KILLS");
+  const uint32_t kills_wanted = text == nullptr ? 30'000 : static_cast<uint32_t>(::atoi(text));
+  const absl::Duration time_max = text == nullptr ? kTimeMax : absl::InfiniteDuration();
   const char* seed_text = ::getenv("MI7_SEED");
   const uint32_t seed =
       seed_text == nullptr ? std::random_device()() : static_cast<uint32_t>(::atoi(seed_text));
@@ -147,12 +161,13 @@ TEST_F(RandomKillsTest, NothingIsLostNorDoubledNorLeaked) {
     Start(produce);
     Start(consume);
   }
-  const Deadline end = Deadline::After(absl::Seconds(seconds));
+  const Deadline end = Deadline::After(time_max);
+  const int64_t start_ns = MonotonicNanos();
   uint32_t kills = 0;
-  while (!end.passed()) {
+  while (kills < kills_wanted && !end.passed()) {
     // Anybody, at any moment of its life: a new one is joining and recovering.
     const size_t victim = random() % children_.size();
-    const Deadline until = Deadline::After(absl::Microseconds(random() % 3000));
+    const Deadline until = Deadline::After(absl::Microseconds(random() % 600));
     while (!until.passed()) ::sched_yield();
     Kill(children_[victim]);
     ++kills;
@@ -163,13 +178,8 @@ TEST_F(RandomKillsTest, NothingIsLostNorDoubledNorLeaked) {
       Start(consume);
     }
   }
-  history_->stop = true;
-  for (const pid_t child : children_) {
-    int status;
-    ASSERT_EQ(::waitpid(child, &status, 0), child);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
-  }
-  children_.clear();
+  const double seconds = static_cast<double>(MonotonicNanos() - start_ns) / 1e9;
+  Stop();
 
   auto pipe = SlotPipe::Connect("kill");
   ASSERT_TRUE(pipe.ok()) << pipe.status();
@@ -191,9 +201,10 @@ TEST_F(RandomKillsTest, NothingIsLostNorDoubledNorLeaked) {
     ASSERT_LE(entry.unmarked, 1) << "twice without a mark: " << message;
     if (entry.fetched > 1) ++redelivered;
   }
-  std::cout << kills << " kills, " << sent << " messages sent, " << redelivered
-            << " redelivered, recovered " << status.recovered_participants << " participants and "
-            << status.recovered_slots << " slots: lost 0, duplicates without mark 0, leaked 0\n";
+  std::cout << kills << " kills in " << seconds << " s, " << sent << " messages sent, "
+            << redelivered << " redelivered, recovered " << status.recovered_participants
+            << " participants and " << status.recovered_slots
+            << " slots: lost 0, duplicates without mark 0, leaked 0\n";
   EXPECT_GT(kills, 20u);
   EXPECT_GT(status.recovered_slots, 0u) << "no kill met a slot in use";
 }
@@ -222,6 +233,47 @@ TEST_F(RandomKillsTest, WhatADeadConsumerHeldComesBackWithin100Ms) {
             << times_ns.back() / 1000 << " us\n";
   // The bound that is promised is 100 ms; a busy machine may add its own delays to it.
   EXPECT_LT(times_ns[15], 100'000'000);
+}
+
+// From the death until its slot is empty again, by whoever of the others comes to look.
+TEST_F(RandomKillsTest, OthersWhoAreBusyRecoverWithin100Ms) {
+  constexpr size_t kRounds = 200;
+  auto pipe = SlotPipe::Create("kill", {.slots = 8, .slot_bytes = 64}).value();
+  for (int i = 0; i < 2; ++i) {
+    Start([this](SlotPipe& own) {
+      while (!history_->stop.load()) {
+        if (!own.SendBytes("x").ok() || !own.Fetch()->Release().ok()) ::_exit(2);
+      }
+    });
+  }
+  std::vector<int64_t> times_ns;
+  // A machine that is busy with something else adds delays of its own: the best of three counts.
+  for (int series = 0; series < 3; ++series) {
+    times_ns.clear();
+    for (size_t round = 0; round < kRounds; ++round) {
+      const uint64_t before = pipe->Status().recovered_participants;
+      history_->held = false;
+      const pid_t child = Start([this](SlotPipe& own) {
+        own.Hold()->Detach();
+        history_->held = true;
+        for (;;) ::pause();
+      });
+      while (!history_->held.load()) ::sched_yield();
+      const int64_t start_ns = MonotonicNanos();
+      Kill(child);
+      children_.pop_back();
+      while (pipe->Status().recovered_participants == before) ::sched_yield();
+      times_ns.push_back(MonotonicNanos() - start_ns);
+    }
+    std::sort(times_ns.begin(), times_ns.end());
+    std::cout << "recovery by others: p50 " << times_ns[kRounds / 2] / 1000 << " us, p99 "
+              << times_ns[kRounds * 99 / 100] / 1000 << " us, most " << times_ns.back() / 1000
+              << " us\n";
+    if (times_ns[kRounds * 99 / 100] <= 100'000'000) break;
+  }
+  EXPECT_LE(times_ns[kRounds * 99 / 100], 100'000'000);
+  Stop();
+  EXPECT_EQ(pipe->Status().empty, 8u);
 }
 
 TEST_F(RandomKillsTest, NobodyWaitsForAStoppedOne) {
@@ -256,13 +308,7 @@ TEST_F(RandomKillsTest, NobodyWaitsForAStoppedOne) {
     const Deadline until = Deadline::After(absl::Microseconds(300 + 10 * round));
     while (!until.passed()) ::sched_yield();
   }
-  history_->stop = true;
-  for (const pid_t child : stopped) {
-    int status;
-    ASSERT_EQ(::waitpid(child, &status, 0), child);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
-  }
-  children_.clear();
+  Stop();
 }
 
 TEST_F(RandomKillsTest, AForkedChildHasToConnectForItself) {
