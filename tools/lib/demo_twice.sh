@@ -1,6 +1,7 @@
 #!/bin/bash
-# Runs tools/demo twice: it works again as it did the first time, and leaves no process and no file
-# behind. A step of tools/test, whose lock and whose build it uses.
+# Runs tools/demo twice: it calls over every transport and says how long that took, works again as it
+# did the first time, and leaves no process and no file behind. A step of tools/test, whose lock and
+# whose build it uses.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -27,6 +28,19 @@ list_processes() {
   done 2>/dev/null
 }
 
+# expect_line WHAT PATTERN: the demo printed a line that is all of the pattern.
+expect_line() {
+  grep -q -x -E "$2" "$scratch/out" || {
+    cat "$scratch/out"
+    fail "the $run run of tools/demo did not print $1"
+  }
+}
+
+# expect_row ENDPOINT TRANSPORT: a row of the table, with p50 and p99.
+expect_row() {
+  expect_line "how long calls over $2 to $1 took" "$1[^ ]* +$2 +[0-9.]+ us +[0-9.]+ us"
+}
+
 for run in first second; do
   list_files >"$scratch/before"
   if ! MI7_DEMO_RUN=$scratch TMPDIR=$scratch/tmp XDG_RUNTIME_DIR=$scratch/runtime \
@@ -35,9 +49,16 @@ for run in first second; do
     fail "the $run run of tools/demo failed"
   fi
   grep -q '^== Done$' "$scratch/out" || fail "the $run run of tools/demo ended early"
+  expect_row mi7:// shm
+  expect_row shm: shm
+  expect_row unix: unix
+  expect_row tcp:127 tcp
+  if grep -q ' lo$' /proc/net/if_inet6 2>/dev/null; then expect_row 'tcp:\[::1\]' tcp; fi
+  expect_row inproc: inproc
+  expect_line "that the files came back the same" '.*verif.*, mismatches 0'
   list_files >"$scratch/after"
   diff "$scratch/before" "$scratch/after" || fail "the $run run of tools/demo changed the tree"
-  left=$(find "$scratch/tmp" "$scratch/runtime" -mindepth 1 ! -type d)
+  left=$(find "$scratch/tmp" "$scratch/runtime" -mindepth 1)
   [ -z "$left" ] || fail "the $run run of tools/demo left files: $left"
   left=$(list_processes)
   [ -z "$left" ] || fail "the $run run of tools/demo left processes: $left"
