@@ -9,9 +9,9 @@
 //                       and lets us, otherwise TCP (transport/local/).
 //   unix:/path          a stream over a Unix socket, at an absolute path of at most 107 bytes
 //                       without control characters that does not end in / or /. or /..
-//   shm:name            shared memory, met at the Unix socket shm-NAME.sock of the runtime
-//   directory
-//                       (transport/local/runtime_dir.h). Name: 1 to 100 of [A-Za-z0-9_.-].
+//   shm:name            shared memory, met at the Unix socket shm-NAME.sock in the runtime
+//                       directory (transport/local/runtime_dir.h). Name: 1 to 100 of
+//                       [A-Za-z0-9_.-].
 //   shm:/path           shared memory, met at a Unix socket at such a path.
 //   inproc:name         a server in the same process. Name as above.
 //
