@@ -1,8 +1,9 @@
 // The conformance suite on connections that deliver late and in pieces; and what holds when they
 // are lost.
 
-#include <set>
+#include <cstdio>
 #include <thread>
+#include <vector>
 
 #include "tests/conformance/connection_conformance.h"
 #include "tests/conformance/fault_case.h"
@@ -48,6 +49,19 @@ INSTANTIATE_TEST_SUITE_P(
                       WithFaults(Plain(At("shm"), WaitPolicy::kAdaptive), "Shm",
                                  Late(5000, absl::Microseconds(200), 64))),
     [](const auto& tested) { return tested.param.name; });
+
+// Counts, so that the suite does not become smaller unnoticed.
+class Count : public ::testing::Environment {
+ public:
+  void TearDown() override {
+    const size_t count = faulted_connections.load(std::memory_order_relaxed);
+    std::printf("NOTICE: %zu connections had faults\n", count);
+    if (::testing::GTEST_FLAG(filter) == "*") {
+      EXPECT_GE(count, 300u);
+    }
+  }
+};
+::testing::Environment* const counting = ::testing::AddGlobalTestEnvironment(new Count);
 
 // With connections that are lost, by seed.
 class LostConnection : public ConnectionConformance {};

@@ -12,6 +12,9 @@
 
 namespace mi7::transport::conformance {
 
+// How many connections of WithFaults were made in this process.
+inline std::atomic<size_t> faulted_connections{0};
+
 // `inner`, with both ends of every connection decorated. Seeds count up from `faults.seed`.
 inline TransportCase WithFaults(TransportCase inner, std::string name, fault::Options faults) {
   auto next_seed = std::make_shared<std::atomic<uint64_t>>(faults.seed);
@@ -42,6 +45,7 @@ inline TransportCase WithFaults(TransportCase inner, std::string name, fault::Op
                   [decorate, loop, limits = options.limits, done = std::move(done)](
                       absl::StatusOr<std::shared_ptr<Connection>> connection) mutable {
                     if (connection.ok()) {
+                      faulted_connections.fetch_add(1, std::memory_order_relaxed);  // A statistic.
                       connection = decorate(*std::move(connection), loop, limits, false);
                     }
                     done(std::move(connection));

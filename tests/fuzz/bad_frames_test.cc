@@ -56,16 +56,29 @@ Limits SmallLimits() {
   return limits;
 }
 
+size_t streams_received = 0;
+
+// Counts, so that the suite does not become smaller unnoticed.
+class Count : public testing::Environment {
+ public:
+  void TearDown() override {
+    std::printf("NOTICE: %zu streams were received, nearly all of them bad\n", streams_received);
+    if (testing::GTEST_FLAG(filter) == "*") {
+      EXPECT_GE(streams_received, 100'000u);
+    }
+  }
+};
+testing::Environment* const counting = testing::AddGlobalTestEnvironment(new Count);
+
 // Receives `stream` in one piece and in small ones; what came of it.
 std::vector<Outcome> Receive(const std::vector<uint8_t>& stream) {
-  static size_t cases = 0;
   const Limits limits = SmallLimits();
   largest_allocation = 0;
   const std::vector<Outcome> whole =
       ReceiveStream(stream, limits, [](size_t left) { return left; });
   // Every 16th case also byte by byte or so.
-  if (++cases % 16 == 0) {
-    const size_t piece = 1 + cases / 16 % 40;
+  if (++streams_received % 16 == 0) {
+    const size_t piece = 1 + streams_received / 16 % 40;
     EXPECT_EQ(whole, ReceiveStream(stream, limits, [piece](size_t) { return piece; }));
   }
   EXPECT_LE(largest_allocation.load(), size_t{limits.message_bytes_max} + 4096);

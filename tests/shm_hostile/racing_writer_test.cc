@@ -4,7 +4,8 @@
 // with a status that says the peer broke the protocol, other connections go on, and nothing is
 // left.
 //
-// MI7_HOSTILE_MUTATIONS: words to be written, over all rounds.
+// MI7_HOSTILE_MUTATIONS: words to be written, over all rounds. MI7_SEED: where the rounds begin;
+// how the threads of a round meet is not repeated.
 
 #include <cstdint>
 #include <cstdio>
@@ -434,7 +435,8 @@ void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
   const absl::Status why = peer.witness().why();
   if (ended) {
     EXPECT_FALSE(survives) << "attack " << attack << ", seed " << seed << ": " << why;
-    EXPECT_TRUE(absl::IsInvalidArgument(why) || absl::IsResourceExhausted(why) || !why.ok()) << why;
+    // With which code is up to the peer: a scribbled record may be a sound Close.
+    EXPECT_FALSE(why.ok()) << "attack " << attack << ", seed " << seed;
   }
   totals.mutations += written;
   totals.records += records;
@@ -450,8 +452,10 @@ TEST(RacingWriter, CanDoNothingButEndItsConnection) {
   EventLoop* const loop = created->get();
   Fence(loop);
   const uint64_t wanted = WantedMutations();
-  const uint64_t seed = std::random_device{}();
-  std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
+  const char* const given = std::getenv("MI7_SEED");
+  const uint64_t seed =
+      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  std::printf("MI7_SEED=%llu\n", static_cast<unsigned long long>(seed));
   const size_t descriptors = OpenDescriptors();
   const size_t mappings = GuardedMappings();
   Totals totals;
