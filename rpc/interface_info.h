@@ -8,8 +8,7 @@
 
 namespace mi7 {
 
-// Which calls that failed are made once more by themselves; each includes those before it.
-// docs/RETRIES.md.
+// Which calls that failed may be made once more; each includes those before it.
 enum class Repeat : uint8_t {
   kNever,
   // What certainly has not run: it was not sent, or refused. Right for every method.
@@ -20,7 +19,8 @@ enum class Repeat : uint8_t {
   kIdempotent,
 };
 
-// One method. What comes after the name is what the schema's annotations say.
+// One method. What comes after the name is what the schema's annotations say, for programs that
+// ask: the runtime does not act on it yet.
 struct MethodInfo {
   uint64_t interface_id;    // of the interface that declares the method
   uint16_t method_id;       // its ordinal there

@@ -36,24 +36,26 @@ annotation streaming @0xf8e6c4a529e8e02b (method) :Streaming;
 # on it before streams exist. (Cap'n Proto's own `-> stream` means another thing, a one-way call with
 # flow control, and is refused too.)
 
+# How a method may be called: $timeout, $retryable, $idempotent and $deduplicate. capnpc-mi7 checks
+# them, writes them into the comments of what it generates and into the method's MethodInfo, where
+# programs can read them. What follows is what they mean; the runtime of this version does not act on
+# them yet: it sets no deadline by itself and repeats no call.
+
 annotation timeout @0xd35e516e102fab01 (method) :UInt32;
 # How long a caller waits for the method's answer, in milliseconds, unless its call has a deadline of
-# its own (CallOptions::deadline), or none on purpose (CallOptions::no_deadline). It goes before the
-# channel's default. From 1 to 2,147,483,647 (24 days), which is as far as the wire counts.
+# its own (CallOptions::deadline). From 1 to 2,147,483,647 (24 days), which is as far as the wire
+# counts.
 #
 #     lookUp @0 (name :Text) -> (address :Text) $Mi7.timeout(500) $Mi7.idempotent;
 
 annotation retryable @0xfca296045ef6faef (method) :Void;
-# The service promises that an answer UNAVAILABLE, or one that says when to try again (RetryInfo of
-# schema/retry.capnp), means that nothing was done: such a call is repeated by the client's channel.
-# A call of which it is not known whether it ran is not. Every method's call is repeated when it
-# certainly has not run; see docs/RETRIES.md.
+# The service promises that an answer UNAVAILABLE means that nothing was done: such a call can be
+# repeated. One of which it is not known whether it ran cannot.
 
 annotation idempotent @0xc2f31c6ae1ecd4d6 (method) :Void;
-# Calling it twice does what calling it once does. So a call is also repeated when it may have run
-# already, and may be sent twice at once to get the quicker answer (hedging). Includes $Mi7.retryable.
+# Calling it twice does what calling it once does. So a call can also be repeated when it may have run
+# already, and may be sent twice at once to get the quicker answer. Includes $Mi7.retryable.
 
 annotation deduplicate @0xba58983b3f1d63c4 (method) :Void;
-# Each call carries an id, by which the server recognizes a call that is repeated: it answers with
-# what it answered before, and does not run the method again. For methods that must not run twice;
-# the server keeps answers for a limited time (Limits::dedupe_age_max and others).
+# A server is to recognize a call that is repeated, and to answer what it answered before instead of
+# running the method again. For methods that must not run twice.
