@@ -374,10 +374,15 @@ bool ShmConnection::Evacuate(MessageBody* queued) {
     if (own == nullptr || !own->holds_slots()) continue;
     OutgoingMessage message(queued);
     MessageBody* const after = queued->next;
-    copied_payload_bytes.fetch_add(message->header.size, std::memory_order_relaxed);
+    const uint64_t counted = message->header.size;
+    copied_payload_bytes.fetch_add(counted, std::memory_order_relaxed);
     CopyToHeap(message);
     const absl::Status sealed = SealMessage(*message, options_->limits);
     MI7_CHECK(sealed.ok(), "a message keeps the limits when it is copied into one segment");
+    // One segment has another size than several.
+    queued_bytes_.store(
+        queued_bytes_.load(std::memory_order_relaxed) - counted + message->header.size,
+        std::memory_order_seq_cst);
     MessageBody* const copy = message.release();
     copy->next = after;
     *link = copy;
