@@ -61,8 +61,7 @@ TEST(SplitNamespace, SkipsWhatIsEmpty) {
 }
 
 TEST(IsMacro, KnowsThoseOfSystemHeaders) {
-  for (const char* const macro :
-       {"EOF", "NAN", "BIG_ENDIAN", "SEEK_SET", "LOCKABLE", "X_OK"}) {
+  for (const char* const macro : {"EOF", "NAN", "BIG_ENDIAN", "SEEK_SET", "LOCKABLE", "X_OK"}) {
     EXPECT_TRUE(IsMacro(macro)) << macro;
   }
   for (const char* const name : {"", "OK", "NULL_", "Eof", "assert"})
