@@ -1,6 +1,6 @@
 #!/bin/bash
 # tools/format --check works wherever the tree comes from: a clone, one that belongs to somebody else
-# (as a container sees what is mounted into it), and an archive without git.
+# (as a container sees what is mounted into it), and an archive without git, wherever it is unpacked.
 set -u
 cd "$TEST_SRCDIR/$TEST_WORKSPACE" || exit 1
 if ! command -v clang-format >/dev/null || ! command -v git >/dev/null; then
@@ -42,6 +42,8 @@ both() {
 }
 
 both "an archive"
+git init -q "$TEST_TMPDIR" || exit 1
+both "an archive inside a repository of something else"
 git init -q . && git add . || exit 1
 both "a clone"
 # git's own way to test how it treats what belongs to somebody else.
