@@ -34,7 +34,8 @@ constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 constexpr int kEventsMax = 64;
 // While spinning, every so many polls of the spin source the other descriptors are looked at.
 constexpr uint32_t kPollsPerEpoll = 8;
-// With sources that are kept polled: so often are descriptors, tasks' and timers' clocks looked at.
+// However busy the polled sources are: so often are descriptors, tasks' and timers' clocks looked
+// at.
 constexpr int64_t kEpollEveryNs = 50'000;
 constexpr uint32_t kRoundsPerClock = 64;
 // Fruitless rounds before the clock is read and the CPU offered to others: a microsecond or two.
@@ -266,11 +267,14 @@ int EventLoop::Impl::Wait(int64_t until_ns) {
 bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {
   const bool yield = single_cpu || options.wait != WaitPolicy::kSpin;
   for (uint32_t polls = 0;; ++polls) {
-    if (spin_source != nullptr && spin_source->Poll()) return true;
-    if (spin_source == nullptr || polls % kPollsPerEpoll == kPollsPerEpoll - 1) {
-      if (Poll()) return true;
+    if (spin_source != nullptr && spin_source->Poll()) {
+      if (start_ns - last_epoll_ns <= kEpollEveryNs) return true;
+      last_epoll_ns = start_ns;
+      Poll();  // while every spin ends here, nobody else would be served
+      return true;
     }
-    if (HasWork()) return true;
+    const bool look = spin_source == nullptr || polls % kPollsPerEpoll == kPollsPerEpoll - 1;
+    if ((look && Poll()) || HasWork()) return true;
     if (budget_ns != kNever || polls % 64 == 63) {
       const int64_t now_ns = MonotonicNanos();
       if (now_ns >= NextDeadline()) return true;

@@ -140,6 +140,41 @@ TEST_P(EventLoopTest, WatcherSeesReadinessUntilUnwatched) {
   ::close(fd);
 }
 
+// Has work whenever it is asked, as a connection whose peer never stops sending.
+class TirelessSource final : public SpinSource {
+ public:
+  bool Poll() override { return !tired.load(std::memory_order_relaxed); }
+  std::atomic<bool> tired{false};
+};
+
+TEST_P(EventLoopTest, ASourceThatAlwaysHasWorkKeepsNobodyWaiting) {
+  auto loop = NewLoop(GetParam());
+  TirelessSource source;
+  std::latch polled(1);
+  loop->Post([&] {
+    loop->SetSpinSource(&source);
+    polled.count_down();
+  });
+  polled.wait();
+  const int fd = ::eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC);
+  CountingWatcher watcher(loop.get(), fd);
+  ASSERT_TRUE(loop->Watch(fd, 0, &watcher).ok());
+  loop->Rewatch(fd, EPOLLIN, &watcher);
+  const Deadline deadline = Deadline::After(absl::Seconds(20));
+  while (!watcher.done.try_wait() && !deadline.passed()) std::this_thread::yield();
+  EXPECT_TRUE(watcher.done.try_wait());
+  source.tired = true;
+  watcher.done.wait();
+  std::latch forgotten(1);
+  loop->Post([&] {
+    loop->ForgetSpinSource(&source);
+    forgotten.count_down();
+  });
+  forgotten.wait();
+  loop.reset();
+  ::close(fd);
+}
+
 TEST(EventLoopUvTest, LibuvRunsInside) {
   auto loop = NewLoop();
   std::latch done(2);
