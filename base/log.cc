@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "base/fork_guard.h"
 #include "base/mutex.h"
 
 namespace mi7 {
@@ -17,6 +18,7 @@ void WriteToStderr(LogLevel level, absl::string_view text) {
 }
 
 struct Sink {
+  Sink() { ForkGuard::HoldAcrossFork(&mutex); }
   Mutex mutex;
   std::shared_ptr<const LogSink> sink ABSL_GUARDED_BY(mutex) =
       std::make_shared<const LogSink>(WriteToStderr);

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "base/fork_guard.h"
 #include "base/mutex.h"
 
 namespace mi7 {
@@ -55,6 +56,7 @@ class ObjectPool {
   static constexpr size_t kBatch = kCachedMax / 2;
 
   struct Depot {
+    Depot() { ForkGuard::HoldAcrossFork(&mutex); }
     Mutex mutex;
     Free* first ABSL_GUARDED_BY(mutex) = nullptr;
     size_t count ABSL_GUARDED_BY(mutex) = 0;

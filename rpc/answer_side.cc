@@ -113,6 +113,8 @@ std::shared_ptr<void> AnswerSide::RegisterAsync(ServerCall& call) {
 }
 
 void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
+  if (ForkGuard::generation() != made_in_) [[unlikely]]
+    return;
   const bool async = call.keep_side_alive_ != nullptr;
   if (async) {
     // Before the return is sent: the caller may use the id again as soon as it has it.

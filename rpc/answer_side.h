@@ -10,6 +10,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "base/fork_guard.h"
 #include "base/limits.h"
 #include "base/mutex.h"
 #include "rpc/dispatcher.h"
@@ -58,7 +59,7 @@ class AnswerSide {
   std::string peer() { return owner_->connection().info().peer; }
   std::string transport_name() { return owner_->connection().info().transport; }
   std::shared_ptr<void> RegisterAsync(ServerCall& call);
-  // Sends the return. Once a call.
+  // Sends the return. Once a call. In a forked child: nothing, the call is the parent's.
   void Finish(ServerCall& call, const absl::Status& status);
 
  private:
@@ -87,6 +88,7 @@ class AnswerSide {
   // handler's own deferral is seen by the thread that drives next, and a drain counts for the calls
   // that come after it told the peer.
   std::atomic<bool> admits_all_{true};
+  const uint32_t made_in_ = ForkGuard::generation();
 };
 
 }  // namespace mi7

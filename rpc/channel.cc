@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/fork_guard.h"
 #include "base/log.h"
 #include "rpc/call_outcome.h"
 #include "rpc/client_call.h"
@@ -15,17 +16,27 @@
 namespace mi7 {
 namespace {
 
-// Shared by the channels that bring no loop of their own. Never destroyed: a channel may be
-// dropped on the loop's own thread, and at exit in any order.
+// Shared by the channels of this process that bring no loop of their own. Never destroyed: a channel
+// may be dropped on the loop's own thread, and at exit in any order. The parent's is of no use to a
+// forked child, which gets another.
 absl::StatusOr<transport::EventLoop*> SharedLoop() {
-  static const absl::StatusOr<transport::EventLoop*> loop =
-      []() -> absl::StatusOr<transport::EventLoop*> {
-    absl::StatusOr<std::unique_ptr<transport::EventLoop>> created =
-        transport::EventLoop::Create({.name = "mi7-client"});
-    if (!created.ok()) return created.status();
-    return created->release();
-  }();
-  return loop;
+  struct Shared {
+    Shared() { ForkGuard::HoldAcrossFork(&mutex); }
+    // Takes `created` when there is none yet.
+    transport::EventLoop* Get(std::unique_ptr<transport::EventLoop>* created) {
+      MutexLock lock(&mutex);
+      if (created != nullptr && (loop == nullptr || loop->forked())) loop = created->release();
+      return loop == nullptr || loop->forked() ? nullptr : loop;
+    }
+    Mutex mutex;
+    transport::EventLoop* loop ABSL_GUARDED_BY(mutex) = nullptr;
+  };
+  static Shared& shared = *new Shared;
+  if (transport::EventLoop* const loop = shared.Get(nullptr)) return loop;
+  absl::StatusOr<std::unique_ptr<transport::EventLoop>> created =
+      transport::EventLoop::Create({.name = "mi7-client"});
+  if (!created.ok()) return created.status();
+  return shared.Get(&*created);
 }
 
 std::atomic<uint64_t> next_channel_id{1};
@@ -74,6 +85,7 @@ absl::StatusOr<std::shared_ptr<Channel>> Channel::Create(absl::string_view endpo
     if (!loop.ok()) return loop.status();
     complete.event_loop = *loop;
   }
+  if (complete.event_loop->forked()) return ForkGuard::Refusal("ChannelOptions::event_loop");
   return std::shared_ptr<Channel>(new Channel(*std::move(parsed), complete));
 }
 
@@ -120,7 +132,9 @@ std::shared_ptr<Session> Channel::SessionForCall() const {
 
 ClientCall* Channel::NewCall(const std::shared_ptr<Channel>& channel, const InterfaceInfo& service,
                              const MethodInfo& method, const CallOptions& options) {
-  std::shared_ptr<Session> session = channel->SessionForCall();
+  std::shared_ptr<Session> session;
+  if (!channel->forked()) [[likely]]
+    session = channel->SessionForCall();
   auto& guess = transport::SizeGuess::For(method.interface_id + method.method_id);
   absl::Status failure;
   transport::OutgoingMessage request;
@@ -182,6 +196,7 @@ void Channel::StartCall(ClientCall* call) {
 }
 
 Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
+  if (forked()) return Withdrawn::kAfterSend;  // it is with the parent
   std::shared_ptr<Session> session;
   {
     MutexLock lock(&mutex_);
@@ -325,7 +340,12 @@ void Channel::OnSessionClosed(Session& session, const absl::Status& why) {
   if (!why.ok()) last_failure_ = why;
 }
 
+absl::Status Channel::ForkedError() const {
+  return ForkGuard::Refusal(absl::StrCat("channel to ", endpoint_.ToString()));
+}
+
 absl::Status Channel::Connect(Deadline deadline) {
+  if (forked()) return ForkedError();
   bool connect = false;
   uint64_t ended_before;
   {
@@ -359,6 +379,7 @@ absl::Status Channel::Connect(Deadline deadline) {
 }
 
 void Channel::Close() {
+  if (forked()) return;
   std::shared_ptr<Session> session;
   std::vector<std::weak_ptr<Session>> departing;
   std::list<ClientCall*> queue;
@@ -391,11 +412,13 @@ void Channel::Close() {
 }
 
 ChannelState Channel::state() const {
+  if (forked()) return ChannelState::kClosed;
   MutexLock lock(&mutex_);
   return state_;
 }
 
 std::string Channel::transport() const {
+  if (forked()) return std::string();
   const std::shared_ptr<Session> session = ReadySession();
   return session ? session->connection().info().transport : std::string();
 }
@@ -407,6 +430,7 @@ std::string Channel::DescribeSession(Session& session) const {
 }
 
 std::string Channel::Describe() const {
+  if (forked()) return std::string(ForkedError().message());
   MutexLock lock(&mutex_);
   std::string text = absl::StrCat(endpoint_.ToString(), ": ", ChannelStateName(state_));
   if (session_) absl::StrAppend(&text, DescribeSession(*session_));

@@ -62,10 +62,17 @@ struct ChannelOptions {
   transport::EventLoop* event_loop = nullptr;
 };
 
-// Thread-safe; many threads share one channel.
+// Thread-safe; many threads share one channel. In a forked child a channel of the parent is of no
+// use, see Create.
 class Channel final : public Session::Observer, public std::enable_shared_from_this<Channel> {
  public:
-  // Does not connect yet. INVALID_ARGUMENT: malformed endpoint.
+  // Does not connect yet. INVALID_ARGUMENT: malformed endpoint. FAILED_PRECONDITION: an event loop
+  // that was made before a fork().
+  //
+  // A channel belongs to the process that made it. In a forked child its calls, those in flight too,
+  // and Connect fail with FAILED_PRECONDITION, without a byte being sent; it is kClosed. What was
+  // reserved or received over shared memory (requests under construction, responses) is not even
+  // mapped there. Channels that the child creates work.
   static absl::StatusOr<std::shared_ptr<Channel>> Create(absl::string_view endpoint,
                                                          const ChannelOptions& options = {});
   ~Channel();
@@ -101,6 +108,9 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   Withdrawn WithdrawCall(ClientCall* call);
   DeadlineQueue& deadlines();
   const Limits& limits() const { return config_->limits; }
+  // Whether this process was forked from the one that made the channel, and why calls fail then.
+  bool forked() const { return loop_->forked(); }
+  absl::Status ForkedError() const;
   // Whether the calling thread is the one that connects the channel.
   bool InLoopThread() const { return loop_->InLoopThread(); }
 

@@ -57,6 +57,8 @@ void ClientCall::Start() {
   if (extras_ != nullptr && early_failure_.ok()) [[unlikely]]
     early_failure_ = EncodeExtras();
   if (!early_failure_.ok()) return Fail(early_failure_);
+  if (channel_->forked()) [[unlikely]]
+    return EndInForkedChild(CallOutcome::kNotSent);
   if (deadline_.passed()) {
     return Fail(WithOutcome(absl::DeadlineExceededError(
                                 absl::StrCat(method_->name, ": deadline passed before the send")),
@@ -70,6 +72,8 @@ void ClientCall::Start() {
 
 void ClientCall::Wait() {
   if (done()) return;
+  if (channel_->forked()) [[unlikely]]
+    return EndInForkedChild(CallOutcome::kUnknown);
   if (channel_->InLoopThread() || (!queued_ && session_->connection().InCallback())) {
     RefuseToWait();
     return;
@@ -116,8 +120,22 @@ void ClientCall::RefuseToWait() {
                                        : CallOutcome::kUnknown));
 }
 
+void ClientCall::EndInForkedChild(CallOutcome outcome) {
+  // Whoever claimed it at the moment of the fork has not come along.
+  if (!Claim() && done()) return;
+  const absl::Status why = channel_->ForkedError();
+  CompleteWith(WithOutcome(
+      absl::Status(why.code(), absl::StrCat(method_->name, ": ", why.message())), outcome));
+}
+
+void ClientCall::LeaveDeadlineQueue() {
+  if (in_deadline_queue_ && !channel_->forked()) channel_->deadlines().Remove(this);
+}
+
 void ClientCall::WantBackground() {
   if (done()) return;
+  if (channel_->forked()) [[unlikely]]
+    return EndInForkedChild(CallOutcome::kUnknown);
   if (!deadline_.infinite() && !in_deadline_queue_) {
     in_deadline_queue_ = true;
     channel_->deadlines().Add(this);
@@ -146,7 +164,7 @@ void ClientCall::Abandon() {
   channel_->WithdrawCall(this);
   status_ = absl::CancelledError(absl::StrCat(method_->name, ": abandoned"));
   state_.fetch_or(kDone, std::memory_order_acq_rel);
-  if (in_deadline_queue_) channel_->deadlines().Remove(this);
+  LeaveDeadlineQueue();
 }
 
 void ClientCall::Fail(const absl::Status& failure) {
@@ -202,7 +220,7 @@ void ClientCall::Finish() {
 bool ClientCall::PublishContinuation() {
   WantBackground();
   if ((state_.fetch_or(kContinuation, std::memory_order_acq_rel) & kDone) == 0) return true;
-  if (in_deadline_queue_) channel_->deadlines().Remove(this);
+  LeaveDeadlineQueue();
   return false;
 }
 
@@ -233,7 +251,7 @@ void ClientCall::RunContinuationInTurn() {
 }
 
 void ClientCall::InvokeContinuation() {
-  if (in_deadline_queue_) channel_->deadlines().Remove(this);
+  LeaveDeadlineQueue();
   try {
     run_continuation_(continuation_, this);
   } catch (...) {

@@ -29,6 +29,7 @@
 #include "base/deadline.h"
 #include "rpc/call_extras.h"
 #include "rpc/call_options.h"
+#include "rpc/call_outcome.h"
 #include "rpc/interface_info.h"
 #include "rpc/message_reader.h"
 #include "transport/completion.h"
@@ -129,6 +130,9 @@ class ClientCall {
  private:
   void Finish();
   void RefuseToWait();
+  // In a forked child nobody is left who could end the call.
+  void EndInForkedChild(CallOutcome outcome);
+  void LeaveDeadlineQueue();
   void WantBackground();
   // Puts the metadata that goes along into the request.
   absl::Status EncodeExtras();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/fork_guard.h"
 #include "base/log.h"
 #include "base/mutex.h"
 
@@ -51,7 +52,10 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
                     const std::vector<std::string>& endpoints);
   std::vector<std::string> endpoints() const;
   absl::Status Shutdown(Deadline deadline);
+  // Whether this process was forked from the one that serves.
+  bool forked() const { return ForkGuard::generation() != made_in_; }
   size_t connection_count() const {
+    if (forked()) return 0;
     MutexLock lock(&mutex_);
     return sessions_.size();
   }
@@ -78,6 +82,7 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
   std::vector<std::shared_ptr<Session>> Sessions() const;
 
   const ServerOptions options_;
+  const uint32_t made_in_ = ForkGuard::generation();
   std::shared_ptr<SessionConfig> config_;
   // Destroyed last: connections and listeners live on them.
   std::vector<std::unique_ptr<transport::EventLoop>> loops_;
@@ -167,6 +172,7 @@ std::vector<std::shared_ptr<Session>> Server::Core::Sessions() const {
 }
 
 absl::Status Server::Core::Shutdown(Deadline deadline) {
+  if (forked()) return ForkGuard::Refusal("server");
   MutexLock shutdown_lock(&shutdown_mutex_);
   if (shut_down_) return absl::OkStatus();
   shut_down_ = true;
@@ -203,7 +209,11 @@ absl::Status Server::Core::Shutdown(Deadline deadline) {
 
 Server::Server(std::shared_ptr<Core> core) : core_(std::move(core)) {}
 
-Server::~Server() { Shutdown(Deadline::AtNanos(0)).IgnoreError(); }
+Server::~Server() {
+  Shutdown(Deadline::AtNanos(0)).IgnoreError();
+  // What it consists of would wait for threads that are the parent's: it stays.
+  if (core_->forked()) static_cast<void>(new std::shared_ptr<Core>(core_));
+}
 
 std::vector<std::string> Server::endpoints() const { return core_->endpoints(); }
 

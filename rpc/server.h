@@ -37,7 +37,8 @@ struct ServerOptions {
   transport::LocalOptions local = {};
 };
 
-// Thread-safe.
+// Thread-safe. It serves in the process that started it; a forked child has no share in its sockets
+// and threads, and may only drop it, or ask for a Shutdown (FAILED_PRECONDITION).
 class Server {
  public:
   // As Shutdown with a deadline that has passed.

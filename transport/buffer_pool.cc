@@ -10,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "base/check.h"
+#include "base/fork_guard.h"
 #include "base/mutex.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -113,6 +114,7 @@ class BufferPoolParts {
   // Shared by all threads.
   class Shared {
    public:
+    Shared() { ForkGuard::HoldAcrossFork(&mutex_); }
     // Moves up to `wanted` buffers to `to`.
     void Take(int kind, int size_class, uint32_t wanted, List& to) {
       MutexLock lock(&mutex_);

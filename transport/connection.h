@@ -17,6 +17,9 @@
 //   a thread inside Await. Callbacks of one connection never overlap, and each happens after the
 //   one before it. OnClosed is the last, exactly once, also when Close was called by us.
 //
+// In a forked child a connection of the parent is of no use: Reserve and Send fail with
+// FAILED_PRECONDITION, Await returns false, the rest does nothing.
+//
 // Any thread may drive, one at a time. The event loop drives in the background. A thread in Await
 // drives itself when nobody else does, because handing a reply from one thread to another costs
 // more than a call; otherwise it sleeps until its Completion is completed or its turn comes.

@@ -21,11 +21,13 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/fork_guard.h"
 #include "base/mutex.h"
 #include "transport/kept_sources.h"
 #include "transport/spin_budget.h"
 #include "transport/system_calls.h"
 #include "transport/timer_heap.h"
+#include "transport/unique_fd.h"
 
 namespace mi7::transport {
 namespace {
@@ -58,10 +60,7 @@ struct EventLoop::Timer::State : TimerHeap::Entry {
 
 struct EventLoop::Impl {
   explicit Impl(const Options& the_options) : options(the_options) {}
-  ~Impl() {
-    if (wake_fd >= 0) ::close(wake_fd);
-    if (epoll_fd >= 0) ::close(epoll_fd);
-  }
+  bool forked() const { return epoll_fd.forked(); }
 
   absl::Status Open();
   void Run();
@@ -81,7 +80,7 @@ struct EventLoop::Impl {
         sleeping.exchange(false, std::memory_order_seq_cst)) {
       const uint64_t one = 1;
       // Cannot fail but for a full counter, which means that a wakeup is already on its way.
-      static_cast<void>(!::write(wake_fd, &one, sizeof(one)));
+      static_cast<void>(!::write(wake_fd.get(), &one, sizeof(one)));
     }
   }
 
@@ -95,7 +94,7 @@ struct EventLoop::Impl {
   }
   bool HasWork() const { return posted_any.load(std::memory_order_seq_cst) || uv_dirty || stopped; }
   int Wait(int64_t until_ns);
-  bool Poll() { return Dispatch(sys::EpollWait(epoll_fd, events, kEventsMax, 0)); }
+  bool Poll() { return Dispatch(sys::EpollWait(epoll_fd.get(), events, kEventsMax, 0)); }
   bool Dispatch(int count);
   void SpinThenSleep();
   // Polls for `budget_ns` from `start_ns` on; true when there was work.
@@ -106,8 +105,8 @@ struct EventLoop::Impl {
 
   const Options options;
   std::thread thread;
-  int epoll_fd = -1;
-  int wake_fd = -1;  // edge-triggered, so that it is never read
+  UniqueFd epoll_fd;
+  UniqueFd wake_fd;  // edge-triggered, so that it is never read
   uv_loop_t uv;
   bool uv_open = false;
   bool uv_dirty = true;  // handles may have changed since uv_run
@@ -137,27 +136,29 @@ constinit thread_local void* current_loop = nullptr;
 }  // namespace
 
 absl::Status EventLoop::Impl::Open() {
-  epoll_fd = ::epoll_create1(EPOLL_CLOEXEC);
-  if (epoll_fd < 0) return NoResource("epoll_create1", errno);
-  wake_fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (wake_fd < 0) return NoResource("eventfd", errno);
+  epoll_fd = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll_fd) return NoResource("epoll_create1", errno);
+  wake_fd = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_fd) return NoResource("eventfd", errno);
   if (const int error = uv_loop_init(&uv); error != 0) return NoResource("libuv", -error);
   uv_open = true;
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = nullptr;
-  if (::epoll_ctl(epoll_fd, EPOLL_CTL_ADD, wake_fd, &event) != 0) {
+  if (::epoll_ctl(epoll_fd.get(), EPOLL_CTL_ADD, wake_fd.get(), &event) != 0) {
     return NoResource("epoll_ctl", errno);
   }
   event.events = EPOLLIN;
   event.data.ptr = this;  // not a Watcher: stands for libuv
-  if (::epoll_ctl(epoll_fd, EPOLL_CTL_ADD, uv_backend_fd(&uv), &event) != 0) {
+  if (::epoll_ctl(epoll_fd.get(), EPOLL_CTL_ADD, uv_backend_fd(&uv), &event) != 0) {
     return NoResource("epoll_ctl", errno);
   }
   return absl::OkStatus();
 }
 
 void EventLoop::Impl::Post(absl::AnyInvocable<void()> task) {
+  if (forked()) [[unlikely]]
+    return;
   {
     MutexLock lock(&mutex);
     posted.push_back(std::move(task));
@@ -167,6 +168,8 @@ void EventLoop::Impl::Post(absl::AnyInvocable<void()> task) {
 }
 
 void EventLoop::Impl::Schedule(std::shared_ptr<Timer::State> timer, Deadline at) {
+  if (forked()) [[unlikely]]
+    return;
   bool earlier = false;
   {
     MutexLock lock(&mutex);
@@ -183,6 +186,8 @@ void EventLoop::Impl::Schedule(std::shared_ptr<Timer::State> timer, Deadline at)
 }
 
 void EventLoop::Impl::Cancel(Timer::State& timer) {
+  if (forked()) [[unlikely]]
+    return;
   MutexLock lock(&mutex);
   timers.Remove(timer);
   next_timer_ns.store(timers.next_ns(), std::memory_order_seq_cst);
@@ -250,18 +255,18 @@ bool EventLoop::Impl::Dispatch(int count) {
 }
 
 int EventLoop::Impl::Wait(int64_t until_ns) {
-  if (until_ns == kNever) return sys::EpollWait(epoll_fd, events, kEventsMax, -1);
+  if (until_ns == kNever) return sys::EpollWait(epoll_fd.get(), events, kEventsMax, -1);
   const int64_t left_ns = std::max<int64_t>(0, until_ns - MonotonicNanos());
   static std::atomic<bool> no_pwait2{false};
   if (!no_pwait2.load(std::memory_order_relaxed)) {
     const timespec timeout{static_cast<time_t>(left_ns / 1'000'000'000),
                            static_cast<long>(left_ns % 1'000'000'000)};
-    const int count = ::epoll_pwait2(epoll_fd, events, kEventsMax, &timeout, nullptr);
+    const int count = ::epoll_pwait2(epoll_fd.get(), events, kEventsMax, &timeout, nullptr);
     if (count >= 0 || errno != ENOSYS) return count;
     no_pwait2.store(true, std::memory_order_relaxed);  // Linux before 5.11
   }
   const int64_t left_ms = std::min<int64_t>((left_ns + 999'999) / 1'000'000, 3'600'000);
-  return sys::EpollWait(epoll_fd, events, kEventsMax, static_cast<int>(left_ms));
+  return sys::EpollWait(epoll_fd.get(), events, kEventsMax, static_cast<int>(left_ms));
 }
 
 bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {
@@ -417,36 +422,49 @@ absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create(const Options& opti
 EventLoop::EventLoop(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 EventLoop::~EventLoop() {
+  if (forked()) {
+    // The thread to be joined is not there, and its lock may be held for ever.
+    static_cast<void>(impl_.release());
+    return;
+  }
   MI7_CHECK(!InLoopThread(), "an event loop is not destroyed on its own thread");
   impl_->Stop();
 }
 
 void EventLoop::Post(absl::AnyInvocable<void()> task) { impl_->Post(std::move(task)); }
 
+bool EventLoop::forked() const { return impl_->forked(); }
+
 bool EventLoop::InLoopThread() const { return current_loop == impl_.get(); }
 
 absl::Status EventLoop::Watch(int fd, uint32_t events, Watcher* watcher) {
+  if (forked()) [[unlikely]]
+    return ForkGuard::Refusal("event loop");
   epoll_event event{};
   event.events = events == 0 ? uint32_t{EPOLLONESHOT} : events;
   event.data.ptr = watcher;
-  if (::epoll_ctl(impl_->epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0) {
+  if (::epoll_ctl(impl_->epoll_fd.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
     return NoResource("epoll_ctl", errno);
   }
   return absl::OkStatus();
 }
 
 void EventLoop::Rewatch(int fd, uint32_t events, Watcher* watcher) {
+  if (forked()) [[unlikely]]
+    return;
   epoll_event event{};
   // epoll reports errors and hang-up unasked, again and again; a one-shot is silent after one.
   event.events = events == 0 ? uint32_t{EPOLLONESHOT} : events;
   event.data.ptr = watcher;
-  MI7_CHECK(::epoll_ctl(impl_->epoll_fd, EPOLL_CTL_MOD, fd, &event) == 0,
+  MI7_CHECK(::epoll_ctl(impl_->epoll_fd.get(), EPOLL_CTL_MOD, fd, &event) == 0,
             "a watched descriptor can be watched otherwise");
 }
 
 void EventLoop::Unwatch(int fd, Watcher* watcher) {
+  if (forked()) [[unlikely]]
+    return;
   MI7_CHECK(InLoopThread(), "Unwatch is called on the loop's thread");
-  ::epoll_ctl(impl_->epoll_fd, EPOLL_CTL_DEL, fd, nullptr);
+  ::epoll_ctl(impl_->epoll_fd.get(), EPOLL_CTL_DEL, fd, nullptr);
   for (int i = 0; i < impl_->event_count; ++i) {
     if (impl_->events[i].data.ptr == watcher) impl_->events[i].data.ptr = nullptr;
   }

@@ -56,7 +56,7 @@ class EventLoop {
   // Starts the thread. RESOURCE_EXHAUSTED when the system refuses a thread or a descriptor.
   static absl::StatusOr<std::unique_ptr<EventLoop>> Create(const Options& options);
   // Stops the loop, runs what was posted before, and joins the thread. Everything attached to the
-  // loop must be closed before; not callable on the loop's own thread.
+  // loop must be closed before; not callable on the loop's own thread. In a forked child: nothing.
   ~EventLoop();
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
@@ -66,6 +66,9 @@ class EventLoop {
   void Post(absl::AnyInvocable<void()> task);
 
   bool InLoopThread() const;
+  // Whether this process was forked from the one that made the loop. The thread did not come along:
+  // nothing that is posted runs, Watch fails with FAILED_PRECONDITION, and timers do nothing.
+  bool forked() const;
 
   // A timer of the loop. Its callback runs on the loop's thread, at most once a Schedule, never
   // early. Owned by its user, who may be any thread for Schedule and Cancel. After Cancel or

@@ -49,7 +49,7 @@ class Listener {
   // For people: the endpoint, and what stands behind it when that is not one transport alone.
   virtual std::string Describe() const { return endpoint().ToString(); }
   // Stops accepting; returns when the accept callback does not run and will not run any more.
-  // Accepted connections live on. Not on a loop thread. Idempotent.
+  // Accepted connections live on. Not on a loop thread. Idempotent. In a forked child: nothing.
   virtual void Close() = 0;
 };
 

@@ -7,6 +7,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/fork_guard.h"
 #include "base/mutex.h"
 #include "transport/inproc/link.h"
 
@@ -18,28 +19,44 @@ class InprocConnection final : public Connection {
  public:
   InprocConnection(std::shared_ptr<Link> link, Link::Which which)
       : link_(std::move(link)), which_(which) {}
-  ~InprocConnection() override { link_->Close(which_, absl::OkStatus()); }
+  ~InprocConnection() override { Close(absl::OkStatus()); }
 
   void Start(std::shared_ptr<Receiver> receiver) override {
     link_->Start(which_, std::move(receiver));
   }
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override {
+    if (forked()) [[unlikely]]
+      return ForkedError();
     return link_->Reserve(which_, bytes);
   }
   absl::Status Send(OutgoingMessage&& message) override {
-    return link_->Send(which_, std::move(message));
+    OutgoingMessage taken = std::move(message);
+    if (forked()) [[unlikely]]
+      return ForkedError();
+    return link_->Send(which_, std::move(taken));
   }
-  void Close(absl::Status why) override { link_->Close(which_, std::move(why)); }
+  void Close(absl::Status why) override {
+    if (!forked()) link_->Close(which_, std::move(why));
+  }
   bool Await(Completion& completion, Deadline deadline) override {
+    if (forked()) return completion.done();
     return link_->Await(which_, completion, deadline);
   }
-  void SetBackground(bool wanted) override { link_->SetBackground(which_, wanted); }
+  void SetBackground(bool wanted) override {
+    if (!forked()) link_->SetBackground(which_, wanted);
+  }
   bool InCallback() const override { return link_->InCallback(which_); }
   ConnectionInfo info() const override { return link_->info(which_); }
 
  private:
+  bool forked() const { return ForkGuard::generation() != made_in_; }
+  absl::Status ForkedError() const {
+    return ForkGuard::Refusal(absl::StrCat("connection to ", link_->info(which_).peer));
+  }
+
   const std::shared_ptr<Link> link_;
   const Link::Which which_;
+  const uint32_t made_in_ = ForkGuard::generation();
 };
 
 // What a listener shares with the connectors that found it and with what they posted.
@@ -53,6 +70,8 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
         on_accept_(std::move(on_accept)) {}
 
   const Endpoint& endpoint() const { return endpoint_; }
+  // In a child of the process that listens nobody does.
+  bool forked() const { return loops_[0]->forked(); }
 
   // The connector's end of a new link, whose other end is on its way to the accept callback.
   absl::StatusOr<std::shared_ptr<Connection>> Connect(EventLoop* loop,
@@ -137,9 +156,13 @@ class Names {
     static Names& names = *new Names;
     return names;
   }
+  Names() { ForkGuard::HoldAcrossFork(&mutex_); }
   bool Add(const std::shared_ptr<Acceptor>& acceptor) {
     MutexLock lock(&mutex_);
-    return acceptors_.try_emplace(acceptor->endpoint().name, acceptor).second;
+    auto& listed = acceptors_[acceptor->endpoint().name];
+    if (listed != nullptr && !listed->forked()) return false;
+    listed = acceptor;
+    return true;
   }
   void Remove(const std::string& name) {
     MutexLock lock(&mutex_);
@@ -148,7 +171,7 @@ class Names {
   std::shared_ptr<Acceptor> Find(const std::string& name) {
     MutexLock lock(&mutex_);
     const auto found = acceptors_.find(name);
-    return found == acceptors_.end() ? nullptr : found->second;
+    return found == acceptors_.end() || found->second->forked() ? nullptr : found->second;
   }
 
  private:
@@ -162,7 +185,7 @@ class InprocListener final : public Listener {
   ~InprocListener() override { Close(); }
   const Endpoint& endpoint() const override { return acceptor_->endpoint(); }
   void Close() override {
-    if (!std::exchange(listed_, false)) return;
+    if (acceptor_->forked() || !std::exchange(listed_, false)) return;
     Names::Get().Remove(acceptor_->endpoint().name);
     acceptor_->Close();
   }

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/fork_guard.h"
 #include "transport/handshake.h"
 #include "transport/shm/copy_counter.h"
 #include "transport/shm/scope.h"
@@ -90,10 +91,7 @@ absl::Status ShmConnection::ClosedError() const {
 }
 
 absl::Status ShmConnection::ForkedError() const {
-  return absl::FailedPreconditionError(
-      absl::StrCat("connection to ", peer_,
-                   " was opened before fork() by the parent process, which alone may use it; "
-                   "create a new channel in the child"));
+  return ForkGuard::Refusal(absl::StrCat("connection to ", peer_));
 }
 
 Limits ShmConnection::send_limits() const {

@@ -1,10 +1,13 @@
-// What a shared-memory connection does when memory is short. What it must do otherwise is in the
-// conformance suite.
+// What is special about a shared-memory connection: what it does when memory is short, and whom it
+// trusts. What it shares with others is in the conformance suite.
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -12,6 +15,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/status/status.h"
+#include "transport/shm/copy_counter.h"
 #include "transport/shm/shm_connection.h"
 #include "transport/shm/testing.h"
 #include "transport/stream/testing.h"
@@ -20,6 +24,7 @@ namespace mi7::transport::shm {
 namespace {
 
 using ::testing::HasSubstr;
+using transport::testing::BodyOf;
 using transport::testing::MakeMessage;
 using transport::testing::NewLoop;
 using transport::testing::Recorder;
@@ -145,6 +150,50 @@ TEST_F(ShmConnectionTest, PeerWithoutADescriptorForOurMemorySaysSo) {
     EXPECT_THAT(why.message(), HasSubstr("no descriptor left"));
   }
 }
+
+// Whether what a peer does to a message after it was delivered is seen by its reader.
+class TrustTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(TrustTest, PayloadsAreReadWhereTheyAreOnlyIfThePeerIsTrusted) {
+  const bool trusted = GetParam();
+  const auto client_loop = NewLoop(), server_loop = NewLoop();
+  PairOptions options;
+  options.trusted = trusted;
+  auto [client, server] = ConnectPair(client_loop.get(), server_loop.get(), options);
+  const auto at_client = std::make_shared<Recorder>(), at_server = std::make_shared<Recorder>();
+  at_server->set_keep(true);
+  client->Start(at_client);
+  server->Start(at_server);
+
+  constexpr uint32_t kBytes = 1000;
+  absl::StatusOr<OutgoingMessage> message = client->Reserve(kBytes);
+  ASSERT_TRUE(message.ok());
+  (*message)->header.type = FrameType::kCall;
+  (*message)->header.target = TargetKind::kService;
+  auto data = (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(kBytes);
+  std::fill(data.begin(), data.end(), uint8_t{1});
+  volatile uint8_t* const in_the_slot = data.begin();
+  const uint64_t copied_before = copied_payload_bytes.load();
+  ASSERT_TRUE(client->Send(*std::move(message)).ok());
+  ASSERT_TRUE(at_server->WaitMessages(1));
+  const uint64_t copied = copied_payload_bytes.load() - copied_before;
+  for (uint32_t i = 0; i < kBytes; ++i) in_the_slot[i] = 2;
+  const std::string seen = BodyOf(at_server->TakeKept().at(0));
+  EXPECT_EQ(seen, std::string(kBytes, trusted ? 2 : 1));
+  if (trusted) {
+    EXPECT_EQ(copied, 0u);
+  } else {
+    EXPECT_GE(copied, kBytes);
+  }
+
+  client->Close(absl::OkStatus());
+  EXPECT_FALSE(absl::IsDeadlineExceeded(at_client->WaitClosed()));
+  EXPECT_FALSE(absl::IsDeadlineExceeded(at_server->WaitClosed()));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, TrustTest, ::testing::Bool(), [](const auto& of) {
+  return std::string(of.param ? "trusted" : "untrusted");
+});
 
 }  // namespace
 }  // namespace mi7::transport::shm

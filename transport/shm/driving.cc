@@ -340,6 +340,7 @@ void ShmConnection::CheckLent() {
 }
 
 void ShmConnection::SetBackground(bool wanted) {
+  if (link_->forked()) return;
   background_.store(wanted, std::memory_order_seq_cst);
   if (!wanted || polled_.load(std::memory_order_seq_cst)) return;
   const Use use(users_);  // the loop is there until Finalize

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/fork_guard.h"
 
 namespace mi7::transport {
 
@@ -55,7 +56,7 @@ absl::Status Refused(absl::string_view what, uint64_t bytes, int error) {
 }  // namespace
 
 Mapping::~Mapping() {
-  if (data_ != nullptr) ::munmap(data_, bytes_);
+  if (data_ != nullptr && ForkGuard::generation() == made_in_) ::munmap(data_, bytes_);
 }
 
 absl::StatusOr<SharedMemory> CreateSharedMemory(const char* name, size_t bytes,

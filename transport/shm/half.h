@@ -12,22 +12,27 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/fork_guard.h"
 #include "transport/shm/layout.h"
 #include "transport/shm/shm_options.h"
 #include "transport/unique_fd.h"
 
 namespace mi7::transport::shm {
 
-// A piece of mapped memory; unmaps it when destroyed. Move-only.
+// A piece of mapped memory; unmaps it when destroyed. Move-only. In a forked child it is not mapped
+// (MADV_DONTFORK), its addresses may be another's, and the destructor does nothing.
 class Mapping {
  public:
   Mapping() = default;
   Mapping(void* data, size_t bytes) : data_(static_cast<std::byte*>(data)), bytes_(bytes) {}
   Mapping(Mapping&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        bytes_(std::exchange(other.bytes_, 0)),
+        made_in_(other.made_in_) {}
   Mapping& operator=(Mapping&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(made_in_, other.made_in_);
     return *this;
   }
   ~Mapping();
@@ -38,6 +43,7 @@ class Mapping {
  private:
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
+  uint32_t made_in_ = ForkGuard::generation();
 };
 
 // Memory of `bytes` (a multiple of the page size) that we can write, and its descriptor for the

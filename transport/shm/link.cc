@@ -44,18 +44,7 @@ Link::Link(LocalHalf mine, PeerHalf theirs, UniqueFd socket, bool trusted)
       theirs_(std::move(theirs)),
       socket_(std::move(socket)),
       trusted_(trusted),
-      fork_generation_(ForkGuard::generation()),
-      doorbell_(mine_.control(), theirs_.control(), socket_.get()) {
-  ForkGuard::CloseInChild(socket_.get());
-}
-
-Link::~Link() {
-  if (forked()) {
-    static_cast<void>(socket_.release());  // is closed, and may be another's by now
-  } else {
-    ForkGuard::Forget(socket_.get());
-  }
-}
+      doorbell_(mine_.control(), theirs_.control(), socket_.get()) {}
 
 void Link::Unref() {
   if (refs_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;

@@ -12,7 +12,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/limits.h"
-#include "transport/fork_guard.h"
 #include "transport/message.h"
 #include "transport/shm/doorbell.h"
 #include "transport/shm/half.h"
@@ -35,7 +34,7 @@ class Link final : public Backing {
   const ShmOptions& options() const { return mine_.options(); }
   bool trusted() const { return trusted_; }
   // Whether this process was forked from the one that made the connection, and must not use it.
-  bool forked() const { return ForkGuard::generation() != fork_generation_; }
+  bool forked() const { return socket_.forked(); }
 
   // Turns a record into a message.
   // RESOURCE_EXHAUSTED: it exceeds a limit; INVALID_ARGUMENT with `broken` false: it is malformed
@@ -61,7 +60,7 @@ class Link final : public Backing {
   // The slots of a message that lies in several.
   struct SlotList;
 
-  ~Link();
+  ~Link() = default;
   // Where the piece lies, and the bit of its first slot. INVALID_ARGUMENT: nowhere.
   absl::Status Resolve(const Descriptor& piece, std::span<const std::byte>& bytes, uint32_t& bit);
   absl::Status KeepChunk(uint32_t size_class, UniqueFd descriptor);
@@ -81,7 +80,6 @@ class Link final : public Backing {
   PeerHalf theirs_;
   UniqueFd socket_;
   const bool trusted_;
-  const uint32_t fork_generation_;
   // Taking is relaxed: the taker has one. Dropping releases and acquires, so that every use of the
   // memory comes before its end.
   std::atomic<uint32_t> refs_{1};

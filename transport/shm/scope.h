@@ -20,7 +20,9 @@ class ShmConnection::Scope final : public CallbackScope {
   void MadeRoom() { made_room_ = true; }
 
   void Flush() override {
-    if (sent_ || made_room_) owner_->WakePeer(/*only_for_room=*/!sent_);
+    if ((sent_ || made_room_) && !owner_->link_->forked()) {
+      owner_->WakePeer(/*only_for_room=*/!sent_);
+    }
     sent_ = made_room_ = false;
   }
 

@@ -60,10 +60,12 @@ SlotPool::SlotPool(const ShmOptions& options, const Control& peer, bool trusted_
 }
 
 absl::Status SlotPool::Open(Chunk& chunk) {
-  auto memory = CreateSharedMemory("mi7-slots", chunk.slot_bytes * chunk.count, 0,
-                                   /*for_good=*/!can_trim_);
-  if (!memory.ok()) return memory.status();
-  chunk.memory = *std::move(memory);
+  if (!chunk.memory.mapping) {
+    auto memory = CreateSharedMemory("mi7-slots", chunk.slot_bytes * chunk.count, 0,
+                                     /*for_good=*/!can_trim_);
+    if (!memory.ok()) return memory.status();
+    chunk.memory = *std::move(memory);
+  }
   chunk.slots.resize(chunk.count);
   chunk.free_stack.reserve(chunk.count);
   return absl::OkStatus();
@@ -207,6 +209,8 @@ void SlotPool::Dirtied(const Slot& slot, uint64_t bytes) {
 }
 
 void SlotPool::Return(const Slot& slot, uint64_t dirty_bytes) {
+  if (forked()) [[unlikely]]
+    return;
   bool last;
   {
     MutexLock lock(&mutex_);
@@ -254,11 +258,13 @@ void SlotPool::Trim(uint64_t keep_bytes) {
   MutexLock lock(&mutex_);
   if (in_flight_ != 0) Collect();
   for (Chunk& chunk : chunks_) {
+    bool all_given_back = true;
     for (uint32_t i = 0; i < chunk.slots.size(); ++i) {
       SlotState& slot = chunk.slots[i];
-      if (!slot.free || slot.reserved_bytes == 0) continue;
-      if (slot.reserved_bytes <= keep_bytes) {
-        keep_bytes -= slot.reserved_bytes;
+      if (slot.free && slot.reserved_bytes == 0) continue;
+      if (!slot.free || slot.reserved_bytes <= keep_bytes) {
+        if (slot.free) keep_bytes -= slot.reserved_bytes;
+        all_given_back = false;
         continue;
       }
       const auto start = static_cast<off_t>(chunk.slot_bytes * i);
@@ -266,7 +272,15 @@ void SlotPool::Trim(uint64_t keep_bytes) {
                       start, static_cast<off_t>(slot.reserved_bytes)) == 0) {
         slot.reserved_bytes = 0;
         slot.dirty_bytes = 0;  // what is committed again is zero
+      } else {
+        all_given_back = false;
       }
+    }
+    if (all_given_back) {
+      // Nothing is to be known of the slots any more. The peer keeps the chunk, and so do we.
+      chunk.slots = {};
+      chunk.free_stack = {};
+      chunk.fresh = 0;
     }
   }
 }
@@ -282,6 +296,7 @@ SlotPool::Usage SlotPool::GetUsage() {
 }
 
 void SlotPool::Detach() {
+  if (forked()) return;
   bool last;
   {
     MutexLock lock(&mutex_);

@@ -20,6 +20,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "base/fork_guard.h"
 #include "base/mutex.h"
 #include "transport/shm/half.h"
 #include "transport/shm/layout.h"
@@ -55,7 +56,7 @@ class SlotPool {
   uint64_t largest_bytes() const { return largest_bytes_; }
 
   // Gives back a slot that was not sent, whose first `dirty_bytes` were written to. The last one
-  // after Detach destroys the pool.
+  // after Detach destroys the pool. In a forked child: nothing.
   void Return(const Slot& slot, uint64_t dirty_bytes);
   // The slot was sent: it is the peer's until it is released.
   void Sent(const Slot& slot, uint64_t dirty_bytes);
@@ -65,7 +66,8 @@ class SlotPool {
     return chunks_[size_class].memory.descriptor.get();
   }
 
-  // Gives pages of free slots back to the system, in sum all but `keep_bytes`.
+  // Gives pages of free slots back to the system, in sum all but `keep_bytes`, and what is kept of
+  // classes of which no slot is used.
   void Trim(uint64_t keep_bytes);
 
   struct Usage {
@@ -77,7 +79,7 @@ class SlotPool {
   Usage GetUsage();
 
   // The connection is gone: nothing is released by the peer any more and `peer` is not looked at.
-  // Destroys the pool when no slot is taken.
+  // Destroys the pool when no slot is taken. In a forked child: nothing.
   void Detach();
 
  private:
@@ -93,13 +95,14 @@ class SlotPool {
     uint32_t count = 0;
     uint32_t first_bit = 0;
     SharedMemory memory;
-    std::vector<SlotState> slots;      // empty until the class is first used
+    std::vector<SlotState> slots;      // empty until the class is used, and again when it is idle
     std::vector<uint16_t> free_stack;  // hottest last; may list slots that a run has taken
     uint32_t fresh = 0;                // slots from here on were never used
     uint32_t free_count = 0;
   };
 
   ~SlotPool() = default;
+  bool forked() const { return ForkGuard::generation() != made_in_; }
   absl::Status Open(Chunk& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void List(Chunk& chunk, uint16_t index);
   static bool Pop(Chunk& chunk, uint16_t& index);
@@ -115,6 +118,7 @@ class SlotPool {
   bool Collect() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const bool can_trim_;
+  const uint32_t made_in_ = ForkGuard::generation();
   uint64_t largest_bytes_ = 0;
   Mutex mutex_;
   const Control* peer_ ABSL_GUARDED_BY(mutex_);

@@ -49,7 +49,9 @@ class StreamConnection::DispatchScope final : public CallbackScope {
   }
 
  private:
-  void Flush() override { owner_->Uncork(*this); }
+  void Flush() override {
+    if (!owner_->forked()) owner_->Uncork(*this);
+  }
 
   StreamConnection* const owner_;
   MessageBody* first_ = nullptr;

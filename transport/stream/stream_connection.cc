@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/fork_guard.h"
 #include "transport/handshake.h"
 #include "transport/stream/dispatch_scope.h"
 #include "transport/stream/socket.h"
@@ -78,6 +79,11 @@ absl::Status StreamConnection::ClosedError() const {
                    close_status_.ok() ? "" : absl::StrCat(": ", close_status_.message())));
 }
 
+absl::Status StreamConnection::ForkedError() const {
+  // Not the peer's address: the descriptor that knows it is the parent's.
+  return ForkGuard::Refusal(absl::StrCat("connection over ", context_->kind->name()));
+}
+
 Limits StreamConnection::send_limits() const {
   Limits limits = context_->limits;
   limits.message_bytes_max = std::min(limits.message_bytes_max, negotiated_.message_bytes_max);
@@ -85,6 +91,8 @@ Limits StreamConnection::send_limits() const {
 }
 
 absl::StatusOr<OutgoingMessage> StreamConnection::Reserve(size_t bytes) {
+  if (forked()) [[unlikely]]
+    return ForkedError();
   if (closing()) [[unlikely]]
     return ClosedError();
   const uint64_t queue_max = context_->limits.queued_bytes_max;
@@ -112,6 +120,8 @@ absl::Status StreamConnection::QueueFull(uint32_t message_bytes) {
 
 absl::Status StreamConnection::Send(OutgoingMessage&& message) {
   OutgoingMessage taken = std::move(message);
+  if (forked()) [[unlikely]]
+    return ForkedError();
   DispatchScope* const scope = DispatchScope::Of(this);
   // A callback's thread has the token, without which the connection does not end.
   std::optional<Use> use;
@@ -217,6 +227,7 @@ void StreamConnection::CheckStall() {
 }
 
 void StreamConnection::Close(absl::Status why) {
+  if (forked()) return;  // it is the parent's
   const bool tell = !why.ok();
   BeginClose(std::move(why), tell);
 }

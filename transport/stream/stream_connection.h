@@ -101,10 +101,12 @@ class StreamConnection final : public Connection,
 
   // --- Sending and ending: stream_connection.cc
 
+  bool forked() const { return socket_.forked(); }
   // The peer as an endpoint text.
   std::string peer() const { return context_->kind->PeerText(ends_, accepted_); }
   Limits send_limits() const;
   absl::Status ClosedError() const;
+  absl::Status ForkedError() const;
   absl::Status QueueFull(uint32_t message_bytes);
   // Send inside a callback, and the write of what it held back.
   absl::Status Cork(DispatchScope& scope, OutgoingMessage message);

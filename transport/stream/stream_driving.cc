@@ -33,6 +33,8 @@ constexpr int kReadsPerTurn = 8;
 bool StreamConnection::Await(Completion& completion, Deadline deadline) {
   if (completion.done()) return true;
   MI7_CHECK(!InCallback(), "Await inside a callback of the same connection would wait for itself");
+  // The loop that would end the wait did not follow into a forked child.
+  if (forked()) return false;
   if (CallbackScope::innermost() != nullptr) [[unlikely]]
     CallbackScope::FlushAll();
   if (CanDrive() && token_.TryTake()) {
@@ -263,6 +265,7 @@ void StreamConnection::CheckLent() {
 }
 
 void StreamConnection::SetBackground(bool wanted) {
+  if (forked()) return;
   background_.store(wanted, std::memory_order_seq_cst);  // B1
   if (wanted && !watch_.watches_reads() && !token_.held() && CanDrive()) {
     watch_.WatchReads(true);  // B2

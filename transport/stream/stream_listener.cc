@@ -177,6 +177,7 @@ class StreamListener final : public Listener {
   const Endpoint& endpoint() const override { return endpoint_; }
 
   void Close() override {
+    if (shared_->loops[0]->forked()) return;
     if (shared_->closed.exchange(true, std::memory_order_acq_rel)) return;
     for (EventLoop* loop : shared_->loops) {
       MI7_CHECK(!loop->InLoopThread(), "a listener is not closed on a loop's thread");

@@ -1,0 +1,268 @@
+// The system calls and wakeups of calls over shared memory: none a call while both sides are awake,
+// one at most for a burst. And that a program that has one CPU does not poll against itself.
+//
+// Client and server are in this process, and every system call of mi7 is counted: this file defines
+// the C library's functions that it calls.
+
+#include <errno.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "base/deadline.h"
+#include "rpc/channel.h"
+#include "rpc/server.h"
+#include "rpc/status_testing.h"
+#include "tests/conformance/call/probe_service.h"
+#include "transport/event_loop.h"
+#include "transport/local/testing.h"
+#include "transport/wait_policy.h"
+
+namespace {
+
+struct Counts {
+  std::atomic<uint64_t> futex_wakes{0};
+  std::atomic<uint64_t> bytes_sent{0};  // to wake a loop
+  std::atomic<uint64_t> sleeps{0};      // in a futex, or in epoll with time to wait
+  std::atomic<uint64_t> looks{0};       // at descriptors, without waiting
+  std::atomic<uint64_t> yields{0};
+  std::atomic<uint64_t> others{0};
+
+  void Clear() {
+    for (auto* count : {&futex_wakes, &bytes_sent, &sleeps, &looks, &yields, &others}) *count = 0;
+  }
+  uint64_t wakes() const { return futex_wakes + bytes_sent; }
+  std::string ToString() const {
+    return absl::StrCat(futex_wakes.load(), " futex wakes, ", bytes_sent.load(), " bytes, ",
+                        sleeps.load(), " sleeps, ", looks.load(), " looks, ", yields.load(),
+                        " yields, ", others.load(), " others");
+  }
+};
+Counts counts;
+
+#if defined(__x86_64__)
+long SystemCall(long number, long a, long b, long c, long d, long e, long f) {
+  long result;
+  register long r10 asm("r10") = d;
+  register long r8 asm("r8") = e;
+  register long r9 asm("r9") = f;
+  asm volatile("syscall"
+               : "=a"(result)
+               : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+               : "rcx", "r11", "memory");
+  if (result >= 0 || result < -4095) return result;
+  errno = static_cast<int>(-result);
+  return -1;
+}
+#define MI7_COUNTS_SYSTEM_CALLS 1
+#endif
+
+}  // namespace
+
+#if defined(MI7_COUNTS_SYSTEM_CALLS)
+extern "C" {
+long syscall(long number, ...) noexcept {  // NOLINT
+  va_list list;
+  va_start(list, number);
+  long arguments[6];
+  for (long& argument : arguments) argument = va_arg(list, long);
+  va_end(list);
+  switch (number) {
+    case SYS_futex:
+      switch (arguments[1] & 0x7f) {
+        case 0:  // FUTEX_WAIT
+        case 9:  // FUTEX_WAIT_BITSET
+          ++counts.sleeps;
+          break;
+        default:
+          ++counts.futex_wakes;
+      }
+      break;
+    case 449:  // SYS_futex_waitv
+      ++counts.sleeps;
+      break;
+    case SYS_epoll_pwait:
+      ++(static_cast<int>(arguments[3]) == 0 ? counts.looks : counts.sleeps);
+      break;
+    default:
+      ++counts.others;
+  }
+  return SystemCall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4],
+                    arguments[5]);
+}
+ssize_t send(int fd, const void* data, size_t size, int flags) {
+  counts.bytes_sent += size;
+  return SystemCall(SYS_sendto, fd, reinterpret_cast<long>(data), static_cast<long>(size), flags, 0,
+                    0);
+}
+ssize_t recvmsg(int fd, msghdr* message, int flags) {
+  ++counts.others;
+  return SystemCall(SYS_recvmsg, fd, reinterpret_cast<long>(message), flags, 0, 0, 0);
+}
+int epoll_pwait2(int fd, epoll_event* events, int count, const timespec* timeout,
+                 const sigset_t* mask) {
+  ++counts.sleeps;
+  return static_cast<int>(SystemCall(SYS_epoll_pwait2, fd, reinterpret_cast<long>(events), count,
+                                     reinterpret_cast<long>(timeout), reinterpret_cast<long>(mask),
+                                     sizeof(long)));
+}
+int sched_yield() noexcept {
+  ++counts.yields;
+  return static_cast<int>(SystemCall(SYS_sched_yield, 0, 0, 0, 0, 0, 0));
+}
+}  // extern "C"
+#endif
+
+namespace mi7::conformance {
+namespace {
+
+using transport::WaitPolicy;
+
+class ShmWakeupsTest : public testing::Test {
+ protected:
+  void SetUp() override {
+#if !defined(MI7_COUNTS_SYSTEM_CALLS)
+    std::fprintf(stderr, "NOTICE: test not run, it counts system calls on x86-64 only\n");
+    GTEST_SKIP();
+#endif
+  }
+  void Serve(WaitPolicy wait) {
+    ServerOptions server;
+    server.wait = wait;
+    server.event_loops = 1;
+    ChannelOptions channel;
+    channel.wait = wait;
+    const std::string endpoint = absl::StrCat("shm:", directory_ / "s");
+    server_ = *ServerBuilder().SetOptions(server).AddService(&probe_).Listen(endpoint).Start();
+    channel_ = *Channel::Create(endpoint, channel);
+    for (int i = 0; i < 200; ++i) Call();
+  }
+  void Call() {
+    auto request = ProbeStub(channel_).Echo();
+    request->setText("text");
+    ASSERT_THAT(request.Send().Wait(), IsOk());
+  }
+
+  const transport::testing::TemporaryDirectory directory_;
+  ProbeImpl probe_;
+  std::unique_ptr<Server> server_;
+  std::shared_ptr<Channel> channel_;
+};
+
+TEST_F(ShmWakeupsTest, CallsOfTwoThatAreAwakeMakeNoSystemCalls) {
+  Serve(WaitPolicy::kSpin);
+  constexpr int kCalls = 2000;
+  counts.Clear();
+  const int64_t start_ns = MonotonicNanos();
+  for (int i = 0; i < kCalls; ++i) Call();
+  const int64_t took_ns = MonotonicNanos() - start_ns;
+  EXPECT_EQ(counts.futex_wakes, 0u) << counts.ToString();
+  EXPECT_EQ(counts.bytes_sent, 0u) << counts.ToString();
+  EXPECT_EQ(counts.others, 0u) << counts.ToString();
+  // Now and then, by the clock and not by the call: the server's loop looks at its descriptors every
+  // 50 us, the client's sleeps and looks every 5 ms whether the connection is still in use.
+  EXPECT_LE(counts.looks, static_cast<uint64_t>(took_ns / 50'000 + 10)) << counts.ToString();
+  EXPECT_LE(counts.sleeps, static_cast<uint64_t>(took_ns / 5'000'000 * 2 + 10))
+      << counts.ToString();
+}
+
+TEST_F(ShmWakeupsTest, ACallWakesEachSideOnceAtMostWhenBothSleep) {
+  Serve(WaitPolicy::kBlock);
+  constexpr uint64_t kCalls = 500;
+  counts.Clear();
+  for (uint64_t i = 0; i < kCalls; ++i) Call();
+  EXPECT_LE(counts.wakes(), 2 * kCalls + kCalls / 20) << counts.ToString();
+  EXPECT_GT(counts.wakes(), kCalls / 2) << "they are counted: " << counts.ToString();
+}
+
+TEST_F(ShmWakeupsTest, ABurstWakesEachSideOnceAtMost) {
+  Serve(WaitPolicy::kBlock);
+  constexpr int kBursts = 50;
+  constexpr int kBurst = 32;
+  uint64_t wakes = 0;
+  for (int burst = 0; burst < kBursts; ++burst) {
+    std::atomic<int> answered{0};
+    // Inside a callback of the loop, so that it is known where the burst ends.
+    ProbeStub(channel_).Echo().Send().Then([&, here = std::this_thread::get_id()](EchoResult) {
+      const uint64_t before = counts.bytes_sent;
+      for (int i = 0; i < kBurst; ++i) {
+        ProbeStub(channel_).Echo().Send().Then([&](EchoResult result) {
+          if (result.ok()) answered.fetch_add(1);
+          answered.notify_one();
+        });
+      }
+      // An answer that came before Then ends the call outside of any callback.
+      if (std::this_thread::get_id() == here) return;
+      EXPECT_EQ(counts.bytes_sent, before) << "the wakeup comes when the burst is over";
+    });
+    for (int seen; (seen = answered.load()) != kBurst;) answered.wait(seen);
+    wakes += counts.bytes_sent;
+    counts.Clear();
+  }
+  // The server is woken by the first call and by the burst; the client, whose loop runs the
+  // callbacks, by the answer to the first and by those to the burst, which may come in two parts.
+  EXPECT_LE(wakes, 6u * kBursts) << "of " << kBursts << " bursts";
+  EXPECT_GE(wakes, 2u * kBursts);
+}
+
+// Polling against oneself takes whole time slices of the CPU, milliseconds each.
+TEST_F(ShmWakeupsTest, OnOneCpuWaitingGivesTheCpuToWhoIsWaitedFor) {
+  cpu_set_t before, one;
+  ASSERT_EQ(::sched_getaffinity(0, sizeof(before), &before), 0);
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<size_t>(std::max(0, ::sched_getcpu())), &one);
+  // Inherited by the threads that Serve makes; this thread learns it with its first wait, so it is
+  // one of its own.
+  std::thread alone([&] {
+    ASSERT_EQ(::sched_setaffinity(0, sizeof(one), &one), 0);
+    for (const WaitPolicy wait : {WaitPolicy::kAdaptive, WaitPolicy::kSpin}) {
+      transport::EventLoop::Options loop_options{.name = "alone"};
+      const auto loop = *transport::EventLoop::Create(loop_options);
+      ProbeImpl probe;
+      ServerOptions server_options;
+      server_options.wait = wait;
+      server_options.event_loops = 1;
+      const std::string endpoint =
+          absl::StrCat("shm:", directory_ / (wait == WaitPolicy::kSpin ? "spin" : "adaptive"));
+      const auto server =
+          *ServerBuilder().SetOptions(server_options).AddService(&probe).Listen(endpoint).Start();
+      ChannelOptions options;
+      options.wait = wait;
+      options.event_loop = loop.get();
+      channel_ = *Channel::Create(endpoint, options);
+      for (int i = 0; i < 100; ++i) Call();
+      constexpr int kCalls = 1000;
+      counts.Clear();
+      timespec cpu_before, cpu_after;
+      ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu_before);
+      for (int i = 0; i < kCalls; ++i) Call();
+      ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu_after);
+      const int64_t cpu_ns = (cpu_after.tv_sec - cpu_before.tv_sec) * 1'000'000'000 +
+                             (cpu_after.tv_nsec - cpu_before.tv_nsec);
+      EXPECT_LT(cpu_ns / kCalls, 200'000) << "CPU time a call; " << counts.ToString();
+      EXPECT_LT(counts.yields, 100u * kCalls) << counts.ToString();
+      channel_->Close();
+      channel_ = nullptr;
+    }
+  });
+  alone.join();
+}
+
+}  // namespace
+}  // namespace mi7::conformance
