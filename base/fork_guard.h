@@ -6,8 +6,8 @@
 // the parent's sockets, the peer would take both for one; and as long as it holds a copy of one,
 // the peer does not notice that the parent died. So a child closes them at once, every object that
 // needs the parent's threads, sockets or memory remembers the process that made it, and refuses to
-// be used in another. What is made in the child works: locks that all objects of a process share are
-// free there.
+// be used in another. What is made in the child works: locks that all objects of a process share
+// are free there.
 //
 //   const uint32_t made_in_ = ForkGuard::generation();
 //   bool forked() const { return ForkGuard::generation() != made_in_; }
@@ -35,8 +35,8 @@ class ForkGuard {
   // Forget and close, without a fork in between. Keeps errno.
   static void Close(int fd);
 
-  // No fork while somebody holds `mutex`, which lives for ever: a child finds it free. Whoever holds
-  // it takes no other lock and does not fork.
+  // No fork while somebody holds `mutex`, which lives for ever: a child finds it free. Whoever
+  // holds it takes no other lock and does not fork.
   static void HoldAcrossFork(Mutex* mutex);
 
   // FAILED_PRECONDITION: `what`, such as "connection to tcp:[::1]:80", is the parent's.

@@ -33,8 +33,7 @@ TEST(ForkGuardTest, ChildrenKnowThatTheyAre) {
   const uint32_t here = ForkGuard::generation();
   EXPECT_TRUE(HoldsInChild([here] {
     const uint32_t child = ForkGuard::generation();
-    return child != here &&
-           HoldsInChild([here, child] {
+    return child != here && HoldsInChild([here, child] {
              return ForkGuard::generation() != here && ForkGuard::generation() != child;
            });
   }));

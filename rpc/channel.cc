@@ -16,9 +16,9 @@
 namespace mi7 {
 namespace {
 
-// Shared by the channels of this process that bring no loop of their own. Never destroyed: a channel
-// may be dropped on the loop's own thread, and at exit in any order. The parent's is of no use to a
-// forked child, which gets another.
+// Shared by the channels of this process that bring no loop of their own. Never destroyed: a
+// channel may be dropped on the loop's own thread, and at exit in any order. The parent's is of no
+// use to a forked child, which gets another.
 absl::StatusOr<transport::EventLoop*> SharedLoop() {
   struct Shared {
     Shared() { ForkGuard::HoldAcrossFork(&mutex); }

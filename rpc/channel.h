@@ -69,10 +69,10 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // Does not connect yet. INVALID_ARGUMENT: malformed endpoint. FAILED_PRECONDITION: an event loop
   // that was made before a fork().
   //
-  // A channel belongs to the process that made it. In a forked child its calls, those in flight too,
-  // and Connect fail with FAILED_PRECONDITION, without a byte being sent; it is kClosed. What was
-  // reserved or received over shared memory (requests under construction, responses) is not even
-  // mapped there. Channels that the child creates work.
+  // A channel belongs to the process that made it. In a forked child its calls, those in flight
+  // too, and Connect fail with FAILED_PRECONDITION, without a byte being sent; it is kClosed. What
+  // was reserved or received over shared memory (requests under construction, responses) is not
+  // even mapped there. Channels that the child creates work.
   static absl::StatusOr<std::shared_ptr<Channel>> Create(absl::string_view endpoint,
                                                          const ChannelOptions& options = {});
   ~Channel();

@@ -113,7 +113,8 @@ TEST_P(ForkTest, WhatIsTheParentsIsRefusedInAChildAndTheParentGoesOn) {
   auto dropped = ProbeStub(channel_).Hold({.deadline = Deadline::After(kSoon)}).Send();
   auto built = ProbeStub(channel_).Name();
   EXPECT_TRUE(HoldsInChild([&] {
-    const auto refused = StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("before fork()"));
+    const auto refused =
+        StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("before fork()"));
     const EchoResult called = Echo(channel_);
     EXPECT_THAT(called, refused);
     EXPECT_THAT(called, OutcomeIs(CallOutcome::kNotSent));

@@ -175,8 +175,8 @@ TEST_F(ShmWakeupsTest, CallsOfTwoThatAreAwakeMakeNoSystemCalls) {
   EXPECT_EQ(counts.futex_wakes, 0u) << counts.ToString();
   EXPECT_EQ(counts.bytes_sent, 0u) << counts.ToString();
   EXPECT_EQ(counts.others, 0u) << counts.ToString();
-  // Now and then, by the clock and not by the call: the server's loop looks at its descriptors every
-  // 50 us, the client's sleeps and looks every 5 ms whether the connection is still in use.
+  // Now and then, by the clock and not by the call: the server's loop looks at its descriptors
+  // every 50 us, the client's sleeps and looks every 5 ms whether the connection is still in use.
   EXPECT_LE(counts.looks, static_cast<uint64_t>(took_ns / 50'000 + 10)) << counts.ToString();
   EXPECT_LE(counts.sleeps, static_cast<uint64_t>(took_ns / 5'000'000 * 2 + 10))
       << counts.ToString();

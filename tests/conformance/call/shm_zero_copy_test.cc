@@ -49,8 +49,7 @@ class ShmZeroCopyTest : public testing::Test {
     ChannelOptions channel;
     channel.local = local;
     const std::string endpoint = absl::StrCat("shm:", directory_ / "s");
-    server_ =
-        *ServerBuilder().SetOptions(server).AddService(&probe_).Listen(endpoint).Start();
+    server_ = *ServerBuilder().SetOptions(server).AddService(&probe_).Listen(endpoint).Start();
     channel_ = *Channel::Create(endpoint, channel);
     ASSERT_THAT(channel_->Connect(Deadline::After(kSoon)), IsOk());
     ASSERT_EQ(channel_->transport(), "shm");
@@ -80,8 +79,8 @@ class ShmZeroCopyTest : public testing::Test {
 };
 
 // From less than a slot of the smallest class to several slots of the largest.
-constexpr size_t kSizes[] = {300,       1000,    4000,     5000,     60'000,
-                             100'000,   1 << 20, 3 << 20, 16 << 20, (16 << 20) + 4096,
+constexpr size_t kSizes[] = {300,      1000,    4000,    5000,     60'000,
+                             100'000,  1 << 20, 3 << 20, 16 << 20, (16 << 20) + 4096,
                              60u << 20};
 
 TEST_F(ShmZeroCopyTest, NeitherRequestsNorResponsesOfAnySizeAreCopied) {
