@@ -81,7 +81,7 @@ bool CallSide::TrySend(ClientCall* call) {
     const uint32_t call_id = header.call_id;
     failure = connection_->Send(std::move(call->request_));
     // OnClosed leaves a call to us that it finds here, because it cannot know whether it was sent;
-    // so does SendCancel, because a cancellation must not overtake its call. seq_cst: either it
+    // so does Withdraw, because a cancellation must not overtake its call. seq_cst: either it
     // sees our kSent, or we see the claim that came before it.
     const bool lost = call->send_stage_.exchange(ClientCall::kSent, std::memory_order_seq_cst) ==
                       ClientCall::kLost;
@@ -89,7 +89,7 @@ bool CallSide::TrySend(ClientCall* call) {
       if (lost) {
         call->Fail(LostStatus(*call, closed()));
       } else if (call->claimed()) {
-        SendCancel(call);  // or it was answered already, and is not in the table
+        Withdraw(call);  // or it was answered already, and is not in the table
       }
       return true;
     }
@@ -104,19 +104,28 @@ bool CallSide::TrySend(ClientCall* call) {
   return true;
 }
 
-void CallSide::SendCancel(ClientCall* call) {
+bool CallSide::Withdraw(ClientCall* call) {
+  bool unsent;
   // Under the lock, so that no new call can take the id and overtake its predecessor's
   // cancellation: a new call gets its id under the lock and is sent after that.
   {
     MutexLock lock(&mutex_);
     const uint32_t call_id = call->call_id_;
-    if (call_id >= calls_.size() || calls_[call_id] != call) return;
-    if (call->send_stage_.load(std::memory_order_seq_cst) == ClientCall::kSending) return;
-    calls_[call_id] = kGivenUp;
+    if (call_id >= calls_.size() || calls_[call_id] != call) return false;
+    if (call->send_stage_.load(std::memory_order_seq_cst) == ClientCall::kSending) return false;
     GiveBackBackground(call);
-    SendCancelOf(call_id);
+    // A server that goes away is answered: the last return closes the connection.
+    unsent = !stopped() && connection_->Withdraw(call_id);
+    if (unsent) {
+      calls_[call_id] = nullptr;
+      FreeId(call_id);
+    } else {
+      calls_[call_id] = kGivenUp;
+      SendCancelOf(call_id);
+    }
   }
   call->Unref();  // the table's; the caller has its own
+  return unsent;
 }
 
 void CallSide::SendCancelOf(uint32_t call_id) {
@@ -240,13 +249,17 @@ ClientCall* CallSide::Take(uint32_t call_id, const ClientCall* expected) {
   if (expected != nullptr && calls_[call_id] != expected) return nullptr;
   ClientCall* const call = std::exchange(calls_[call_id], nullptr);
   if (call != kGivenUp) GiveBackBackground(call);
+  FreeId(call_id);
+  return call;
+}
+
+void CallSide::FreeId(uint32_t call_id) {
   if (--in_flight_ == 0 && calls_.size() > kKeptIdsMax) {
     calls_ = {};
     free_ids_ = {};
   } else {
     free_ids_.push_back(call_id);
   }
-  return call;
 }
 
 }  // namespace mi7

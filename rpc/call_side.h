@@ -32,8 +32,9 @@ class CallSide {
   // Whether it does not. Without a lock: true stays true, false says nothing.
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
-  // Tells the peer that nobody waits for `call` any more. Its id stays taken until the return.
-  void SendCancel(ClientCall* call);
+  // Nobody waits for `call` any more. True: it was taken back before a byte of it left. Otherwise
+  // the peer is told, and its id stays taken until the return.
+  bool Withdraw(ClientCall* call);
 
   // A return; INVALID_ARGUMENT when it belongs to no call in flight.
   absl::Status OnReturn(transport::IncomingMessage&& message);
@@ -55,6 +56,8 @@ class CallSide {
 
  private:
   absl::Status closed() const;
+  // Frees the id of a call that left the table.
+  void FreeId(uint32_t call_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveBackBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendCancelOf(uint32_t call_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

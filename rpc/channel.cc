@@ -209,8 +209,7 @@ Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
     session = call->session_;
   }
   if (!session) return Withdrawn::kBeforeSend;
-  session->calls().SendCancel(call);
-  return Withdrawn::kAfterSend;
+  return session->calls().Withdraw(call) ? Withdrawn::kBeforeSend : Withdrawn::kAfterSend;
 }
 
 void Channel::BeginConnect() {

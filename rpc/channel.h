@@ -104,7 +104,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   }
   void StartCall(ClientCall* call);
   enum class Withdrawn { kBeforeSend, kAfterSend };
-  // Nobody waits for `call` any more: takes it from the queue, or tells the server.
+  // Nobody waits for `call` any more: takes it from the channel's queue or the connection's, or
+  // tells the server.
   Withdrawn WithdrawCall(ClientCall* call);
   DeadlineQueue& deadlines();
   const Limits& limits() const { return config_->limits; }

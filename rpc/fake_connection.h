@@ -80,6 +80,8 @@ class FakeConnection final : public transport::Connection {
     send_failure_ = std::move(status);
   }
   bool background() const { return background_; }
+  // From now on what was sent can be taken back: the test must not look at it then.
+  void LetWithdraw() { withdraws_ = true; }
 
   // --- transport::Connection ---
 
@@ -102,6 +104,7 @@ class FakeConnection final : public transport::Connection {
     sent_.push_back(transport::MakeIncoming(std::move(own)));
     return absl::OkStatus();
   }
+  bool Withdraw(uint32_t) override { return withdraws_; }
   void Close(absl::Status why) override {
     absl::MutexLock lock(&mutex_);
     if (!closed_with_) closed_with_ = std::move(why);
@@ -133,6 +136,7 @@ class FakeConnection final : public transport::Connection {
   std::shared_ptr<transport::Receiver> receiver_;
   std::atomic<std::thread::id> in_callback_{};
   std::atomic<bool> background_{false};
+  std::atomic<bool> withdraws_{false};
   mutable absl::Mutex mutex_;
   std::deque<transport::IncomingMessage> sent_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> closed_with_ ABSL_GUARDED_BY(mutex_);

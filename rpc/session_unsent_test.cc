@@ -11,6 +11,7 @@ namespace mi7 {
 namespace {
 
 using testing::StartsWith;
+using transport::FrameType;
 using transport::IncomingMessage;
 
 // What a shared-memory ring carries besides the header.
@@ -69,6 +70,51 @@ TEST_F(SessionTest, AnswersThatAreLostWithTheConnectionAreNotSentAgain) {
   connection_->Deliver(MakeCall(7, kBaseId, kBaseId, 0));
   connection_->DeliverUnsent(connection_->TakeSent().header());
   EXPECT_EQ(connection_->sent_count(), 0u);
+}
+
+TEST_F(SessionTest, CallThatExpiresBeforeItLeftWasNotSent) {
+  Start();
+  connection_->LetWithdraw();
+  const Pending::Result result = Send({.deadline = Deadline::After(absl::Milliseconds(1))}).Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded,
+                               "Base.ping: deadline passed; the call was not sent"));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+  EXPECT_TRUE(session_->calls().idle());
+  EXPECT_EQ(connection_->sent_count(), 1u) << "nobody is told that it is cancelled";
+}
+
+TEST_F(SessionTest, CallThatIsCancelledBeforeItLeftWasNotSentAndItsIdIsFree) {
+  Start();
+  connection_->LetWithdraw();
+  absl::Status first;
+  Pending call = Send();
+  const CallCanceller canceller = call.canceller();
+  call.Then([&](const Pending::Result& result) { first = result.status(); });
+  EXPECT_TRUE(connection_->background());
+  canceller.Cancel();
+  EXPECT_THAT(first, StatusIs(absl::StatusCode::kCancelled,
+                              "Base.ping: cancelled; the call was "
+                              "not sent"));
+  EXPECT_FALSE(connection_->background());
+  const uint32_t id = connection_->TakeSent().header().call_id;
+  Pending next = Send();
+  EXPECT_EQ(connection_->TakeSent().header().call_id, id);
+  connection_->Deliver(MakeReturn(id));
+  EXPECT_THAT(next.Wait(), IsOk());
+}
+
+TEST_F(SessionTest, CallThatIsCancelledWhileTheServerGoesAwayIsAnsweredAndClosesTheConnection) {
+  Start();
+  connection_->LetWithdraw();
+  Pending call = Send();
+  const uint32_t id = connection_->TakeSent().header().call_id;
+  connection_->Deliver(MakeControl(FrameType::kGoAway));
+  call.Cancel();
+  EXPECT_THAT(call.Wait(), OutcomeIs(CallOutcome::kUnknown));
+  EXPECT_EQ(connection_->TakeSent().header().type, FrameType::kCancel);
+  EXPECT_FALSE(connection_->closed_with());
+  connection_->Deliver(MakeReturn(id));
+  EXPECT_TRUE(connection_->closed_with());
 }
 
 }  // namespace

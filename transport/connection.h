@@ -11,7 +11,8 @@
 //   absl::Status sent = connection->Send(*std::move(message));
 //
 // Who calls what, on which thread:
-// * Reserve, Send, Close, SetBackground: any thread, at any time, also from inside callbacks.
+// * Reserve, Send, Withdraw, Close, SetBackground: any thread, at any time, also from inside
+// callbacks.
 // * Await: any thread that is not inside a callback of this connection.
 // * Receiver's callbacks: the thread that drives the connection at that moment: its event loop, or
 //   a thread inside Await. Callbacks of one connection never overlap, and each happens after the
@@ -111,6 +112,11 @@ class Connection {
   // as many as calls in flight, because a connection with a full queue reads no further requests.
   // UNAVAILABLE: closed.
   virtual absl::Status Send(OutgoingMessage&& message) = 0;
+
+  // Takes back a call that Send accepted, if no byte of it has left yet: true, and the peer will
+  // not see it, nor OnUnsent come. False: it has left; or so many messages wait that it is not
+  // looked for among all of them.
+  virtual bool Withdraw(uint32_t call_id) = 0;
 
   // Ends the connection: what was queued is still written as far as that goes without waiting,
   // then the peer sees the end. OnClosed(why) follows, on the event loop; nothing is delivered in

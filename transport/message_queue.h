@@ -12,8 +12,8 @@ namespace mi7::transport {
 // Messages that a search looks at, so that giving up many calls that wait costs little each.
 inline constexpr int kQueueSearchMax = 1024;
 
-// Takes the call with `call_id` out of the queue from `first` to `last`, looking behind `after` when
-// that is not nullptr, and not at too many. Empty: it was not found.
+// Takes the call with `call_id` out of the queue from `first` to `last`, looking behind `after`
+// when that is not nullptr, and not at too many. Empty: it was not found.
 inline OutgoingMessage TakeCall(MessageBody*& first, MessageBody*& last, MessageBody* after,
                                 uint32_t call_id) {
   MessageBody* body = after == nullptr ? first : after->next;

@@ -39,6 +39,7 @@ class NullConnection final : public transport::Connection {
     last_sent_ = sent->header;
     return absl::OkStatus();
   }
+  bool Withdraw(uint32_t) override { return false; }
   void Close(absl::Status) override {}
   bool Await(transport::Completion&, Deadline) override { return false; }
   void SetBackground(bool) override {}

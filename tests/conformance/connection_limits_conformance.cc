@@ -1,6 +1,7 @@
 // Limits and back-pressure: memory stays bounded whatever the peer does, and nothing is lost.
 
 #include <memory>
+#include <vector>
 
 #include <capnp/any.h>
 #include <gmock/gmock.h>
@@ -198,6 +199,44 @@ TEST_P(ConnectionConformance, AServerWhoseRepliesAreNotTakenStopsTakingRequests)
   ASSERT_EQ(replies.size(), accepted);
   for (uint32_t i = 1; i <= accepted; ++i) ASSERT_TRUE(IsCall(replies[i - 1], i, 20'000));
   EXPECT_TRUE(client_->WaitForWritable(1));
+}
+
+TEST_P(ConnectionConformance, WhatIsTakenBackBeforeItLeftIsNotSeenByThePeer) {
+  Limits limits;
+  limits.queued_bytes_max = limits.message_bytes_max = 1 << 20;
+  ASSERT_NO_FATAL_FAILURE(Connect(limits, limits));
+  client_ = std::make_shared<RecordingReceiver>();
+  client_connection_->Start(client_);
+  // Until nothing more is taken, by a peer that does not read yet.
+  constexpr size_t kBytes = 32 << 10;
+  uint32_t sent = 0;
+  while (SendCall(*client_connection_, sent, kBytes).ok()) ++sent;
+  std::vector<uint32_t> left;
+  std::vector<uint32_t> taken_back;
+  for (uint32_t id = 0; id < sent; ++id) {
+    // Every other one, and the last.
+    const bool wanted = id % 2 == 0 || id + 1 == sent;
+    (wanted && client_connection_->Withdraw(id) ? taken_back : left).push_back(id);
+  }
+  for (const uint32_t id : taken_back) EXPECT_FALSE(client_connection_->Withdraw(id)) << "twice";
+  EXPECT_FALSE(client_connection_->Withdraw(sent + 1)) << "was never sent";
+  if (client_connection_->info().transport != "inproc") {
+    EXPECT_GT(taken_back.size(), 2u);
+    ASSERT_TRUE(client_->WaitForWritable(1)) << "there is room again";
+  } else {
+    EXPECT_TRUE(taken_back.empty()) << "it is with the peer at once";
+  }
+  ASSERT_TRUE(SendCall(*client_connection_, sent, 8).ok() || taken_back.empty());
+  if (!taken_back.empty()) left.push_back(sent);
+
+  server_ = std::make_shared<RecordingReceiver>();
+  server_connection_->Start(server_);
+  ASSERT_TRUE(server_->WaitForMessages(left.size()));
+  const std::vector<IncomingMessage> messages = server_->TakeMessages();
+  ASSERT_EQ(messages.size(), left.size());
+  for (size_t i = 0; i < left.size(); ++i) EXPECT_EQ(messages[i].header().call_id, left[i]);
+  CloseBoth();
+  EXPECT_TRUE(client_->unsent().empty());
 }
 
 }  // namespace

@@ -134,7 +134,8 @@ TEST(IdleLocalTest, AConnectionCommits8KiBAndItsEndsTakeAtMost4KiBOfHeapEach) {
   ServerOptions options;
   options.event_loops = 1;
   const std::string endpoint = absl::StrCat("shm:", directory / "s");
-  const auto server = *ServerBuilder().SetOptions(options).AddService(&probe).Listen(endpoint).Start();
+  const auto server =
+      *ServerBuilder().SetOptions(options).AddService(&probe).Listen(endpoint).Start();
   std::vector<std::shared_ptr<Channel>> channels;
   channels.reserve(kWarm + kCounted);
   const auto open = [&](size_t count) {

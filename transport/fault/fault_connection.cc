@@ -74,6 +74,23 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     return absl::OkStatus();
   }
 
+  bool Withdraw(uint32_t call_id) {
+    {
+      MutexLock lock(&mutex_);
+      const auto found =
+          std::find_if(held_.begin(), held_.end(), [call_id](const OutgoingMessage& message) {
+            return message->header.type == FrameType::kCall && message->header.call_id == call_id;
+          });
+      if (found != held_.end()) {
+        held_bytes_ -= (*found)->header.size;
+        held_.erase(found);
+        ScheduleLocked();
+        return true;
+      }
+    }
+    return inner_->Withdraw(call_id);
+  }
+
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) {
     MutexLock lock(&mutex_);
     if (ended_) return absl::UnavailableError("connection is closed");
@@ -257,6 +274,7 @@ class FaultConnection final : public Connection {
   void Start(std::shared_ptr<Receiver> receiver) override { core_->Start(std::move(receiver)); }
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override { return core_->Reserve(bytes); }
   absl::Status Send(OutgoingMessage&& message) override { return core_->Send(std::move(message)); }
+  bool Withdraw(uint32_t call_id) override { return core_->Withdraw(call_id); }
   void Close(absl::Status why) override { core_->Close(std::move(why)); }
   bool Await(Completion& completion, Deadline deadline) override {
     MI7_CHECK(!InCallback(), "Await is not called inside a callback of the same connection");

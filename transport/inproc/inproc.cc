@@ -35,6 +35,8 @@ class InprocConnection final : public Connection {
       return ForkedError();
     return link_->Send(which_, std::move(taken));
   }
+  // What is sent is with the other side at once.
+  bool Withdraw(uint32_t) override { return false; }
   void Close(absl::Status why) override {
     if (!forked()) link_->Close(which_, std::move(why));
   }

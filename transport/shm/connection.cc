@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "base/fork_guard.h"
 #include "transport/handshake.h"
+#include "transport/message_queue.h"
 #include "transport/shm/copy_counter.h"
 #include "transport/shm/scope.h"
 #include "transport/shm/shm_message.h"
@@ -178,6 +179,21 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
     CallLoop();
   }
   return absl::OkStatus();
+}
+
+bool ShmConnection::Withdraw(uint32_t call_id) {
+  if (link_->forked() || !queue_waits()) return false;
+  {
+    MutexLock lock(&send_mutex_);
+    const OutgoingMessage message = TakeCall(first_, last_, nullptr, call_id);
+    if (!message) return false;
+    queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - message->header.size,
+                        std::memory_order_seq_cst);
+  }
+  // Nobody is called by the peer's progress for the room that this made.
+  const Use use(users_);
+  if (!closing() && room_wanted_.load(std::memory_order_seq_cst)) CallLoop();
+  return true;
 }
 
 bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {

@@ -52,6 +52,7 @@ class ShmConnection final : public Connection,
   void Start(std::shared_ptr<Receiver> receiver) override;
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override;
   absl::Status Send(OutgoingMessage&& message) override;
+  bool Withdraw(uint32_t call_id) override;
   void Close(absl::Status why) override;
   bool Await(Completion& completion, Deadline deadline) override;
   void SetBackground(bool wanted) override;

@@ -154,6 +154,14 @@ absl::Status StreamConnection::Send(OutgoingMessage&& message) {
   return absl::OkStatus();
 }
 
+bool StreamConnection::Withdraw(uint32_t call_id) {
+  if (forked() || writer_.queued_bytes() == 0 || !writer_.Withdraw(call_id)) return false;
+  const Use use(users_);
+  // The socket tells nobody of the room that this made.
+  if (!closing() && writer_.room_wanted()) CallLoop();
+  return true;
+}
+
 absl::Status StreamConnection::Cork(DispatchScope& scope, OutgoingMessage message) {
   if (!accepted_) {
     const uint64_t waiting = writer_.queued_bytes() + scope.bytes();

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "transport/message_queue.h"
 #include "transport/system_calls.h"
 
 namespace mi7::transport {
@@ -200,6 +201,16 @@ int Writer::WriteBatch(int fd, Batch& batch, Result& result) {
     body->Recycle();
   }
   return error;
+}
+
+bool Writer::Withdraw(uint32_t call_id) {
+  MutexLock lock(&mutex_);
+  const OutgoingMessage message =
+      TakeCall(first_, last_, written_ != 0 ? first_ : nullptr, call_id);
+  if (!message) return false;
+  queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - message->header.size,
+                      std::memory_order_seq_cst);
+  return true;
 }
 
 bool Writer::Close(MessageBody*& unsent) {

@@ -66,6 +66,9 @@ class Writer {
   // The same when the socket has become writable.
   Result Resume(int fd);
 
+  // Takes back a call of which not a byte was written (Connection::Withdraw).
+  bool Withdraw(uint32_t call_id);
+
   // True when the room that WantRoom asked for is there: at most `low_mark` bytes are queued.
   // Returns true once a WantRoom.
   bool TakeRoom(uint64_t low_mark) {

@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "rpc/task.h"
 #include "tests/conformance/call/call_conformance.h"
@@ -269,6 +270,56 @@ TEST_P(CallTest, CancelledCallsFreeTheirPlaces) {
     const Deadline patience = Deadline::After(kSoon);
     while (!EchoText("x").ok()) ASSERT_FALSE(patience.passed());
   }
+}
+
+TEST_P(CallTest, CallsThatExpireBeforeTheyLeftSayThatTheyWereNotSent) {
+  absl::Notification go_on;
+  std::atomic<uint32_t> ran{0};
+  probe_.on_echo = [&](ServerContext& context, Probe::EchoParams::Reader params,
+                       Probe::EchoResults::Builder results) {
+    EXPECT_TRUE(Happens(go_on));
+    ran.fetch_add(1);
+    return Echo(context, params, results);
+  };
+  ServerOptions options;
+  options.event_loops = 1;
+  Start(options);
+  // More than the system takes from a client whose server does not read.
+  constexpr uint32_t kCalls = 400;
+  constexpr uint32_t kBytes = 64 << 10;
+  absl::BlockingCounter ended(kCalls);
+  std::atomic<uint32_t> too_late{0};    // to be sent at all
+  std::atomic<uint32_t> taken_back{0};  // while they waited to leave
+  std::atomic<uint32_t> may_have_run{0};
+  const Deadline deadline = Deadline::After(10 * kShort);
+  for (uint32_t i = 0; i < kCalls; ++i) {
+    auto request = EchoRequest("text", {.deadline = i == 0 ? Deadline::Infinite() : deadline});
+    request->initData(i == 0 ? 0 : kBytes);
+    request.Send().Then([&, i](const EchoResult& result) {
+      if (i == 0) {
+        EXPECT_THAT(result, IsOk());
+      } else {
+        EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded));
+        if (OutcomeOf(result.status()) == CallOutcome::kUnknown) {
+          may_have_run.fetch_add(1);
+        } else {
+          EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+          const bool early = absl::StrContains(result.status().message(), "before the send");
+          (early ? too_late : taken_back).fetch_add(1);
+        }
+      }
+      ended.DecrementCount();
+    });
+    // So that it is the first, and blocks the server, before the others expire.
+    if (i == 0) ASSERT_TRUE(channel_->Connect(Deadline::After(kSoon)).ok());
+  }
+  while (too_late + taken_back + may_have_run != kCalls - 1) std::this_thread::yield();
+  go_on.Notify();
+  ended.Wait();
+  EXPECT_TRUE(Works());
+  // In process a call is with the server at once.
+  if (GetParam().transport != std::string("inproc")) EXPECT_GT(taken_back.load(), 0u);
+  EXPECT_LE(ran.load(), may_have_run.load() + 2) << "those that were not sent have not run";
 }
 
 }  // namespace
