@@ -29,7 +29,8 @@ absl::Status CheckLimits(const Limits& limits) {
         {"traversal_factor", limits.traversal_factor},
         {"connections_max", limits.connections_max},
         {"calls_in_flight_max", limits.calls_in_flight_max},
-        {"queued_bytes_max", limits.queued_bytes_max}}) {
+        {"queued_bytes_max", limits.queued_bytes_max},
+        {"unread_answer_bytes_max", limits.unread_answer_bytes_max}}) {
     if (value == 0) return Wrong(name, value, "at least 1");
   }
   for (const auto& [name, value] :

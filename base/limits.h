@@ -44,8 +44,12 @@ struct Limits {
   // Bytes accepted for sending on one connection and not yet handed to the system. At this mark a
   // server stops reading from that peer, and a client's new call fails. One message larger than
   // this is still sent when the queue is empty, and answers to calls that a server has read wait
-  // all the same: with large results, calls_in_flight_max bounds them.
+  // all the same.
   uint64_t queued_bytes_max = 64u << 20;
+  // So many bytes of such answers: deferred calls, up to calls_in_flight_max of them, are answered
+  // whether the peer reads or not. At this mark results become an error, for which there is room.
+  // Below queued_bytes_max it is that.
+  uint64_t unread_answer_bytes_max = 256u << 20;
   // How long a peer may take none of our queued bytes before its connection is closed. One that
   // reads slowly is not closed.
   absl::Duration write_stall_timeout = absl::Seconds(60);

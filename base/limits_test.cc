@@ -26,6 +26,7 @@ TEST(LimitsTest, WhatMakesNoSenseIsNamedWithItsValue) {
       {[](Limits& limits) { limits.connections_max = 0; }, "connections_max is 0"},
       {[](Limits& limits) { limits.calls_in_flight_max = 0; }, "calls_in_flight_max is 0"},
       {[](Limits& limits) { limits.queued_bytes_max = 0; }, "queued_bytes_max is 0"},
+      {[](Limits& limits) { limits.unread_answer_bytes_max = 0; }, "unread_answer_bytes_max is 0"},
       {[](Limits& limits) { limits.handshake_timeout = absl::ZeroDuration(); },
        "handshake_timeout is 0"},
       {[](Limits& limits) { limits.write_stall_timeout = absl::Seconds(-1); },

@@ -108,8 +108,8 @@ class Connection {
   // will not see any of it. Messages of another kind of memory (NewHeapMessage) are accepted by
   // every transport, at the price of a copy where the transport's memory is another.
   // RESOURCE_EXHAUSTED: the message exceeds a limit (named), or the queue is full. On accepted
-  // connections nothing is refused for a full queue: what they send are answers, of which there are
-  // as many as calls in flight, because a connection with a full queue reads no further requests.
+  // connections, which read no further requests when the queue is full, answers to those that were
+  // read are refused at limits.unread_answer_bytes_max; small ones (kSmallAnswerBytes) never.
   // UNAVAILABLE: closed.
   virtual absl::Status Send(OutgoingMessage&& message) = 0;
 

@@ -1,18 +1,40 @@
 #pragma once
 
-// A queue of messages of whoever owns them, linked by MessageBody::next.
+// What waits to be sent on a connection: how much may, and how a call is taken back.
 
+#include <algorithm>
 #include <cstdint>
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "base/limits.h"
 #include "transport/frame.h"
 #include "transport/message.h"
 
 namespace mi7::transport {
 
+// Of answers, errors and control messages up to this are never refused: there are as many as calls.
+inline constexpr uint64_t kSmallAnswerBytes = 1024;
+
+// Bytes that may wait, a message of `bytes` included, unless it is the only one.
+inline uint64_t QueueBound(const Limits& limits, bool accepted, uint64_t bytes) {
+  if (!accepted) return limits.queued_bytes_max;
+  if (bytes <= kSmallAnswerBytes) return UINT64_MAX;
+  return std::max(limits.queued_bytes_max, limits.unread_answer_bytes_max);
+}
+
+// Why an answer exceeds QueueBound.
+inline absl::Status AnswersUnread(const Limits& limits, uint64_t bytes, uint64_t waiting) {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("message of ", bytes, " bytes: limits.unread_answer_bytes_max is ",
+                   limits.unread_answer_bytes_max, " bytes, and ", waiting,
+                   " wait for the client, which does not read them"));
+}
+
 // Messages that a search looks at, so that giving up many calls that wait costs little each.
 inline constexpr int kQueueSearchMax = 1024;
 
-// Takes the call with `call_id` out of the queue from `first` to `last`, looking behind `after`
+// Takes the call with `call_id` out of the queue from `first` to `last`, linked by `next`, looking behind `after`
 // when that is not nullptr, and not at too many. Empty: it was not found.
 inline OutgoingMessage TakeCall(MessageBody*& first, MessageBody*& last, MessageBody* after,
                                 uint32_t call_id) {

@@ -138,5 +138,41 @@ TEST(UnreadAnswersTest, DeferredAnswersAreBoundedByTheCallsInFlight) {
   EXPECT_GE(with_results, 16u);
 }
 
+TEST(UnreadAnswersTest, ResultsThatExceedWhatMayWaitBecomeErrors) {
+  constexpr uint32_t kCalls = 100;
+  LateAnswers answers(kCalls);
+  ServerOptions options = SmallQueue(kCalls);
+  options.limits.unread_answer_bytes_max = 16u << 20;
+  const auto server = *ServerBuilder()
+                           .SetOptions(options)
+                           .AddService(answers.service())
+                           .Listen("tcp:127.0.0.1:0")
+                           .Start();
+  RawPeer peer = RawPeer::Greeted(server->endpoints()[0], /*receive_buffer=*/4096);
+  const size_t before = ResidentBytes();
+  std::string calls;
+  for (uint32_t id = 0; id < kCalls; ++id) calls += EchoCall(id);
+  ASSERT_TRUE(peer.Send(calls));
+  ASSERT_TRUE(answers.Answered(kCalls));  // before any of them is read
+  EXPECT_LT(ResidentBytes(), before + (40u << 20));
+  size_t with_results = 0;
+  for (uint32_t id = 0; id < kCalls; ++id) {
+    const std::optional<Received> answer = peer.ReadMessageOf(FrameType::kReturn);
+    ASSERT_TRUE(answer.has_value()) << "after " << id << " answers";
+    EXPECT_EQ(answer->header.call_id, id);
+    if (answer->header.code == 0) {
+      ++with_results;
+    } else {
+      EXPECT_THAT(answer->status(),
+                  StatusIs(absl::StatusCode::kResourceExhausted,
+                           testing::AllOf(
+                               testing::HasSubstr("limits.unread_answer_bytes_max is 16777216"),
+                               testing::HasSubstr("the call has run"))));
+    }
+  }
+  EXPECT_GE(with_results, 15u);
+  EXPECT_LT(with_results, 60u);
+}
+
 }  // namespace
 }  // namespace mi7::badpeer

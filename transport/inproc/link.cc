@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "transport/message_queue.h"
 
 namespace mi7::transport::inproc {
 namespace {
@@ -147,8 +148,7 @@ absl::Status Link::Send(Which which, OutgoingMessage&& message) {
   if (!sealed.ok()) [[unlikely]]
     return sealed;
   const uint64_t bytes = owned->header.size;
-  // Answers are bounded by not delivering further requests.
-  const bool bounded = !side.accepted;
+  const uint64_t bound = QueueBound(side.limits, side.accepted, bytes);
 
   MutexLock lock(&mutex_);
   if (side.state.load(std::memory_order_relaxed) != State::kOpen ||
@@ -156,8 +156,8 @@ absl::Status Link::Send(Which which, OutgoingMessage&& message) {
     return Closed(side);
   }
   const uint64_t queued = other.inbox_bytes.load(std::memory_order_relaxed);
-  if (bounded && queued != 0 && queued + bytes > side.limits.queued_bytes_max) [[unlikely]] {
-    return QueueFull(side);
+  if (queued != 0 && queued + bytes > bound) [[unlikely]] {
+    return side.accepted ? AnswersUnread(side.limits, bytes, queued) : QueueFull(side);
   }
   other.inbox.Push(std::move(owned));
   other.inbox_bytes.store(queued + bytes, std::memory_order_relaxed);

@@ -146,8 +146,7 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
         "message of ", bytes, " bytes exceeds the shared memory for messages, of which ",
         pool_->largest_bytes(), " bytes can be had in one piece (shm.slot_classes)"));
   }
-  // Answers are bounded by not reading further requests.
-  const uint64_t bound = accepted_ ? UINT64_MAX : queue_max();
+  const uint64_t bound = QueueBound(own, accepted_, bytes);
   absl::Status refused;
   Put put;
   bool queued = false;
@@ -170,7 +169,12 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
   }
   if (put == Put::kRefused) [[unlikely]]
     return refused;
-  if (!queued) return QueueFull(bytes);
+  if (!queued) {
+    if (accepted_) {
+      return AnswersUnread(own, bytes, queued_bytes_.load(std::memory_order_relaxed));
+    }
+    return QueueFull(bytes);
+  }
   // Who drives, or the loop, writes it when there is room, and declares that it waits for that.
   if (scope == nullptr) {
     const Use use(users_);  // the loop is there until Finalize, which sees to the queue itself

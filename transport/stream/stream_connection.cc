@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/fork_guard.h"
 #include "transport/handshake.h"
+#include "transport/message_queue.h"
 #include "transport/stream/dispatch_scope.h"
 #include "transport/stream/socket.h"
 
@@ -108,6 +109,7 @@ absl::StatusOr<OutgoingMessage> StreamConnection::Reserve(size_t bytes) {
 }
 
 absl::Status StreamConnection::QueueFull(uint32_t message_bytes) {
+  if (accepted_) return AnswersUnread(context_->limits, message_bytes, writer_.queued_bytes());
   const uint64_t queue_max = context_->limits.queued_bytes_max;
   writer_.WantRoom();
   // Should there be room before that was seen, the loop tells at once.
@@ -135,9 +137,8 @@ absl::Status StreamConnection::Send(OutgoingMessage&& message) {
   if (!sealed.ok()) [[unlikely]]
     return sealed;
   if (scope != nullptr) return Cork(*scope, std::move(taken));
-  // Answers are bounded by not reading further requests.
-  const uint64_t queue_max = accepted_ ? UINT64_MAX : own.queued_bytes_max;
-  switch (writer_.Add(taken, /*hold_back=*/false, queue_max)) {
+  const uint64_t bound = QueueBound(own, accepted_, taken->header.size);
+  switch (writer_.Add(taken, /*hold_back=*/false, bound)) {
     case Writer::Added::kQueued:
       break;
     case Writer::Added::kWrite:
@@ -163,11 +164,11 @@ bool StreamConnection::Withdraw(uint32_t call_id) {
 }
 
 absl::Status StreamConnection::Cork(DispatchScope& scope, OutgoingMessage message) {
-  if (!accepted_) {
-    const uint64_t waiting = writer_.queued_bytes() + scope.bytes();
-    const uint64_t queue_max = context_->limits.queued_bytes_max;
-    if (waiting != 0 && waiting + message->header.size > queue_max) [[unlikely]]
-      return QueueFull(message->header.size);
+  const uint64_t bytes = message->header.size;
+  const uint64_t waiting = writer_.queued_bytes() + scope.bytes();
+  if (waiting != 0 && waiting + bytes > QueueBound(context_->limits, accepted_, bytes))
+      [[unlikely]] {
+    return QueueFull(message->header.size);
   }
   scope.Push(std::move(message));
   // An outer scope's callback waits for another connection, for as long as it takes.
