@@ -44,14 +44,22 @@ size_t HeapBytes() {
 class IdleMemoryTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (kSanitized) GTEST_SKIP() << "mallinfo2 does not know the sanitizer's allocator";
+    if (kSanitized) {
+      std::fprintf(stderr, "NOTICE: test not run, a sanitizer's allocator counts otherwise\n");
+      GTEST_SKIP();
+    }
     rlimit files;
     ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
     const rlim_t wanted = 2 * (kWarm + kCounted) + 100;
     if (files.rlim_cur < wanted) {
       files.rlim_cur = std::min(wanted, files.rlim_max);
       ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
-      if (files.rlim_cur < wanted) GTEST_SKIP() << "only " << files.rlim_cur << " files at a time";
+      if (files.rlim_cur < wanted) {
+        std::fprintf(stderr, "NOTICE: test not run, it takes %llu descriptors and %llu are permitted\n",
+                     static_cast<unsigned long long>(wanted),
+                     static_cast<unsigned long long>(files.rlim_cur));
+        GTEST_SKIP();
+      }
     }
   }
   // Bytes that each of kCounted connections adds; `open` opens one, uses it and lets it rest.

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <bit>
+#include <cstdio>
 #include <functional>
 #include <memory>
 #include <string>
@@ -440,7 +441,10 @@ INSTANTIATE_TEST_SUITE_P(Harmless, Malformed,
 TEST(HugePages, AreRefused) {
   constexpr uint64_t kHuge = 2u << 20;
   const UniqueFd fd(Memory(kHuge, kSealed, MFD_HUGETLB));
-  if (!fd) GTEST_SKIP() << "this system has no huge pages of 2 MiB";
+  if (!fd) {
+    std::fprintf(stderr, "NOTICE: test not run, this system has no huge pages of 2 MiB\n");
+    GTEST_SKIP();
+  }
   const auto mapped = transport::shm::MapPeerMemory(fd, kHuge, /*for_good=*/false);
   EXPECT_EQ(mapped.status().code(), kInvalid) << mapped.status();
   EXPECT_THAT(std::string(mapped.status().message()), HasSubstr("ordinary pages"));

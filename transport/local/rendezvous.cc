@@ -174,6 +174,9 @@ absl::StatusOr<UniqueFd> ConnectInRuntimeDir(const LocalOptions& options, const 
     if (!directory.ok()) return directory.status();
     absl::StatusOr<UniqueFd> socket = ConnectIn(*directory, name);
     if (absl::IsNotFound(socket.status())) continue;
+    // Its server was killed, perhaps, and others before it: what they left is removed by whoever
+    // finds it.
+    if (absl::IsUnavailable(socket.status())) SweepStaleSockets(*directory);
     path = directory->PathOf(name);
     return socket;
   }

@@ -474,5 +474,17 @@ TEST_F(RendezvousTest, PortInUseLeavesNoRendezvous) {
   EXPECT_THAT(directory_.names(), IsEmpty());
 }
 
+TEST(RuntimeDirTest, AClientThatFindsTheNameOfAKilledServerRemovesItAndOthers) {
+  const TemporaryDirectory directory;
+  LeaveStale(directory / "shm-gone.sock");
+  LeaveStale(directory / "0123456789abcdef0123456789abcdef.sock");
+  LeaveStale(directory / "of-somebody-else");
+  std::string path;
+  const auto socket =
+      ConnectInRuntimeDir(*In(directory.path()).local, "shm-gone.sock", "server", path);
+  EXPECT_EQ(socket.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(directory.names(), ElementsAre("of-somebody-else"));
+}
+
 }  // namespace
 }  // namespace mi7::transport::testing

@@ -50,6 +50,20 @@ TEST(ConnectTest, RefusedNamesEveryAddress) {
                                     " failed: 127.0.0.1:", port, ": Connection refused")));
 }
 
+TEST(ConnectTest, UnknownZoneIsNotFound) {
+  auto loop = NewLoop();
+  constexpr char kWhy[] =
+      ": zone 'nosuch' of fe80::1%nosuch is no network interface of this machine";
+  EXPECT_EQ(ConnectTo(At("fe80::1%nosuch", 1), loop.get()).status(),
+            absl::NotFoundError(absl::StrCat("connecting to tcp:[fe80::1%nosuch]:1", kWhy)));
+  EXPECT_EQ(TcpListen(At("fe80::1%nosuch", 1), {loop.get()}, {}, nullptr).status(),
+            absl::NotFoundError(absl::StrCat("listening on tcp:[fe80::1%nosuch]:1", kWhy)));
+  EXPECT_FALSE(SocketAddress::CheckZone("fe80::1%0").ok());
+  EXPECT_TRUE(SocketAddress::CheckZone("fe80::1%lo").ok());
+  EXPECT_TRUE(SocketAddress::CheckZone("fe80::1%1").ok());
+  EXPECT_TRUE(SocketAddress::CheckZone("fe80::1").ok());
+}
+
 TEST(ConnectTest, UnknownHostIsUnavailable) {
   auto loop = NewLoop();
   const auto connected = ConnectTo(At("no-such-host.invalid", 1), loop.get());

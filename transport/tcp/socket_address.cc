@@ -9,6 +9,17 @@
 #include "absl/strings/str_cat.h"
 
 namespace mi7::transport {
+namespace {
+
+// Of a network interface, by its name or number; 0 when there is none.
+uint32_t ZoneIndex(const std::string& zone) {
+  uint32_t index = ::if_nametoindex(zone.c_str());
+  if (index != 0) return index;
+  char name[IF_NAMESIZE];
+  return absl::SimpleAtoi(zone, &index) && ::if_indextoname(index, name) != nullptr ? index : 0;
+}
+
+}  // namespace
 
 SocketAddress::SocketAddress(const sockaddr* address) : SocketAddress() {
   if (address->sa_family == AF_INET6) {
@@ -32,13 +43,19 @@ bool SocketAddress::FromNumeric(const std::string& host, uint16_t port, SocketAd
   }
   address.v6_.sin6_family = AF_INET6;
   if (percent != std::string::npos) {
-    const std::string scope = host.substr(percent + 1);
-    uint32_t index = ::if_nametoindex(scope.c_str());
-    if (index == 0 && !absl::SimpleAtoi(scope, &index)) index = 0;
-    address.v6_.sin6_scope_id = index;
+    address.v6_.sin6_scope_id = ZoneIndex(host.substr(percent + 1));
   }
   address.set_port(port);
   return true;
+}
+
+absl::Status SocketAddress::CheckZone(const std::string& host) {
+  const size_t percent = host.find('%');
+  if (percent == std::string::npos || ZoneIndex(host.substr(percent + 1)) != 0) {
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat("zone '", host.substr(percent + 1), "' of ", host,
+                                          " is no network interface of this machine"));
 }
 
 SocketAddress SocketAddress::Any(int family, uint16_t port) {

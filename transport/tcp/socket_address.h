@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
+
 namespace mi7::transport {
 
 // An IPv4 or IPv6 address with its port; 28 bytes.
@@ -16,9 +18,12 @@ class SocketAddress {
   SocketAddress() : v6_{} {}
   // IPv4 or IPv6; anything else gives an address that says so.
   explicit SocketAddress(const sockaddr* address);
-  // From numbers such as "127.0.0.1" or "::1" (also with a scope, "fe80::1%eth0"). False when
+  // From numbers such as "127.0.0.1" or "::1" (also with a zone, "fe80::1%eth0"). False when
   // `host` is a name.
   static bool FromNumeric(const std::string& host, uint16_t port, SocketAddress& address);
+  // OK when `host` has no zone, or one that is a network interface of this machine, by its name or
+  // number; else NOT_FOUND.
+  static absl::Status CheckZone(const std::string& host);
   // Every address of the machine.
   static SocketAddress Any(int family, uint16_t port);
   static SocketAddress LocalOf(int fd);

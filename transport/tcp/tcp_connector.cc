@@ -276,6 +276,12 @@ void TcpConnectNamed(const Endpoint& endpoint, EventLoop* loop, const TransportO
     });
     return;
   }
+  if (absl::Status zone = SocketAddress::CheckZone(endpoint.host); !zone.ok()) {
+    loop->Post([failed = absl::NotFoundError(absl::StrCat("connecting to ", endpoint.ToString(),
+                                                          ": ", zone.message())),
+                done = std::move(done)]() mutable { done(std::move(failed)); });
+    return;
+  }
   auto connector = std::make_shared<Connector>(endpoint, loop, options, deadline, std::move(done));
   loop->Post([connector = std::move(connector)] { connector->Begin(); });
 }

@@ -28,6 +28,10 @@ absl::StatusOr<std::vector<SocketAddress>> Resolve(const Endpoint& endpoint) {
   if (endpoint.host.empty() || endpoint.host == "*") {
     return std::vector<SocketAddress>{SocketAddress::Any(AF_INET6, endpoint.port)};
   }
+  if (absl::Status zone = SocketAddress::CheckZone(endpoint.host); !zone.ok()) {
+    return absl::NotFoundError(
+        absl::StrCat("listening on ", endpoint.ToString(), ": ", zone.message()));
+  }
   SocketAddress numeric;
   if (SocketAddress::FromNumeric(endpoint.host, endpoint.port, numeric)) {
     return std::vector<SocketAddress>{numeric};
