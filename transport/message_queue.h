@@ -34,8 +34,8 @@ inline absl::Status AnswersUnread(const Limits& limits, uint64_t bytes, uint64_t
 // Messages that a search looks at, so that giving up many calls that wait costs little each.
 inline constexpr int kQueueSearchMax = 1024;
 
-// Takes the call with `call_id` out of the queue from `first` to `last`, linked by `next`, looking behind `after`
-// when that is not nullptr, and not at too many. Empty: it was not found.
+// Takes the call with `call_id` out of the queue from `first` to `last`, linked by `next`, looking
+// behind `after` when that is not nullptr, and not at too many. Empty: it was not found.
 inline OutgoingMessage TakeCall(MessageBody*& first, MessageBody*& last, MessageBody* after,
                                 uint32_t call_id) {
   MessageBody* body = after == nullptr ? first : after->next;

@@ -163,11 +163,11 @@ TEST(UnreadAnswersTest, ResultsThatExceedWhatMayWaitBecomeErrors) {
     if (answer->header.code == 0) {
       ++with_results;
     } else {
-      EXPECT_THAT(answer->status(),
-                  StatusIs(absl::StatusCode::kResourceExhausted,
-                           testing::AllOf(
-                               testing::HasSubstr("limits.unread_answer_bytes_max is 16777216"),
-                               testing::HasSubstr("the call has run"))));
+      EXPECT_THAT(
+          answer->status(),
+          StatusIs(absl::StatusCode::kResourceExhausted,
+                   testing::AllOf(testing::HasSubstr("limits.unread_answer_bytes_max is 16777216"),
+                                  testing::HasSubstr("the call has run"))));
     }
   }
   EXPECT_GE(with_results, 15u);

@@ -55,7 +55,8 @@ class IdleMemoryTest : public testing::Test {
       files.rlim_cur = std::min(wanted, files.rlim_max);
       ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
       if (files.rlim_cur < wanted) {
-        std::fprintf(stderr, "NOTICE: test not run, it takes %llu descriptors and %llu are permitted\n",
+        std::fprintf(stderr,
+                     "NOTICE: test not run, it takes %llu descriptors and %llu are permitted\n",
                      static_cast<unsigned long long>(wanted),
                      static_cast<unsigned long long>(files.rlim_cur));
         GTEST_SKIP();

@@ -48,7 +48,8 @@ enum Role : uint32_t { kServer, kClient };
 
 constexpr uint32_t kRounds = 60;
 
-// Met in the runtime directory, which is the test's folder: one by its name, one by its instance id.
+// Met in the runtime directory, which is the test's folder: one by its name, one by its instance
+// id.
 constexpr char kNamed[] = "shm:both";
 constexpr char kPort[] = "mi7://127.0.0.1:0";
 
@@ -73,7 +74,8 @@ std::shared_ptr<Channel> NewChannel() {
 
 absl::Status Call(const std::shared_ptr<Channel>& channel) {
   SharedState().ledger.Clear();
-  auto request = conformance::ProbeStub(channel).Echo({.deadline = Deadline::After(absl::Seconds(20))});
+  auto request =
+      conformance::ProbeStub(channel).Echo({.deadline = Deadline::After(absl::Seconds(20))});
   request->setText(std::to_string(SharedState().ledger.Begin()));
   request->initData(10'000);
   return request.Send().Wait().status();

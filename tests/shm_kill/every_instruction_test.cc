@@ -7,8 +7,11 @@
 // ms, and holds no descriptor and no mapping more than before, which is how slots of its own, or of
 // the dead, would be kept.
 //
-// The short run takes as many of the instructions, evenly spread, as it has time for, and says how
-// many that were.
+// To the survivor a death is the same as one some instructions later if in between nothing changed
+// of what outlives the process: the memory that it shares, and what it asked of the system. So the
+// short run dies after each instruction that changed something, found by looking after every one,
+// and then at others, evenly spread, as long as there is time; it says how many. The long run
+// (--long, or MI7_LONG in the environment) dies at every single one.
 //
 //   every_instruction_test [--long]
 
@@ -25,6 +28,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <capnp/any.h>
 #include <capnp/message.h>
@@ -71,8 +75,10 @@ constexpr Scenario kScenarios[] = {
     {"a client receives from several slots", Window::kReceive, kInSlots, false},
 };
 
-// For each scenario, but for the long run. A machine that is not busy needs less.
+// For each scenario, but for the long run: what it takes to die after each change comes in any
+// case.
 constexpr absl::Duration kBudget = absl::Seconds(11);
+constexpr uint64_t kPointsMin = 150;
 // Messages before the one in the window, each of which is answered.
 constexpr uint32_t kWarmUp = 12;
 
@@ -305,7 +311,8 @@ class EveryInstruction : public testing::TestWithParam<uint32_t> {};
 
 // One death after `instructions`. Whether the window was over, and how many it took; `wrong` says
 // what is.
-Stepped Die(uint32_t index, uint64_t instructions, End& end, Notices& notices, std::string& wrong) {
+Stepped Die(uint32_t index, uint64_t instructions, End& end, Notices& notices, std::string& wrong,
+            uint32_t variant = 0) {
   const Scenario& scenario = kScenarios[index];
   Board& board = SharedState().board;
   board.ready = false;
@@ -330,7 +337,7 @@ Stepped Die(uint32_t index, uint64_t instructions, End& end, Notices& notices, s
     if (!SendMessage(*end.connection(), kWarmUp, scenario.words).ok()) survivor->wrong.fetch_add(1);
     board.steps.store(3);
   });
-  const Stepped stepped = TheZygote().Step({.role = index}, instructions);
+  const Stepped stepped = TheZygote().Step({.role = index, .variant = variant}, instructions);
   sender.join();
   if (!Happens([&] { return survivor->closed_at_ns.load() != 0 && over.load(); })) {
     wrong = "the end was never noticed";
@@ -357,7 +364,8 @@ TEST_P(EveryInstruction, KillsLoseNothingAndLeaveNothing) {
   // The whole window first: its length, and what this process holds between two connections.
   uint64_t length = 0;
   for (int i = 0; i < 3; ++i) {
-    const Stepped whole = Die(GetParam(), 200'000, end, notices, wrong);
+    const Stepped whole =
+        Die(GetParam(), 200'000, end, notices, wrong, i == 2 ? kRecordChanges : 0);
     ASSERT_EQ(wrong, "") << scenario.name;
     ASSERT_TRUE(whole.over) << "the window has an end";
     length = std::max(length, whole.instructions);
@@ -365,15 +373,23 @@ TEST_P(EveryInstruction, KillsLoseNothingAndLeaveNothing) {
   Holdings before;
   ASSERT_TRUE(Happens([&] { return (before = GetHoldings()).mappings == 0; }))
       << before.mappings << " mappings are left";
-  // Evenly spread while time permits: `stride` has no divisor in common with their number.
+  const Changes& changes = SharedState().changes;
+  std::vector<uint64_t> steps{0};
+  for (uint32_t i = 0; i < changes.count.load(); ++i) steps.push_back(changes.after[i]);
+  const size_t change_count = steps.size();
+  EXPECT_GE(change_count, 5u) << "a message is sent, or read and released";
+  // Then evenly spread while time permits: `stride` has no divisor in common with their number.
   const uint64_t count = length + 1;
   uint64_t stride = count * 618 / 1000 + 1;
   while (std::gcd(stride, count) != 1) ++stride;
   const Deadline budget = LongRun() ? Deadline::Infinite() : Deadline::After(kBudget);
   uint64_t points = 0;
   uint64_t strayed = 0;
-  uint64_t step = 0;
-  for (; points < count && !budget.passed(); ++points, step = (step + stride) % count) {
+  const uint64_t points_min = std::max<uint64_t>(change_count, std::min(count, kPointsMin));
+  const uint64_t points_max = LongRun() ? change_count + count : std::max(count, points_min);
+  for (; points < points_max && (points < points_min || !budget.passed()); ++points) {
+    if (points >= steps.size()) steps.push_back((points - change_count) * stride % count);
+    const uint64_t step = steps[points];
     const Stepped died = Die(GetParam(), step, end, notices, wrong);
     // A few go another way than the first, which looked, say, for a timer that was just due.
     if (died.over && died.instructions == 0 && step + 200 < count) ++strayed;
@@ -386,10 +402,11 @@ TEST_P(EveryInstruction, KillsLoseNothingAndLeaveNothing) {
   }
   EXPECT_TRUE(notices.InTime()) << notices.ToString();
   EXPECT_LE(strayed * 20, points) << "of " << points;
+  EXPECT_GE(points, points_min);
   std::printf(
-      "%s: killed at %llu of %llu instructions (%llu came to the end by another way); lost 0, "
-      "twice 0, left 0; %s\n",
-      scenario.name, static_cast<unsigned long long>(points),
+      "%s: killed %llu times, after each of the %zu changes in %llu instructions (%llu came to the "
+      "end by another way); lost 0, twice 0, left 0; %s\n",
+      scenario.name, static_cast<unsigned long long>(points), change_count,
       static_cast<unsigned long long>(count), static_cast<unsigned long long>(strayed),
       notices.ToString().c_str());
 }

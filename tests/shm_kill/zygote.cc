@@ -1,5 +1,7 @@
 #include "tests/shm_kill/zygote.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -10,12 +12,18 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdio>
+#include <cstring>
+#include <fstream>
 #include <map>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/deadline.h"
 #include "tests/shm_kill/shared.h"
@@ -110,7 +118,84 @@ bool RunTo(pid_t process, const std::vector<uint64_t>& trace, uint64_t instructi
   return true;
 }
 
-Stepped StepThrough(pid_t process, uint32_t role, uint64_t instructions) {
+// What outlives a stopped process: the memory that it writes and its peer reads.
+class Outliving {
+ public:
+  explicit Outliving(pid_t process) : memory_(Open(process, "mem")), process_(process) {
+    std::ifstream maps(absl::StrCat("/proc/", process, "/maps"));
+    for (std::string line; std::getline(maps, line);) {
+      uint64_t from = 0, to = 0;
+      char rights[5];
+      if (line.find("memfd:mi7-control") != std::string::npos &&
+          std::sscanf(line.c_str(), "%lx-%lx %4s", &from, &to, rights) == 3 && rights[1] == 'w') {
+        parts_.push_back({memory_, from, to - from});
+      }
+    }
+    DIR* const folder = ::opendir(absl::StrCat("/proc/", process, "/fd").c_str());
+    while (const dirent* const entry = ::readdir(folder)) {
+      const std::string name = absl::StrCat("fd/", entry->d_name);
+      std::array<char, 64> target{};
+      const std::string path = absl::StrCat("/proc/", process, "/", name);
+      if (::readlink(path.c_str(), target.data(), target.size() - 1) <= 0 ||
+          std::strncmp(target.data(), "/memfd:mi7-slots", 16) != 0) {
+        continue;
+      }
+      // By its descriptor, because reading it where it is mapped would commit pages.
+      const int fd = Open(process, name.c_str());
+      parts_.push_back({fd, 0, static_cast<uint64_t>(::lseek(fd, 0, SEEK_END))});
+    }
+    ::closedir(folder);
+    MI7_CHECK(parts_.size() >= 2, "a process in a window has a control page and slots");
+    Changed();
+  }
+  ~Outliving() {
+    for (const Part& part : parts_) {
+      if (part.fd != memory_) ::close(part.fd);
+    }
+    ::close(memory_);
+  }
+  // Since the last time.
+  bool Changed() {
+    std::vector<char> now;
+    for (const Part& part : parts_) {
+      const size_t at = now.size();
+      now.resize(at + part.bytes);
+      MI7_CHECK(::pread(part.fd, now.data() + at, part.bytes, static_cast<off_t>(part.from)) ==
+                    static_cast<ssize_t>(part.bytes),
+                "the process is stopped");
+    }
+    const bool changed = now != last_;
+    last_ = std::move(now);
+    return changed;
+  }
+  // Whether the next instruction is a system call.
+  bool AtSystemCall() const {
+    const auto word =
+        static_cast<uint64_t>(::ptrace(PTRACE_PEEKTEXT, process_, AddressNow(process_), nullptr));
+    return (word & 0xffff) == 0x050f;
+  }
+
+ private:
+  struct Part {
+    int fd;
+    uint64_t from;
+    uint64_t bytes;
+  };
+  static int Open(pid_t process, const char* name) {
+    const int fd = ::open(absl::StrCat("/proc/", process, "/", name).c_str(), O_RDONLY | O_CLOEXEC);
+    MI7_CHECK(fd >= 0, "who traces a process may read it");
+    return fd;
+  }
+
+  const int memory_;
+  const pid_t process_;
+  std::vector<Part> parts_;
+  std::vector<char> last_;
+};
+
+Stepped StepThrough(pid_t process, const Order& order, uint64_t instructions) {
+  const uint32_t role = order.role;
+  const bool record = order.variant == kRecordChanges;
   Stepped stepped;
   int status = WaitFor(process);
   stepped.well = WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP;
@@ -123,9 +208,14 @@ Stepped StepThrough(pid_t process, uint32_t role, uint64_t instructions) {
                       ::sched_setaffinity(0, sizeof(one), &one) == 0 &&
                       ::sched_setaffinity(process, sizeof(one), &one) == 0;
   const std::atomic<bool>& over = SharedState().board.window_over;
-  if (!stepped.well || !RunTo(process, Traces()[role], instructions, stepped, status)) {
+  if (!stepped.well || record || !RunTo(process, Traces()[role], instructions, stepped, status)) {
     std::vector<uint64_t> trace{AddressNow(process)};
+    std::optional<Outliving> outliving;
+    if (record && stepped.well) outliving.emplace(process);
+    Changes& changes = SharedState().changes;
+    if (record) changes.count.store(0);
     while (stepped.well && stepped.instructions < instructions && !over.load()) {
+      const bool asks = outliving && outliving->AtSystemCall();
       if (::ptrace(PTRACE_SINGLESTEP, process, nullptr, nullptr) != 0) {
         stepped.well = false;
         break;
@@ -133,6 +223,12 @@ Stepped StepThrough(pid_t process, uint32_t role, uint64_t instructions) {
       stepped.well = Trapped(process, status);
       ++stepped.instructions;
       trace.push_back(AddressNow(process));
+      if (outliving && stepped.well && (outliving->Changed() || asks)) {
+        const uint32_t count = changes.count.load();
+        MI7_CHECK(count < changes.after.size(), "there is room for what changes");
+        changes.after[count] = static_cast<uint32_t>(stepped.instructions);
+        changes.count.store(count + 1);
+      }
     }
     if (over.load()) Traces()[role] = std::move(trace);
   }
@@ -163,8 +259,7 @@ void Serve(int socket, const std::function<void(const Order&)>& live) {
         answer.value = WaitFor(static_cast<pid_t>(request.value));
         break;
       case Command::kStep:
-        answer.stepped =
-            StepThrough(begin(), request.order.role, static_cast<uint64_t>(request.value));
+        answer.stepped = StepThrough(begin(), request.order, static_cast<uint64_t>(request.value));
         break;
       case Command::kCanTrace: {
         const pid_t process = Fork([] { Zygote::StepFromHere(); });

@@ -18,6 +18,8 @@ struct Order {
   uint64_t number = 0;
 };
 
+inline constexpr uint32_t kRecordChanges = 1;
+
 // How far a stepped process came.
 struct Stepped {
   uint64_t instructions = 0;
@@ -44,7 +46,8 @@ class Zygote {
 
   // Starts a process, lets it run until it calls StepFromHere, and kills it with SIGKILL after
   // `instructions` more of that thread, or when it calls StepToHere. The first ones of a role are
-  // stepped through; later ones run to where that one was after so many instructions.
+  // stepped through; later ones run to where that one was after so many instructions. One with
+  // order.variant == kRecordChanges is stepped through in any case, and writes Changes.
   Stepped Step(const Order& order, uint64_t instructions);
   // Whether the system permits tracing; says so on stdout when it does not.
   bool CanTrace();

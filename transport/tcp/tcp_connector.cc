@@ -277,8 +277,8 @@ void TcpConnectNamed(const Endpoint& endpoint, EventLoop* loop, const TransportO
     return;
   }
   if (absl::Status zone = SocketAddress::CheckZone(endpoint.host); !zone.ok()) {
-    loop->Post([failed = absl::NotFoundError(absl::StrCat("connecting to ", endpoint.ToString(),
-                                                          ": ", zone.message())),
+    loop->Post([failed = absl::NotFoundError(
+                    absl::StrCat("connecting to ", endpoint.ToString(), ": ", zone.message())),
                 done = std::move(done)]() mutable { done(std::move(failed)); });
     return;
   }
