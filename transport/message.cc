@@ -138,8 +138,16 @@ class HeapMessage final : public MessageBody, public Backing {
       }
     }
     // As large as everything so far, so that their number grows with the logarithm of the size.
-    const size_t bytes = std::max(size_t{minimum_words} * kWordBytes,
-                                  std::min(allocated_bytes_, kFirstSegmentBytesMax));
+    const size_t better = std::min(allocated_bytes_, kFirstSegmentBytesMax);
+    if (segment_source != nullptr) {
+      if (further_segments_ == nullptr) further_segments_ = segment_source->NewFurtherSegments();
+      const auto taken = further_segments_->Allocate(size_t{minimum_words} * kWordBytes, better);
+      if (taken.size() != 0) {
+        allocated_bytes_ += taken.size() * kWordBytes;
+        return taken;
+      }
+    }
+    const size_t bytes = std::max(size_t{minimum_words} * kWordBytes, better);
     further_.push_back(BufferPool::AllocateZeroed(BufferPool::kZeroedFrom + bytes));
     Buffer* const buffer = further_.back().get();
     const size_t words = (buffer->capacity() - BufferPool::kZeroedFrom) / kWordBytes;
@@ -258,6 +266,7 @@ class HeapMessage final : public MessageBody, public Backing {
     has_body = true;
     next = nullptr;
     size_guess = nullptr;
+    segment_source = nullptr;
     extra_ = {};
     extra_block_.reset();
     table_block_.reset();
@@ -268,6 +277,7 @@ class HeapMessage final : public MessageBody, public Backing {
   // Destroys this message, and makes a new one in its place when the block keeps its content.
   [[gnu::noinline]] void Remake() {
     ClearUsedWords();
+    if (further_segments_ != nullptr) further_segments_->Drop(getSegmentsForOutput());
     Buffer* const block = block_;
     const bool keeps = block->kept();
     const auto last_root = root_size_;

@@ -26,6 +26,29 @@
 
 namespace mi7::transport {
 
+// Memory for segments of one heap message after its first: where the peer will read them, in place
+// of the heap.
+class FurtherSegments {
+ public:
+  // At least `minimum_bytes`, zeroed. Empty: none is to be had; the heap will do.
+  virtual kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t better_bytes) = 0;
+  // The message ends, whose segments these are, in order. Gives the memory back unless it was sent,
+  // and destroys itself. Any thread.
+  virtual void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) = 0;
+
+ protected:
+  ~FurtherSegments() = default;
+};
+
+// Makes them. Thread-safe.
+class SegmentSource {
+ public:
+  virtual FurtherSegments* NewFurtherSegments() = 0;
+
+ protected:
+  ~SegmentSource() = default;
+};
+
 // A message under construction; one implementation a kind of memory. Not thread-safe.
 class MessageBody : public capnp::MessageBuilder {
  public:
@@ -63,6 +86,10 @@ class MessageBody : public capnp::MessageBuilder {
   SizeGuess* size_guess = nullptr;
   // Whether the message carries a body: false for control frames. Set by with_body(false).
   bool has_body = true;
+  // Of a heap message: whom it asks for segments when it outgrows the first, if anybody. Must live
+  // as long as the message is built.
+  SegmentSource* segment_source = nullptr;
+  FurtherSegments* further_segments() const { return further_segments_; }
 
  protected:
   // Of a struct, as Cap'n Proto counts it.
@@ -83,6 +110,7 @@ class MessageBody : public capnp::MessageBuilder {
   explicit MessageBody(bool is_heap = false) : is_heap_(is_heap) {}
   ~MessageBody() = default;
 
+  FurtherSegments* further_segments_ = nullptr;
   ReadyRoot ready_;
   std::optional<StructSize> root_size_;  // what initRoot was called for
 

@@ -17,6 +17,7 @@
 #include "transport/shm/copy_counter.h"
 #include "transport/shm/scope.h"
 #include "transport/shm/shm_message.h"
+#include "transport/shm/slot_segments.h"
 
 namespace mi7::transport {
 
@@ -33,6 +34,9 @@ namespace shm {
 namespace {
 
 constexpr size_t kWordBytes = 8;
+// What is copied of a message all the rest of which lies in slots.
+constexpr uint64_t kApartBytesMax = 4096;
+
 Descriptor DescriptorOf(const Slot& slot, uint64_t bytes) {
   return {.words = static_cast<uint32_t>(bytes / kWordBytes),
           .slot = slot.index,
@@ -108,9 +112,13 @@ absl::StatusOr<OutgoingMessage> ShmConnection::Reserve(size_t bytes) {
     return ClosedError();
   if (!accepted_ && QueueFullNow()) [[unlikely]]
     return QueueFull(0);
-  // What will travel in the ring itself is built where a message lies ready.
-  if (bytes <= kRecordWordsMax * kWordBytes) [[likely]]
-    return NewHeapMessage(bytes);
+  // What will travel in the ring itself is built where a message lies ready. Should it grow, it
+  // does so in slots.
+  if (bytes <= kRecordWordsMax * kWordBytes) [[likely]] {
+    OutgoingMessage message = NewHeapMessage(bytes);
+    message->segment_source = pool_;
+    return message;
+  }
   return ShmMessage::New(*pool_, bytes);
 }
 
@@ -236,34 +244,66 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Sta
       return Put::kDone;
     }
   }
-  ShmMessage* const own = ShmMessage::Of(*message, *pool_);
-  const std::span<const IncomingMessage::Segment> all{segments.begin(), segments.size()};
-  const std::span<const Slot> slots = own == nullptr ? std::span<const Slot>{} : own->SlotsOf(all);
+  SlotSegments* const held = SlotSegments::Of(*message, *pool_);
   const size_t extra_count = extra.empty() ? 0 : 1;
-  if (slots.empty() || slots.size() + extra_count > kRecordWordsMax) return PutStream(message, why);
+  if (held == nullptr || segments.size() + extra_count > kRecordWordsMax) {
+    return PutStream(message, why);
+  }
+  // All lie in slots but one, if that is small: what a message that was expected to be small began
+  // with.
+  const std::span<const Slot> slots = held->slots();
+  const IncomingMessage::Segment* apart = nullptr;
+  size_t next = 0;
+  for (const auto& segment : segments) {
+    if (next < slots.size() &&
+        reinterpret_cast<const std::byte*>(segment.begin()) == slots[next].data) {
+      ++next;
+    } else if (apart == nullptr && segment.size() * kWordBytes <= kApartBytesMax) {
+      apart = &segment;
+    } else {
+      return PutStream(message, why);
+    }
+  }
 
-  const auto count = static_cast<uint32_t>(slots.size() + extra_count);
+  const auto count = static_cast<uint32_t>(segments.size() + extra_count);
   if (!writer_.HasRoom(count)) return Put::kNoRoom;
   for (const Slot& slot : slots) {
     const Put announced = AnnounceChunk(slot.size_class, why);
     if (announced != Put::kDone) [[unlikely]]
       return announced;
   }
+  Put put{};
+  Slot extra_slot;
+  if (extra_count != 0) {
+    extra_slot = TakeKnownSlot(extra.size(), put, why);
+    if (!extra_slot) return put;
+  }
+  const uint64_t apart_bytes = apart == nullptr ? 0 : apart->size() * kWordBytes;
+  Slot apart_slot;
+  if (apart != nullptr) {
+    apart_slot = TakeKnownSlot(apart_bytes, put, why);
+    if (!apart_slot) {
+      if (extra_slot) pool_->Return(extra_slot, 0);
+      return put;
+    }
+    std::memcpy(apart_slot.data, apart->begin(), apart_bytes);
+    copied_payload_bytes.fetch_add(apart_bytes, std::memory_order_relaxed);
+  }
   std::array<uint64_t, kRecordWordsMax> words;
   size_t at = 0;
   if (extra_count != 0) {
-    Put put{};
-    const Slot slot = TakeKnownSlot(extra.size(), put, why);
-    if (!slot) return put;
-    std::memcpy(slot.data, extra.data(), extra.size());
-    words[at++] = std::bit_cast<uint64_t>(DescriptorOf(slot, extra.size()));
-    pool_->Sent(slot, extra.size());
+    std::memcpy(extra_slot.data, extra.data(), extra.size());
+    words[at++] = std::bit_cast<uint64_t>(DescriptorOf(extra_slot, extra.size()));
   }
-  for (size_t i = 0; i < slots.size(); ++i) {
-    words[at++] = std::bit_cast<uint64_t>(DescriptorOf(slots[i], all[i].size() * kWordBytes));
+  next = 0;
+  for (const auto& segment : segments) {
+    const Slot& slot = &segment == apart ? apart_slot : slots[next++];
+    words[at++] = std::bit_cast<uint64_t>(DescriptorOf(slot, segment.size() * kWordBytes));
   }
   writer_.Write(message->header, Form::kSegments, {words.data(), at});
-  own->MarkSent(all);
+  if (extra_slot) pool_->Sent(extra_slot, extra.size());
+  if (apart_slot) pool_->Sent(apart_slot, apart_bytes);
+  held->MarkSent(segments);
   message.reset();
   if (!trim_due_.exchange(true, std::memory_order_relaxed)) {
     loop_->Post([self = shared_from_this()] { self->CheckTrim(); });
@@ -388,8 +428,7 @@ void ShmConnection::TellRefused() {
 bool ShmConnection::Evacuate(MessageBody* queued) {
   MessageBody** link = &first_->next;
   for (; queued != nullptr; link = &(*link)->next, queued = queued->next) {
-    ShmMessage* const own = ShmMessage::Of(*queued, *pool_);
-    if (own == nullptr || !own->holds_slots()) continue;
+    if (SlotSegments::Of(*queued, *pool_) == nullptr) continue;
     OutgoingMessage message(queued);
     MessageBody* const after = queued->next;
     const uint64_t counted = message->header.size;

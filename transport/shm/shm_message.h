@@ -2,7 +2,6 @@
 
 // Messages that are built in the slots of a connection's pool, where the peer reads them.
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -12,6 +11,7 @@
 #include "transport/buffer_pool.h"
 #include "transport/message.h"
 #include "transport/shm/slot_pool.h"
+#include "transport/shm/slot_segments.h"
 
 namespace mi7::transport::shm {
 
@@ -30,29 +30,17 @@ class ShmMessage final : public MessageBody {
   void Recycle() override;
   kj::ArrayPtr<capnp::word> allocateSegment(capnp::uint minimum_words) override;
 
-  // Of `message`, when it is one of this pool's.
-  static ShmMessage* Of(MessageBody& message, const SlotPool& pool);
-
-  // The slots of the segments in their order; empty when a segment lies elsewhere (private memory,
-  // or what the user brought along as an orphan).
-  std::span<const Slot> SlotsOf(std::span<const IncomingMessage::Segment> segments) const;
-  bool holds_slots() const { return slot_count_ != 0; }
-  // The slots belong to the peer now: the message is recycled without returning them.
-  void MarkSent(std::span<const IncomingMessage::Segment> segments);
-
  private:
   template <typename T>
   friend class mi7::ObjectPool;
-  ShmMessage(SlotPool& pool, size_t hint_bytes) : pool_(pool), hint_bytes_(hint_bytes) {}
+  ShmMessage(SlotPool& pool, size_t hint_bytes) : slots_(pool), hint_bytes_(hint_bytes) {
+    further_segments_ = &slots_;
+  }
   ~ShmMessage() = default;
 
-  SlotPool& pool_;
+  SlotSegments slots_;
   const uint64_t hint_bytes_;
   uint64_t allocated_bytes_ = 0;
-  uint32_t slot_count_ = 0;
-  bool sent_ = false;
-  std::array<Slot, 4> few_slots_;
-  std::vector<Slot> more_slots_;  // all of them, when they are more
   std::vector<BufferRef> private_segments_;
   BufferRef extra_;
   size_t extra_bytes_ = 0;

@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "base/fork_guard.h"
 #include "base/mutex.h"
+#include "transport/message.h"
 #include "transport/shm/half.h"
 #include "transport/shm/layout.h"
 #include "transport/shm/shm_options.h"
@@ -40,7 +41,7 @@ struct Slot {
 
 // Thread-safe. Kept alive by shared ownership of the connection and by every slot that is taken and
 // not sent: messages under construction may outlive the connection.
-class SlotPool {
+class SlotPool final : public SegmentSource {
  public:
   // `peer`: the peer's control page, which outlives Detach. `can_trim`: whether memory may be given
   // back to the system, which the seal for peers that are not trusted forbids.
@@ -54,6 +55,9 @@ class SlotPool {
   // Whether Take could ever give so much.
   bool CouldHold(uint64_t bytes) const { return bytes <= largest_bytes_; }
   uint64_t largest_bytes() const { return largest_bytes_; }
+
+  // For heap messages that outgrow their first segment.
+  FurtherSegments* NewFurtherSegments() override;
 
   // Gives back a slot that was not sent, whose first `dirty_bytes` were written to. The last one
   // after Detach destroys the pool. In a forked child: nothing.

@@ -205,11 +205,14 @@ TEST_F(SlotPoolTest, RandomUseNeverHandsOutASlotTwiceOrDirty) {
 TEST_F(SlotPoolTest, AMessageThatGrowsTakesFurtherSlotsAndReturnsAll) {
   OutgoingMessage message = ShmMessage::New(*pool_, 100);
   message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(100'000);
-  ShmMessage* const own = ShmMessage::Of(*message, *pool_);
+  SlotSegments* const own = SlotSegments::Of(*message, *pool_);
   ASSERT_NE(own, nullptr);
   const auto segments = message->Segments();
-  EXPECT_EQ(segments.size(), 2u);
-  EXPECT_EQ(own->SlotsOf({segments.begin(), segments.size()}).size(), 2u);
+  ASSERT_EQ(segments.size(), 2u);
+  ASSERT_EQ(own->slots().size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(own->slots()[i].data, reinterpret_cast<const std::byte*>(segments[i].begin()));
+  }
   EXPECT_EQ(pool_->GetUsage().taken, 2u);
   message.reset();
   EXPECT_EQ(pool_->GetUsage().taken, 0u);
@@ -220,9 +223,7 @@ TEST_F(SlotPoolTest, AMessageThatFindsNoSlotIsBuiltElsewhere) {
   while (Slot slot = pool_->Take(4096, 0, true)) all.push_back(slot);
   OutgoingMessage message = ShmMessage::New(*pool_, 1000);
   message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(100'000);
-  const auto segments = message->Segments();
-  EXPECT_TRUE(
-      ShmMessage::Of(*message, *pool_)->SlotsOf({segments.begin(), segments.size()}).empty());
+  EXPECT_EQ(SlotSegments::Of(*message, *pool_), nullptr);
   message.reset();
   for (const Slot& slot : all) pool_->Return(slot, 0);
   EXPECT_EQ(pool_->GetUsage().taken, 0u);
@@ -231,10 +232,31 @@ TEST_F(SlotPoolTest, AMessageThatFindsNoSlotIsBuiltElsewhere) {
 TEST_F(SlotPoolTest, AMessageIsOfItsPoolAlone) {
   SlotPool* const other = new SlotPool(Options(), *peer_, true);
   OutgoingMessage message = ShmMessage::New(*pool_, 100);
-  EXPECT_EQ(ShmMessage::Of(*message, *other), nullptr);
+  message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(100);
+  EXPECT_NE(SlotSegments::Of(*message, *pool_), nullptr);
+  EXPECT_EQ(SlotSegments::Of(*message, *other), nullptr);
   OutgoingMessage heap = NewHeapMessage(100);
-  EXPECT_EQ(ShmMessage::Of(*heap, *pool_), nullptr);
+  heap->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(100'000);
+  EXPECT_EQ(SlotSegments::Of(*heap, *pool_), nullptr);
   other->Detach();
+}
+
+// Expected to be small, it began on the heap.
+TEST_F(SlotPoolTest, AHeapMessageThatGrowsGoesOnInSlots) {
+  for (int round = 0; round < 3; ++round) {
+    OutgoingMessage message = NewHeapMessage(100);
+    EXPECT_EQ(message->segment_source, nullptr) << "not that of the message before it";
+    message->segment_source = pool_;
+    message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(200'000);
+    const SlotSegments* const own = SlotSegments::Of(*message, *pool_);
+    ASSERT_NE(own, nullptr);
+    ASSERT_EQ(own->slots().size(), 1u);
+    EXPECT_GE(own->slots()[0].bytes, 200'000u);
+    EXPECT_EQ(message->Segments().size(), 2u);
+    EXPECT_EQ(pool_->GetUsage().taken, 1u);
+    message.reset();
+    EXPECT_EQ(pool_->GetUsage().taken, 0u);
+  }
 }
 
 }  // namespace

@@ -1,0 +1,64 @@
+#include "transport/shm/slot_segments.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/object_pool.h"
+
+namespace mi7::transport::shm {
+namespace {
+
+constexpr size_t kWordBytes = sizeof(capnp::word);
+
+}  // namespace
+
+FurtherSegments* SlotPool::NewFurtherSegments() { return ObjectPool<SlotSegments>::New(*this); }
+
+SlotSegments* SlotSegments::Of(MessageBody& message, const SlotPool& pool) {
+  auto* const segments = dynamic_cast<SlotSegments*>(message.further_segments());
+  return segments != nullptr && &segments->pool_ == &pool && segments->count_ != 0 ? segments
+                                                                                   : nullptr;
+}
+
+kj::ArrayPtr<capnp::word> SlotSegments::Allocate(size_t minimum_bytes, size_t better_bytes) {
+  const Slot slot =
+      pool_.Take(minimum_bytes, std::min<uint64_t>(better_bytes, kGrowthBytesMax), false);
+  if (!slot) return nullptr;
+  if (count_ == few_.size()) more_.assign(few_.begin(), few_.end());
+  if (count_ < few_.size()) {
+    few_[count_] = slot;
+  } else {
+    more_.push_back(slot);
+  }
+  ++count_;
+  return {reinterpret_cast<capnp::word*>(slot.data), slot.bytes / kWordBytes};
+}
+
+template <typename Visit>
+void SlotSegments::ForEach(kj::ArrayPtr<const IncomingMessage::Segment> segments, Visit visit) {
+  const std::span<const Slot> all = slots();
+  size_t next = 0;
+  for (const auto& segment : segments) {
+    if (next == all.size()) break;
+    if (reinterpret_cast<const std::byte*>(segment.begin()) != all[next].data) continue;
+    visit(all[next++], segment.size() * kWordBytes);
+  }
+  MI7_CHECK(next == all.size(), "Cap'n Proto uses the segments it asked for, in order");
+}
+
+void SlotSegments::MarkSent(kj::ArrayPtr<const IncomingMessage::Segment> segments) {
+  ForEach(segments, [this](const Slot& slot, uint64_t bytes) { pool_.Sent(slot, bytes); });
+  sent_ = true;
+}
+
+void SlotSegments::Return(kj::ArrayPtr<const IncomingMessage::Segment> segments) {
+  if (sent_) return;
+  ForEach(segments, [this](const Slot& slot, uint64_t bytes) { pool_.Return(slot, bytes); });
+}
+
+void SlotSegments::Drop(kj::ArrayPtr<const IncomingMessage::Segment> segments) {
+  Return(segments);
+  ObjectPool<SlotSegments>::Delete(this);
+}
+
+}  // namespace mi7::transport::shm
