@@ -30,7 +30,9 @@ absl::Status CheckLimits(const Limits& limits) {
         {"connections_max", limits.connections_max},
         {"calls_in_flight_max", limits.calls_in_flight_max},
         {"queued_bytes_max", limits.queued_bytes_max},
-        {"unread_answer_bytes_max", limits.unread_answer_bytes_max}}) {
+        {"unread_answer_bytes_max", limits.unread_answer_bytes_max},
+        {"stream_queued_bytes_max", limits.stream_queued_bytes_max},
+        {"stream_window_bytes", limits.stream_window_bytes}}) {
     if (value == 0) return Wrong(name, value, "at least 1");
   }
   for (const auto& [name, value] :

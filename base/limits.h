@@ -50,10 +50,23 @@ struct Limits {
   // whether the peer reads or not. At this mark results become an error, for which there is room.
   // Below queued_bytes_max it is that.
   uint64_t unread_answer_bytes_max = 256u << 20;
+  // At this mark of queued bytes the streams of a connection wait with further messages, so that a
+  // call that is made meanwhile is not behind more. More than queued_bytes_max counts as that.
+  uint64_t stream_queued_bytes_max = 1u << 20;
+  // Bytes of messages, headers included, that this end accepts on one stream before its user has
+  // taken them: what a stream can make us keep is this and one message. Told in Hello. What a
+  // distant peer sends on one stream in a round trip is at most this.
+  uint32_t stream_window_bytes = 256u << 10;
   // How long a peer may take none of our queued bytes before its connection is closed. One that
   // reads slowly is not closed.
   absl::Duration write_stall_timeout = absl::Seconds(60);
 };
+
+// Queued bytes at which streams wait.
+constexpr uint64_t StreamMark(const Limits& limits) {
+  return limits.stream_queued_bytes_max < limits.queued_bytes_max ? limits.stream_queued_bytes_max
+                                                                  : limits.queued_bytes_max;
+}
 
 // OK when `limits` make sense together; else INVALID_ARGUMENT naming the limit, its value and what
 // it must be. Channel::Create and ServerBuilder::Start check theirs.
@@ -63,5 +76,7 @@ absl::Status CheckLimits(const Limits& limits);
 static_assert(Limits{}.extra_bytes_max < Limits{}.message_bytes_max);
 static_assert(Limits{}.message_bytes_max % 8 == 0);
 static_assert(Limits{}.queued_bytes_max >= Limits{}.message_bytes_max);
+static_assert(Limits{}.queued_bytes_max >= Limits{}.stream_queued_bytes_max);
+static_assert(Limits{}.stream_queued_bytes_max >= Limits{}.stream_window_bytes);
 
 }  // namespace mi7

@@ -1,6 +1,7 @@
 #include "codegen/build.h"
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -12,7 +13,10 @@ namespace mi7::codegen {
 namespace {
 
 // Members of mi7::Service and mi7::Stub, and their own names, which mean the classes inside them.
-constexpr const char* kRuntimeMembers[] = {"Dispatch", "NewRequest", "Service", "Stub"};
+constexpr const char* kRuntimeMembers[] = {
+    "Dispatch",   "FinishStream",     "FlowStub",       "NewCall",          "NewFlowRequest",
+    "NewRequest", "NewStreamRequest", "OpenBidiStream", "OpenClientStream", "Service",
+    "Stub"};
 
 void CollectInterfaces(const Schema& schema, uint64_t scope, std::vector<uint64_t>& result) {
   for (auto nested : schema.Find(scope).getNestedNodes()) {
@@ -23,10 +27,26 @@ void CollectInterfaces(const Schema& schema, uint64_t scope, std::vector<uint64_
   }
 }
 
+MethodKind KindOf(::capnp::schema::Method::Reader method) {
+  if (method.getResultStructType() == kStreamResult) return MethodKind::kFlow;
+  const std::optional<Streaming> streaming = StreamingOf(method);
+  if (!streaming) return MethodKind::kUnary;
+  switch (*streaming) {
+    case Streaming::kClient:
+      return MethodKind::kClientStreaming;
+    case Streaming::kServer:
+      return MethodKind::kServerStreaming;
+    case Streaming::kBidirectional:
+      return MethodKind::kBidirectional;
+  }
+  return MethodKind::kUnary;
+}
+
 TableMethod DescribeMethod(::capnp::schema::Method::Reader method) {
   const auto annotations = method.getAnnotations();
   TableMethod result;
   result.name = method.getName().cStr();
+  result.kind = KindOf(method);
   result.timeout_ms = AnnotationNumber(annotations, kTimeoutAnnotation);
   if (HasAnnotation(annotations, kRetryableAnnotation)) result.repeat = Repeat::kRetryable;
   if (HasAnnotation(annotations, kIdempotentAnnotation)) result.repeat = Repeat::kIdempotent;
@@ -114,6 +134,7 @@ class Builder {
         if (LooksLikeMacro(name)) members.Reserve(name);
         out.cpp_name = members.Claim(name);
         out.is_renamed = out.cpp_name != Capitalize(NameInCpp(method));
+        out.kind = KindOf(method);
         out.doc = schema_.MemberDoc(ancestor.id, ordinal);
         out.signature = Signature(schema_, ancestor.id, ordinal);
         ++ordinal;

@@ -156,14 +156,17 @@ class Checker {
   void CheckMethod(uint64_t interface, const Ancestor& ancestor,
                    ::capnp::schema::Method::Reader method) {
     const std::string name = method.getName().cStr();
-    if (HasAnnotation(method.getAnnotations(), kStreamingAnnotation)) {
+    if (HasAnnotation(method.getAnnotations(), kStreamingAnnotation) && !StreamingOf(method)) {
       ReportMethod(interface, ancestor.id, name,
-                   "has the annotation $Mi7.streaming, which mi7 does not support yet",
-                   "remove the annotation, or split the stream into calls that carry a part each");
+                   "has a value of $Mi7.streaming that this version of mi7 does not know",
+                   "use client, server or bidirectional, or a later mi7");
     }
     if (method.getResultStructType() == kStreamResult) {
-      ReportMethod(interface, ancestor.id, name, "returns 'stream', which mi7 does not support yet",
-                   "return '()' instead of 'stream', and wait for each call's answer");
+      if (StreamingOf(method)) {
+        ReportMethod(interface, ancestor.id, name,
+                     "returns 'stream' and has $Mi7.streaming, which mean different things",
+                     "remove the annotation, or return '()' instead of 'stream'");
+      }
     } else {
       CheckMessage(interface, ancestor, name, method.getResultStructType(), method.getResultBrand(),
                    "result");
@@ -189,6 +192,14 @@ class Checker {
         report("has a $Mi7.timeout of more than 2147483647 ms (24 days), which cannot be sent",
                "shorten it, or remove the annotation for none");
       }
+    }
+    if (HasAnnotation(annotations, kStreamingAnnotation) &&
+        (HasAnnotation(annotations, kRetryableAnnotation) ||
+         HasAnnotation(annotations, kIdempotentAnnotation) ||
+         HasAnnotation(annotations, kDeduplicateAnnotation))) {
+      report("is a stream, which is never repeated, and has an annotation about repeated calls",
+             "remove $Mi7.retryable, $Mi7.idempotent or $Mi7.deduplicate");
+      return;
     }
     const bool idempotent = HasAnnotation(annotations, kIdempotentAnnotation);
     if (idempotent && HasAnnotation(annotations, kRetryableAnnotation)) {

@@ -3,6 +3,23 @@
 namespace mi7::codegen {
 namespace {
 
+// What makes a call in the base of every stub.
+std::string CallFunction(const Method& method) {
+  switch (method.kind) {
+    case MethodKind::kUnary:
+      break;
+    case MethodKind::kServerStreaming:
+      return "NewStreamRequest";
+    case MethodKind::kClientStreaming:
+      return "OpenClientStream";
+    case MethodKind::kBidirectional:
+      return "OpenBidiStream";
+    case MethodKind::kFlow:
+      return "NewFlowRequest";
+  }
+  return "NewRequest";
+}
+
 // How bodies name a table entry. A generic interface's bodies stand in the header, which sees its
 // own table alone and finds those of its bases through it.
 std::string MethodTable(const File& file, const Interface& interface, const Method& method) {
@@ -43,10 +60,25 @@ void EmitDispatch(const File& file, const Interface& interface, Printer& out) {
     }
     out.Line("case " + std::to_string(method.ordinal) + ":");
     out.Indent();
-    out.Call("return " + method.cpp_name + "(",
-             {"call.context()", "call.Params<" + method.params.Spelled() + ">()",
-              "call.Results<" + method.results.Spelled() + ">()"},
-             ");");
+    if (StreamsParams(method) || StreamsResults(method)) {
+      const std::string entry = MethodTable(file, interface, method);
+      const std::string condition = "if (!call.OpenStream(" + entry + "))";
+      const std::string refusal = "return ::mi7::NeedsStreams(" + entry + ");";
+      if (out.Fits(condition.size() + 1 + refusal.size())) {
+        out.Line(condition + " " + refusal);
+      } else {
+        out.Line(condition);
+        out.Line("  " + refusal);
+      }
+    }
+    std::vector<std::string> arguments = {
+        "call.context()", (StreamsParams(method) ? "call.Reader<" : "call.Params<") +
+                              method.params.Spelled() + ">()"};
+    if (method.kind != MethodKind::kFlow) {
+      arguments.push_back((StreamsResults(method) ? "call.Writer<" : "call.Results<") +
+                          method.results.Spelled() + ">()");
+    }
+    out.Call("return " + method.cpp_name + "(", arguments, ");");
     out.Outdent();
     if (i + 1 == interface.methods.size() || interface.methods[i + 1].table != method.table) {
       out.Outdent();
@@ -101,9 +133,45 @@ std::string WithArguments(const Interface& interface, const std::string& name) {
   return name + "<" + Join(interface.template_params, ", ") + ">";
 }
 
+bool StreamsParams(const Method& method) {
+  return method.kind == MethodKind::kClientStreaming || method.kind == MethodKind::kBidirectional;
+}
+bool StreamsResults(const Method& method) {
+  return method.kind == MethodKind::kServerStreaming || method.kind == MethodKind::kBidirectional;
+}
+
 std::vector<std::string> HandlerTypes(const Method& method) {
-  return {"::mi7::ServerContext&", method.params.Member("Reader"),
-          method.results.Member("Builder")};
+  std::vector<std::string> types = {"::mi7::ServerContext&",
+                                    StreamsParams(method)
+                                        ? "::mi7::StreamReader<" + method.params.Spelled() + ">"
+                                        : method.params.Member("Reader")};
+  if (method.kind != MethodKind::kFlow) {
+    types.push_back(StreamsResults(method) ? "::mi7::StreamWriter<" + method.results.Spelled() + ">"
+                                           : method.results.Member("Builder"));
+  }
+  return types;
+}
+
+std::string CallTemplate(const Method& method) {
+  switch (method.kind) {
+    case MethodKind::kUnary:
+      break;
+    case MethodKind::kServerStreaming:
+      return "::mi7::StreamRequest<";
+    case MethodKind::kClientStreaming:
+      return "::mi7::ClientStream<";
+    case MethodKind::kBidirectional:
+      return "::mi7::BidiStream<";
+    case MethodKind::kFlow:
+      return "::mi7::FlowRequest<";
+  }
+  return "::mi7::Request<";
+}
+
+std::vector<std::string> CallTypes(const Method& method) {
+  std::vector<std::string> types = {method.params.Spelled()};
+  if (method.kind != MethodKind::kFlow) types.push_back(method.results.Spelled());
+  return types;
 }
 
 void EmitServiceBodies(const File& file, const Interface& interface, Printer& out) {
@@ -134,13 +202,13 @@ void EmitServiceBodies(const File& file, const Interface& interface, Printer& ou
 void EmitStubBodies(const File& file, const Interface& interface, Printer& out) {
   const std::string stub = WithArguments(interface, interface.stub);
   for (const Method& method : interface.methods) {
-    const std::vector<std::string> types = {method.params.Spelled(), method.results.Spelled()};
+    const std::vector<std::string> types = CallTypes(method);
     out.Line();
     EmitTemplateHead(interface, false, out);
-    out.TemplateDeclaration("::mi7::Request<", types, "> " + stub + "::" + method.cpp_name + "(",
+    out.TemplateDeclaration(CallTemplate(method), types, "> " + stub + "::" + method.cpp_name + "(",
                             {"const ::mi7::CallOptions& options"}, ") const {");
     out.Indent();
-    out.TemplateCall("return NewRequest<", types, ">(",
+    out.TemplateCall("return " + CallFunction(method) + "<", types, ">(",
                      {"k" + file.tables[interface.table].symbol + "Info",
                       MethodTable(file, interface, method), "options"},
                      ");");

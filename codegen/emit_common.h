@@ -27,8 +27,16 @@ void EmitTemplateHead(const Interface& interface, bool defaults, Printer& out);
 // "CalculatorService", "StoreService<K, V>"
 std::string WithArguments(const Interface& interface, const std::string& name);
 
-// The types of a handler's arguments: context, parameters, results.
+bool StreamsParams(const Method& method);
+bool StreamsResults(const Method& method);
+
+// The types of a handler's arguments: context, parameters or their reader, results or their writer
+// (none of `-> stream`).
 std::vector<std::string> HandlerTypes(const Method& method);
+// What a method of the stub returns, less its arguments: "::mi7::Request<".
+std::string CallTemplate(const Method& method);
+// Its arguments: the parameters and, but for `-> stream`, the results.
+std::vector<std::string> CallTypes(const Method& method);
 
 // The members of the service and the stub of an interface, defined outside their classes.
 void EmitServiceBodies(const File& file, const Interface& interface, Printer& out);

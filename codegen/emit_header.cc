@@ -61,8 +61,8 @@ void EmitService(const File& file, const Interface& interface, Printer& out) {
     EmitMethodComment(file, interface, method, out);
     std::vector<std::string> arguments = HandlerTypes(method);
     arguments[0] += " context";
-    arguments[1] += " params";
-    arguments[2] += " results";
+    arguments[1] += StreamsParams(method) ? " reader" : " params";
+    if (arguments.size() > 2) arguments[2] += StreamsResults(method) ? " writer" : " results";
     out.Declaration("virtual ::mi7::Reply " + method.cpp_name + "(", arguments, ");");
     out.Line();
   }
@@ -78,15 +78,18 @@ void EmitService(const File& file, const Interface& interface, Printer& out) {
 void EmitStub(const File& file, const Interface& interface, Printer& out) {
   out.Line();
   out.Comment("Calls " + file.tables[interface.table].name + " through a channel.");
-  EmitClassHead(interface, interface.stub, "::mi7::Stub", out);
+  const bool has_flow =
+      std::any_of(interface.methods.begin(), interface.methods.end(),
+                  [](const Method& method) { return method.kind == MethodKind::kFlow; });
+  const std::string base = has_flow ? "FlowStub" : "Stub";
+  EmitClassHead(interface, interface.stub, "::mi7::" + base, out);
   out.Line(" public:");
   out.Indent();
-  out.Line("using ::mi7::Stub::Stub;");
+  out.Line("using ::mi7::" + base + "::" + base + ";");
   for (const Method& method : interface.methods) {
     out.Line();
     EmitMethodComment(file, interface, method, out);
-    out.TemplateDeclaration("::mi7::Request<", {method.params.Spelled(), method.results.Spelled()},
-                            "> " + method.cpp_name + "(",
+    out.TemplateDeclaration(CallTemplate(method), CallTypes(method), "> " + method.cpp_name + "(",
                             {"const ::mi7::CallOptions& options = {}"}, ") const;");
   }
   out.Outdent();

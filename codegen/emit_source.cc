@@ -22,6 +22,12 @@ std::vector<std::string> MethodFields(const Table& table, size_t ordinal) {
   std::vector<std::string> fields = {".interface_id = " + Hex(table.id),
                                      ".method_id = " + std::to_string(ordinal),
                                      ".name = \"" + table.name + "." + method.name + "\""};
+  if (method.kind != MethodKind::kUnary && method.kind != MethodKind::kFlow) {
+    fields.push_back(std::string(".kind = ::mi7::MethodKind::") +
+                     (method.kind == MethodKind::kServerStreaming   ? "kServerStreaming"
+                      : method.kind == MethodKind::kClientStreaming ? "kClientStreaming"
+                                                                    : "kBidirectional"));
+  }
   if (method.timeout_ms != 0)
     fields.push_back(".timeout_ms = " + std::to_string(method.timeout_ms));
   if (method.repeat != Repeat::kUnlessItRan) {

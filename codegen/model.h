@@ -28,9 +28,13 @@ struct CppType {
 // Whether a call of a method may be repeated, as mi7::Repeat has it.
 enum class Repeat { kUnlessItRan, kRetryable, kIdempotent };
 
+// Which of a method's messages are streams. kFlow: `-> stream`, a unary one whose calls are.
+enum class MethodKind { kUnary, kServerStreaming, kClientStreaming, kBidirectional, kFlow };
+
 // What the description of an interface says of one of its own methods.
 struct TableMethod {
-  std::string name;         // As in the schema.
+  std::string name;  // As in the schema.
+  MethodKind kind = MethodKind::kUnary;
   uint32_t timeout_ms = 0;  // $Mi7.timeout; 0: none
   Repeat repeat = Repeat::kUnlessItRan;
   bool deduplicate = false;
@@ -55,9 +59,10 @@ struct Method {
   std::vector<size_t> base_path;
   std::string cpp_name;     // "Add"
   bool is_renamed = false;  // That is not the schema's name, which is taken.
-  std::string doc;          // The schema's comment; lines end in '\n'.
-  std::string signature;    // "add @0 (a :Int64, b :Int64) -> (sum :Int64)"
-  CppType params;           // As seen from inside the generated classes.
+  MethodKind kind = MethodKind::kUnary;
+  std::string doc;        // The schema's comment; lines end in '\n'.
+  std::string signature;  // "add @0 (a :Int64, b :Int64) -> (sum :Int64)"
+  CppType params;         // As seen from inside the generated classes.
   CppType results;
 };
 

@@ -23,6 +23,17 @@ uint32_t AnnotationNumber(::capnp::List<::capnp::schema::Annotation>::Reader ann
   return 0;
 }
 
+std::optional<Streaming> StreamingOf(::capnp::schema::Method::Reader method) {
+  for (auto annotation : method.getAnnotations()) {
+    if (annotation.getId() != kStreamingAnnotation || !annotation.getValue().isEnum()) continue;
+    const uint16_t value = annotation.getValue().getEnum();
+    if (value <= static_cast<uint16_t>(Streaming::kBidirectional)) {
+      return static_cast<Streaming>(value);
+    }
+  }
+  return std::nullopt;
+}
+
 bool HasAnnotation(::capnp::List<::capnp::schema::Annotation>::Reader annotations,
                    uint64_t annotation) {
   for (auto candidate : annotations) {

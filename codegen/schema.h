@@ -3,6 +3,7 @@
 // Reading a CodeGeneratorRequest: lookup of declarations by id, and what they are called.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -41,6 +42,11 @@ std::string NameInCpp(T declaration) {
   std::string renamed = AnnotationText(declaration.getAnnotations(), kCxxNameAnnotation);
   return renamed.empty() ? std::string(declaration.getName().cStr()) : renamed;
 }
+
+// What $Mi7.streaming says of a method; values are those of its enum.
+enum class Streaming { kClient = 0, kServer = 1, kBidirectional = 2 };
+// Nothing where the annotation is absent, or has a value that only a later mi7 knows.
+std::optional<Streaming> StreamingOf(::capnp::schema::Method::Reader method);
 
 // Why a node that a method refers to has no place in the scopes of the schema: it is the struct
 // that Cap'n Proto makes of a parameter or result list.

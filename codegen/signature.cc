@@ -1,5 +1,7 @@
 #include "codegen/signature.h"
 
+#include <optional>
+
 namespace mi7::codegen {
 namespace {
 
@@ -17,7 +19,10 @@ class SignatureWriter {
     }
     if (parameters.size() > 0) result += "] ";
     return result + List(method_.getParamStructType(), method_.getParamBrand()) + " -> " +
-           List(method_.getResultStructType(), method_.getResultBrand()) + Rules();
+           (method_.getResultStructType() == kStreamResult
+                ? "stream"
+                : List(method_.getResultStructType(), method_.getResultBrand())) +
+           Rules();
   }
 
  private:
@@ -25,6 +30,10 @@ class SignatureWriter {
   std::string Rules() const {
     const auto annotations = method_.getAnnotations();
     std::string result;
+    if (const std::optional<Streaming> streaming = StreamingOf(method_)) {
+      constexpr const char* kNames[] = {"client", "server", "bidirectional"};
+      result += std::string(" $Mi7.streaming(") + kNames[static_cast<size_t>(*streaming)] + ")";
+    }
     if (const uint32_t timeout_ms = AnnotationNumber(annotations, kTimeoutAnnotation)) {
       result += " $Mi7.timeout(" + std::to_string(timeout_ms) + ")";
     }

@@ -1,9 +1,11 @@
 #include "rpc/answer_side.h"
 
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/object_pool.h"
+#include "rpc/callee_stream.h"
 #include "rpc/error_codec.h"
 
 namespace mi7 {
@@ -69,13 +71,53 @@ absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
 }
 
 void AnswerSide::OnCancel(uint32_t call_id) {
+  CalleeStream* stream = nullptr;
+  {
+    MutexLock lock(&mutex_);
+    const auto found = async_calls_.find(call_id);
+    if (found == async_calls_.end()) return;
+    found->second->Cancel();
+    stream = found->second->stream_;
+    if (stream != nullptr) stream->Ref();
+  }
+  if (stream == nullptr) return;
+  stream->OnCancelled(absl::StatusCode::kCancelled, "cancelled by the caller");
+  stream->Unref();
+}
+
+CalleeStream* AnswerSide::FindStream(uint32_t call_id) {
   MutexLock lock(&mutex_);
   const auto found = async_calls_.find(call_id);
-  if (found != async_calls_.end()) found->second->Cancel();
+  if (found == async_calls_.end()) return nullptr;
+  CalleeStream* const stream = found->second->stream_;
+  if (stream != nullptr) stream->Ref();
+  return stream;
+}
+
+absl::Status AnswerSide::OnStreamFrame(transport::IncomingMessage&& message) {
+  CalleeStream* const stream = FindStream(message.header().call_id);
+  if (stream == nullptr) return absl::OkStatus();
+  absl::Status valid = stream->OnFrame(std::move(message));
+  stream->Unref();
+  return valid;
+}
+
+void AnswerSide::OnRejectedStreamMessage(const FrameHeader& header, const absl::Status& why) {
+  CalleeStream* const stream = FindStream(header.call_id);
+  if (stream == nullptr) return;
+  stream->OnRejected(why);
+  stream->Unref();
 }
 
 void AnswerSide::OnRejectedCall(const FrameHeader& header, const absl::Status& why) {
   Refuse(header.call_id, why);
+}
+
+void AnswerSide::OnUnsentStreamMessage(const FrameHeader& header, const absl::Status& why) {
+  CalleeStream* const stream = FindStream(header.call_id);
+  if (stream == nullptr) return;
+  stream->OnCancelled(why.code(), absl::StrCat("message that was not sent: ", why.message()));
+  stream->Unref();
 }
 
 void AnswerSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
@@ -88,8 +130,20 @@ void AnswerSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
 }
 
 void AnswerSide::OnClosed() {
-  MutexLock lock(&mutex_);
-  for (const auto& [id, call] : async_calls_) call->Cancel();
+  std::vector<CalleeStream*> streams;
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& [id, call] : async_calls_) {
+      call->Cancel();
+      if (call->stream_ == nullptr) continue;
+      call->stream_->Ref();
+      streams.push_back(call->stream_);
+    }
+  }
+  for (CalleeStream* const stream : streams) {
+    stream->OnCancelled(absl::StatusCode::kUnavailable, "connection lost");
+    stream->Unref();
+  }
 }
 
 bool AnswerSide::Drain() {
@@ -116,12 +170,16 @@ void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
   if (ForkGuard::generation() != made_in_) [[unlikely]]
     return;
   const bool async = call.keep_side_alive_ != nullptr;
+  if (call.stream_ != nullptr) [[unlikely]]
+    call.stream_->StopSending();
   if (async) {
     // Before the return is sent: the caller may use the id again as soon as it has it.
     MutexLock lock(&mutex_);
     async_calls_.erase(call.header().call_id);
   }
   SendReturn(call, status);
+  if (call.stream_ != nullptr) [[unlikely]]
+    call.stream_->OnAnswered();
   if (!async) return;
   bool draining;
   {

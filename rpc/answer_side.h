@@ -28,6 +28,7 @@ class AnswerSide {
   class Owner {
    public:
     virtual transport::Connection& connection() = 0;
+    virtual SessionStreams& streams() = 0;
     // Keeps the session, and with it this AnswerSide, alive.
     virtual std::shared_ptr<void> KeepAlive() = 0;
     virtual void OnAnswersDone(bool draining) = 0;
@@ -42,6 +43,12 @@ class AnswerSide {
 
   void OnCall(transport::IncomingMessage&& message);
   void OnCancel(uint32_t call_id);
+  // A frame of a stream; INVALID_ARGUMENT when the peer broke the protocol. Those of calls that are
+  // over, which it may not know yet, are dropped.
+  absl::Status OnStreamFrame(transport::IncomingMessage&& message);
+  // A message of a stream that the transport could not deliver, or not send.
+  void OnRejectedStreamMessage(const transport::FrameHeader& header, const absl::Status& why);
+  void OnUnsentStreamMessage(const transport::FrameHeader& header, const absl::Status& why);
   // A call that the transport could not deliver: too large, or malformed.
   void OnRejectedCall(const transport::FrameHeader& header, const absl::Status& why);
   // A return that the connection dropped unsent. When it was for want of memory, its caller is told
@@ -58,6 +65,7 @@ class AnswerSide {
   const Limits& limits() const { return *limits_; }
   std::string peer() { return owner_->connection().info().peer; }
   std::string transport_name() { return owner_->connection().info().transport; }
+  SessionStreams& streams() { return owner_->streams(); }
   std::shared_ptr<void> RegisterAsync(ServerCall& call);
   // Sends the return. Once a call. In a forked child: nothing, the call is the parent's.
   void Finish(ServerCall& call, const absl::Status& status);
@@ -69,6 +77,8 @@ class AnswerSide {
   }
   absl::Status AdmitSlow(uint32_t call_id) const;
   void SendReturn(ServerCall& call, const absl::Status& status);
+  // The stream with this call id, with a reference for the caller; nullptr: there is none.
+  CalleeStream* FindStream(uint32_t call_id);
   // Answers a call that no ServerCall exists for.
   void Refuse(uint32_t call_id, const absl::Status& status) {
     SendError(call_id, status, /*refused=*/true);

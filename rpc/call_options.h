@@ -23,7 +23,8 @@ struct CallOptions {
   // ServerContext::trace.
   std::shared_ptr<const TraceContext> trace = {};
   // Where the metadata of the answer goes, also of a failed call's. Yours to read once the call is
-  // done; until then the runtime writes it.
+  // done; until then the runtime writes it. Of a stream: the initial ones once its first message
+  // was read, the trailing ones once its end was.
   std::shared_ptr<ResponseMetadata> received = {};
 
   // Whether the call has nothing of what most calls do without: what this says no to is tested once

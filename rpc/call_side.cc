@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "rpc/call_outcome.h"
+#include "rpc/caller_stream.h"
 #include "rpc/client_call.h"
 #include "rpc/error_codec.h"
 
@@ -30,11 +31,12 @@ absl::Status LostStatus(const ClientCall& call, const absl::Status& closed) {
 
 }  // namespace
 
-CallSide::CallSide(transport::Connection* connection, const Limits* limits)
-    : connection_(connection),
+CallSide::CallSide(SessionStreams* streams, const transport::Negotiated& negotiated,
+                   const Limits* limits)
+    : streams_(streams),
+      connection_(&streams->connection()),
       limits_(limits),
-      in_flight_max_(std::min(limits->calls_in_flight_max,
-                              connection->info().negotiated.calls_in_flight_max)) {}
+      in_flight_max_(std::min(limits->calls_in_flight_max, negotiated.calls_in_flight_max)) {}
 
 void CallSide::Send(ClientCall* call) {
   if (TrySend(call)) return;
@@ -64,6 +66,8 @@ bool CallSide::TrySend(ClientCall* call) {
     if (in_flight_ >= in_flight_max_) [[unlikely]] {
       failure = absl::ResourceExhaustedError(
           absl::StrCat(in_flight_, " calls in flight, calls_in_flight_max is ", in_flight_max_));
+    } else if (call->stream_ != nullptr && !streams_->supported()) [[unlikely]] {
+      failure = absl::UnimplementedError("the server's mi7 knows no streams");
     } else {
       if (free_ids_.empty()) {
         free_ids_.push_back(static_cast<uint32_t>(calls_.size()));
@@ -73,6 +77,8 @@ bool CallSide::TrySend(ClientCall* call) {
       free_ids_.pop_back();
       calls_[header.call_id] = call;
       call->Ref();
+      if (call->stream_ != nullptr) [[unlikely]]
+        call->stream_->OnSending(*streams_, header.call_id);
       if (call->background_) TakeBackground(call);
       ++in_flight_;
     }
@@ -90,6 +96,8 @@ bool CallSide::TrySend(ClientCall* call) {
         call->Fail(LostStatus(*call, closed()));
       } else if (call->claimed()) {
         Withdraw(call);  // or it was answered already, and is not in the table
+      } else if (call->stream_ != nullptr) [[unlikely]] {
+        call->stream_->OnSent();
       }
       return true;
     }
@@ -113,6 +121,8 @@ bool CallSide::Withdraw(ClientCall* call) {
     const uint32_t call_id = call->call_id_;
     if (call_id >= calls_.size() || calls_[call_id] != call) return false;
     if (call->send_stage_.load(std::memory_order_seq_cst) == ClientCall::kSending) return false;
+    if (call->stream_ != nullptr) [[unlikely]]
+      call->stream_->StopSending();
     GiveBackBackground(call);
     // A server that goes away is answered: the last return closes the connection.
     unsent = !stopped() && connection_->Withdraw(call_id);
@@ -148,7 +158,8 @@ absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
     absl::Status status;
     if (message.header().code != 0) {
       status = DecodeError(message, *limits_);
-    } else if (!message.has_body()) {
+    } else if (!message.has_body() &&
+               (call->stream_ == nullptr || call->stream_->awaits_results())) {
       status = absl::InternalError(
           absl::StrCat(call->method().name, ": the server's return has neither error nor results"));
     }
@@ -175,6 +186,37 @@ absl::Status CallSide::OnRejectedReturn(const FrameHeader& header, const absl::S
       absl::Status(why.code(), absl::StrCat(call->method().name, ": results: ", why.message())));
   call->Unref();
   return absl::OkStatus();
+}
+
+absl::Status CallSide::OnStreamFrame(transport::IncomingMessage&& message) {
+  const FrameHeader& header = message.header();
+  ClientCall* const call = Find(header.call_id);
+  if (call == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("stream frame for call ", header.call_id, ", which is not in flight"));
+  }
+  if (call == kGivenUp) return absl::OkStatus();
+  absl::Status valid;
+  if (call->stream_ != nullptr) {
+    valid = call->stream_->OnFrame(std::move(message));
+  } else if (header.type == FrameType::kStreamMessage) {
+    call->FailAndCancel(absl::InternalError(absl::StrCat(
+        call->method().name,
+        ": the server sent a stream message for a unary method; do the schemas differ?")));
+  } else {
+    valid = absl::InvalidArgumentError(
+        absl::StrCat("credit for call ", header.call_id, ", which is no stream"));
+  }
+  call->Unref();
+  return valid;
+}
+
+void CallSide::OnRejectedStreamMessage(const FrameHeader& header, const absl::Status& why) {
+  ClientCall* const call = Find(header.call_id);
+  if (call == nullptr || call == kGivenUp) return;
+  call->FailAndCancel(absl::Status(
+      why.code(), absl::StrCat(call->method().name, ": stream message: ", why.message())));
+  call->Unref();
 }
 
 void CallSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
@@ -243,12 +285,24 @@ bool CallSide::idle() const {
   return in_flight_ == 0;
 }
 
+ClientCall* CallSide::Find(uint32_t call_id) {
+  MutexLock lock(&mutex_);
+  ClientCall* const call = call_id < calls_.size() ? calls_[call_id] : nullptr;
+  if (call != nullptr && call != kGivenUp) call->Ref();
+  return call;
+}
+
 ClientCall* CallSide::Take(uint32_t call_id, const ClientCall* expected) {
   MutexLock lock(&mutex_);
   if (call_id >= calls_.size() || calls_[call_id] == nullptr) return nullptr;
   if (expected != nullptr && calls_[call_id] != expected) return nullptr;
   ClientCall* const call = std::exchange(calls_[call_id], nullptr);
-  if (call != kGivenUp) GiveBackBackground(call);
+  if (call != kGivenUp) {
+    GiveBackBackground(call);
+    // Before another call can get the id.
+    if (call->stream_ != nullptr) [[unlikely]]
+      call->stream_->StopSending();
+  }
   FreeId(call_id);
   return call;
 }

@@ -17,12 +17,13 @@
 namespace mi7 {
 
 class ClientCall;
+class SessionStreams;
 
 // Thread-safety: any thread, except the On... functions, which the driving thread calls.
 class CallSide {
  public:
-  // Both must outlive the CallSide.
-  CallSide(transport::Connection* connection, const Limits* limits);
+  // All must outlive the CallSide.
+  CallSide(SessionStreams* streams, const transport::Negotiated& negotiated, const Limits* limits);
 
   // Sends `call` and takes a reference until its return arrived or the connection ended. On
   // failure the call is failed ("not sent").
@@ -40,6 +41,10 @@ class CallSide {
   absl::Status OnReturn(transport::IncomingMessage&& message);
   // A return that the transport could not deliver.
   absl::Status OnRejectedReturn(const transport::FrameHeader& header, const absl::Status& why);
+  // A frame of a stream of ours; INVALID_ARGUMENT when the peer broke the protocol.
+  absl::Status OnStreamFrame(transport::IncomingMessage&& message);
+  // A message of a stream of ours that the transport could not deliver, or not send.
+  void OnRejectedStreamMessage(const transport::FrameHeader& header, const absl::Status& why);
   // A call that the connection dropped unsent.
   void OnUnsent(const transport::FrameHeader& header, const absl::Status& why);
   // Fails every call in flight as UNAVAILABLE, "may have run".
@@ -64,7 +69,10 @@ class CallSide {
   // Removes and returns the call with this id, whose table reference passes to the caller; nullptr
   // when there is none, or it is not the `expected` one.
   ClientCall* Take(uint32_t call_id, const ClientCall* expected = nullptr);
+  // The call with this id, with a reference for the caller, or what stands for it in the table.
+  ClientCall* Find(uint32_t call_id);
 
+  SessionStreams* const streams_;
   transport::Connection* const connection_;
   const Limits* const limits_;
   const uint32_t in_flight_max_;  // ours or the peer's limit, whichever is lower

@@ -7,18 +7,11 @@
 #include "base/log.h"
 #include "base/object_pool.h"
 #include "rpc/call_outcome.h"
+#include "rpc/caller_stream.h"
 #include "rpc/channel.h"
 #include "rpc/session.h"
 
 namespace mi7 {
-
-// The continuations of this thread: whether it is inside one, and those whose turn comes after it.
-struct ClientCall::Turns {
-  bool running = false;
-  ClientCall* first = nullptr;  // a reference each
-  ClientCall* last = nullptr;
-};
-constinit thread_local ClientCall::Turns ClientCall::turns_;
 
 ClientCall* ClientCall::New(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
                             const InterfaceInfo& service, const MethodInfo& method,
@@ -42,7 +35,10 @@ ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session
     extras_ = std::make_unique<ClientCallExtras>(ClientCallExtras{options});
 }
 
-ClientCall::~ClientCall() = default;
+ClientCall::~ClientCall() {
+  if (stream_ != nullptr) [[unlikely]]
+    ObjectPool<CallerStream>::Delete(stream_);
+}
 
 void ClientCall::Unref() {
   // A sole owner needs no atomic read-modify-write: nobody else can take a reference.
@@ -70,11 +66,15 @@ void ClientCall::Start() {
   channel_->StartCall(this);
 }
 
+bool ClientCall::WouldWaitForItself() const {
+  return channel_->InLoopThread() || (!queued_ && session_ && session_->connection().InCallback());
+}
+
 void ClientCall::Wait() {
   if (done()) return;
   if (channel_->forked()) [[unlikely]]
     return EndInForkedChild(CallOutcome::kUnknown);
-  if (channel_->InLoopThread() || (!queued_ && session_->connection().InCallback())) {
+  if (WouldWaitForItself()) {
     RefuseToWait();
     return;
   }
@@ -92,14 +92,12 @@ void ClientCall::Wait() {
       }
     }
   };
-  // Continuations that run while this thread waits must not wait for the one that it is inside.
-  const bool inside = std::exchange(turns_.running, false);
+  const Turns::Waiting waiting;
   if (!wait_until(deadline_)) {
     Expire();
     // Either Expire completed it, or whoever claimed it before is about to.
     wait_until(Deadline::Infinite());
   }
-  turns_.running = inside;
 }
 
 void ClientCall::RefuseToWait() {
@@ -150,6 +148,7 @@ void ClientCall::Expire() { GiveUp(Ending::kDeadline); }
 void ClientCall::GiveUp(Ending ending) {
   if (!Claim()) return;
   const Channel::Withdrawn withdrawn = channel_->WithdrawCall(this);
+  if (stream_ != nullptr) stream_->OnGivenUp();
   std::string text(method_->name);
   absl::StrAppend(&text, ending == Ending::kDeadline ? ": deadline passed" : ": cancelled");
   absl::Status status =
@@ -157,6 +156,13 @@ void ClientCall::GiveUp(Ending ending) {
   CompleteWith(WithOutcome(status, withdrawn == Channel::Withdrawn::kBeforeSend
                                        ? CallOutcome::kNotSent
                                        : CallOutcome::kUnknown));
+}
+
+void ClientCall::FailAndCancel(const absl::Status& failure) {
+  if (!Claim()) return;
+  channel_->WithdrawCall(this);
+  if (stream_ != nullptr) stream_->OnGivenUp();
+  CompleteWith(failure);
 }
 
 void ClientCall::Abandon() {
@@ -196,7 +202,10 @@ void ClientCall::ReceiveExtras(const transport::IncomingMessage& message, absl::
   if (!extras_->options.received) return;
   ResponseMetadata received;
   const absl::Status decoded = DecodeResponseMetadata(message, *limits_, received);
-  *extras_->options.received = std::move(received);
+  ResponseMetadata& told = *extras_->options.received;
+  // A stream's first message may have told of the initial ones, which its user may be reading.
+  if (stream_ == nullptr || !received.initial.empty()) told.initial = std::move(received.initial);
+  told.trailing = std::move(received.trailing);
   // A call that failed says why, whatever came along.
   if (decoded.ok() || !status.ok()) return;
   status = absl::Status(
@@ -212,6 +221,8 @@ void ClientCall::FailMalformed() {
 // owner: the call cannot die before Finish returns.
 void ClientCall::Finish() {
   const uint32_t before = state_.fetch_or(kDone, std::memory_order_acq_rel);
+  if (stream_ != nullptr) [[unlikely]]
+    stream_->OnDone();
   // Runs here or in OnDone: whoever of the two comes second.
   if ((before & kContinuation) != 0) RunContinuation();
   completion_.Complete();
@@ -225,29 +236,18 @@ bool ClientCall::PublishContinuation() {
 }
 
 void ClientCall::RunContinuation() {
-  Turns& turns = turns_;
-  const bool outermost = !std::exchange(turns.running, true);
+  const Turns::Inside inside;
   InvokeContinuation();
-  if (!outermost) return;
-  while (turns.first != nullptr) {
-    ClientCall* const call = std::exchange(turns.first, turns.first->next_in_turn_);
-    call->InvokeContinuation();
-    call->Unref();
-  }
-  turns.running = false;
 }
 
 void ClientCall::RunContinuationInTurn() {
-  Turns& turns = turns_;
   Ref();  // the continuation may drop the handle
-  if (!turns.running) {
-    RunContinuation();
-    Unref();
-    return;
-  }
-  next_in_turn_ = nullptr;
-  (turns.first == nullptr ? turns.first : turns.last->next_in_turn_) = this;
-  turns.last = this;
+  run = [](Turn& self) {
+    ClientCall& call = static_cast<ClientCall&>(self);
+    call.InvokeContinuation();
+    call.Unref();
+  };
+  Turns::Run(*this);
 }
 
 void ClientCall::InvokeContinuation() {

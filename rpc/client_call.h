@@ -32,15 +32,17 @@
 #include "rpc/call_outcome.h"
 #include "rpc/interface_info.h"
 #include "rpc/message_reader.h"
+#include "rpc/turns.h"
 #include "transport/completion.h"
 #include "transport/message.h"
 
 namespace mi7 {
 
+class CallerStream;
 class Channel;
 class Session;
 
-class ClientCall {
+class ClientCall : private Turn {
  public:
   // With one reference, the caller's. `session`: the connection the request's memory is from, or
   // nullptr. Allocates nothing once warm.
@@ -68,6 +70,9 @@ class ClientCall {
   // Blocks until done. FAILED_PRECONDITION in status() when called inside a callback or handler of
   // the call's own connection, where it would wait for itself; the call is then cancelled.
   void Wait();
+  // Whether a thread that waited for the call now would keep itself from what it waits for. Once
+  // started.
+  bool WouldWaitForItself() const;
   bool done() const { return (state_.load(std::memory_order_acquire) & kDone) != 0; }
 
   // Runs `continuation(ClientCall&)` once the call is done: inside OnDone when it is already, or,
@@ -83,6 +88,8 @@ class ClientCall {
 
   // Ends the call with CANCELLED unless it is done; the server is told. Any thread.
   void Cancel();
+  // The same with another status.
+  void FailAndCancel(const absl::Status& failure);
 
   // As Cancel, for an owner that goes away: a continuation that is set (which must be trivially
   // destructible) does not run any more. Not while the call may complete on another thread.
@@ -111,6 +118,7 @@ class ClientCall {
   void Expire();
 
  private:
+  friend class CallerStream;
   friend class CallSide;
   friend class Channel;
   friend class DeadlineQueue;
@@ -147,8 +155,6 @@ class ClientCall {
   // As RunContinuation, but after the continuation inside which this thread is.
   void RunContinuationInTurn();
   void InvokeContinuation();
-  struct Turns;
-  static thread_local Turns turns_;
 
   std::atomic<uint32_t> state_{0};
   std::atomic<uint32_t> references_{1};
@@ -172,7 +178,8 @@ class ClientCall {
   bool wait_for_ready_;
   std::unique_ptr<ClientCallExtras> extras_;  // nullptr as long as the options are plain
   transport::OutgoingMessage request_;
-  absl::Status early_failure_;  // found while building, reported by Start
+  CallerStream* stream_ = nullptr;  // owned; nullptr: the call is unary
+  absl::Status early_failure_;      // found while building, reported by Start
 
   absl::Status status_;
   transport::IncomingMessage response_;
@@ -182,8 +189,7 @@ class ClientCall {
   // Position in the channel's DeadlineQueue, under its mutex; kNotInQueue outside.
   static constexpr size_t kNotInQueue = ~size_t{0};
   size_t deadline_index_ = kNotInQueue;
-  bool in_deadline_queue_ = false;      // the handle's owner's: it was put there
-  ClientCall* next_in_turn_ = nullptr;  // Turns, on one thread
+  bool in_deadline_queue_ = false;  // the handle's owner's: it was put there
 
   void (*run_continuation_)(void* storage, ClientCall* call) = nullptr;
   alignas(std::max_align_t) std::byte continuation_[kInlineContinuationBytes];

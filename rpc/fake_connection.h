@@ -82,6 +82,15 @@ class FakeConnection final : public transport::Connection {
   bool background() const { return background_; }
   // From now on what was sent can be taken back: the test must not look at it then.
   void LetWithdraw() { withdraws_ = true; }
+  // What was agreed on with the peer; before Start.
+  void SetFeatures(uint64_t features) { features_ = features; }
+  // What HasRoom answers; the test delivers OnWritable by itself.
+  void SetRoom(bool room) { room_ = room; }
+  void DeliverWritable() {
+    in_callback_ = std::this_thread::get_id();
+    receiver_->OnWritable();
+    in_callback_ = std::thread::id();
+  }
 
   // --- transport::Connection ---
 
@@ -105,6 +114,7 @@ class FakeConnection final : public transport::Connection {
     return absl::OkStatus();
   }
   bool Withdraw(uint32_t) override { return withdraws_; }
+  bool HasRoom() override { return room_; }
   void Close(absl::Status why) override {
     absl::MutexLock lock(&mutex_);
     if (!closed_with_) closed_with_ = std::move(why);
@@ -127,16 +137,20 @@ class FakeConnection final : public transport::Connection {
     return {.transport = "fake",
             .peer = "fake:peer",
             .local = "fake:local",
-            .negotiated = {.message_bytes_max = limits_.message_bytes_max,
-                           .calls_in_flight_max = limits_.calls_in_flight_max}};
+            .negotiated = {.features = features_,
+                           .message_bytes_max = limits_.message_bytes_max,
+                           .calls_in_flight_max = limits_.calls_in_flight_max,
+                           .stream_window_bytes = limits_.stream_window_bytes}};
   }
 
  private:
   const Limits limits_;
+  uint64_t features_ = transport::kFeatureStreams;
   std::shared_ptr<transport::Receiver> receiver_;
   std::atomic<std::thread::id> in_callback_{};
   std::atomic<bool> background_{false};
   std::atomic<bool> withdraws_{false};
+  std::atomic<bool> room_{true};
   mutable absl::Mutex mutex_;
   std::deque<transport::IncomingMessage> sent_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> closed_with_ ABSL_GUARDED_BY(mutex_);

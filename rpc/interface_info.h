@@ -8,6 +8,20 @@
 
 namespace mi7 {
 
+// Which of a method's messages are streams.
+enum class MethodKind : uint8_t {
+  kUnary,
+  kServerStreaming,  // many results
+  kClientStreaming,  // many parameters
+  kBidirectional,    // both
+};
+constexpr bool StreamsParams(MethodKind kind) {
+  return kind == MethodKind::kClientStreaming || kind == MethodKind::kBidirectional;
+}
+constexpr bool StreamsResults(MethodKind kind) {
+  return kind == MethodKind::kServerStreaming || kind == MethodKind::kBidirectional;
+}
+
 // Which calls that failed may be made once more; each includes those before it.
 enum class Repeat : uint8_t {
   kNever,
@@ -22,9 +36,10 @@ enum class Repeat : uint8_t {
 // One method. What comes after the name is what the schema's annotations say, for programs that
 // ask: the runtime does not act on it yet.
 struct MethodInfo {
-  uint64_t interface_id;    // of the interface that declares the method
-  uint16_t method_id;       // its ordinal there
-  const char* name;         // "Calculator.add"
+  uint64_t interface_id;  // of the interface that declares the method
+  uint16_t method_id;     // its ordinal there
+  const char* name;       // "Calculator.add"
+  MethodKind kind = MethodKind::kUnary;
   uint32_t timeout_ms = 0;  // of calls that bring no deadline; 0: none
   Repeat repeat = Repeat::kUnlessItRan;
   bool deduplicate = false;  // the server recognizes repeated calls

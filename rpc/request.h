@@ -37,6 +37,12 @@ class ClientCallRef {
   ~ClientCallRef() {
     if (call_ != nullptr) call_->Unref();
   }
+  // A further reference.
+  ClientCallRef Share() const {
+    call_->Ref();
+    return ClientCallRef(call_);
+  }
+  ClientCall* release() { return std::exchange(call_, nullptr); }
   ClientCall* get() const { return call_; }
   ClientCall* operator->() const { return call_; }
   explicit operator bool() const { return call_ != nullptr; }

@@ -4,6 +4,7 @@
 
 #include "base/object_pool.h"
 #include "rpc/answer_side.h"
+#include "rpc/callee_stream.h"
 
 namespace mi7 {
 
@@ -19,7 +20,37 @@ ServerCall::ServerCall(AnswerSide* side, transport::IncomingMessage&& request,
   }
 }
 
-ServerCall::~ServerCall() = default;
+ServerCall::~ServerCall() {
+  if (stream_ != nullptr) [[unlikely]]
+    stream_->Unref();
+}
+
+bool ServerCall::OpenStream(const MethodInfo& method) {
+  SessionStreams& streams = side_->streams();
+  if (!streams.supported()) return false;
+  PrepareAsync();
+  stream_ = CalleeStream::New(*this, method, streams, deadline_, keep_side_alive_);
+  if (StreamsResults(method.kind)) {
+    // The return only ends the stream, for which no memory is kept all the while.
+    response_ = transport::NewHeapMessage(0);
+    response_->has_body = false;
+  }
+  if (StreamsParams(method.kind)) request_.reset();
+  return true;
+}
+
+void ServerCall::AddInitialMetadata(transport::MessageBody& message) {
+  if (extras_ == nullptr || extras_->response.initial.empty()) return;
+  // What breaks the rules stays, for the return to fail with.
+  ResponseMetadata first;
+  first.initial = extras_->response.initial;
+  if (EncodeResponseMetadata(first, *limits_, message).ok()) extras_->response.initial = {};
+}
+
+StreamRef ServerCall::stream() const {
+  stream_->Ref();
+  return StreamRef(stream_);
+}
 
 void ServerCall::PrepareAsync() {
   if (keep_side_alive_) return;

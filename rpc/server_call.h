@@ -19,12 +19,17 @@
 #include "rpc/call_extras.h"
 #include "rpc/message_reader.h"
 #include "rpc/server_context.h"
+#include "rpc/stream.h"
 #include "transport/message.h"
 
 namespace mi7 {
 
 class AnswerSide;
-struct MethodInfo;
+class CalleeStream;
+template <typename T>
+class StreamReader;
+template <typename T>
+class StreamWriter;
 
 class ServerCall {
  public:
@@ -42,6 +47,19 @@ class ServerCall {
     return response_->template initRoot<R>();
   }
 
+  // Makes it a streaming call of `method`, before the handler runs. False: the caller's mi7 knows
+  // no streams.
+  bool OpenStream(const MethodInfo& method);
+  // Of a streaming call: what the handler gets for parameters and results.
+  template <typename P>
+  StreamReader<P> Reader() {
+    return StreamReader<P>(stream());
+  }
+  template <typename R>
+  StreamWriter<R> Writer() {
+    return StreamWriter<R>(stream());
+  }
+
   // --- For the runtime ---
 
   // `side` outlives the call or is kept alive by PrepareAsync.
@@ -52,6 +70,9 @@ class ServerCall {
   ServerCall& operator=(const ServerCall&) = delete;
 
   const transport::FrameHeader& header() const { return request_.header(); }
+  const Limits& limits() const { return *limits_; }
+  // Adds the initial metadata to the first message of the results.
+  void AddInitialMetadata(transport::MessageBody& message);
   // Sends the return and destroys the call, unless it was answered before (then only the caller's
   // part in it ends).
   void Answer(absl::Status status);
@@ -73,6 +94,7 @@ class ServerCall {
     if (extras_ == nullptr) extras_ = std::make_unique<ServerCallExtras>();
     return *extras_;
   }
+  StreamRef stream() const;
 
   AnswerSide* side_;
   const Limits* limits_;
@@ -80,6 +102,7 @@ class ServerCall {
   ServerContext context_{this};
   transport::IncomingMessage request_;
   transport::OutgoingMessage response_;
+  CalleeStream* stream_ = nullptr;  // one reference; nullptr: the call is unary
   Body body_;
   Deadline deadline_;
   std::unique_ptr<ServerCallExtras> extras_;  // nullptr as long as the call has none

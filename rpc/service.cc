@@ -10,6 +10,11 @@ Reply Unimplemented(const InterfaceInfo& service, const MethodInfo& method) {
       absl::StrCat("service ", service.name, " does not implement ", method.name));
 }
 
+Reply NeedsStreams(const MethodInfo& method) {
+  return absl::UnimplementedError(
+      absl::StrCat(method.name, " is a stream, and the caller's mi7 knows no streams"));
+}
+
 Reply UnknownMethod(const InterfaceInfo& service, uint64_t interface_id, uint16_t method_id) {
   const InterfaceInfo* interface = FindInterface(service, interface_id);
   if (interface == nullptr) {

@@ -27,6 +27,9 @@ class Service {
 // UNIMPLEMENTED, for a method that the skeleton knows and the service does not override.
 Reply Unimplemented(const InterfaceInfo& service, const MethodInfo& method);
 
+// UNIMPLEMENTED, for a streaming method that is called by a mi7 without streams.
+Reply NeedsStreams(const MethodInfo& method);
+
 // UNIMPLEMENTED, for a method that the skeleton does not know.
 Reply UnknownMethod(const InterfaceInfo& service, uint64_t interface_id, uint16_t method_id);
 

@@ -8,13 +8,20 @@ namespace mi7 {
 
 using transport::FrameHeader;
 using transport::FrameType;
+using transport::StreamDirection;
 
 Session::Session(std::shared_ptr<transport::Connection> connection,
                  std::weak_ptr<Observer> observer, std::shared_ptr<const SessionConfig> config)
+    : Session(connection, std::move(observer), std::move(config), connection->info().negotiated) {}
+
+Session::Session(std::shared_ptr<transport::Connection> connection,
+                 std::weak_ptr<Observer> observer, std::shared_ptr<const SessionConfig> config,
+                 const transport::Negotiated& negotiated)
     : connection_(std::move(connection)),
       observer_(std::move(observer)),
       config_(std::move(config)),
-      calls_(connection_.get(), &config_->limits),
+      streams_(connection_.get(), negotiated),
+      calls_(&streams_, negotiated, &config_->limits),
       answers_(this, config_->dispatcher, &config_->limits) {}
 
 void Session::Drain() {
@@ -50,6 +57,11 @@ void Session::OnMessage(transport::IncomingMessage message) {
       if (std::shared_ptr<Observer> observer = observer_.lock()) observer->OnGoAway(*this);
       CloseIfGoneAway();
       return;
+    case FrameType::kStreamMessage:
+    case FrameType::kStreamEnd:
+    case FrameType::kCredit:
+      if (!streams_.supported()) break;
+      return OnStreamFrame(std::move(message));
     case FrameType::kHello:
     case FrameType::kClose:
       break;
@@ -58,9 +70,27 @@ void Session::OnMessage(transport::IncomingMessage message) {
       absl::StrCat("message of type ", static_cast<int>(header.type), " after the handshake")));
 }
 
+void Session::OnStreamFrame(transport::IncomingMessage&& message) {
+  const FrameHeader& header = message.header();
+  // Credit is for messages that go the other way.
+  const auto toward = static_cast<uint16_t>(
+      header.type == FrameType::kCredit ? StreamDirection::kToCaller : StreamDirection::kToCallee);
+  absl::Status valid = header.code == toward ? answers_.OnStreamFrame(std::move(message))
+                                             : calls_.OnStreamFrame(std::move(message));
+  if (!valid.ok()) connection_->Close(std::move(valid));
+}
+
 void Session::OnRejected(const FrameHeader& header, const absl::Status& why) {
   if (header.type == FrameType::kCall) {
     answers_.OnRejectedCall(header, why);
+    return;
+  }
+  if (header.type == FrameType::kStreamMessage && streams_.supported()) {
+    if (header.code == static_cast<uint16_t>(StreamDirection::kToCallee)) {
+      answers_.OnRejectedStreamMessage(header, why);
+    } else {
+      calls_.OnRejectedStreamMessage(header, why);
+    }
     return;
   }
   absl::Status valid =
@@ -72,6 +102,14 @@ void Session::OnRejected(const FrameHeader& header, const absl::Status& why) {
 void Session::OnUnsent(const FrameHeader& header, const absl::Status& why) {
   if (header.type == FrameType::kCall) calls_.OnUnsent(header, why);
   if (header.type == FrameType::kReturn) answers_.OnUnsent(header, why);
+  if (header.type == FrameType::kStreamMessage && !absl::IsUnavailable(why)) {
+    // For want of memory, and without it the stream cannot go on.
+    if (header.code == static_cast<uint16_t>(StreamDirection::kToCallee)) {
+      calls_.OnRejectedStreamMessage(header, why);
+    } else {
+      answers_.OnUnsentStreamMessage(header, why);
+    }
+  }
   CloseIfGoneAway();
 }
 
@@ -80,6 +118,7 @@ void Session::OnClosed(const absl::Status& why) {
   // Before the calls end, so that a caller that tries again at once gets a new connection.
   if (std::shared_ptr<Observer> observer = observer_.lock()) observer->OnSessionClosed(*this, why);
   calls_.OnClosed(why);
+  streams_.OnClosed();
 }
 
 void Session::OnAnswersDone(bool draining) {

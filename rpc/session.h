@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "rpc/answer_side.h"
 #include "rpc/call_side.h"
+#include "rpc/session_streams.h"
 #include "transport/connection.h"
 
 namespace mi7 {
@@ -56,16 +57,20 @@ class Session final : public transport::Receiver,
 
   // --- transport::Receiver ---
   void OnMessage(transport::IncomingMessage message) override;
-  void OnWritable() override {}
+  void OnWritable() override { streams_.OnWritable(); }
   void OnRejected(const transport::FrameHeader& header, const absl::Status& why) override;
   void OnUnsent(const transport::FrameHeader& header, const absl::Status& why) override;
   void OnClosed(const absl::Status& why) override;
 
   // --- AnswerSide::Owner ---
+  SessionStreams& streams() override { return streams_; }
   std::shared_ptr<void> KeepAlive() override { return shared_from_this(); }
   void OnAnswersDone(bool draining) override;
 
  private:
+  Session(std::shared_ptr<transport::Connection> connection, std::weak_ptr<Observer> observer,
+          std::shared_ptr<const SessionConfig> config, const transport::Negotiated& negotiated);
+  void OnStreamFrame(transport::IncomingMessage&& message);
   void SendControl(transport::FrameType type, uint32_t call_id);
   // After a return: a connection that both sides are done with is closed.
   void CloseIfGoneAway();
@@ -73,6 +78,7 @@ class Session final : public transport::Receiver,
   const std::shared_ptr<transport::Connection> connection_;
   const std::weak_ptr<Observer> observer_;
   const std::shared_ptr<const SessionConfig> config_;
+  SessionStreams streams_;
   CallSide calls_;
   AnswerSide answers_;
   // The peer sent GoAway. Set by the driving thread; seq_cst with the answers' count, so that

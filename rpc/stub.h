@@ -7,6 +7,7 @@
 
 #include "rpc/call_options.h"
 #include "rpc/channel.h"
+#include "rpc/client_streams.h"
 #include "rpc/interface_info.h"
 #include "rpc/request.h"
 
@@ -24,11 +25,32 @@ class Stub {
   Stub(const Stub&) = default;
   Stub& operator=(const Stub&) = default;
 
+  ClientCallRef NewCall(const InterfaceInfo& service, const MethodInfo& method,
+                        const CallOptions& options) const {
+    return ClientCallRef(Channel::NewCall(channel_, service, method, options));
+  }
   // A new request for `method` (declared by `service` or an interface it extends).
   template <typename P, typename R>
   Request<P, R> NewRequest(const InterfaceInfo& service, const MethodInfo& method,
                            const CallOptions& options) const {
-    return Request<P, R>(ClientCallRef(Channel::NewCall(channel_, service, method, options)));
+    return Request<P, R>(NewCall(service, method, options));
+  }
+  // The same for streaming methods: a request that is sent with the user's parameters, and streams
+  // that begin at once.
+  template <typename P, typename R>
+  StreamRequest<P, R> NewStreamRequest(const InterfaceInfo& service, const MethodInfo& method,
+                                       const CallOptions& options) const {
+    return StreamRequest<P, R>(NewCall(service, method, options));
+  }
+  template <typename P, typename R>
+  ClientStream<P, R> OpenClientStream(const InterfaceInfo& service, const MethodInfo& method,
+                                      const CallOptions& options) const {
+    return ClientStream<P, R>(NewCall(service, method, options));
+  }
+  template <typename P, typename R>
+  BidiStream<P, R> OpenBidiStream(const InterfaceInfo& service, const MethodInfo& method,
+                                  const CallOptions& options) const {
+    return BidiStream<P, R>(NewCall(service, method, options));
   }
 
  private:

@@ -32,9 +32,10 @@ annotation streaming @0xf8e6c4a529e8e02b (method) :Streaming;
 #
 #     watch @0 (prefix :Text) -> (key :Text, value :Data) $Mi7.streaming(server);
 #
-# Reserved: this version of capnpc-mi7 refuses a method that has it, so that no schema comes to rely
-# on it before streams exist. (Cap'n Proto's own `-> stream` means another thing, a one-way call with
-# flow control, and is refused too.)
+# To add it to a method, remove it or change it, is to make another method of it: clients and servers
+# with different schemas do not understand each other then. A stream is never repeated, so
+# $Mi7.retryable and its like are not for it. (Cap'n Proto's own `-> stream` means another thing, a
+# one-way call with flow control.)
 
 # How a method may be called: $timeout, $retryable, $idempotent and $deduplicate. capnpc-mi7 checks
 # them, writes them into the comments of what it generates and into the method's MethodInfo, where

@@ -13,6 +13,10 @@ const featureSharedMemory :UInt64 = 1;
 # memory, and its half's descriptor comes with the message. From a server: it accepts, and its own
 # half's descriptor comes with the message.
 
+const featureStreams :UInt64 = 2;
+# A bit of Hello.features: the sender can use streams, and streamWindowBytes says how much of one it
+# accepts.
+
 struct Hello {
   # The first message in each direction, right after the 8-byte preface.
 
@@ -23,7 +27,7 @@ struct Hello {
 
   features @2 :UInt64;
   # A bit for each optional feature that the sender can use. In force are the bits that both sent;
-  # unknown bits are ignored. Bit 0 is featureSharedMemory.
+  # unknown bits are ignored. Bit 0 is featureSharedMemory, bit 1 featureStreams.
 
   messageBytesMax @3 :UInt32;
   # The largest message, header included, that the sender of this Hello accepts. The peer fails
@@ -42,6 +46,10 @@ struct Hello {
   localRefusal @7 :Text;
   # From a server that was offered shared memory and answers without the bit: why, for people. At most
   # 256 bytes.
+
+  streamWindowBytes @8 :UInt32;
+  # With featureStreams: how many bytes of stream messages, headers included, the sender of this Hello
+  # accepts on each stream before it grants more. At least 1.
 }
 
 struct CallExtra {

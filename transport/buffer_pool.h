@@ -21,6 +21,9 @@ class Backing {
   // Gives back one reference; `cookie` is what the transport stored in the IncomingMessage.
   // Called exactly once a message, on any thread.
   virtual void Release(uint64_t cookie) = 0;
+  // Bytes that one message keeps from being used again, where that can be much more than the
+  // message; 0: it cannot.
+  virtual size_t HeldBytes() const { return 0; }
 
  protected:
   ~Backing() = default;
@@ -45,6 +48,7 @@ class Buffer final : public Backing {
   // True when all references are the caller's, which has `count`.
   bool unique(uint32_t count) const { return refs_.load(std::memory_order_acquire) == count; }
   void Release(uint64_t) override { Unref(); }
+  size_t HeldBytes() const override { return capacity_; }
   // In a buffer from AllocateKept: whether its last user left something for the next one.
   bool kept() const { return kept_; }
   void set_kept(bool kept) { kept_ = kept; }

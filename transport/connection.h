@@ -52,7 +52,8 @@ class Receiver {
   // which call it was. Sends are corked as in OnMessage.
   virtual void OnRejected(const FrameHeader& header, const absl::Status& why) = 0;
 
-  // There is room again after Send or Reserve answered RESOURCE_EXHAUSTED for a full queue.
+  // There is room again after Send or Reserve answered RESOURCE_EXHAUSTED for a full queue, or
+  // HasRoom answered false: at most half of what would be too much is queued.
   virtual void OnWritable() = 0;
 
   // A message that Send had accepted was dropped before any byte of it was handed to the system:
@@ -67,13 +68,17 @@ class Receiver {
   virtual void OnClosed(const absl::Status& why) = 0;
 };
 
+// Bit of Negotiated::features: both ends can use streams (protocol.capnp).
+inline constexpr uint64_t kFeatureStreams = 2;
+
 // What both ends agreed on, and what the peer accepts (protocol.capnp Hello). The transport keeps
-// message_bytes_max itself; calls_in_flight_max is for the receiver to keep.
+// message_bytes_max itself; the rest is for the receiver to keep.
 struct Negotiated {
-  uint16_t version = 1;
   uint64_t features = 0;  // bits that both ends have
   uint32_t message_bytes_max = 0;
   uint32_t calls_in_flight_max = 0;
+  uint32_t stream_window_bytes = 0;  // with the feature "streams", at least 1
+  uint16_t version = 1;
 };
 
 // What OnUnsent says of a connection that is dying.
@@ -110,6 +115,7 @@ class Connection {
   // RESOURCE_EXHAUSTED: the message exceeds a limit (named), or the queue is full. On accepted
   // connections, which read no further requests when the queue is full, answers to those that were
   // read are refused at limits.unread_answer_bytes_max; small ones (kSmallAnswerBytes) never.
+  // Frames of streams are not refused for a full queue: who sends one asks HasRoom before.
   // UNAVAILABLE: closed.
   virtual absl::Status Send(OutgoingMessage&& message) = 0;
 
@@ -117,6 +123,10 @@ class Connection {
   // not see it, nor OnUnsent come. False: it has left; or so many messages wait that it is not
   // looked for among all of them.
   virtual bool Withdraw(uint32_t call_id) = 0;
+
+  // Whether fewer than limits.stream_queued_bytes_max bytes wait to be sent, on accepted
+  // connections too. False: OnWritable follows, unless the connection ends before.
+  virtual bool HasRoom() = 0;
 
   // Ends the connection: what was queued is still written as far as that goes without waiting,
   // then the peer sees the end. OnClosed(why) follows, on the event loop; nothing is delivered in

@@ -28,13 +28,21 @@ const char* TypeName(FrameType type) {
       return "ping";
     case FrameType::kPong:
       return "pong";
+    case FrameType::kStreamMessage:
+      return "stream-message";
+    case FrameType::kStreamEnd:
+      return "stream-end";
+    case FrameType::kCredit:
+      return "credit";
   }
   return nullptr;
 }
 
 // What a message of some type may use. Everything else is zero or absent.
 struct Uses {
-  bool code = false;
+  bool code = false;       // a status code, or the method of a call
+  bool direction = false;  // in `code`
+  bool credit = false;     // in `timeout`
   bool call_id = false;
   bool call_fields = false;  // target, timeout, interface_id, target_id
   bool extra = false;
@@ -57,7 +65,12 @@ constexpr Uses UsesOf(FrameType type) {
       return {.code = true, .extra = true};
     case FrameType::kPing:
     case FrameType::kPong:
+    case FrameType::kStreamEnd:
       return {.call_id = true};
+    case FrameType::kStreamMessage:
+      return {.direction = true, .call_id = true, .extra = true, .body = true};
+    case FrameType::kCredit:
+      return {.direction = true, .credit = true, .call_id = true};
   }
   return {};
 }
@@ -77,7 +90,7 @@ absl::Status CheckFrameHeader(const FrameHeader& header, const Limits& limits) {
     return Broken(header, "size", header.size, "must be a multiple of 8 of at least 32");
   }
   if (TypeName(header.type) == nullptr) {
-    return Broken(header, "type", static_cast<uint64_t>(header.type), "must be 1 to 8");
+    return Broken(header, "type", static_cast<uint64_t>(header.type), "must be 1 to 11");
   }
   const Uses uses = UsesOf(header.type);
   if (uses.call_fields) {
@@ -88,12 +101,20 @@ absl::Status CheckFrameHeader(const FrameHeader& header, const Limits& limits) {
     if (header.target != TargetKind::kNone) {
       return Broken(header, "target", static_cast<uint64_t>(header.target), "must be 0");
     }
-    if (header.timeout != 0) return Broken(header, "timeout", header.timeout, "must be 0");
+    if (uses.credit) {
+      if (header.timeout == 0) return Broken(header, "timeout", 0, "must be the bytes granted");
+    } else if (header.timeout != 0) {
+      return Broken(header, "timeout", header.timeout, "must be 0");
+    }
     if (header.interface_id != 0) {
       return Broken(header, "interface_id", header.interface_id, "must be 0");
     }
     if (header.target_id != 0) return Broken(header, "target_id", header.target_id, "must be 0");
-    if (!uses.code) {
+    if (uses.direction) {
+      if (header.code > static_cast<uint16_t>(StreamDirection::kToCaller)) {
+        return Broken(header, "code", header.code, "must be 0 or 1, a direction");
+      }
+    } else if (!uses.code) {
       if (header.code != 0) return Broken(header, "code", header.code, "must be 0");
     } else if (header.code > kStatusCodeMax) {
       return Broken(header, "code", header.code, "must be a canonical status code, 0 to 16");
@@ -116,6 +137,13 @@ absl::Status CheckFrameHeader(const FrameHeader& header, const Limits& limits) {
     return Broken(header, "size", header.size,
                   absl::StrCat("must be ", kFrameHeaderBytes + header.extra_size,
                                " because the message has no body"));
+  }
+  if (header.type == FrameType::kStreamMessage) {
+    if (room == 0) return Broken(header, "size", header.size, "must be more than the header's");
+    if (header.code == static_cast<uint16_t>(StreamDirection::kToCallee) &&
+        header.extra_size != 0) {
+      return Broken(header, "extra_size", header.extra_size, "must be 0 from the caller");
+    }
   }
   if (header.size > limits.message_bytes_max) {
     return absl::ResourceExhaustedError(absl::StrCat("message of ", header.size,

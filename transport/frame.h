@@ -40,6 +40,21 @@ enum class FrameType : uint8_t {
   kClose = 6,   // last message: why the sender closes; code: status, extra: ErrorInfo
   kPing = 7,    // answered with kPong and the same call_id
   kPong = 8,
+  // The frames of a stream, which is a call; only with the feature "streams" in force.
+  kStreamMessage = 9,  // one message of it; code: its direction; body: parameters or results
+  kStreamEnd = 10,     // the caller sends no further messages; the callee's end is the kReturn
+  kCredit = 11,  // code: the direction of the messages that may follow; timeout: bytes of them
+};
+
+// Whether it concerns a stream that is open.
+constexpr bool IsStreamFrame(FrameType type) {
+  return type >= FrameType::kStreamMessage && type <= FrameType::kCredit;
+}
+
+// Which way the messages of a stream go. Values are part of the wire format.
+enum class StreamDirection : uint16_t {
+  kToCallee = 0,
+  kToCaller = 1,
 };
 
 // What a call is addressed to. Values are part of the wire format.
@@ -55,9 +70,11 @@ struct FrameHeader {
   uint32_t size = 0;          // of the whole message, this header included
   FrameType type{};           //
   TargetKind target{};        // kCall
-  uint16_t code = 0;          // kCall: method ordinal; kReturn, kClose: canonical status code
-  uint32_t call_id = 0;       // kCall, kReturn, kCancel, kPing, kPong; kGoAway: unused
-  uint32_t timeout = 0;       // kCall: remaining time, see EncodeTimeout; 0: no deadline
+  uint16_t code = 0;          // kCall: method ordinal; kReturn, kClose: canonical status code;
+                              // kStreamMessage, kCredit: StreamDirection
+  uint32_t call_id = 0;       // all but kHello, kGoAway, kClose
+  uint32_t timeout = 0;       // kCall: remaining time, see EncodeTimeout; 0: no deadline;
+                              // kCredit: bytes granted
   uint64_t interface_id = 0;  // kCall: the interface that declares the method
   uint32_t target_id = 0;     // kCall: depends on `target`
   uint32_t extra_size = 0;    // bytes of the extra part, 0 when absent

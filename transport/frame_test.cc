@@ -54,6 +54,51 @@ TEST(FrameHeaderTest, SoundHeadersOfEveryTypePass) {
   EXPECT_TRUE(CheckFrameHeader(failed, limits).ok());
 }
 
+TEST(FrameHeaderTest, SoundStreamFramesPass) {
+  const Limits limits;
+  FrameHeader header = Plain(FrameType::kStreamMessage, 48);
+  header.call_id = 7;
+  EXPECT_TRUE(CheckFrameHeader(header, limits).ok());
+  header.code = 1;
+  EXPECT_TRUE(CheckFrameHeader(header, limits).ok());
+  header.extra_size = 16;
+  EXPECT_TRUE(CheckFrameHeader(header, limits).ok()) << "without a body";
+  header.size = 64;
+  EXPECT_TRUE(CheckFrameHeader(header, limits).ok()) << "with both";
+  header = Plain(FrameType::kStreamEnd);
+  header.call_id = 7;
+  EXPECT_TRUE(CheckFrameHeader(header, limits).ok());
+  header = Plain(FrameType::kCredit);
+  header.call_id = 7;
+  header.timeout = 0xFFFFFFFF;
+  EXPECT_TRUE(CheckFrameHeader(header, limits).ok());
+  header.code = 1;
+  EXPECT_TRUE(CheckFrameHeader(header, limits).ok());
+}
+
+TEST(FrameHeaderTest, StreamFramesHaveADirection) {
+  for (const FrameType type : {FrameType::kStreamMessage, FrameType::kCredit}) {
+    FrameHeader header = Plain(type, type == FrameType::kCredit ? 32 : 48);
+    header.timeout = type == FrameType::kCredit ? 1 : 0;
+    header.code = 2;
+    ExpectBroken(header, "code is 2, must be 0 or 1, a direction");
+  }
+}
+
+TEST(FrameHeaderTest, AStreamMessageSaysSomething) {
+  ExpectBroken(Plain(FrameType::kStreamMessage), "size is 32, must be more than the header's");
+}
+
+TEST(FrameHeaderTest, OnlyTheCalleesStreamMessagesHaveAnExtraPart) {
+  FrameHeader header = Plain(FrameType::kStreamMessage, 64);
+  header.extra_size = 16;
+  ExpectBroken(header, "extra_size is 16, must be 0 from the caller");
+}
+
+TEST(FrameHeaderTest, ACreditGrantsSomething) {
+  ExpectBroken(Plain(FrameType::kCredit), "timeout is 0, must be the bytes granted");
+}
+
 TEST(FrameHeaderTest, SizeIsWholeWordsAndAtLeastTheHeader) {
   for (const uint32_t size : {0u, 8u, 24u, 31u, 33u, 65u, 68u, 0xFFFFFFFFu}) {
     ExpectBroken(Plain(FrameType::kPing, size),
@@ -63,9 +108,9 @@ TEST(FrameHeaderTest, SizeIsWholeWordsAndAtLeastTheHeader) {
 
 TEST(FrameHeaderTest, UnknownTypesAreBroken) {
   for (int type = 0; type < 256; ++type) {
-    if (type >= 1 && type <= 8) continue;
+    if (type >= 1 && type <= 11) continue;
     ExpectBroken(Plain(static_cast<FrameType>(type)),
-                 "type is " + std::to_string(type) + ", must be 1 to 8");
+                 "type is " + std::to_string(type) + ", must be 1 to 11");
   }
 }
 
@@ -80,7 +125,8 @@ TEST(FrameHeaderTest, ACallHasATarget) {
 TEST(FrameHeaderTest, FieldsThatATypeDoesNotUseAreZero) {
   for (const FrameType type :
        {FrameType::kHello, FrameType::kReturn, FrameType::kCancel, FrameType::kGoAway,
-        FrameType::kClose, FrameType::kPing, FrameType::kPong}) {
+        FrameType::kClose, FrameType::kPing, FrameType::kPong, FrameType::kStreamMessage,
+        FrameType::kStreamEnd}) {
     FrameHeader header = Plain(type);
     header.target = TargetKind::kService;
     ExpectBroken(header, "target is 1, must be 0");
@@ -95,7 +141,7 @@ TEST(FrameHeaderTest, FieldsThatATypeDoesNotUseAreZero) {
     ExpectBroken(header, "target_id is 7, must be 0");
   }
   for (const FrameType type : {FrameType::kHello, FrameType::kCancel, FrameType::kGoAway,
-                               FrameType::kPing, FrameType::kPong}) {
+                               FrameType::kPing, FrameType::kPong, FrameType::kStreamEnd}) {
     FrameHeader header = Plain(type);
     header.code = 3;
     ExpectBroken(header, "code is 3, must be 0");
@@ -105,8 +151,8 @@ TEST(FrameHeaderTest, FieldsThatATypeDoesNotUseAreZero) {
     header.call_id = 4;
     ExpectBroken(header, "call_id is 4, must be 0");
   }
-  for (const FrameType type :
-       {FrameType::kHello, FrameType::kCancel, FrameType::kPing, FrameType::kPong}) {
+  for (const FrameType type : {FrameType::kHello, FrameType::kCancel, FrameType::kPing,
+                               FrameType::kPong, FrameType::kStreamEnd}) {
     FrameHeader header = Plain(type, 40);
     header.extra_size = 8;
     ExpectBroken(header, "extra_size is 8, must be 0");
@@ -135,7 +181,7 @@ TEST(FrameHeaderTest, ExtraPartLiesInsideTheMessage) {
 
 TEST(FrameHeaderTest, OnlyTypesWithABodyHaveOne) {
   for (const FrameType type : {FrameType::kCancel, FrameType::kGoAway, FrameType::kClose,
-                               FrameType::kPing, FrameType::kPong}) {
+                               FrameType::kPing, FrameType::kPong, FrameType::kStreamEnd}) {
     ExpectBroken(Plain(type, 48), "size is 48, must be 32 because the message has no body");
   }
   FrameHeader failed = Plain(FrameType::kReturn, 64);

@@ -85,9 +85,10 @@ OutgoingMessage MakeHello(const Limits& limits, std::span<const std::byte> insta
   auto hello = message->initRoot<protocol::Hello>();
   hello.setVersionMin(kVersionMin);
   hello.setVersionMax(kVersionMax);
-  hello.setFeatures(features);
+  hello.setFeatures(features | kFeatureStreams);
   hello.setMessageBytesMax(limits.message_bytes_max);
   hello.setCallsInFlightMax(limits.calls_in_flight_max);
+  hello.setStreamWindowBytes(limits.stream_window_bytes);
   hello.setImplementation(capnp::Text::Reader(kImplementation.data(), kImplementation.size()));
   if (!instance_id.empty()) {
     hello.setInstanceId(kj::ArrayPtr<const kj::byte>(
@@ -121,6 +122,7 @@ absl::StatusOr<PeerHello> ReadHello(const IncomingMessage& message) {
     negotiated.features = hello.getFeatures();
     negotiated.message_bytes_max = hello.getMessageBytesMax();
     negotiated.calls_in_flight_max = hello.getCallsInFlightMax();
+    negotiated.stream_window_bytes = hello.getStreamWindowBytes();
     if (hello.hasLocalRefusal()) {
       const auto refusal = hello.getLocalRefusal();
       const size_t size = std::min(refusal.size(), kLocalRefusalBytesMax);
@@ -144,6 +146,10 @@ absl::StatusOr<PeerHello> ReadHello(const IncomingMessage& message) {
     return absl::InvalidArgumentError(absl::StrCat(
         "peer's hello accepts messages of ", negotiated.message_bytes_max, " bytes and ",
         negotiated.calls_in_flight_max, " calls, must be at least ", kHelloBytesMax, " and 1"));
+  }
+  if ((negotiated.features & kFeatureStreams) != 0 && negotiated.stream_window_bytes == 0) {
+    return absl::InvalidArgumentError(
+        "peer's hello offers streams and accepts 0 bytes of them, must be at least 1");
   }
   return negotiated;
 }

@@ -81,19 +81,29 @@ TEST(HandshakeTest, OwnHelloIsAgreedOn) {
   Limits limits;
   limits.message_bytes_max = 1 << 20;
   limits.calls_in_flight_max = 77;
+  limits.stream_window_bytes = 5000;
   const absl::StatusOr<Negotiated> negotiated = ReadHello(Incoming(MakeHello(limits, {})));
   ASSERT_TRUE(negotiated.ok()) << negotiated.status();
   EXPECT_EQ(negotiated->version, 1);
-  EXPECT_EQ(negotiated->features, 0u);
+  EXPECT_EQ(negotiated->features, kFeatureStreams);
   EXPECT_EQ(negotiated->message_bytes_max, 1u << 20);
   EXPECT_EQ(negotiated->calls_in_flight_max, 77u);
+  EXPECT_EQ(negotiated->stream_window_bytes, 5000u);
+}
+
+TEST(HandshakeTest, StreamsNeedAWindow) {
+  OutgoingMessage message = MakeHello(Limits{}, {});
+  message->getRoot<protocol::Hello>().setStreamWindowBytes(0);
+  EXPECT_EQ(ReadHello(Incoming(std::move(message))).status(),
+            absl::InvalidArgumentError(
+                "peer's hello offers streams and accepts 0 bytes of them, must be at least 1"));
 }
 
 TEST(HandshakeTest, FeaturesAndTheReasonAgainstSharedMemoryAreRead) {
   const auto hello = ReadHello(
       Incoming(MakeHello(Limits{}, {}, kFeatureSharedMemory | 0x80, "no memory\n is left")));
   ASSERT_TRUE(hello.ok()) << hello.status();
-  EXPECT_EQ(hello->features, kFeatureSharedMemory | 0x80);
+  EXPECT_EQ(hello->features, kFeatureSharedMemory | kFeatureStreams | 0x80);
   EXPECT_EQ(hello->local_refusal, "no memory\\n is left") << "fit for a log";
   const auto cut = ReadHello(Incoming(MakeHello(Limits{}, {}, 0, std::string(1000, 'x'))));
   ASSERT_TRUE(cut.ok()) << cut.status();

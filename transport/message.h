@@ -218,6 +218,8 @@ class IncomingMessage {
     return {more_segments_ ? more_segments_.get() : &first_segment_, segment_count_};
   }
   bool has_body() const { return segment_count_ != 0; }
+  // See Backing::HeldBytes.
+  size_t held_bytes() const { return backing_ != nullptr ? backing_->HeldBytes() : 0; }
   // Releases the memory; the message is empty afterwards.
   void reset() {
     extra_ = {};
@@ -264,5 +266,9 @@ IncomingMessage MakeIncoming(OutgoingMessage&& message);
 IncomingMessage MakeIncoming(const FrameHeader& header, std::span<const std::byte> extra,
                              std::span<const IncomingMessage::Segment> segments, Backing* backing,
                              uint64_t cookie);
+
+// The same message in memory of its own: in `space`, which must be 8-aligned and outlive it, when
+// it fits, else in a buffer of about its size.
+IncomingMessage CopyMessage(const IncomingMessage& message, std::span<std::byte> space);
 
 }  // namespace mi7::transport

@@ -16,10 +16,12 @@ namespace mi7::transport {
 // Of answers, errors and control messages up to this are never refused: there are as many as calls.
 inline constexpr uint64_t kSmallAnswerBytes = 1024;
 
-// Bytes that may wait, a message of `bytes` included, unless it is the only one.
-inline uint64_t QueueBound(const Limits& limits, bool accepted, uint64_t bytes) {
+// Bytes that may wait, the sealed message with `header` included, unless it is the only one.
+// Streams are bounded by Connection::HasRoom.
+inline uint64_t QueueBound(const Limits& limits, bool accepted, const FrameHeader& header) {
+  if (IsStreamFrame(header.type)) return UINT64_MAX;
   if (!accepted) return limits.queued_bytes_max;
-  if (bytes <= kSmallAnswerBytes) return UINT64_MAX;
+  if (header.size <= kSmallAnswerBytes) return UINT64_MAX;
   return std::max(limits.queued_bytes_max, limits.unread_answer_bytes_max);
 }
 

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -364,6 +365,59 @@ TEST(ParseMessageTest, SizesMustAddUpExactly) {
 
 TEST(ParseMessageTest, PaddingIsZero) {
   ExpectMalformed({Table(1, 1), Table(0, 7), 1}, "padding of the segment table is 7, must be 0");
+}
+
+TEST(CopyMessageTest, SmallOnesLieInTheGivenSpace) {
+  alignas(8) std::array<std::byte, 64> space;
+  IncomingMessage copy;
+  {
+    CountingBacking backing;
+    const std::vector<uint64_t> words = Message({Table(2, 1), Table(0, 2), 11, 22, 33});
+    absl::StatusOr<IncomingMessage> parsed = Parse(words, &backing);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    copy = CopyMessage(*parsed, space);
+    parsed->reset();
+    EXPECT_EQ(backing.released, 1);
+  }
+  ASSERT_EQ(copy.segments().size(), 3u);
+  EXPECT_EQ(copy.segments()[0].begin(), reinterpret_cast<const capnp::word*>(space.data()));
+  EXPECT_EQ(copy.segments()[1].size(), 0u);
+  ASSERT_EQ(copy.segments()[2].size(), 2u);
+  uint64_t last;
+  std::memcpy(&last, copy.segments()[2].begin() + 1, sizeof(last));
+  EXPECT_EQ(last, 33u);
+  EXPECT_EQ(copy.held_bytes(), 0u);
+}
+
+TEST(CopyMessageTest, LargerOnesHaveABufferOfTheirSize) {
+  alignas(8) std::array<std::byte, 64> space;
+  std::vector<uint64_t> body = {Table(0, 100)};
+  for (uint64_t i = 0; i < 100; ++i) body.push_back(i);
+  CountingBacking backing;
+  const std::vector<uint64_t> words = Message(body);
+  absl::StatusOr<IncomingMessage> parsed = Parse(words, &backing);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const IncomingMessage copy = CopyMessage(*parsed, space);
+  parsed->reset();
+  ASSERT_EQ(copy.segments().size(), 1u);
+  ASSERT_EQ(copy.segments()[0].size(), 100u);
+  EXPECT_EQ(std::memcmp(copy.segments()[0].begin(), &body[1], 800), 0);
+  EXPECT_GT(copy.held_bytes(), 800u);
+  EXPECT_LE(copy.held_bytes(), 4096u);
+}
+
+TEST(CopyMessageTest, ExtraPartAndNoBody) {
+  alignas(8) std::array<std::byte, 64> space;
+  OutgoingMessage message = NewReturn(0);
+  const uint64_t extra[2] = {5, 6};
+  message->SetExtra(std::as_bytes(std::span(extra)));
+  message->has_body = false;
+  ASSERT_TRUE(SealMessage(*message, {}).ok());
+  const IncomingMessage original = MakeIncoming(std::move(message));
+  const IncomingMessage copy = CopyMessage(original, space);
+  EXPECT_FALSE(copy.has_body());
+  ASSERT_EQ(copy.extra().size(), sizeof(extra));
+  EXPECT_EQ(std::memcmp(copy.extra().data(), extra, sizeof(extra)), 0);
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ TEST_F(BadClientTest, BrokenHeadersCloseTheConnectionNamingTheField) {
       {"size is 33", changed(call, [](FrameHeader& h) { h.size = 33; })},
       {"size is 44", changed(call, [](FrameHeader& h) { h.size = 44; })},
       {"type is 0", changed(call, [](FrameHeader& h) { h.type = FrameType{0}; })},
-      {"type is 9", changed(call, [](FrameHeader& h) { h.type = FrameType{9}; })},
+      {"type is 12", changed(call, [](FrameHeader& h) { h.type = FrameType{12}; })},
       {"type is 255", changed(call, [](FrameHeader& h) { h.type = FrameType{255}; })},
       {"target is 0", changed(call, [](FrameHeader& h) { h.target = transport::TargetKind{0}; })},
       {"target is 4", changed(call, [](FrameHeader& h) { h.target = transport::TargetKind{4}; })},

@@ -68,6 +68,8 @@ std::string Hello(uint16_t version_min, uint16_t version_max) {
   hello.setVersionMax(version_max);
   hello.setMessageBytesMax(64u << 20);
   hello.setCallsInFlightMax(65'536);
+  hello.setFeatures(protocol::FEATURE_STREAMS);
+  hello.setStreamWindowBytes(1u << 20);
   hello.setImplementation("badpeer");
   return Message(ControlHeader(FrameType::kHello), MessageWords(builder));
 }

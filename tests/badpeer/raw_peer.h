@@ -23,7 +23,7 @@ using Words = std::vector<uint64_t>;
 std::string Opening(uint8_t major = 1);
 // Opening and Hello of a sound client or server.
 std::string Greeting();
-// A Hello message that speaks these versions.
+// A Hello message that speaks these versions, and knows streams with a window of 1 MiB.
 std::string Hello(uint16_t version_min = 1, uint16_t version_max = 1);
 // Header and rest as they are, header.size included.
 std::string Exactly(const FrameHeader& header, const Words& rest = {});

@@ -175,6 +175,48 @@ TEST_P(ConnectionConformance, WhatAServerSendsOutsideCallbacksWaitsForRoom) {
   EXPECT_TRUE(server_->WaitForMessages(1));
 }
 
+// Both ends alike: streams go both ways.
+TEST_P(ConnectionConformance, StreamsAreToldOfRoomAndAreNotRefused) {
+  Limits limits;
+  limits.stream_queued_bytes_max = 200'000;
+  limits.queued_bytes_max = 4u << 20;
+  limits.message_bytes_max = 1u << 20;
+  for (const bool from_client : {true, false}) {
+    ASSERT_NO_FATAL_FAILURE(Connect(limits, limits));
+    Connection& sender = from_client ? *client_connection_ : *server_connection_;
+    Connection& taker = from_client ? *server_connection_ : *client_connection_;
+    client_ = std::make_shared<RecordingReceiver>();
+    server_ = std::make_shared<RecordingReceiver>();
+    const auto& told = from_client ? client_ : server_;
+    const auto& reader = from_client ? server_ : client_;
+    sender.Start(told);
+    const auto send = [&](uint32_t number) {
+      OutgoingMessage message = *sender.Reserve(50'000);
+      message->header.type = FrameType::kStreamMessage;
+      message->header.call_id = number;
+      message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(50'000);
+      return sender.Send(std::move(message));
+    };
+    uint32_t sent = 0;
+    while (sender.HasRoom() && sent < 10'000) ASSERT_TRUE(send(++sent).ok());
+    EXPECT_LT(sent, 10'000u);
+    EXPECT_EQ(told->writable_count(), 0u);
+    // The one who asked before sends one more each, whatever is queued by then.
+    for (int i = 0; i < 30; ++i) ASSERT_TRUE(send(++sent).ok());
+
+    taker.Start(reader);
+    taker.SetBackground(true);
+    ASSERT_TRUE(told->WaitForWritable(1));
+    EXPECT_TRUE(sender.HasRoom());
+    ASSERT_TRUE(reader->WaitForMessages(sent));
+    uint32_t seen = 0;
+    for (const IncomingMessage& message : reader->TakeMessages()) {
+      ASSERT_EQ(message.header().call_id, ++seen);
+    }
+    TearDown();
+  }
+}
+
 TEST_P(ConnectionConformance, AServerWhoseRepliesAreNotTakenStopsTakingRequests) {
   Limits limits;
   limits.queued_bytes_max = 512u << 10;

@@ -179,6 +179,29 @@ std::vector<GoldenStream> GoldenStreams() {
   Append(Bare(FrameType::kCancel, 1), control);
   streams.push_back(std::move(control));
 
+  GoldenStream in_both_directions = Greeting("stream_frames");
+  for (const uint16_t direction : {0, 1}) {
+    message = NewHeapMessage(64);
+    message->header.type = FrameType::kStreamMessage;
+    message->header.call_id = 1;
+    message->header.code = direction;
+    message->getRoot<capnp::AnyPointer>().setAs<capnp::Text>("one of many");
+    if (direction == 1) {
+      capnp::MallocMessageBuilder extra;
+      auto metadata = extra.initRoot<protocol::CallExtra>().initMetadata(1);
+      metadata[0].setKey("server");
+      metadata[0].getValue().setText("first");
+      SetExtra(extra, *message);
+    }
+    Append(message, in_both_directions);
+    message = Bare(FrameType::kCredit, 1);
+    message->header.code = direction;
+    message->header.timeout = 70'000;
+    Append(message, in_both_directions);
+  }
+  Append(Bare(FrameType::kStreamEnd, 1), in_both_directions);
+  streams.push_back(std::move(in_both_directions));
+
   // Larger than the buffer that small messages are received into, and others around it.
   GoldenStream large = Greeting("large");
   Append(Bare(FrameType::kPing, 1), large);

@@ -55,7 +55,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     absl::Status sealed = SealMessage(*message, limits_);
     if (!sealed.ok()) return sealed;
     const uint64_t bytes = message->header.size;
-    const bool bounded = !options_.accepted;
+    const bool bounded = !options_.accepted && !IsStreamFrame(message->header.type);
     // What an accepted connection answers is bounded by the inner one, which stops reading: it must
     // learn of it.
     const bool passes_on = options_.accepted;
@@ -96,6 +96,13 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     if (ended_) return absl::UnavailableError("connection is closed");
     if (!options_.accepted && held_bytes_ >= options_.limits.queued_bytes_max) return QueueFull();
     return NewHeapMessage(bytes);
+  }
+
+  bool HasRoom() {
+    MutexLock lock(&mutex_);
+    if (held_bytes_ < StreamMark(options_.limits)) return true;
+    writable_wanted_ = true;
+    return false;
   }
 
   // Sends what goes without waiting, then closes.
@@ -228,7 +235,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       if (lose) {
         ended_ = true;
       } else {
-        writable = writable_wanted_ && held_bytes_ <= options_.limits.queued_bytes_max / 2;
+        writable = writable_wanted_ && held_bytes_ <= StreamMark(options_.limits) / 2;
         if (writable) writable_wanted_ = false;
       }
     }
@@ -275,6 +282,7 @@ class FaultConnection final : public Connection {
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override { return core_->Reserve(bytes); }
   absl::Status Send(OutgoingMessage&& message) override { return core_->Send(std::move(message)); }
   bool Withdraw(uint32_t call_id) override { return core_->Withdraw(call_id); }
+  bool HasRoom() override { return core_->HasRoom(); }
   void Close(absl::Status why) override { core_->Close(std::move(why)); }
   bool Await(Completion& completion, Deadline deadline) override {
     MI7_CHECK(!InCallback(), "Await is not called inside a callback of the same connection");

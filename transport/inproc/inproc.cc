@@ -35,6 +35,7 @@ class InprocConnection final : public Connection {
       return ForkedError();
     return link_->Send(which_, std::move(taken));
   }
+  bool HasRoom() override { return forked() || link_->HasRoom(which_); }
   // What is sent is with the other side at once.
   bool Withdraw(uint32_t) override { return false; }
   void Close(absl::Status why) override {

@@ -46,19 +46,6 @@ class Link::FrameScope {
   Frame frame_;
 };
 
-void Link::Queue::Push(OutgoingMessage message) {
-  MessageBody* const body = message.release();
-  body->next = nullptr;
-  (first_ == nullptr ? first_ : last_->next) = body;
-  last_ = body;
-}
-
-OutgoingMessage Link::Queue::Pop() {
-  MessageBody* const body = first_;
-  first_ = body->next;
-  return OutgoingMessage(body);
-}
-
 Link::Side::Side(Link* of_link, SideOptions options)
     : link(of_link),
       loop(options.loop),
@@ -140,6 +127,20 @@ absl::StatusOr<OutgoingMessage> Link::Reserve(Which which, size_t bytes) {
   return NewHeapMessage(bytes);
 }
 
+bool Link::HasRoom(Which which) {
+  Side& side = sides_[which];
+  Side& other = Other(side);
+  const auto full = [&] {
+    return other.inbox_bytes.load(std::memory_order_relaxed) >= StreamMark(side.limits);
+  };
+  if (!full()) [[likely]]
+    return true;
+  MutexLock lock(&mutex_);
+  if (!full()) return true;
+  side.writable_wanted = true;
+  return false;
+}
+
 absl::Status Link::Send(Which which, OutgoingMessage&& message) {
   OutgoingMessage owned = std::move(message);
   Side& side = sides_[which];
@@ -148,7 +149,7 @@ absl::Status Link::Send(Which which, OutgoingMessage&& message) {
   if (!sealed.ok()) [[unlikely]]
     return sealed;
   const uint64_t bytes = owned->header.size;
-  const uint64_t bound = QueueBound(side.limits, side.accepted, bytes);
+  const uint64_t bound = QueueBound(side.limits, side.accepted, owned->header);
 
   MutexLock lock(&mutex_);
   if (side.state.load(std::memory_order_relaxed) != State::kOpen ||
@@ -278,16 +279,14 @@ OutgoingMessage Link::TakeFromInbox(Side& side) {
       side.inbox_bytes.load(std::memory_order_relaxed) - uint64_t{message->header.size};
   side.inbox_bytes.store(left, std::memory_order_relaxed);
   Side& sender = Other(side);
-  if (left <= sender.limits.queued_bytes_max / 2) {
-    if (sender.writable_wanted) [[unlikely]] {
-      sender.writable_wanted = false;
-      sender.writable_due = true;
-      PostPump(sender);
-    }
-    if (sender.paused) [[unlikely]] {
-      sender.paused = false;
-      Announce(sender);
-    }
+  if (sender.writable_wanted && left <= StreamMark(sender.limits) / 2) [[unlikely]] {
+    sender.writable_wanted = false;
+    sender.writable_due = true;
+    PostPump(sender);
+  }
+  if (sender.paused && left <= sender.limits.queued_bytes_max / 2) [[unlikely]] {
+    sender.paused = false;
+    Announce(sender);
   }
   return message;
 }
@@ -486,6 +485,8 @@ ConnectionInfo Link::info(Which which) const {
   info.local = endpoint_;
   info.negotiated.message_bytes_max = peer.message_bytes_max;
   info.negotiated.calls_in_flight_max = peer.calls_in_flight_max;
+  info.negotiated.features = kFeatureStreams;
+  info.negotiated.stream_window_bytes = peer.stream_window_bytes;
   return info;
 }
 

@@ -66,6 +66,7 @@ class Link : public std::enable_shared_from_this<Link> {
   void Start(Which which, std::shared_ptr<Receiver> receiver);
   absl::StatusOr<OutgoingMessage> Reserve(Which which, size_t bytes);
   absl::Status Send(Which which, OutgoingMessage&& message);
+  bool HasRoom(Which which);
   void Close(Which which, absl::Status why);
   bool Await(Which which, Completion& completion, Deadline deadline);
   void SetBackground(Which which, bool wanted);
@@ -83,8 +84,17 @@ class Link : public std::enable_shared_from_this<Link> {
       while (!empty()) Pop();
     }
     bool empty() const { return first_ == nullptr; }
-    void Push(OutgoingMessage message);
-    OutgoingMessage Pop();
+    void Push(OutgoingMessage message) {
+      MessageBody* const body = message.release();
+      body->next = nullptr;
+      (first_ == nullptr ? first_ : last_->next) = body;
+      last_ = body;
+    }
+    OutgoingMessage Pop() {
+      MessageBody* const body = first_;
+      first_ = body->next;
+      return OutgoingMessage(body);
+    }
     void swap(Queue& other) {
       std::swap(first_, other.first_);
       std::swap(last_, other.last_);

@@ -135,6 +135,17 @@ absl::Status ShmConnection::QueueFull(uint64_t message_bytes) {
                    " wait to be sent to ", peer_, ", which does not take them; try again later"));
 }
 
+bool ShmConnection::HasRoom() {
+  const auto full = [this] {
+    return queued_bytes_.load(std::memory_order_seq_cst) >= StreamMark(options_->limits);
+  };
+  if (!full()) [[likely]]
+    return true;
+  room_wanted_.store(true, std::memory_order_seq_cst);
+  // Whoever drains the queue sees that, or we see that it has drained.
+  return !full();
+}
+
 absl::Status ShmConnection::Send(OutgoingMessage&& message) {
   OutgoingMessage taken = std::move(message);
   if (link_->forked()) [[unlikely]]
@@ -154,7 +165,7 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
         "message of ", bytes, " bytes exceeds the shared memory for messages, of which ",
         pool_->largest_bytes(), " bytes can be had in one piece (shm.slot_classes)"));
   }
-  const uint64_t bound = QueueBound(own, accepted_, bytes);
+  const uint64_t bound = QueueBound(own, accepted_, taken->header);
   absl::Status refused;
   Put put;
   bool queued = false;

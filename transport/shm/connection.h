@@ -53,6 +53,7 @@ class ShmConnection final : public Connection,
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override;
   absl::Status Send(OutgoingMessage&& message) override;
   bool Withdraw(uint32_t call_id) override;
+  bool HasRoom() override;
   void Close(absl::Status why) override;
   bool Await(Completion& completion, Deadline deadline) override;
   void SetBackground(bool wanted) override;
@@ -142,12 +143,15 @@ class ShmConnection final : public Connection,
   bool HasErrand() const {
     return peer_gone_.load(std::memory_order_seq_cst) ||
            refused_any_.load(std::memory_order_seq_cst) ||
-           ((room_wanted_.load(std::memory_order_seq_cst) ||
-             paused_.load(std::memory_order_seq_cst)) &&
-            QueueLow());
+           (room_wanted_.load(std::memory_order_seq_cst) && HasRoomToTell()) ||
+           (paused_.load(std::memory_order_seq_cst) && QueueLow());
   }
   bool DoErrands();
   bool QueueLow() const { return queued_bytes_.load(std::memory_order_seq_cst) <= queue_max() / 2; }
+  // Whether so little is queued that OnWritable tells of room.
+  bool HasRoomToTell() const {
+    return queued_bytes_.load(std::memory_order_seq_cst) <= StreamMark(options_->limits) / 2;
+  }
   void ReadSocket();
   bool PauseWhenFull();
   bool CanDrive() const { return !closing() && !paused_.load(std::memory_order_seq_cst); }

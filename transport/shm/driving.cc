@@ -189,17 +189,15 @@ bool ShmConnection::DoErrands() {
     TellRefused();
     worked = true;
   }
-  if (QueueLow()) {
-    if (room_wanted_.load(std::memory_order_seq_cst) &&
-        room_wanted_.exchange(false, std::memory_order_seq_cst)) {
-      Scope scope(this);
-      receiver_->OnWritable();
-      worked = true;
-    }
-    if (paused_.load(std::memory_order_seq_cst)) {
-      paused_.store(false, std::memory_order_seq_cst);
-      worked = true;
-    }
+  if (room_wanted_.load(std::memory_order_seq_cst) && HasRoomToTell() &&
+      room_wanted_.exchange(false, std::memory_order_seq_cst)) {
+    Scope scope(this);
+    receiver_->OnWritable();
+    worked = true;
+  }
+  if (paused_.load(std::memory_order_seq_cst) && QueueLow()) {
+    paused_.store(false, std::memory_order_seq_cst);
+    worked = true;
   }
   if (peer_gone_.load(std::memory_order_seq_cst) && !closing()) {
     // What it sent before is still there: not more than the ring holds, unless it is not gone.

@@ -67,9 +67,11 @@ inline std::pair<std::shared_ptr<Connection>, std::shared_ptr<Connection>> Conne
          .socket = std::move(raw.sockets[i]),
          .mine = std::move(raw.halves[i]),
          .theirs = std::move(peers[i]),
-         .negotiated = {.message_bytes_max =
+         .negotiated = {.features = kFeatureStreams,
+                        .message_bytes_max =
                             std::min(own.limits.message_bytes_max, other.limits.message_bytes_max),
-                        .calls_in_flight_max = other.limits.calls_in_flight_max},
+                        .calls_in_flight_max = other.limits.calls_in_flight_max,
+                        .stream_window_bytes = other.limits.stream_window_bytes},
          .accepted = i == 1,
          .trusted = options.trusted,
          .peer = "shm:test",

@@ -100,7 +100,7 @@ absl::StatusOr<OutgoingMessage> StreamConnection::Reserve(size_t bytes) {
   if (!accepted_ && writer_.Full(queue_max)) [[unlikely]] {
     writer_.WantRoom();
     // The queue may have drained before that was seen.
-    if (writer_.TakeRoom(queue_max / 2)) return NewHeapMessage(bytes);
+    if (writer_.TakeRoom(room_mark())) return NewHeapMessage(bytes);
     return absl::ResourceExhaustedError(absl::StrCat("limits.queued_bytes_max, ", queue_max,
                                                      " bytes, wait to be sent to ", peer(),
                                                      ", which does not read; try again later"));
@@ -113,11 +113,20 @@ absl::Status StreamConnection::QueueFull(uint32_t message_bytes) {
   const uint64_t queue_max = context_->limits.queued_bytes_max;
   writer_.WantRoom();
   // Should there be room before that was seen, the loop tells at once.
-  if (writer_.queued_bytes() <= queue_max / 2) CallLoop();
+  if (writer_.queued_bytes() <= room_mark()) CallLoop();
   return absl::ResourceExhaustedError(
       absl::StrCat("message of ", message_bytes, " bytes does not fit limits.queued_bytes_max, ",
                    queue_max, " bytes, of which ", writer_.queued_bytes(), " wait to be sent to ",
                    peer(), "; try again later"));
+}
+
+bool StreamConnection::HasRoom() {
+  const uint64_t mark = StreamMark(context_->limits);
+  if (!writer_.Full(mark)) [[likely]]
+    return true;
+  writer_.WantRoom();
+  // Whoever drains the queue sees that, or we see that it has drained.
+  return writer_.queued_bytes() < mark;
 }
 
 absl::Status StreamConnection::Send(OutgoingMessage&& message) {
@@ -137,7 +146,7 @@ absl::Status StreamConnection::Send(OutgoingMessage&& message) {
   if (!sealed.ok()) [[unlikely]]
     return sealed;
   if (scope != nullptr) return Cork(*scope, std::move(taken));
-  const uint64_t bound = QueueBound(own, accepted_, taken->header.size);
+  const uint64_t bound = QueueBound(own, accepted_, taken->header);
   switch (writer_.Add(taken, /*hold_back=*/false, bound)) {
     case Writer::Added::kQueued:
       break;
@@ -164,10 +173,9 @@ bool StreamConnection::Withdraw(uint32_t call_id) {
 }
 
 absl::Status StreamConnection::Cork(DispatchScope& scope, OutgoingMessage message) {
-  const uint64_t bytes = message->header.size;
   const uint64_t waiting = writer_.queued_bytes() + scope.bytes();
-  if (waiting != 0 && waiting + bytes > QueueBound(context_->limits, accepted_, bytes))
-      [[unlikely]] {
+  if (waiting != 0 && waiting + message->header.size >
+                          QueueBound(context_->limits, accepted_, message->header)) [[unlikely]] {
     return QueueFull(message->header.size);
   }
   scope.Push(std::move(message));
@@ -203,9 +211,11 @@ void StreamConnection::AfterWrite(const Writer::Result& result) {
       CallLoop();
       return;
   }
-  const uint64_t low_mark = context_->limits.queued_bytes_max / 2;
-  if (writer_.queued_bytes() > low_mark) return;
-  if (paused_.load(std::memory_order_seq_cst) || writer_.room_wanted()) CallLoop();
+  const uint64_t queued = writer_.queued_bytes();
+  if (queued > context_->limits.queued_bytes_max / 2) return;
+  if (paused_.load(std::memory_order_seq_cst) || (writer_.room_wanted() && queued <= room_mark())) {
+    CallLoop();
+  }
 }
 
 void StreamConnection::CheckStall() {

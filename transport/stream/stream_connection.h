@@ -65,6 +65,7 @@ class StreamConnection final : public Connection,
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) override;
   absl::Status Send(OutgoingMessage&& message) override;
   bool Withdraw(uint32_t call_id) override;
+  bool HasRoom() override;
   void Close(absl::Status why) override;
   bool Await(Completion& completion, Deadline deadline) override;
   void SetBackground(bool wanted) override;
@@ -106,6 +107,8 @@ class StreamConnection final : public Connection,
   // The peer as an endpoint text.
   std::string peer() const { return context_->kind->PeerText(ends_, accepted_); }
   Limits send_limits() const;
+  // Queued bytes at which OnWritable tells of room.
+  uint64_t room_mark() const { return StreamMark(context_->limits) / 2; }
   absl::Status ClosedError() const;
   absl::Status ForkedError() const;
   absl::Status QueueFull(uint32_t message_bytes);

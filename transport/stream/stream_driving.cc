@@ -215,7 +215,7 @@ bool StreamConnection::PauseWhenFull() {
 }
 
 void StreamConnection::TellRoom() {
-  if (!writer_.TakeRoom(context_->limits.queued_bytes_max / 2)) return;
+  if (!writer_.TakeRoom(room_mark())) return;
   DispatchScope scope(this);
   receiver_->OnWritable();
   Uncork(scope);

@@ -5,9 +5,7 @@
 //
 //   INSTANTIATE_TEST_SUITE_P(Tcp, CallTest, Values(CallTransport{"tcp", ...}), CallTransportName);
 
-#include <functional>
 #include <memory>
-#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,26 +17,10 @@
 #include "rpc/channel.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
+#include "tests/conformance/call/call_transport.h"
 #include "tests/conformance/call/probe_service.h"
-#include "transport/wait_policy.h"
 
 namespace mi7::conformance {
-
-struct CallTransport {
-  const char* name;  // letters, digits, _
-  // What Channel::transport() and ServerContext::transport() say.
-  const char* transport;
-  // A new endpoint to listen on, each time another one.
-  std::function<std::string()> new_endpoint;
-  transport::WaitPolicy wait = transport::WaitPolicy::kAdaptive;
-};
-
-inline std::ostream& operator<<(std::ostream& out, const CallTransport& transport) {
-  return out << transport.name;
-}
-inline std::string CallTransportName(const testing::TestParamInfo<CallTransport>& info) {
-  return info.param.name;
-}
 
 class CallTest : public testing::TestWithParam<CallTransport> {
  protected:

@@ -1,17 +1,9 @@
 // Calls within one process.
 
-#include <atomic>
-
-#include "absl/strings/str_cat.h"
 #include "tests/conformance/call/call_conformance.h"
 
 namespace mi7::conformance {
 namespace {
-
-std::string NewName() {
-  static std::atomic<int> count{0};
-  return absl::StrCat("inproc:call-test-", ++count);
-}
 
 // A handler runs inside a callback of its caller's connection, whose other end it would have to
 // serve while it waits.
@@ -28,7 +20,7 @@ TEST(CallInprocTest, CallToItselfFromItsHandlerIsRefused) {
     }
     return Echo(context, params, results);
   };
-  const auto server = *ServerBuilder().AddService(&probe).Listen(NewName()).Start();
+  const auto server = *ServerBuilder().AddService(&probe).Listen(InprocName()).Start();
   channel = *Channel::Create(server->endpoints()[0]);
   for (const char* text : {"connected now", "outer", "afterwards"}) {
     auto request = ProbeStub(channel).Echo({.deadline = Deadline::After(kSoon)});
@@ -45,8 +37,8 @@ TEST(CallInprocTest, CallToItselfFromItsHandlerIsRefused) {
 }  // namespace
 
 INSTANTIATE_TEST_SUITE_P(Inproc, CallTest,
-                         testing::Values(CallTransport{"adaptive", "inproc", NewName},
-                                         CallTransport{"blocking", "inproc", NewName,
+                         testing::Values(CallTransport{"adaptive", "inproc", InprocName},
+                                         CallTransport{"blocking", "inproc", InprocName,
                                                        transport::WaitPolicy::kBlock}),
                          CallTransportName);
 

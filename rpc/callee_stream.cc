@@ -1,0 +1,95 @@
+#include "rpc/callee_stream.h"
+
+#include <utility>
+
+#include "base/object_pool.h"
+#include "rpc/message_reader.h"
+#include "rpc/server_call.h"
+
+namespace mi7 {
+
+CalleeStream::CalleeStream(ServerCall& call, const MethodInfo& method, const Limits& limits,
+                           Deadline deadline, std::shared_ptr<void> keep_alive)
+    : Stream(method, transport::StreamDirection::kToCaller, limits),
+      call_(call),
+      deadline_(deadline),
+      keep_alive_(std::move(keep_alive)) {}
+
+CalleeStream* CalleeStream::New(ServerCall& call, const MethodInfo& method, SessionStreams& streams,
+                                Deadline deadline, std::shared_ptr<void> keep_alive) {
+  CalleeStream* const stream =
+      ObjectPool<CalleeStream>::New(call, method, call.limits(), deadline, std::move(keep_alive));
+  stream->Connect(streams, call.header().call_id);
+  stream->outbox().Open(streams.peer_window());
+  return stream;
+}
+
+void CalleeStream::Unref() {
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    ObjectPool<CalleeStream>::Delete(this);
+  }
+}
+
+transport::OutgoingMessage CalleeStream::NewMessage() {
+  auto& guess = transport::SizeGuess::For(~(method().interface_id + method().method_id));
+  absl::StatusOr<transport::OutgoingMessage> reserved =
+      streams()->connection().Reserve(guess.bytes());
+  if (!reserved.ok()) return transport::NewHeapMessage(guess.bytes());  // closed: Write says so
+  (*reserved)->size_guess = &guess;
+  return *std::move(reserved);
+}
+
+void CalleeStream::AddToFirst(transport::MessageBody& message) {
+  call_.AddInitialMetadata(message);
+}
+
+absl::Status CalleeStream::FailMalformed() {
+  const absl::Status why = StatusOfException(absl::StatusCode::kInvalidArgument, method().name);
+  FailInput(why);
+  return why;
+}
+
+void CalleeStream::FailInput(const absl::Status& why) {
+  inbox().Clear();
+  inbox().End(why);
+}
+
+void CalleeStream::OnAnswered() {
+  const absl::Status why =
+      Named(absl::StatusCode::kFailedPrecondition, "the call has been answered");
+  FailInput(why);
+  outbox().End(why);
+}
+
+void CalleeStream::OnCancelled(absl::StatusCode code, absl::string_view why) {
+  const absl::Status status = Named(code, why);
+  outbox().End(status);
+  FailInput(status);
+}
+
+absl::Status CalleeStream::MayBlock() {
+  if (!streams()->connection().InCallback()) return absl::OkStatus();
+  return Named(absl::StatusCode::kFailedPrecondition,
+               "Wait() on the thread that drives the connection would wait for itself; be a "
+               "coroutine, use Then(), or defer the call and wait on a thread of your own");
+}
+
+bool CalleeStream::Sleep(transport::Completion& completion, Deadline deadline) {
+  // Not Connection::Await: this thread would run the handlers of other calls.
+  for (;;) {
+    switch (completion.Sleep(deadline)) {
+      case transport::Completion::Woken::kDone:
+        return true;
+      case transport::Completion::Woken::kDeadline:
+        return false;
+      case transport::Completion::Woken::kTurn:
+        break;
+    }
+  }
+}
+
+void CalleeStream::OnDeadline() {
+  OnCancelled(absl::StatusCode::kDeadlineExceeded, "deadline passed");
+}
+
+}  // namespace mi7

@@ -1,0 +1,61 @@
+#pragma once
+
+// CalleeStream: a stream at the end that answers the call. The handler's answer ends it; a caller
+// that gives up ends both halves at once, so that whoever waits in them hears of it.
+//
+// Reference-counted: one reference is the ServerCall's, one each the handler's reader's and
+// writer's, which may outlive the call. ServerCall and AnswerSide call the functions below.
+
+#include <atomic>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "rpc/stream.h"
+
+namespace mi7 {
+
+class ServerCall;
+
+// Thread-safety: see Stream.
+class CalleeStream final : public Stream {
+ public:
+  // Of `call`, with one reference, the call's. `keep_alive` keeps `streams`.
+  static CalleeStream* New(ServerCall& call, const MethodInfo& method, SessionStreams& streams,
+                           Deadline deadline, std::shared_ptr<void> keep_alive);
+
+  void Ref() override { references_.fetch_add(1, std::memory_order_relaxed); }
+  void Unref() override;
+  void WantBackground() override {}  // a server's connection always is driven so
+  transport::OutgoingMessage NewMessage() override;
+  absl::Status FailMalformed() override;
+  void OnRejected(const absl::Status& why) override { FailInput(why); }
+
+  // --- The call's life ---
+
+  // It was answered. StopSending came before.
+  void OnAnswered();
+  // The caller is not interested any more. No lock is held: callbacks run in here.
+  void OnCancelled(absl::StatusCode code, absl::string_view why);
+
+ public:  // constructed by the object pool only
+  CalleeStream(ServerCall& call, const MethodInfo& method, const Limits& limits, Deadline deadline,
+               std::shared_ptr<void> keep_alive);
+
+ private:
+  absl::Status OnUnexpectedMessage() override { return absl::OkStatus(); }
+  void AddToFirst(transport::MessageBody& message) override;
+  absl::Status MayBlock() override;
+  bool Sleep(transport::Completion& completion, Deadline deadline) override;
+  Deadline deadline() const override { return deadline_; }
+  void OnDeadline() override;
+  void FailInput(const absl::Status& why);
+
+  ServerCall& call_;  // until StopSending
+  const Deadline deadline_;
+  const std::shared_ptr<void> keep_alive_;
+  // Taking is relaxed: the taker has one. Dropping releases and acquires, so that every use comes
+  // before the end.
+  std::atomic<uint32_t> references_{1};
+};
+
+}  // namespace mi7

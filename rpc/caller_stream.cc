@@ -1,0 +1,132 @@
+#include "rpc/caller_stream.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/object_pool.h"
+#include "rpc/call_extras.h"
+#include "rpc/channel.h"
+#include "rpc/client_call.h"
+#include "rpc/session.h"
+
+namespace mi7 {
+
+CallerStream::CallerStream(ClientCall* call)
+    : Stream(call->method(), transport::StreamDirection::kToCallee, *call->limits_), call_(call) {}
+
+StreamRef CallerStream::Open(ClientCallRef owned) {
+  ClientCall* const call = owned.release();
+  StreamRef stream(call->stream_ = ObjectPool<CallerStream>::New(call));
+  // Nobody may be waiting when the deadline passes.
+  const bool has_deadline = !call->deadline_.infinite();
+  call->in_deadline_queue_ = has_deadline;
+  call->Start();
+  if (!has_deadline || call->done()) return stream;
+  call->channel_->deadlines().Add(call);
+  if (call->done()) call->channel_->deadlines().Remove(call);
+  return stream;
+}
+
+void CallerStream::Ref() { call_->Ref(); }
+void CallerStream::Unref() { call_->Unref(); }
+
+void CallerStream::WantBackground() {
+  // A call that was queued is driven in the background from the start.
+  if (in_background_.load(std::memory_order_relaxed) || streams() == nullptr) return;
+  if (call_->channel_->forked()) return;
+  in_background_.store(true, std::memory_order_relaxed);
+  call_->session_->calls().DriveInBackground(call_);
+}
+
+transport::OutgoingMessage CallerStream::NewMessage() {
+  auto& guess = transport::SizeGuess::For(method().interface_id + method().method_id);
+  if (SessionStreams* const of_session = streams()) {
+    absl::StatusOr<transport::OutgoingMessage> reserved =
+        of_session->connection().Reserve(guess.bytes());
+    if (reserved.ok()) {
+      (*reserved)->size_guess = &guess;
+      return *std::move(reserved);
+    }
+  }
+  // No connection yet, or one that is full: what is written then is not refused, but waits.
+  return transport::NewHeapMessage(guess.bytes());
+}
+
+absl::Status CallerStream::ReceiveExtra(const transport::IncomingMessage& message) {
+  if (call_->extras_ == nullptr || !call_->extras_->options.received) return absl::OkStatus();
+  ResponseMetadata received;
+  const absl::Status decoded = DecodeResponseMetadata(message, limits(), received);
+  if (decoded.ok()) {
+    if (!received.initial.empty()) {
+      call_->extras_->options.received->initial = std::move(received.initial);
+    }
+    return absl::OkStatus();
+  }
+  const absl::Status failure =
+      Named(absl::IsResourceExhausted(decoded) ? decoded.code() : absl::StatusCode::kInternal,
+            absl::StrCat("stream message: ", decoded.message()));
+  Fail(failure);
+  return failure;
+}
+
+absl::Status CallerStream::FailMalformed() {
+  const absl::Status why = StatusOfException(absl::StatusCode::kInternal, method().name);
+  Fail(why);
+  return why;
+}
+
+absl::Status CallerStream::OnUnexpectedMessage() {
+  Fail(Named(absl::StatusCode::kInternal,
+             "the server sent a stream message for a method that has one result; do the schemas "
+             "differ?"));
+  return absl::OkStatus();
+}
+
+void CallerStream::Fail(const absl::Status& why) { call_->FailAndCancel(why); }
+
+void CallerStream::OnDone() {
+  call_->LeaveDeadlineQueue();
+  const absl::Status& status = call_->status();
+  inbox().End(status);
+  outbox().End(!status.ok() ? status
+                            : Named(absl::StatusCode::kFailedPrecondition,
+                                    "the server has ended the stream with OK"));
+}
+
+absl::Status CallerStream::MayBlock() {
+  if (call_->channel_->forked()) [[unlikely]]
+    return call_->channel_->ForkedError();
+  SessionStreams* const of_session = streams();
+  const bool in_loop = call_->channel_->InLoopThread();
+  if (!in_loop && (of_session == nullptr || !of_session->connection().InCallback())) {
+    return absl::OkStatus();
+  }
+  return Named(absl::StatusCode::kFailedPrecondition,
+               absl::StrCat("Wait() inside a callback ",
+                            in_loop ? "of the event loop that serves the channel"
+                                    : "or handler of the same connection",
+                            " would wait for itself; use Then() or co_await"));
+}
+
+bool CallerStream::Sleep(transport::Completion& completion, Deadline deadline) {
+  if (SessionStreams* const of_session = streams()) {
+    return of_session->connection().Await(completion, deadline);
+  }
+  // No connection yet: the channel's event loop connects, sends and drives.
+  for (;;) {
+    switch (completion.Sleep(deadline)) {
+      case transport::Completion::Woken::kDone:
+        return true;
+      case transport::Completion::Woken::kDeadline:
+        return false;
+      case transport::Completion::Woken::kTurn:
+        break;
+    }
+  }
+}
+
+Deadline CallerStream::deadline() const { return call_->deadline_; }
+
+void CallerStream::OnDeadline() { call_->Expire(); }
+
+}  // namespace mi7

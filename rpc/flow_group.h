@@ -1,0 +1,84 @@
+#pragma once
+
+// FlowGroup: flow control for Cap'n Proto's `-> stream` methods, on the side that calls them.
+//
+// A `-> stream` method is unary and has no results: what streams is a series of its calls, whose
+// answers nobody looks at one by one. The group counts the bytes of calls that are not answered
+// yet, lets its user send the next call while they are below a window, and keeps the first failure.
+//
+// Thread-safety: Send, Finish and what they return are used by one thread at a time; answers arrive
+// on any thread.
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "rpc/readiness.h"
+#include "rpc/request.h"
+
+namespace mi7 {
+
+class FlowGroup final : public Readiness, public Readiness::Owner {
+ public:
+  // With one reference. `window`: bytes of calls in flight at which the next one waits.
+  static FlowGroup* New(uint32_t window) { return new FlowGroup(window); }
+
+  // --- Readiness::Owner ---
+  void Ref() override { references_.fetch_add(1, std::memory_order_relaxed); }
+  void Unref() override;
+  absl::string_view name() const override { return "-> stream calls"; }
+
+  // Sends `call`. OK: the group is ready once the next one may be sent, and result() then says
+  // whether one has failed. Not OK: nothing was sent, because one has failed, or
+  // (FAILED_PRECONDITION) because the group is not ready for it.
+  absl::Status Send(ClientCallRef call);
+  // From now on the group is ready once every call is answered; result() then says how, and the
+  // group begins anew.
+  void Finish();
+  // Once the group is ready: OK, or the first failure since the last Finish.
+  absl::Status result();
+
+  // Blocks until the group is ready: OK. FAILED_PRECONDITION: this thread would wait for itself.
+  absl::Status Await();
+
+ private:
+  explicit FlowGroup(uint32_t window) : Readiness(this), window_(window) {}
+  ~FlowGroup() = default;
+
+  bool IsReady() const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return finishing_ ? calls_ == 0 : !failure_.ok() || bytes_ < window_;
+  }
+  void OnAnswered(uint64_t bytes, const absl::Status& status);
+
+  const uint32_t window_;
+  // The call that was sent last. The user's.
+  ClientCallRef last_{nullptr};
+  uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of calls in flight
+  uint64_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  // Taking is relaxed: the taker has one. Dropping releases and acquires, so that every use comes
+  // before the end.
+  std::atomic<uint32_t> references_{1};
+};
+
+// Owning reference to a FlowGroup; copies share it.
+class FlowGroupRef {
+ public:
+  // Takes over one reference.
+  explicit FlowGroupRef(FlowGroup* group) : group_(group) {}
+  FlowGroupRef(const FlowGroupRef& other) : group_(other.group_) { group_->Ref(); }
+  FlowGroupRef& operator=(FlowGroupRef other) noexcept {
+    std::swap(group_, other.group_);
+    return *this;
+  }
+  ~FlowGroupRef() { group_->Unref(); }
+  FlowGroup* get() const { return group_; }
+  FlowGroup* operator->() const { return group_; }
+
+ private:
+  FlowGroup* group_;
+};
+
+}  // namespace mi7

@@ -1,0 +1,138 @@
+#pragma once
+
+// FlowStub: the base of generated clients whose interface has Cap'n Proto's `-> stream` methods.
+//
+//   auto request = sink.Write();
+//   request->setPart(part);
+//   absl::Status sent = request.Send().Wait();          // or co_await, or Then()
+//   ...
+//   absl::Status written = sink.FinishStream().Wait();  // all of them were answered
+//
+// Each `-> stream` call is an ordinary call, which the service answers without results; calls of
+// one connection begin in their order. Sending completes when the next call may be sent: when the
+// bytes of those that are not answered are below Limits::stream_window_bytes of the channel. A call
+// that fails makes the following ones fail with its status, unsent, until FinishStream has told it.
+
+#include <coroutine>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "base/check.h"
+#include "rpc/flow_group.h"
+#include "rpc/request.h"
+#include "rpc/stub.h"
+
+namespace mi7 {
+
+// A `-> stream` call under way, or FinishStream: wait for it once, in one of three ways. Dropping
+// it takes nothing back.
+class [[nodiscard]] FlowSending {
+ public:
+  FlowSending(FlowGroupRef group, absl::Status refused)
+      : group_(std::move(group)), refused_(std::move(refused)) {}
+
+  // Blocks; the calls' deadlines bound it. FAILED_PRECONDITION on a thread that would wait for
+  // itself (a callback's of the same channel).
+  absl::Status Wait() {
+    if (!refused_.ok()) return refused_;
+    if (absl::Status waited = group_->Await(); !waited.ok()) return waited;
+    return group_->result();
+  }
+
+  // Calls `callback(absl::Status)` once: on the thread on which a call is answered, or right here
+  // when it is completed already, or, right here being inside another callback, after that one has
+  // returned. Captures up to 48 bytes cost no allocation.
+  template <typename F>
+  void Then(F callback) {
+    if (!refused_.ok()) return callback(refused_);
+    FlowGroup* const group = group_.get();
+    group->OnReadyInTurn([callback = std::move(callback), group = std::move(group_)]() mutable {
+      callback(group->result());
+    });
+  }
+
+  struct Awaiter {
+    FlowGroupRef group;
+    absl::Status refused;
+    bool waits = false;
+    bool await_ready() { return !refused.ok() || group->Ready(); }
+    bool await_suspend(std::coroutine_handle<> coroutine) {
+      // Not through `this` afterwards: the coroutine may resume and end before OnReady returns.
+      waits = true;
+      return group->OnReady([coroutine] { coroutine.resume(); });
+    }
+    absl::Status await_resume() {
+      waits = false;
+      return refused.ok() ? group->result() : refused;
+    }
+    // A coroutine that is destroyed while it waits must not be resumed.
+    ~Awaiter() {
+      if (waits) group->Forget();
+    }
+  };
+  Awaiter operator co_await() && { return Awaiter{group_, std::move(refused_)}; }
+
+ private:
+  FlowGroupRef group_;
+  absl::Status refused_;  // nothing was sent, and nothing is to be waited for
+};
+
+// A `-> stream` call under construction. `request->` reaches the parameters' Builder.
+template <typename P>
+class [[nodiscard]] FlowRequest {
+ public:
+  FlowRequest(ClientCallRef call, FlowGroupRef group)
+      : call_(std::move(call)),
+        group_(std::move(group)),
+        params_(call_->request().template initRoot<P>()) {}
+  FlowRequest(FlowRequest&&) noexcept = default;
+  FlowRequest& operator=(FlowRequest&&) noexcept = default;
+
+  typename P::Builder* operator->() { return &params_; }
+  typename P::Builder& operator*() { return params_; }
+
+  // Sends the call; the Builder must not be used any more. Once.
+  FlowSending Send() {
+    MI7_CHECK(call_, "FlowRequest::Send called twice or after a move");
+    absl::Status sent = group_->Send(std::move(call_));
+    return FlowSending(group_, std::move(sent));
+  }
+
+ private:
+  ClientCallRef call_;
+  FlowGroupRef group_;
+  typename P::Builder params_;
+};
+
+// Thread-safe as Stub is, but for its `-> stream` methods and FinishStream, which one thread at a
+// time calls through a stub and its copies: they share one window.
+class FlowStub : public Stub {
+ public:
+  explicit FlowStub(std::shared_ptr<Channel> channel)
+      : Stub(std::move(channel)),
+        group_(FlowGroup::New(this->channel()->limits().stream_window_bytes)) {}
+
+  // Completes when every `-> stream` call made so far is answered: OK, or the first failure, with
+  // which they then have been told.
+  FlowSending FinishStream() const {
+    group_->Finish();
+    return FlowSending(group_, absl::OkStatus());
+  }
+
+ protected:
+  ~FlowStub() = default;
+  FlowStub(const FlowStub&) = default;
+  FlowStub& operator=(const FlowStub&) = default;
+
+  template <typename P>
+  FlowRequest<P> NewFlowRequest(const InterfaceInfo& service, const MethodInfo& method,
+                                const CallOptions& options) const {
+    return FlowRequest<P>(NewCall(service, method, options), group_);
+  }
+
+ private:
+  FlowGroupRef group_;
+};
+
+}  // namespace mi7

@@ -1,0 +1,114 @@
+#include "rpc/stream.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "rpc/turns.h"
+
+namespace mi7 {
+namespace {
+
+using transport::FrameHeader;
+using transport::FrameType;
+using transport::OutgoingMessage;
+using transport::StreamDirection;
+
+constexpr StreamDirection Opposite(StreamDirection direction) {
+  return direction == StreamDirection::kToCallee ? StreamDirection::kToCaller
+                                                 : StreamDirection::kToCallee;
+}
+
+bool Streams(const MethodInfo& method, StreamDirection direction) {
+  return direction == StreamDirection::kToCallee ? StreamsParams(method.kind)
+                                                 : StreamsResults(method.kind);
+}
+
+}  // namespace
+
+Stream::Stream(const MethodInfo& method, StreamDirection outgoing, const Limits& limits)
+    : method_(method),
+      outgoing_(outgoing),
+      limits_(limits),
+      inbox_(this, limits.stream_window_bytes),
+      outbox_(this) {}
+
+bool Stream::StreamsIn() const { return Streams(method_, Opposite(outgoing_)); }
+bool Stream::StreamsOut() const { return Streams(method_, outgoing_); }
+
+absl::Status Stream::Named(absl::StatusCode code, absl::string_view text) const {
+  return absl::Status(code, absl::StrCat(method_.name, ": ", text));
+}
+
+void Stream::Connect(SessionStreams& streams, uint32_t call_id) {
+  call_id_ = call_id;
+  streams_.store(&streams, std::memory_order_release);
+}
+
+absl::Status Stream::OnFrame(transport::IncomingMessage&& message) {
+  const FrameHeader& header = message.header();
+  switch (header.type) {
+    case FrameType::kStreamMessage:
+      if (!StreamsIn() && message.has_body()) return OnUnexpectedMessage();
+      // Of one with a body when its turn comes.
+      if (!message.has_body()) ReceiveExtra(message).IgnoreError();
+      return inbox_.OnMessage(std::move(message));
+    case FrameType::kStreamEnd:
+      return StreamsIn() ? inbox_.OnHalfClose() : absl::OkStatus();
+    default:
+      return outbox_.OnCredit(header.timeout);
+  }
+}
+
+void Stream::OnRoom() {
+  inbox_.OnRoom();
+  outbox_.OnRoom();
+}
+
+absl::Status Stream::Await(Readiness& half) {
+  if (half.Ready()) return absl::OkStatus();
+  if (absl::Status may = MayBlock(); !may.ok()) return may;
+  transport::Completion completion;
+  if (!half.List(completion)) return absl::OkStatus();
+  const Turns::Waiting waiting;
+  if (!Sleep(completion, deadline())) {
+    // Either this ends the stream, or whoever ended it before is about to complete.
+    OnDeadline();
+    Sleep(completion, Deadline::Infinite());
+  }
+  return absl::OkStatus();
+}
+
+bool Stream::HasRoom() {
+  SessionStreams* const of_session = streams();
+  return of_session == nullptr || of_session->HasRoom(this);
+}
+
+absl::Status Stream::SendMessage(OutgoingMessage message) {
+  message->header.type = FrameType::kStreamMessage;
+  message->header.code = static_cast<uint16_t>(outgoing_);
+  return Send(std::move(message));
+}
+
+void Stream::SendCredit(uint32_t bytes) {
+  SendControl(FrameType::kCredit, static_cast<uint16_t>(Opposite(outgoing_)), bytes);
+}
+
+void Stream::SendControl(FrameType type, uint16_t code, uint32_t bytes) {
+  OutgoingMessage message = transport::NewHeapMessage(0);
+  message->header.type = type;
+  message->header.code = code;
+  message->header.timeout = bytes;
+  message->has_body = false;
+  // Fails only when the connection is closed, and then the message has no meaning.
+  Send(std::move(message)).IgnoreError();
+}
+
+absl::Status Stream::Send(OutgoingMessage message) {
+  SessionStreams* const of_session = streams();
+  message->header.call_id = call_id_;
+  MutexLock lock(&send_mutex_);
+  if (stopped_) return absl::OkStatus();  // the end, which follows, says why
+  return of_session->connection().Send(std::move(message));
+}
+
+}  // namespace mi7

@@ -1,0 +1,164 @@
+#pragma once
+
+// Stream: one end of a stream. It joins the two halves with the call that the stream is and with
+// the connection that carries it. CallerStream and CalleeStream are the two kinds.
+//
+// What is sent for a stream names it by its call's id, which is free for another call when the
+// return has passed: nothing may be sent for it after that. So everything is sent under
+// `send_mutex_`, and who ends the call (the callee before it sends the return, the caller before it
+// frees the id) calls StopSending first.
+//
+// Locks, in this order: a call side's or answer side's mutex, send_mutex_, a half's mutex or the
+// connection's own.
+
+#include <atomic>
+#include <cstdint>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "base/deadline.h"
+#include "base/mutex.h"
+#include "rpc/interface_info.h"
+#include "rpc/session_streams.h"
+#include "rpc/stream_inbox.h"
+#include "rpc/stream_outbox.h"
+#include "transport/completion.h"
+#include "transport/connection.h"
+#include "transport/frame.h"
+#include "transport/message.h"
+
+namespace mi7 {
+
+class ClientCall;
+
+// Thread-safe, but for the halves' own rules.
+class Stream : public Readiness::Owner {
+ public:
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  StreamInbox& inbox() { return inbox_; }
+  StreamOutbox& outbox() { return outbox_; }
+  const MethodInfo& method() const { return method_; }
+  absl::string_view name() const override { return method_.name; }
+  const Limits& limits() const { return limits_; }
+
+  // Blocks until `half` is ready: OK. FAILED_PRECONDITION: this thread would wait for itself.
+  absl::Status Await(Readiness& half);
+  // Called before a callback or coroutine waits.
+  virtual void WantBackground() = 0;
+  // Memory for the next message.
+  virtual transport::OutgoingMessage NewMessage() = 0;
+  // The call, at the caller's end; nullptr at the callee's.
+  virtual ClientCall* call() { return nullptr; }
+  // What came along with a message, which is about to be given to the user; not OK: the stream has
+  // failed because of it.
+  virtual absl::Status ReceiveExtra(const transport::IncomingMessage&) { return absl::OkStatus(); }
+  // A message that was taken turned out to be malformed: ends the stream. The status, for whoever
+  // took it. Inside a catch block.
+  virtual absl::Status FailMalformed() = 0;
+
+  // --- For the runtime ---
+
+  // A frame of the stream; INVALID_ARGUMENT when the peer broke the protocol. The driving thread.
+  absl::Status OnFrame(transport::IncomingMessage&& message);
+  // A message of the stream that the transport could not deliver. The driving thread.
+  virtual void OnRejected(const absl::Status& why) = 0;
+  // There is room in the connection's queue.
+  void OnRoom();
+  // When it has returned, nothing is sent for the stream any more.
+  void StopSending() {
+    MutexLock lock(&send_mutex_);
+    stopped_ = true;
+  }
+
+  // --- For the halves ---
+
+  // Before the first message is written: adds what else goes with it.
+  void PrepareFirst(transport::MessageBody& message) {
+    MutexLock lock(&send_mutex_);
+    if (!stopped_) AddToFirst(message);
+  }
+  // Whether the connection has room; when not, OnRoom follows.
+  bool HasRoom();
+  absl::Status SendMessage(transport::OutgoingMessage message);
+  void SendEnd() { SendControl(transport::FrameType::kStreamEnd, 0, 0); }
+  void SendCredit(uint32_t bytes);
+
+ protected:
+  // `outgoing`: the direction in which this end sends.
+  Stream(const MethodInfo& method, transport::StreamDirection outgoing, const Limits& limits);
+  virtual ~Stream() = default;
+
+  // From now on there is a connection, on which the call has the id. `streams` outlives the stream,
+  // or is kept alive by its owner. Once.
+  void Connect(SessionStreams& streams, uint32_t call_id);
+  bool StreamsIn() const;
+  bool StreamsOut() const;
+  // Prefixed with the method's name.
+  absl::Status Named(absl::StatusCode code, absl::string_view text) const;
+  SessionStreams* streams() const { return streams_.load(std::memory_order_acquire); }
+
+ private:
+  // A message from the peer for a half that this method does not have.
+  virtual absl::Status OnUnexpectedMessage() = 0;
+  // The call is not over.
+  virtual void AddToFirst(transport::MessageBody&) {}
+  // OK, or why this thread must not block.
+  virtual absl::Status MayBlock() = 0;
+  // Blocks until `completion` is done (true) or `deadline` passed.
+  virtual bool Sleep(transport::Completion& completion, Deadline deadline) = 0;
+  virtual Deadline deadline() const = 0;
+  // The deadline passed while a thread waited: ends the stream.
+  virtual void OnDeadline() = 0;
+
+  void SendControl(transport::FrameType type, uint16_t code, uint32_t bytes);
+  absl::Status Send(transport::OutgoingMessage message);
+
+  friend class SessionStreams;
+
+  const MethodInfo& method_;
+  const transport::StreamDirection outgoing_;
+  const Limits& limits_;
+  StreamInbox inbox_;
+  StreamOutbox outbox_;
+  // Written once, by Connect, after call_id_ (release), and read by other threads (acquire).
+  std::atomic<SessionStreams*> streams_{nullptr};
+  uint32_t call_id_ = 0;
+  Mutex send_mutex_;
+  bool stopped_ ABSL_GUARDED_BY(send_mutex_) = false;
+  // SessionStreams', under its mutex.
+  bool waits_for_room_ = false;
+  Stream* next_waiting_ = nullptr;
+};
+
+// Owning reference to a Stream. Move-only.
+class StreamRef {
+ public:
+  StreamRef() = default;
+  // Takes over one reference.
+  explicit StreamRef(Stream* stream) : stream_(stream) {}
+  StreamRef(StreamRef&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
+  StreamRef& operator=(StreamRef&& other) noexcept {
+    std::swap(stream_, other.stream_);
+    return *this;
+  }
+  ~StreamRef() {
+    if (stream_ != nullptr) stream_->Unref();
+  }
+  // A further reference.
+  StreamRef Share() const {
+    stream_->Ref();
+    return StreamRef(stream_);
+  }
+  Stream* get() const { return stream_; }
+  Stream* operator->() const { return stream_; }
+  explicit operator bool() const { return stream_ != nullptr; }
+
+ private:
+  Stream* stream_ = nullptr;
+};
+
+}  // namespace mi7

@@ -1,0 +1,115 @@
+#include "rpc/stream_inbox.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "rpc/stream.h"
+
+namespace mi7 {
+
+StreamInbox::StreamInbox(Stream* stream, uint32_t window)
+    : Readiness(stream), stream_(stream), window_(window), granted_(window) {}
+
+absl::Status StreamInbox::OnMessage(transport::IncomingMessage&& message) {
+  const uint64_t bytes = message.header().size;
+  Waiter waiter;
+  uint32_t credit = 0;
+  {
+    MutexLock lock(&mutex_);
+    if (cleared_) return absl::OkStatus();
+    if (half_closed_) return absl::InvalidArgumentError("stream message after the stream's end");
+    if (granted_ <= 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "stream message of ", bytes, " bytes without credit; streamWindowBytes is ", window_));
+    }
+    granted_ -= static_cast<int64_t>(bytes);
+    if (message.has_body()) {
+      ReceivedMessage* const received = ObjectPool<ReceivedMessage>::New(std::move(message));
+      (first_ == nullptr ? first_ : last_->next) = received;
+      last_ = received;
+      waiter = TakeWaiter();
+      if (!waiter) received->Keep();
+    } else {
+      credit = Give(bytes);
+    }
+  }
+  if (credit != 0) stream_->SendCredit(credit);
+  waiter.Wake();
+  return absl::OkStatus();
+}
+
+absl::Status StreamInbox::OnHalfClose() {
+  Waiter waiter;
+  {
+    MutexLock lock(&mutex_);
+    if (half_closed_) return absl::InvalidArgumentError("second end of a stream");
+    half_closed_ = closed_ = true;
+    waiter = TakeWaiter();
+  }
+  waiter.Wake();
+  return absl::OkStatus();
+}
+
+void StreamInbox::End(const absl::Status& status) {
+  Waiter waiter;
+  {
+    MutexLock lock(&mutex_);
+    closed_ = true;
+    end_ = status;
+    waiter = TakeWaiter();
+  }
+  waiter.Wake();
+}
+
+void StreamInbox::Clear() {
+  ReceivedMessage* dropped;
+  {
+    MutexLock lock(&mutex_);
+    cleared_ = true;
+    dropped = std::exchange(first_, nullptr);
+  }
+  Drop(dropped);
+}
+
+void StreamInbox::OnRoom() {
+  uint32_t credit;
+  {
+    MutexLock lock(&mutex_);
+    credit = Give(0);
+  }
+  if (credit != 0) stream_->SendCredit(credit);
+}
+
+StreamInbox::Taken StreamInbox::Take(ReceivedMessageRef& message) {
+  uint32_t credit;
+  {
+    MutexLock lock(&mutex_);
+    if (first_ == nullptr) return closed_ ? Taken::kEnd : Taken::kNothing;
+    ReceivedMessage* const taken = first_;
+    first_ = taken->next;
+    credit = Give(taken->message.header().size);
+    message = ReceivedMessageRef(taken);
+  }
+  if (credit != 0) stream_->SendCredit(credit);
+  return Taken::kMessage;
+}
+
+uint32_t StreamInbox::Give(uint64_t bytes) {
+  taken_bytes_ += bytes;
+  if (closed_ || taken_bytes_ == 0 || taken_bytes_ < window_ / 2 || !stream_->HasRoom()) return 0;
+  // What does not fit the frame's field is granted with the next message.
+  const uint64_t credit = std::min<uint64_t>(taken_bytes_, std::numeric_limits<uint32_t>::max());
+  taken_bytes_ -= credit;
+  granted_ += static_cast<int64_t>(credit);
+  return static_cast<uint32_t>(credit);
+}
+
+void StreamInbox::Drop(ReceivedMessage* first) {
+  while (first != nullptr) {
+    ObjectPool<ReceivedMessage>::Delete(std::exchange(first, first->next));
+  }
+}
+
+}  // namespace mi7

@@ -1,0 +1,201 @@
+// A client that misuses streams: what the server keeps for it, and what others notice, is bounded.
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/synchronization/mutex.h"
+#include "rpc/channel.h"
+#include "rpc/interface_info.h"
+#include "rpc/server.h"
+#include "rpc/status_testing.h"
+#include "tests/badpeer/raw_peer.h"
+#include "tests/conformance/call/feed_service.h"
+#include "tests/conformance/call/probe_service.h"
+
+namespace mi7::badpeer {
+namespace {
+
+using conformance::FeedImpl;
+using conformance::FeedStub;
+using conformance::Item;
+using conformance::kSoon;
+using testing::HasSubstr;
+
+enum Method : uint16_t { kWatch = 0, kUpload = 1, kChat = 2 };
+
+std::string FeedCall(uint32_t call_id, Method method) {
+  FrameHeader header;
+  header.type = FrameType::kCall;
+  header.target = transport::TargetKind::kService;
+  header.code = method;
+  header.call_id = call_id;
+  header.interface_id = conformance::FeedService::info().id;
+  header.target_id = ServiceKey(header.interface_id);
+  return Message(header, Body({0}));  // the parameters are an empty struct
+}
+FrameHeader StreamHeader(FrameType type, uint32_t call_id, uint16_t direction, uint32_t bytes = 0) {
+  FrameHeader header = ControlHeader(type, call_id);
+  header.code = direction;
+  header.timeout = bytes;
+  return header;
+}
+// An item that is an empty struct.
+std::string SmallMessage(uint32_t call_id) {
+  return Message(StreamHeader(FrameType::kStreamMessage, call_id, 0), Body({0}));
+}
+constexpr uint32_t kSmallMessageBytes = 32 + 8 + 8;
+
+class BadStreamTest : public testing::Test {
+ protected:
+  void Start(const Limits& limits = {}) {
+    // Whatever is uploaded is not read until the test ends.
+    feed_.on_upload = [this](ServerContext& context, StreamReader<Item> reader,
+                             conformance::Feed::UploadResults::Builder) {
+      absl::MutexLock lock(&mutex_);
+      held_.push_back({std::move(reader), context.Defer()});
+      return Reply::Later();
+    };
+    ServerOptions options;
+    options.limits = limits;
+    options.event_loops = 1;  // the good client shares it with the bad one
+    server_ =
+        *ServerBuilder().SetOptions(options).AddService(&feed_).Listen("tcp:127.0.0.1:0").Start();
+    endpoint_ = server_->endpoints()[0];
+    channel_ = *Channel::Create(endpoint_);
+    ASSERT_TRUE(GoodClientIsServed());
+  }
+  void TearDown() override { EXPECT_TRUE(GoodClientIsServed()); }
+
+  testing::AssertionResult GoodClientIsServed() {
+    auto chat = FeedStub(channel_).Chat({.deadline = Deadline::After(kSoon)});
+    const absl::Status sent =
+        chat.writer().Write(conformance::NewItem(chat.writer(), 5, 100)).Wait();
+    if (!sent.ok()) return testing::AssertionFailure() << sent;
+    const conformance::ItemRead read = chat.reader().Read().Wait();
+    if (!read.ok()) return testing::AssertionFailure() << read.status();
+    if (!*read || !conformance::IsItem(**read, 5, 100)) return testing::AssertionFailure();
+    return testing::AssertionSuccess();
+  }
+  void ExpectClosed(RawPeer& peer, const std::string& text) {
+    const std::optional<Received> close = peer.ReadMessageOf(FrameType::kClose);
+    ASSERT_TRUE(close) << "ended without a word";
+    EXPECT_THAT(close->status(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text)));
+    EXPECT_TRUE(peer.Ends());
+  }
+  // Whether the server has read and handled everything that the peer has sent.
+  testing::AssertionResult IsThrough(RawPeer& peer) {
+    if (!peer.Send(Message(ControlHeader(FrameType::kPing, 99)))) {
+      return testing::AssertionFailure() << "closed";
+    }
+    const std::optional<Received> pong = peer.ReadMessageOf(FrameType::kPong);
+    return pong ? testing::AssertionSuccess() : testing::AssertionFailure() << "no pong";
+  }
+
+  struct Held {
+    StreamReader<Item> reader;
+    DeferredCall later;
+  };
+  FeedImpl feed_;
+  absl::Mutex mutex_;
+  std::vector<Held> held_ ABSL_GUARDED_BY(mutex_);
+  std::string endpoint_;
+  std::unique_ptr<Server> server_;
+  std::shared_ptr<Channel> channel_;
+};
+
+TEST_F(BadStreamTest, MessagesWithoutCreditCloseTheConnection) {
+  Limits limits;
+  limits.stream_window_bytes = 4096;
+  Start(limits);
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  std::string all = FeedCall(1, kUpload);
+  const uint32_t fit = (4096 + kSmallMessageBytes - 1) / kSmallMessageBytes;
+  for (uint32_t i = 0; i < fit; ++i) all += SmallMessage(1);
+  ASSERT_TRUE(peer.Send(all));
+  ASSERT_TRUE(IsThrough(peer));
+  peer.Send(SmallMessage(1));
+  ExpectClosed(peer, "without credit");
+}
+
+TEST_F(BadStreamTest, CreditThatOverflowsClosesTheConnection) {
+  Start();
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  ASSERT_TRUE(peer.Send(FeedCall(1, kChat)));
+  peer.Send(Message(StreamHeader(FrameType::kCredit, 1, 1, 0xffff'ffff)));
+  ExpectClosed(peer, "credit of 4294967295 bytes");
+}
+
+TEST_F(BadStreamTest, FramesForUnknownCallsCostNothing) {
+  Start();
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  ASSERT_TRUE(IsThrough(peer));
+  const size_t before = ResidentBytes();
+  std::string many;
+  for (uint32_t id = 1000; id < 3000; ++id) {
+    many += SmallMessage(id) + Message(StreamHeader(FrameType::kCredit, id, 1, 1)) +
+            Message(ControlHeader(FrameType::kStreamEnd, id));
+  }
+  for (int i = 0; i < 30; ++i) ASSERT_TRUE(peer.Send(many));
+  ASSERT_TRUE(IsThrough(peer));
+  EXPECT_TRUE(GoodClientIsServed());
+  EXPECT_LT(ResidentBytes(), before + (8u << 20));
+}
+
+// Each small message arrives in a buffer with much else, which must not stay for its sake.
+TEST_F(BadStreamTest, SmallMessagesThatAreNotReadPinLittle) {
+  Start();
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  ASSERT_TRUE(peer.Send(FeedCall(1, kUpload)));
+  ASSERT_TRUE(IsThrough(peer));
+  const size_t before = ResidentBytes();
+  // A call that is answered at once, with more bytes than a receive buffer has.
+  FrameHeader ask = StreamHeader(FrameType::kCall, 2, 3);
+  ask.target = transport::TargetKind::kService;
+  ask.interface_id = conformance::FeedService::info().id;
+  ask.target_id = ServiceKey(ask.interface_id);
+  const std::string junk = Message(ask, Body(Words(70'000 / 8)));
+  for (int i = 0; i < 1000; ++i) {
+    ASSERT_TRUE(peer.Send(SmallMessage(1) + junk));
+    ASSERT_TRUE(peer.ReadMessageOf(FrameType::kReturn));
+  }
+  EXPECT_LT(ResidentBytes(), before + (16u << 20)) << "1000 buffers are 64 MiB";
+}
+
+TEST_F(BadStreamTest, WhatIsWrittenForAClientThatDoesNotReadIsBounded) {
+  std::atomic<uint64_t> written{0};
+  feed_.on_watch = [&](ServerContext&, conformance::Feed::WatchParams::Reader,
+                       StreamWriter<Item> writer) -> Reply {
+    for (uint64_t number = 0;; ++number) {
+      const absl::Status sent = co_await writer.Write(conformance::NewItem(writer, number, 10'000));
+      if (!sent.ok()) co_return sent;
+      written += 10'000;
+    }
+  };
+  Start();
+  RawPeer peer = RawPeer::Greeted(endpoint_, /*receive_buffer=*/4096);
+  std::string calls;
+  for (uint32_t id = 0; id < 100; ++id) calls += FeedCall(id, kWatch);
+  ASSERT_TRUE(peer.Send(calls));
+  // Its windows are 100 MiB; but the connection takes only so much.
+  uint64_t seen = 1;
+  while (seen != written) {
+    seen = written;
+    for (int i = 0; i < 20; ++i) ASSERT_TRUE(GoodClientIsServed());
+  }
+  EXPECT_GT(seen, 1u << 20);
+  EXPECT_LT(seen, 16u << 20) << "the mark, a message each, and the system's buffers";
+  // Who reads after all gets all.
+  for (int i = 0; i < 3000; ++i) ASSERT_TRUE(peer.ReadMessageOf(FrameType::kStreamMessage));
+  EXPECT_GT(written, 30'000'000u);
+}
+
+}  // namespace
+}  // namespace mi7::badpeer

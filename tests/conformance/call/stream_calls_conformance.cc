@@ -1,0 +1,191 @@
+// Cap'n Proto's `-> stream` methods: unary calls without results, with flow control.
+
+#include <atomic>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "rpc/call_outcome.h"
+#include "rpc/task.h"
+#include "tests/conformance/call/stream_conformance.h"
+
+namespace mi7::conformance {
+namespace {
+
+using testing::HasSubstr;
+
+FlowSending Pour(FeedStub& stub, uint64_t number, size_t bytes = 0) {
+  auto request = stub.Pour();
+  FillItem(*request, number, bytes);
+  return request.Send();
+}
+
+// Keeps the calls of pour until the test answers them.
+class PourHolder {
+ public:
+  PourHandler Handler() {
+    return [this](ServerContext& context, Item::Reader) {
+      absl::MutexLock lock(&mutex_);
+      held_.push_back(context.Defer());
+      return Reply::Later();
+    };
+  }
+  bool AwaitHeld(size_t count) {
+    absl::MutexLock lock(&mutex_);
+    const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return held_.size() == count; };
+    return mutex_.AwaitWithTimeout(absl::Condition(&there), kSoon);
+  }
+  void Answer(size_t count, const absl::Status& status = absl::OkStatus()) {
+    std::vector<DeferredCall> calls;
+    {
+      absl::MutexLock lock(&mutex_);
+      for (size_t i = 0; i < count; ++i) calls.push_back(std::move(held_[i]));
+      held_.erase(held_.begin(), held_.begin() + static_cast<ptrdiff_t>(count));
+    }
+    for (DeferredCall& call : calls) call.Finish(status);
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<DeferredCall> held_ ABSL_GUARDED_BY(mutex_);
+};
+
+TEST_P(StreamTest, PourArrivesInOrder) {
+  std::atomic<uint64_t> next{0};
+  std::atomic<bool> in_order{true};
+  feed_.on_pour = [&](ServerContext&, Item::Reader item) {
+    in_order = in_order && IsItem(item, next, 1000);
+    ++next;
+    return absl::OkStatus();
+  };
+  Start();
+  FeedStub sink = stub();
+  for (uint64_t number = 0; number < 2000; ++number) {
+    ASSERT_THAT(Pour(sink, number, 1000).Wait(), IsOk());
+  }
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
+  EXPECT_EQ(next, 2000u);
+  EXPECT_TRUE(in_order);
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk()) << "nothing to wait for";
+}
+
+Task<absl::Status> PourAll(FeedStub sink, uint64_t count) {
+  for (uint64_t number = 0; number < count; ++number) {
+    const absl::Status sent = co_await Pour(sink, number, 1000);
+    if (!sent.ok()) co_return sent;
+  }
+  co_return co_await sink.FinishStream();
+}
+
+TEST_P(StreamTest, PourInACoroutine) {
+  std::atomic<uint64_t> count{0};
+  feed_.on_pour = [&](ServerContext&, Item::Reader) {
+    ++count;
+    return absl::OkStatus();
+  };
+  Start();
+  EXPECT_THAT(BlockOn(PourAll(stub(), 2000)), IsOk());
+  EXPECT_EQ(count, 2000u);
+}
+
+TEST_P(StreamTest, PourByCallbacks) {
+  Start();
+  struct Pouring {
+    FeedStub sink;
+    uint64_t left = 2000;
+    absl::Status status = {};
+    absl::Notification ended = {};
+    void PourOne() {
+      if (left-- == 0) {
+        return sink.FinishStream().Then([this](absl::Status finished) {
+          status = finished;
+          ended.Notify();
+        });
+      }
+      Pour(sink, left, 1000).Then([this](absl::Status sent) {
+        EXPECT_THAT(sent, IsOk());
+        PourOne();
+      });
+    }
+  };
+  Pouring pouring{stub()};
+  pouring.PourOne();
+  ASSERT_TRUE(Happens(pouring.ended));
+  EXPECT_THAT(pouring.status, IsOk());
+}
+
+TEST_P(StreamTest, PourWaitsForAWindowOfAnswers) {
+  PourHolder holder;
+  feed_.on_pour = holder.Handler();
+  Limits limits;
+  limits.stream_window_bytes = 10'000;
+  Start(limits);
+  FeedStub sink = stub();
+  // Of about 1,064 bytes each.
+  for (uint64_t number = 0; number < 9; ++number) {
+    ASSERT_THAT(Pour(sink, number, 1000).Wait(), IsOk());
+  }
+  absl::Notification completed;
+  Pour(sink, 9, 1000).Then([&](absl::Status status) {
+    EXPECT_THAT(status, IsOk());
+    completed.Notify();
+  });
+  EXPECT_THAT(Pour(sink, 10, 1000).Wait(), StatusIs(absl::StatusCode::kFailedPrecondition));
+  ASSERT_TRUE(holder.AwaitHeld(10));
+  EXPECT_FALSE(completed.HasBeenNotified());
+  EXPECT_TRUE(Answers());
+  holder.Answer(2);
+  ASSERT_TRUE(Happens(completed));
+  auto finishing = sink.FinishStream();
+  holder.Answer(8);
+  EXPECT_THAT(finishing.Wait(), IsOk());
+}
+
+TEST_P(StreamTest, AFailedPourFailsTheFollowingOnesUntilFinishTellsIt) {
+  PourHolder holder;
+  feed_.on_pour = holder.Handler();
+  Start();
+  FeedStub sink = stub();
+  FeedStub copy = sink;
+  ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+  ASSERT_THAT(Pour(copy, 1).Wait(), IsOk());
+  ASSERT_TRUE(holder.AwaitHeld(2));
+  holder.Answer(1, absl::DataLossError("the disk is full"));
+  absl::Status sent;
+  const Deadline patience = Deadline::After(kSoon);
+  uint64_t held = 1;
+  while (sent.ok() && !patience.passed()) {
+    sent = Pour(copy, 2).Wait();
+    held += sent.ok() ? 1 : 0;
+  }
+  EXPECT_THAT(sent, StatusIs(absl::StatusCode::kDataLoss, "the disk is full"));
+  ASSERT_TRUE(holder.AwaitHeld(held));
+  auto finishing = sink.FinishStream();
+  holder.Answer(held);
+  EXPECT_THAT(finishing.Wait(), StatusIs(absl::StatusCode::kDataLoss, "the disk is full"));
+  ASSERT_THAT(Pour(sink, 3).Wait(), IsOk()) << "begins anew";
+  ASSERT_TRUE(holder.AwaitHeld(1));
+  holder.Answer(1);
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
+}
+
+TEST_P(StreamTest, PourEndsWithItsConnection) {
+  PourHolder holder;
+  feed_.on_pour = holder.Handler();
+  Start();
+  FeedStub sink = stub();
+  ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+  ASSERT_TRUE(holder.AwaitHeld(1));
+  auto finishing = sink.FinishStream();
+  std::thread closing([&] { channel_->Close(); });
+  const absl::Status status = finishing.Wait();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("Feed.pour")));
+  EXPECT_THAT(status, OutcomeIs(CallOutcome::kUnknown));
+  closing.join();
+  holder.Answer(1);
+}
+
+}  // namespace
+}  // namespace mi7::conformance

@@ -1,0 +1,67 @@
+// Messages of streams over shared memory are read where they were built.
+
+#include <thread>
+
+#include "tests/conformance/call/stream_conformance.h"
+#include "transport/shm/copy_counter.h"
+
+namespace mi7::conformance {
+namespace {
+
+using transport::shm::copied_payload_bytes;
+
+class StreamZeroCopyTest : public StreamTest {};
+
+TEST_P(StreamZeroCopyTest, MessagesAreNotCopiedInEitherDirection) {
+  Start();
+  constexpr size_t kBytes = 20'000;
+  constexpr uint64_t kCount = 500;
+  // The first messages teach both ends that they are large, and have their chunks passed.
+  {
+    auto chat = stub().Chat();
+    for (uint64_t number = 0; number < 50; ++number) {
+      ASSERT_THAT(chat.writer().Write(NewItem(chat.writer(), number, kBytes)).Wait(), IsOk());
+      ASSERT_TRUE(GivesItems(chat.reader(), number, number + 1, kBytes));
+    }
+  }
+  const uint64_t before = copied_payload_bytes;
+  auto upload = stub().Upload();
+  for (uint64_t number = 0; number < kCount; ++number) {
+    ASSERT_THAT(upload.Write(NewItem(upload.writer(), number, kBytes)).Wait(), IsOk());
+  }
+  ASSERT_THAT(upload.Finish().Wait(), IsOk());
+  auto reader = Watch(kCount, kBytes);
+  ASSERT_TRUE(GivesItems(reader, 0, kCount, kBytes));
+  ASSERT_FALSE(*reader.Read().Wait());
+  EXPECT_EQ(copied_payload_bytes - before, 0u) << "of " << 2 * kCount * kBytes;
+}
+
+// Who keeps messages keeps slots, until so many are kept that further ones are copied: nobody else
+// is held up.
+TEST_P(StreamZeroCopyTest, AReaderThatKeepsManyHasThemCopied) {
+  Start();
+  constexpr size_t kBytes = 20'000;
+  auto reader = Watch(600, kBytes);
+  std::vector<StreamMessage<Item>> kept;
+  for (uint64_t number = 0; number < 600; ++number) {
+    ItemRead item = reader.Read().Wait();
+    ASSERT_THAT(item, IsOk());
+    ASSERT_TRUE(*item);
+    kept.push_back(**std::move(item));
+  }
+  EXPECT_FALSE(*reader.Read().Wait());
+  EXPECT_TRUE(Answers());
+  auto other = Watch(100, kBytes);
+  EXPECT_TRUE(GivesItems(other, 0, 100, kBytes));
+  for (uint64_t number = 0; number < 600; ++number) {
+    ASSERT_TRUE(IsItem(kept[number], number, kBytes));
+  }
+}
+
+}  // namespace
+
+INSTANTIATE_TEST_SUITE_P(Shm, StreamZeroCopyTest,
+                         testing::Values(CallTransport{"adaptive", "shm", ShmPath}),
+                         CallTransportName);
+
+}  // namespace mi7::conformance

@@ -1,0 +1,41 @@
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "transport/message.h"
+
+namespace mi7::transport {
+
+IncomingMessage CopyMessage(const IncomingMessage& message, std::span<std::byte> space) {
+  using Segment = IncomingMessage::Segment;
+  size_t bytes = message.extra().size();
+  for (const Segment& segment : message.segments()) bytes += segment.size() * sizeof(capnp::word);
+  Buffer* buffer = nullptr;
+  std::byte* out = space.data();
+  if (bytes > space.size()) {
+    buffer = BufferPool::Allocate(bytes).release();
+    out = buffer->data();
+  }
+  const auto append = [&out](const void* data, size_t size) {
+    std::byte* const begin = out;
+    if (size != 0) std::memcpy(begin, data, size);
+    out += size;
+    return begin;
+  };
+  const std::span<const std::byte> extra(append(message.extra().data(), message.extra().size()),
+                                         message.extra().size());
+  const auto copy = [&](const Segment& segment) {
+    const std::byte* const begin = append(segment.begin(), segment.size() * sizeof(capnp::word));
+    return Segment(reinterpret_cast<const capnp::word*>(begin), segment.size());
+  };
+  if (message.segments().size() <= 1) {
+    const Segment only = message.has_body() ? copy(message.segments()[0]) : Segment();
+    return MakeIncoming(message.header(), extra, {&only, message.segments().size()}, buffer, 0);
+  }
+  std::vector<Segment> segments;
+  segments.reserve(message.segments().size());
+  for (const Segment& segment : message.segments()) segments.push_back(copy(segment));
+  return MakeIncoming(message.header(), extra, segments, buffer, 0);
+}
+
+}  // namespace mi7::transport
