@@ -40,6 +40,7 @@ class NullConnection final : public transport::Connection {
     return absl::OkStatus();
   }
   bool Withdraw(uint32_t) override { return false; }
+  bool HasRoom() override { return true; }
   void Close(absl::Status) override {}
   bool Await(transport::Completion&, Deadline) override { return false; }
   void SetBackground(bool) override {}

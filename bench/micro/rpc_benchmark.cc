@@ -18,6 +18,7 @@
 #include "rpc/dispatcher.h"
 #include "rpc/interface_info.h"
 #include "rpc/session.h"
+#include "rpc/session_streams.h"
 #include "transport/message.h"
 
 namespace mi7::bench {
@@ -44,7 +45,9 @@ transport::OutgoingMessage NewReturn(uint32_t call_id) {
 void BM_CallTable(benchmark::State& state) {
   const Limits limits;
   NullConnection connection;
-  CallSide calls(&connection, &limits);
+  const transport::Negotiated negotiated = connection.info().negotiated;
+  SessionStreams streams(&connection, negotiated);
+  CallSide calls(&streams, negotiated, &limits);
   const auto channel = Channel::Create("tcp:127.0.0.1:1");
   MI7_CHECK(channel.ok(), "the benchmark's channel is sound");
   EchoImpl echo;
