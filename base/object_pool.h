@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstddef>
+#include <memory>
 #include <new>
 #include <utility>
 
@@ -107,5 +108,17 @@ class ObjectPool {
     return cache;
   }
 };
+
+// Owns an object of an ObjectPool.
+template <typename T>
+struct PoolDeleter {
+  void operator()(T* object) const { ObjectPool<T>::Delete(object); }
+};
+template <typename T>
+using PooledPtr = std::unique_ptr<T, PoolDeleter<T>>;
+template <typename T, typename... Args>
+PooledPtr<T> MakePooled(Args&&... args) {
+  return PooledPtr<T>(ObjectPool<T>::New(std::forward<Args>(args)...));
+}
 
 }  // namespace mi7

@@ -52,6 +52,12 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
       return Refuse(call_id, read);
     }
   }
+  if (interceptors_ != nullptr) [[unlikely]] {
+    const MethodInfo* const method = dispatcher_->FindMethod(call->header());
+    if (absl::Status ended; !call->Intercept(*interceptors_, method, ended)) {
+      return call->Answer(std::move(ended));
+    }
+  }
   dispatcher_->Run(*call).Deliver(*call);
 }
 

@@ -14,6 +14,7 @@
 #include "base/limits.h"
 #include "base/mutex.h"
 #include "rpc/dispatcher.h"
+#include "rpc/interceptor.h"
 #include "rpc/server_call.h"
 #include "transport/connection.h"
 
@@ -38,8 +39,12 @@ class AnswerSide {
   };
 
   // `dispatcher`: nullptr for a side that serves nothing. All must outlive the AnswerSide.
-  AnswerSide(Owner* owner, const Dispatcher* dispatcher, const Limits* limits)
-      : owner_(owner), dispatcher_(dispatcher), limits_(limits) {}
+  AnswerSide(Owner* owner, const Dispatcher* dispatcher, const Limits* limits,
+             const Interceptors* interceptors)
+      : owner_(owner),
+        dispatcher_(dispatcher),
+        limits_(limits),
+        interceptors_(interceptors->empty() ? nullptr : interceptors) {}
 
   void OnCall(transport::IncomingMessage&& message);
   void OnCancel(uint32_t call_id);
@@ -88,6 +93,7 @@ class AnswerSide {
   Owner* const owner_;
   const Dispatcher* const dispatcher_;
   const Limits* const limits_;
+  const Interceptors* const interceptors_;  // nullptr: none
   mutable Mutex mutex_;
   absl::flat_hash_map<uint32_t, ServerCall*> async_calls_ ABSL_GUARDED_BY(mutex_);
   // Asynchronous calls whose return was not handed to the connection yet; those of async_calls_ and

@@ -2,25 +2,34 @@
 
 // What most calls do without, kept apart so that they pay one null pointer for all of it.
 
-#include <memory>
+#include <optional>
 
-#include "absl/status/status.h"
 #include "rpc/call_options.h"
+#include "rpc/client_interception.h"
 #include "rpc/metadata.h"
 #include "rpc/metadata_codec.h"
+#include "rpc/server_interception.h"
 
 namespace mi7 {
 
 // Of a call on the side that makes it.
 struct ClientCallExtras {
+  explicit ClientCallExtras(const CallOptions& of_call) : options(of_call) {}
+
   // Those that are not plain; ClientCall has the others.
   CallOptions options;
+  // What the return brought.
+  ResponseMetadata response;
+  // Where the channel has interceptors.
+  std::optional<ClientInterception> interception;
 };
 
 // Of a call on the side that answers it.
 struct ServerCallExtras {
   CallExtra received;
   ResponseMetadata response;
+  // Where the server has interceptors.
+  std::optional<ServerInterception> interception;
 };
 
 }  // namespace mi7

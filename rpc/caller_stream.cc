@@ -17,11 +17,10 @@ CallerStream::CallerStream(ClientCall* call)
 StreamRef CallerStream::Open(ClientCallRef owned) {
   ClientCall* const call = owned.release();
   StreamRef stream(call->stream_ = ObjectPool<CallerStream>::New(call));
-  // Nobody may be waiting when the deadline passes.
-  const bool has_deadline = !call->deadline_.infinite();
-  call->in_deadline_queue_ = has_deadline;
+  // Nobody may be waiting when the deadline passes. An interceptor may set one in Start.
+  call->in_deadline_queue_ = !call->deadline_.infinite() || call->extras_ != nullptr;
   call->Start();
-  if (!has_deadline || call->done()) return stream;
+  if (call->deadline_.infinite() || call->done()) return stream;
   call->channel_->deadlines().Add(call);
   if (call->done()) call->channel_->deadlines().Remove(call);
   return stream;

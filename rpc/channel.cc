@@ -95,8 +95,11 @@ Channel::Channel(transport::Endpoint endpoint, const ChannelOptions& options)
       local_(transport::ShareLocalOptions(options.local)),
       wait_(options.wait),
       connect_timeout_(options.connect_timeout),
-      config_(std::make_shared<SessionConfig>(SessionConfig{options.limits, nullptr, nullptr})),
+      config_(std::make_shared<SessionConfig>(SessionConfig{options.limits, nullptr, nullptr, {}})),
       loop_(options.event_loop),
+      interceptors_(options.interceptors.empty()
+                        ? nullptr
+                        : std::make_unique<const Interceptors>(options.interceptors)),
       backoff_(options.backoff,
                reinterpret_cast<uintptr_t>(this) ^ static_cast<uint64_t>(MonotonicNanos())) {}
 
@@ -156,6 +159,8 @@ ClientCall* Channel::NewCall(const std::shared_ptr<Channel>& channel, const Inte
       ClientCall::New(channel, std::move(session), service, method, options, std::move(request));
   if (!failure.ok()) [[unlikely]]
     call->early_failure_ = std::move(failure);
+  if (channel->interceptors_ != nullptr) [[unlikely]]
+    call->Intercept(*channel->interceptors_);
   return call;
 }
 

@@ -25,6 +25,7 @@
 #include "rpc/backoff.h"
 #include "rpc/call_options.h"
 #include "rpc/deadline_queue.h"
+#include "rpc/interceptor.h"
 #include "rpc/session.h"
 #include "transport/endpoint.h"
 #include "transport/event_loop.h"
@@ -57,6 +58,8 @@ struct ChannelOptions {
   BackoffOptions backoff = {};
   // Peers on this machine: whom to talk to, where to meet, whether to use shared memory.
   transport::LocalOptions local = {};
+  // Run around every call, the first as the outermost.
+  Interceptors interceptors = {};
   // Drives the channel in the background: connecting, callbacks, coroutines. Must outlive the
   // channel. nullptr: a loop that all such channels of the process share.
   transport::EventLoop* event_loop = nullptr;
@@ -112,6 +115,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // Whether this process was forked from the one that made the channel, and why calls fail then.
   bool forked() const { return loop_->forked(); }
   absl::Status ForkedError() const;
+  std::string endpoint() const { return endpoint_.ToString(); }
   // Whether the calling thread is the one that connects the channel.
   bool InLoopThread() const { return loop_->InLoopThread(); }
 
@@ -142,6 +146,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   const absl::Duration connect_timeout_;
   const std::shared_ptr<const SessionConfig> config_;
   transport::EventLoop* const loop_;
+  const std::unique_ptr<const Interceptors> interceptors_;  // nullptr: none
 
   mutable Mutex mutex_;
   // Both made when first needed: many channels never do.

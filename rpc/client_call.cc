@@ -32,7 +32,12 @@ ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session
       request_(std::move(request)),
       limits_(&channel_->limits()) {
   if (!options.plain()) [[unlikely]]
-    extras_ = std::make_unique<ClientCallExtras>(ClientCallExtras{options});
+    extras_ = MakePooled<ClientCallExtras>(options);
+}
+
+void ClientCall::Intercept(const Interceptors& interceptors) {
+  if (extras_ == nullptr) extras_ = MakePooled<ClientCallExtras>(CallOptions());
+  extras_->interception.emplace(interceptors, *this, *extras_);
 }
 
 ClientCall::~ClientCall() {
@@ -50,8 +55,9 @@ void ClientCall::Unref() {
 
 void ClientCall::Start() {
   started_ = true;
-  if (extras_ != nullptr && early_failure_.ok()) [[unlikely]]
-    early_failure_ = EncodeExtras();
+  if (extras_ != nullptr) [[unlikely]] {
+    if (!StartWithExtras()) return;
+  }
   if (!early_failure_.ok()) return Fail(early_failure_);
   if (channel_->forked()) [[unlikely]]
     return EndInForkedChild(CallOutcome::kNotSent);
@@ -169,6 +175,7 @@ void ClientCall::Abandon() {
   if (!Claim()) return;
   channel_->WithdrawCall(this);
   status_ = absl::CancelledError(absl::StrCat(method_->name, ": abandoned"));
+  if (extras_ != nullptr) FinishExtras();
   state_.fetch_or(kDone, std::memory_order_acq_rel);
   LeaveDeadlineQueue();
 }
@@ -187,6 +194,17 @@ void ClientCall::CompleteWith(transport::IncomingMessage&& response) {
   Finish();
 }
 
+bool ClientCall::StartWithExtras() {
+  if (extras_->interception && !extras_->interception->RunStart()) {
+    if (!Claim()) return false;
+    const absl::Status& ended = extras_->interception->status();
+    CompleteWith(ended.ok() ? ended : WithOutcome(ended, CallOutcome::kNotSent));
+    return false;
+  }
+  if (early_failure_.ok()) early_failure_ = EncodeExtras();
+  return true;
+}
+
 absl::Status ClientCall::EncodeExtras() {
   static const Metadata kNone;
   const CallOptions& options = extras_->options;
@@ -199,18 +217,26 @@ absl::Status ClientCall::EncodeExtras() {
 }
 
 void ClientCall::ReceiveExtras(const transport::IncomingMessage& message, absl::Status& status) {
-  if (!extras_->options.received) return;
-  ResponseMetadata received;
-  const absl::Status decoded = DecodeResponseMetadata(message, *limits_, received);
-  ResponseMetadata& told = *extras_->options.received;
-  // A stream's first message may have told of the initial ones, which its user may be reading.
-  if (stream_ == nullptr || !received.initial.empty()) told.initial = std::move(received.initial);
-  told.trailing = std::move(received.trailing);
+  if (!extras_->options.received && !extras_->interception) return;
+  const absl::Status decoded = DecodeResponseMetadata(message, *limits_, extras_->response);
   // A call that failed says why, whatever came along.
   if (decoded.ok() || !status.ok()) return;
   status = absl::Status(
       absl::IsResourceExhausted(decoded) ? decoded.code() : absl::StatusCode::kInternal,
       absl::StrCat(method_->name, ": results: ", decoded.message()));
+}
+
+void ClientCall::FinishExtras() {
+  if (extras_->interception) {
+    extras_->interception->RunEnd(status_);
+    extras_->interception->TakeResults(status_, response_);
+  }
+  if (!extras_->options.received) return;
+  ResponseMetadata& response = extras_->response;
+  ResponseMetadata& told = *extras_->options.received;
+  // A stream's first message may have told of the initial ones, which its user may be reading.
+  if (stream_ == nullptr || !response.initial.empty()) told.initial = std::move(response.initial);
+  told.trailing = std::move(response.trailing);
 }
 
 void ClientCall::FailMalformed() {
@@ -220,6 +246,8 @@ void ClientCall::FailMalformed() {
 // The caller of Finish holds a reference of its own besides the handle's, or is the handle's
 // owner: the call cannot die before Finish returns.
 void ClientCall::Finish() {
+  if (extras_ != nullptr) [[unlikely]]
+    FinishExtras();
   const uint32_t before = state_.fetch_or(kDone, std::memory_order_acq_rel);
   if (stream_ != nullptr) [[unlikely]]
     stream_->OnDone();

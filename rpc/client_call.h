@@ -27,6 +27,7 @@
 
 #include "absl/status/status.h"
 #include "base/deadline.h"
+#include "base/object_pool.h"
 #include "rpc/call_extras.h"
 #include "rpc/call_options.h"
 #include "rpc/call_outcome.h"
@@ -58,6 +59,9 @@ class ClientCall : private Turn {
     }
   }
   void Unref();
+
+  // Before Start. The interceptors, which must outlive the call, run around it.
+  void Intercept(const Interceptors& interceptors);
 
   transport::MessageBody& request() { return *request_; }
   const MethodInfo& method() const { return *method_; }
@@ -121,6 +125,7 @@ class ClientCall : private Turn {
   friend class CallerStream;
   friend class CallSide;
   friend class Channel;
+  friend class ClientInterception;
   friend class DeadlineQueue;
 
   static constexpr size_t kInlineContinuationBytes = 64;
@@ -142,10 +147,14 @@ class ClientCall : private Turn {
   void EndInForkedChild(CallOutcome outcome);
   void LeaveDeadlineQueue();
   void WantBackground();
-  // Puts the metadata that goes along into the request.
+  // What Start does for a call that has extras_: the interceptors, the metadata that goes along.
+  // False: an interceptor has ended the call.
+  bool StartWithExtras();
   absl::Status EncodeExtras();
   // Takes the metadata of the return; `status`: what the return says so far.
   void ReceiveExtras(const transport::IncomingMessage& message, absl::Status& status);
+  // What Finish does for a call that has extras_, before anybody sees its result.
+  void FinishExtras();
   void GiveUp(Ending ending);
   template <typename F>
   static void RunStored(void* storage, ClientCall* call);
@@ -176,7 +185,8 @@ class ClientCall : private Turn {
   const MethodInfo* method_;
   Deadline deadline_;
   bool wait_for_ready_;
-  std::unique_ptr<ClientCallExtras> extras_;  // nullptr as long as the options are plain
+  // nullptr when the options are plain and the channel has no interceptors.
+  PooledPtr<ClientCallExtras> extras_;
   transport::OutgoingMessage request_;
   CallerStream* stream_ = nullptr;  // owned; nullptr: the call is unary
   absl::Status early_failure_;      // found while building, reported by Start

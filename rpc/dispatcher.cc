@@ -10,14 +10,18 @@
 namespace mi7 {
 namespace {
 
+// nullptr when the service does not have it.
+const MethodInfo* MethodOf(const Service& service, const transport::FrameHeader& header) {
+  const InterfaceInfo* interface = FindInterface(service.interface_info(), header.interface_id);
+  if (interface == nullptr || header.code >= interface->method_count) return nullptr;
+  return &interface->methods[header.code];
+}
+
 // "handler of Calculator.add", for error messages.
 std::string HandlerName(const Service& service, const transport::FrameHeader& header) {
-  const InterfaceInfo& info = service.interface_info();
-  const InterfaceInfo* interface = FindInterface(info, header.interface_id);
-  if (interface == nullptr || header.code >= interface->method_count) {
-    return absl::StrCat("handler of ", info.name);
-  }
-  return absl::StrCat("handler of ", interface->methods[header.code].name);
+  const MethodInfo* const method = MethodOf(service, header);
+  return absl::StrCat("handler of ",
+                      method != nullptr ? method->name : service.interface_info().name);
 }
 
 }  // namespace
@@ -62,6 +66,13 @@ void Dispatcher::AddBases(Service* service, const InterfaceInfo& info) {
 
 std::string Dispatcher::Names() const {
   return names_.empty() ? "no service" : absl::StrJoin(names_, ", ");
+}
+
+const MethodInfo* Dispatcher::FindMethod(const transport::FrameHeader& header) const {
+  if (header.target != transport::TargetKind::kService) return nullptr;
+  const Entry* const found = Find(header.target_id);
+  return found != nullptr && found->service != nullptr ? MethodOf(*found->service, header)
+                                                       : nullptr;
 }
 
 Reply Dispatcher::Run(ServerCall& call) const noexcept {

@@ -32,6 +32,9 @@ class Dispatcher {
   // INTERNAL, a malformed message INVALID_ARGUMENT, both naming the method.
   Reply Run(ServerCall& call) const noexcept;
 
+  // The method that a call's header names; nullptr when no service has it.
+  const MethodInfo* FindMethod(const transport::FrameHeader& header) const;
+
   size_t service_count() const { return names_.size(); }
 
  private:

@@ -110,6 +110,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
   config_->limits = options_.limits;
   config_->dispatcher = &shared->dispatcher;
   config_->dispatcher_owner = shared;
+  config_->interceptors = options_.interceptors;
 
   const int loop_count =
       options_.event_loops > 0

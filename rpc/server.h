@@ -19,6 +19,7 @@
 #include "base/deadline.h"
 #include "base/limits.h"
 #include "rpc/dispatcher.h"
+#include "rpc/interceptor.h"
 #include "rpc/session.h"
 #include "transport/event_loop.h"
 #include "transport/local_options.h"
@@ -33,6 +34,8 @@ struct ServerOptions {
   transport::WaitPolicy wait = transport::WaitPolicy::kAdaptive;
   // Event loops, a thread each, over which connections are spread; 0: one for every two CPUs.
   int event_loops = 0;
+  // Run around every call that is not refused, the first as the outermost.
+  Interceptors interceptors = {};
   // Peers on this machine: whom to talk to, where to meet, whether to offer shared memory.
   transport::LocalOptions local = {};
 };

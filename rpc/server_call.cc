@@ -64,12 +64,12 @@ void ServerCall::PrepareAsync() {
 // messages, and the one that destroys sees all uses before it.
 void ServerCall::Answer(absl::Status status) {
   if (!deferred_) {
-    side_->Finish(*this, status);
+    Finish(std::move(status));
     ObjectPool<ServerCall>::Delete(this);
     return;
   }
   if (!answered_.exchange(true, std::memory_order_acq_rel)) {
-    side_->Finish(*this, status);
+    Finish(std::move(status));
   }
   Unref();
 }
@@ -85,9 +85,27 @@ void ServerCall::ReturnedLater() {
 void ServerCall::Unref() {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   if (!answered_.load(std::memory_order_relaxed)) {
-    side_->Finish(*this, absl::InternalError("handler dropped the call without an answer"));
+    Finish(absl::InternalError("handler dropped the call without an answer"));
   }
   ObjectPool<ServerCall>::Delete(this);
+}
+
+void ServerCall::Finish(absl::Status status) {
+  if (extras_ != nullptr && extras_->interception) [[unlikely]]
+    extras_->interception->RunEnd(status);
+  side_->Finish(*this, status);
+}
+
+bool ServerCall::Intercept(const Interceptors& interceptors, const MethodInfo* method,
+                           absl::Status& ended) {
+  ServerInterception& interception =
+      extras().interception.emplace(interceptors, *this, *extras_, method);
+  if (!interception.RunStart()) {
+    ended = interception.status();
+    return false;
+  }
+  ended = interception.TakeParams();
+  return ended.ok();
 }
 
 absl::Status ServerCall::ReadExtra() {

@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "base/deadline.h"
+#include "base/object_pool.h"
 #include "rpc/call_extras.h"
 #include "rpc/message_reader.h"
 #include "rpc/server_context.h"
@@ -86,12 +87,17 @@ class ServerCall {
   friend class AnswerSide;
   friend class ServerContext;
   friend class DeferredCall;
+  friend class ServerInterception;
 
   void Unref();
+  // Ends the interception, then AnswerSide::Finish.
+  void Finish(absl::Status status);
+  // Runs the interceptors' OnStart. False: the call is to be answered with `ended`.
+  bool Intercept(const Interceptors& interceptors, const MethodInfo* method, absl::Status& ended);
   // Reads the extra part of the request.
   absl::Status ReadExtra();
   ServerCallExtras& extras() {
-    if (extras_ == nullptr) extras_ = std::make_unique<ServerCallExtras>();
+    if (extras_ == nullptr) extras_ = MakePooled<ServerCallExtras>();
     return *extras_;
   }
   StreamRef stream() const;
@@ -105,7 +111,7 @@ class ServerCall {
   CalleeStream* stream_ = nullptr;  // one reference; nullptr: the call is unary
   Body body_;
   Deadline deadline_;
-  std::unique_ptr<ServerCallExtras> extras_;  // nullptr as long as the call has none
+  PooledPtr<ServerCallExtras> extras_;  // nullptr as long as the call has none
   std::atomic<bool> cancelled_{false};
   // Whether Defer was called: then the handler's return and the DeferredCall both hold a
   // reference, and the first answer counts.

@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "rpc/answer_side.h"
 #include "rpc/call_side.h"
+#include "rpc/interceptor.h"
 #include "rpc/session_streams.h"
 #include "transport/connection.h"
 
@@ -23,6 +24,7 @@ struct SessionConfig {
   Limits limits;
   const Dispatcher* dispatcher = nullptr;  // nullptr: serves nothing
   std::shared_ptr<const void> dispatcher_owner;
+  Interceptors interceptors;  // of the calls that are served
 };
 
 class Session final : public transport::Receiver,

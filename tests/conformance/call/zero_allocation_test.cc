@@ -15,11 +15,13 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
 #include "rpc/channel.h"
+#include "rpc/interceptors/call_metrics.h"
 #include "rpc/server.h"
 #include "tests/conformance/call/probe_service.h"
 #include "transport/local/testing.h"
@@ -118,7 +120,13 @@ class ZeroAllocationTest : public testing::TestWithParam<Parameters> {
     }
     std::array<void*, 4> frames;
     ::backtrace(frames.data(), 4);  // its first use allocates
+    Start({});
+  }
+  void Start(const Interceptors& interceptors) {
+    stub_ = nullptr;
+    server_ = nullptr;
     ServerOptions server;
+    server.interceptors = interceptors;
     server.wait = GetParam().wait;
     server.event_loops = 1;
     std::string endpoint = GetParam().endpoint;
@@ -127,6 +135,7 @@ class ZeroAllocationTest : public testing::TestWithParam<Parameters> {
     }
     server_ = *ServerBuilder().SetOptions(server).AddService(&probe_).Listen(endpoint).Start();
     ChannelOptions channel;
+    channel.interceptors = interceptors;
     channel.wait = GetParam().wait;
     stub_ = std::make_unique<ProbeStub>(*Channel::Create(server_->endpoints()[0], channel));
   }
@@ -188,6 +197,18 @@ TEST_P(ZeroAllocationTest, BlockingCallOf2KiB) {
   EXPECT_EQ(Allocations([&] { BlockingCall({}, 2 << 10); }), 0u);
   if (HasFailure()) PrintTraces();
   EXPECT_EQ(wrong_, 0);
+}
+
+TEST_P(ZeroAllocationTest, BlockingCallThatIsCountedAtBothEnds) {
+  const auto metrics = std::make_shared<CallMetrics>();
+  Start({metrics});
+  EXPECT_EQ(Allocations([&] { BlockingCall(); }), 0u);
+  if (HasFailure()) PrintTraces();
+  EXPECT_EQ(wrong_, 0);
+  const std::vector<CallMetrics::Method> methods = metrics->Snapshot();
+  ASSERT_EQ(methods.size(), 2u);
+  EXPECT_EQ(methods[0].started, methods[1].started);
+  EXPECT_GE(methods[0].started, static_cast<uint64_t>(kWarmUp + kCalls));
 }
 
 TEST_P(ZeroAllocationTest, CallbackCall) {
