@@ -47,6 +47,11 @@ struct ForkGuardParts {
   std::vector<Mutex*> held ABSL_GUARDED_BY(mutex);
 };
 
+namespace {
+// Forks count from the start, whatever is made first.
+[[maybe_unused]] const ForkGuardParts& counting_since_start = ForkGuardParts::Get();
+}  // namespace
+
 void ForkGuard::CloseInChild(int fd) {
   ForkGuardParts& parts = ForkGuardParts::Get();
   const auto index = static_cast<size_t>(fd);

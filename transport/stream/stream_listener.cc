@@ -177,6 +177,8 @@ class StreamListener final : public Listener {
   const Endpoint& endpoint() const override { return endpoint_; }
 
   void Close() override {
+    // A listener that is closed may outlive its loops.
+    if (shared_->closed.load(std::memory_order_acquire)) return;
     if (shared_->loops[0]->forked()) return;
     if (shared_->closed.exchange(true, std::memory_order_acq_rel)) return;
     for (EventLoop* loop : shared_->loops) {
