@@ -188,7 +188,9 @@ class InprocListener final : public Listener {
   ~InprocListener() override { Close(); }
   const Endpoint& endpoint() const override { return acceptor_->endpoint(); }
   void Close() override {
-    if (acceptor_->forked() || !std::exchange(listed_, false)) return;
+    // A listener that is closed may outlive its loops.
+    if (!listed_ || acceptor_->forked()) return;
+    listed_ = false;
     Names::Get().Remove(acceptor_->endpoint().name);
     acceptor_->Close();
   }
