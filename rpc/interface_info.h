@@ -33,7 +33,7 @@ enum class Repeat : uint8_t {
   kIdempotent,
 };
 
-// One method. What comes after the name is what the schema's annotations say, for programs that
+// One method. What comes after the kind is what the schema's annotations say, for programs that
 // ask: the runtime does not act on it yet.
 struct MethodInfo {
   uint64_t interface_id;  // of the interface that declares the method
