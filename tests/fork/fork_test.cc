@@ -226,10 +226,16 @@ TEST_P(ForkTest, AChildDoesNotKeepTheServerOfItsParentAlive) {
     ProbeImpl probe;
     const auto server = Serve(probe, GetParam().endpoint());
     Told told{};
-    told.child = transport::testing::Fork([] {
+    // Says that it is there: only then has it closed what is its parent's.
+    std::array<int, 2> there;
+    if (::pipe(there.data()) != 0) return 1;
+    told.child = transport::testing::Fork([&] {
       ::alarm(kChildSeconds);
+      if (::write(there[1], "", 1) != 1) return 1;
       return ::pause();
     });
+    char byte;
+    if (::read(there[0], &byte, 1) != 1) return 1;
     server->endpoints()[0].copy(told.endpoint.data(), told.endpoint.size() - 1);
     if (::write(pipe[1], &told, sizeof(told)) != sizeof(told)) return 1;
     ::alarm(kChildSeconds);
