@@ -309,15 +309,15 @@ TEST_F(RendezvousTest, RendezvousThatSpeaksSomethingElseMeansTcp) {
   Server server(In(directory_.path(), false));
   absl::StatusOr<SocketFile> other = Forge(server.endpoint());
   ASSERT_TRUE(other.ok());
-  pid_t child = Fork([&other] {
+  std::thread server_of_http([&other] {
     UniqueFd accepted;
     while (!accepted) accepted = UniqueFd(::accept(other->fd(), nullptr, nullptr));
-    return ::write(accepted.get(), "HTTP/1.1 400 Bad Request\r\n\r\n", 28) == 28 ? 0 : 1;
+    EXPECT_EQ(::write(accepted.get(), "HTTP/1.1 400 Bad Request\r\n\r\n", 28), 28);
   });
   const Attempt attempt = Connect(server);
   EXPECT_EQ(attempt.transport, "tcp");
   EXPECT_THAT(attempt.why, HasSubstr("HTTP"));
-  EXPECT_EQ(WaitFor(child), 0);
+  server_of_http.join();
 }
 
 TEST_F(RendezvousTest, FileInPlaceOfTheSocketMeansTcp) {
