@@ -257,7 +257,8 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Sta
   }
   SlotSegments* const held = SlotSegments::Of(*message, *pool_);
   const size_t extra_count = extra.empty() ? 0 : 1;
-  if (held == nullptr || segments.size() + extra_count > kRecordWordsMax) {
+  // A message without a body leaves the slots that were begun where they are.
+  if (held == nullptr || segments.size() == 0 || segments.size() + extra_count > kRecordWordsMax) {
     return PutStream(message, why);
   }
   // All lie in slots but one, if that is small: what a message that was expected to be small began
