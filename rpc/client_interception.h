@@ -15,6 +15,8 @@ namespace mi7 {
 class ClientCall;
 struct ClientCallExtras;
 
+// What the interceptors of a channel see and change of one call: its options, the request before it
+// is sent, and the response before the caller has it. Used by one thread at a time.
 class ClientInterception final : public Interception {
  public:
   // Both own it, and outlive it.

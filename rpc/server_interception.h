@@ -15,6 +15,8 @@ namespace mi7 {
 class ServerCall;
 struct ServerCallExtras;
 
+// What the interceptors of a server see and change of one call: the request before the handler has
+// it, and the answer before it is sent. Used by one thread at a time.
 class ServerInterception final : public Interception {
  public:
   // Both own it, and outlive it. `method`: nullptr when the server does not have it.

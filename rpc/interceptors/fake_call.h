@@ -13,6 +13,8 @@
 
 namespace mi7 {
 
+// A call that nobody makes: the test says when it starts and how it ends, and looks at what the
+// interceptor did to it. Its parameters and results are whatever is written into their roots.
 class FakeCall final : public InterceptedCall {
  public:
   explicit FakeCall(const MethodInfo& method, Side side = Side::kServer)
