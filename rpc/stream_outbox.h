@@ -27,7 +27,8 @@ class StreamOutbox final : public Readiness {
   void Open(uint32_t window);
   // More credit. INVALID_ARGUMENT: more than was used. The driving thread.
   absl::Status OnCredit(uint32_t bytes);
-  // There is room again in the connection's queue.
+  // There is room again in the connection's queue. One message may be written even if streams that
+  // waited before this one have filled it meanwhile: else they could do so every time.
   void OnRoom();
   // The stream is over; `status` is not OK.
   void End(const absl::Status& status);

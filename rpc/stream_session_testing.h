@@ -65,10 +65,6 @@ class StreamSessionTest : public testing::Test {
   using Reader = StreamReader<TestMessage>;
   using Writer = StreamWriter<TestMessage>;
 
-  void SetUp() override {
-    config_->limits.stream_window_bytes = kStreamWindow;
-    connection_ = std::make_shared<FakeConnection>(config_->limits);
-  }
   void TearDown() override { connection_->End(); }
 
   void Start() {
@@ -131,8 +127,16 @@ class StreamSessionTest : public testing::Test {
                 StatusIs(absl::StatusCode::kInvalidArgument, testing::HasSubstr(text)));
   }
 
-  const std::shared_ptr<Channel> channel_ = *Channel::Create("inproc:never-connected");
-  const std::shared_ptr<SessionConfig> config_ = std::make_shared<SessionConfig>();
+  // Of the session, its connection and the channel whose calls it makes, as outside of tests.
+  static Limits SmallWindow() {
+    Limits limits;
+    limits.stream_window_bytes = kStreamWindow;
+    return limits;
+  }
+  const std::shared_ptr<Channel> channel_ =
+      *Channel::Create("inproc:never-connected", {.limits = SmallWindow()});
+  const std::shared_ptr<SessionConfig> config_ =
+      std::make_shared<SessionConfig>(SessionConfig{SmallWindow(), nullptr, nullptr, {}});
   LambdaService service_{kStreamInfo, [this](uint64_t, uint16_t method, ServerCall& call) -> Reply {
                            if (method == 3) {
                              deferred_.push_back(call.context().Defer());
@@ -148,7 +152,8 @@ class StreamSessionTest : public testing::Test {
   Dispatcher dispatcher_;
   std::vector<DeferredCall> deferred_;
   std::vector<Handled> handled_;
-  std::shared_ptr<FakeConnection> connection_;
+  const std::shared_ptr<FakeConnection> connection_ =
+      std::make_shared<FakeConnection>(SmallWindow());
   std::shared_ptr<Session> session_;
 };
 
