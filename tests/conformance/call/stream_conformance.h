@@ -3,6 +3,8 @@
 // What streams must do on every transport. The tests (stream_*.cc) are instantiated for a transport
 // by a test program that names its endpoints, as those of calls are (call_conformance.h).
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -40,6 +42,8 @@ class StreamTest : public testing::TestWithParam<CallTransport> {
                                              uint64_t last, size_t bytes = 0);
 
   FeedImpl feed_;
+  // For handlers to count in: they may go on until the server has ended, after the test's body.
+  std::atomic<uint64_t> written_{0};
   std::string endpoint_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<Channel> channel_;

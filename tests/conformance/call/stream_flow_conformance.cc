@@ -44,8 +44,7 @@ WatchHandler CountingSender(std::atomic<uint64_t>& written) {
 }
 
 TEST_P(StreamTest, ServerWritesAWindowForAReaderThatDoesNotRead) {
-  std::atomic<uint64_t> written{0};
-  feed_.on_watch = CountingSender(written);
+  feed_.on_watch = CountingSender(written_);
   Limits limits;
   limits.stream_window_bytes = 64u << 10;
   Start(limits);
@@ -54,18 +53,18 @@ TEST_P(StreamTest, ServerWritesAWindowForAReaderThatDoesNotRead) {
   auto reader = Watch(5000, kBytes);
   ASSERT_TRUE(Answers());
   // The write that uses up the window has left, and completes with the next credit.
-  EXPECT_EQ(Settled(written, kFit), kFit);
+  EXPECT_EQ(Settled(written_, kFit), kFit);
   EXPECT_TRUE(Answers()) << "a stalled stream holds up nobody";
   // Credit comes by half windows.
   ASSERT_TRUE(GivesItems(reader, 0, 10, kBytes));
-  EXPECT_EQ(Settled(written, kFit), kFit);
+  EXPECT_EQ(Settled(written_, kFit), kFit);
   ASSERT_TRUE(GivesItems(reader, 10, 40, kBytes));
-  const uint64_t more = Settled(written, kFit + 1);
+  const uint64_t more = Settled(written_, kFit + 1);
   EXPECT_GT(more, kFit);
   EXPECT_LE(more, kFit + 40);
   EXPECT_TRUE(GivesItems(reader, 40, 5000, kBytes));
   EXPECT_FALSE(*reader.Read().Wait());
-  EXPECT_EQ(written, 5000u);
+  EXPECT_EQ(written_, 5000u);
 }
 
 TEST_P(StreamTest, ClientWritesAWindowForAHandlerThatDoesNotRead) {
@@ -168,15 +167,14 @@ TEST_P(StreamTest, TheSmallestWindowWorks) {
 }
 
 TEST_P(StreamTest, EachEndHasAWindowOfItsOwn) {
-  std::atomic<uint64_t> written{0};
-  feed_.on_watch = CountingSender(written);
+  feed_.on_watch = CountingSender(written_);
   ServerOptions server;
   server.limits.stream_window_bytes = 8u << 10;
   ChannelOptions channel;
   channel.limits.stream_window_bytes = 200u << 10;
   Start(server, channel);
   auto reader = Watch(1000, 1000);
-  EXPECT_EQ(Settled(written, 190), (200u << 10) / WireBytes(1000)) << "the client's";
+  EXPECT_EQ(Settled(written_, 190), (200u << 10) / WireBytes(1000)) << "the client's";
 }
 
 TEST_P(StreamTest, MessageThatExceedsALimitIsRefusedAndTheStreamGoesOn) {
@@ -194,15 +192,14 @@ TEST_P(StreamTest, MessageThatExceedsALimitIsRefusedAndTheStreamGoesOn) {
 }
 
 TEST_P(StreamTest, ManyStalledStreamsHoldUpNobody) {
-  std::atomic<uint64_t> written{0};
-  feed_.on_watch = CountingSender(written);
+  feed_.on_watch = CountingSender(written_);
   Limits limits;
   limits.stream_window_bytes = 16u << 10;
   Start(limits);
   constexpr uint64_t kFit = (16u << 10) / WireBytes(1000);
   std::vector<StreamReader<Item>> stalled;
   for (int i = 0; i < 100; ++i) stalled.push_back(Watch(1000, 1000));
-  EXPECT_EQ(Settled(written, 100 * kFit), 100 * kFit);
+  EXPECT_EQ(Settled(written_, 100 * kFit), 100 * kFit);
   for (int i = 0; i < 10; ++i) ASSERT_TRUE(Answers());
   auto flowing = Watch(200, 1000);
   EXPECT_TRUE(GivesItems(flowing, 0, 200, 1000));
@@ -211,8 +208,7 @@ TEST_P(StreamTest, ManyStalledStreamsHoldUpNobody) {
 
 // The connection's own queue is full of streams, not only their windows.
 TEST_P(StreamTest, StreamsWaitForRoomInTheConnectionsQueue) {
-  std::atomic<uint64_t> written{0};
-  feed_.on_watch = CountingSender(written);
+  feed_.on_watch = CountingSender(written_);
   Limits limits;
   limits.stream_window_bytes = 1u << 20;
   limits.stream_queued_bytes_max = 64u << 10;
