@@ -307,9 +307,10 @@ TEST_P(CallTest, MalformedParamsThatAnInterceptorReadsAreInvalidArgument) {
   ClientCallRef call(channel_->NewCall(probe, probe.methods[0], {}));
   call->request().initRoot<Probe::EchoParams>().setText("some text");
   const auto segment = call->request().getSegmentsForOutput()[0];
-  // The pointer to the text: a list beyond the end.
-  const_cast<uint64_t*>(reinterpret_cast<const uint64_t*>(segment.begin()))[1] =
-      uint64_t{0x0000'7fff'0000'0001} | (uint64_t{0x52} << 32);
+  auto* const words = const_cast<uint64_t*>(reinterpret_cast<const uint64_t*>(segment.begin()));
+  // The pointer to the text, first of the struct that the root pointer leads to, which need not be
+  // the next word: a list beyond the end.
+  words[1 + (static_cast<int32_t>(words[0]) >> 2)] = uint64_t{0x0000'7fff'0000'0001};
   call->Start();
   EXPECT_THAT(PendingCall<Probe::EchoResults>(std::move(call)).Wait(),
               StatusIs(absl::StatusCode::kInvalidArgument,
