@@ -1,16 +1,17 @@
-// Makes a subject count (mi7_counting): this file defines the C library's functions that allocate
-// and that copy, counts, and goes on to the C library's own. Its programs are never timed.
+// Makes a subject count (mi7_counting): what is allocated through allocation_hook; what is copied by
+// defining the C library's functions for it, which count and go on to the C library's own. Its
+// programs are never timed.
 //
 // Copies that the compiler made inline, which are small, and those of the kernel are not seen.
 
 #include <dlfcn.h>
-#include <errno.h>
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
+#include "base/allocation_hook.h"
 #include "bench/harness/subject.h"
 
 namespace {
@@ -24,7 +25,7 @@ constinit Counts before_anybody_asks = {};
 constinit std::atomic<Counts*> counts = &before_anybody_asks;
 
 // Relaxed: the counts are read when the calls that they are about are over.
-[[maybe_unused]] void CountAllocation() {
+void CountAllocation() {
   counts.load(std::memory_order_relaxed)->allocations.fetch_add(1, std::memory_order_relaxed);
 }
 
@@ -71,6 +72,7 @@ void* MoveByHand(void* to, const void* from, size_t bytes) {
 [[maybe_unused]] constinit std::atomic<Move> real_memmove = nullptr;
 
 [[maybe_unused]] const bool asked = [] {
+  mi7::allocation_hook.store(&CountAllocation, std::memory_order_relaxed);
   mi7::bench::count_in = [](Counts* where) { counts.store(where, std::memory_order_relaxed); };
   return true;
 }();
@@ -80,37 +82,6 @@ void* MoveByHand(void* to, const void* from, size_t bytes) {
 // The sanitizers bring functions of their own; nothing is counted then.
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 extern "C" {
-// glibc's own names of what is replaced here.
-void* __libc_malloc(size_t);            // NOLINT
-void* __libc_calloc(size_t, size_t);    // NOLINT
-void* __libc_realloc(void*, size_t);    // NOLINT
-void* __libc_memalign(size_t, size_t);  // NOLINT
-
-void* malloc(size_t bytes) {
-  CountAllocation();
-  return __libc_malloc(bytes);
-}
-void* calloc(size_t count, size_t bytes) {
-  CountAllocation();
-  return __libc_calloc(count, bytes);
-}
-void* realloc(void* block, size_t bytes) {
-  CountAllocation();
-  return __libc_realloc(block, bytes);
-}
-void* memalign(size_t alignment, size_t bytes) {
-  CountAllocation();
-  return __libc_memalign(alignment, bytes);
-}
-void* aligned_alloc(size_t alignment, size_t bytes) {
-  CountAllocation();
-  return __libc_memalign(alignment, bytes);
-}
-int posix_memalign(void** block, size_t alignment, size_t bytes) {
-  CountAllocation();
-  *block = __libc_memalign(alignment, bytes);
-  return *block != nullptr ? 0 : ENOMEM;
-}
 void* memcpy(void* __restrict to, const void* __restrict from, size_t bytes) {
   CountCopy(bytes);
   const Move known = real_memcpy.load(std::memory_order_relaxed);

@@ -1,9 +1,7 @@
 // An inline unary call allocates nothing on the heap once warm, on either side.
 //
-// Client and server are in this process, and every allocation of it is counted: this file defines
-// the C library's allocation functions, which C++'s operator new ends in too.
+// Client and server are in this process, and every allocation of it is counted (allocation_hook).
 
-#include <errno.h>
 #include <execinfo.h>
 #include <unistd.h>
 
@@ -20,6 +18,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "base/allocation_hook.h"
 #include "rpc/channel.h"
 #include "rpc/interceptors/call_metrics.h"
 #include "rpc/server.h"
@@ -27,16 +26,8 @@
 #include "transport/local/testing.h"
 #include "transport/wait_policy.h"
 
-// The sanitizers bring an allocator of their own, and allocate for their own purposes.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define MI7_OWN_ALLOCATOR 0
-#else
-#define MI7_OWN_ALLOCATOR 1
-#endif
-
 namespace {
 
-std::atomic<bool> counting{false};
 std::atomic<uint64_t> allocations{0};
 
 // Where the first ones came from, for whoever must find them.
@@ -48,8 +39,7 @@ struct Trace {
 };
 std::array<Trace, kTracesMax> traces;
 
-[[maybe_unused]] void Count() {
-  if (!counting.load(std::memory_order_relaxed)) return;
+void Count() {
   thread_local bool tracing = false;
   if (tracing) return;
   tracing = true;
@@ -61,42 +51,6 @@ std::array<Trace, kTracesMax> traces;
 }
 
 }  // namespace
-
-#if MI7_OWN_ALLOCATOR
-extern "C" {
-// glibc's own names of what is replaced here.
-void* __libc_malloc(size_t);            // NOLINT
-void* __libc_calloc(size_t, size_t);    // NOLINT
-void* __libc_realloc(void*, size_t);    // NOLINT
-void* __libc_memalign(size_t, size_t);  // NOLINT
-
-void* malloc(size_t bytes) {
-  Count();
-  return __libc_malloc(bytes);
-}
-void* calloc(size_t count, size_t bytes) {
-  Count();
-  return __libc_calloc(count, bytes);
-}
-void* realloc(void* block, size_t bytes) {
-  Count();
-  return __libc_realloc(block, bytes);
-}
-void* memalign(size_t alignment, size_t bytes) {
-  Count();
-  return __libc_memalign(alignment, bytes);
-}
-void* aligned_alloc(size_t alignment, size_t bytes) {
-  Count();
-  return __libc_memalign(alignment, bytes);
-}
-int posix_memalign(void** block, size_t alignment, size_t bytes) {
-  Count();
-  *block = __libc_memalign(alignment, bytes);
-  return *block != nullptr ? 0 : ENOMEM;
-}
-}  // extern "C"
-#endif
 
 namespace mi7::conformance {
 namespace {
@@ -114,7 +68,7 @@ class ZeroAllocationTest : public testing::TestWithParam<Parameters> {
   static constexpr int kRounds = 10;
 
   void SetUp() override {
-    if (!MI7_OWN_ALLOCATOR) {
+    if (!kAllocationHookIsCalled) {
       std::fprintf(stderr, "NOTICE: test not run, a sanitizer's allocator counts otherwise\n");
       GTEST_SKIP();
     }
@@ -150,9 +104,9 @@ class ZeroAllocationTest : public testing::TestWithParam<Parameters> {
     uint64_t least = ~uint64_t{0};
     for (int round = 0; round < kRounds && least != 0; ++round) {
       allocations = 0;
-      counting = true;
+      allocation_hook = &Count;
       for (int i = 0; i < kCalls; ++i) call();
-      counting = false;
+      allocation_hook = nullptr;
       least = std::min<uint64_t>(least, allocations);
     }
     return least;
