@@ -172,7 +172,8 @@ TEST_F(ShmWakeupsTest, CallsOfTwoThatAreAwakeMakeNoSystemCalls) {
   const int64_t start_ns = MonotonicNanos();
   for (int i = 0; i < kCalls; ++i) Call();
   const int64_t took_ns = MonotonicNanos() - start_ns;
-  EXPECT_EQ(counts.bytes_sent, 0u) << counts.ToString();
+  // The client's loop takes over, and is woken, when the machine keeps a thread from running.
+  EXPECT_LE(counts.bytes_sent, kCalls / 100u) << counts.ToString();
   // A lock for which two threads met, by chance.
   EXPECT_LE(counts.futex_wakes, kCalls / 100u) << counts.ToString();
   EXPECT_LE(counts.others, kCalls / 100u) << counts.ToString();
@@ -198,10 +199,15 @@ TEST_F(ShmWakeupsTest, ABurstWakesEachSideOnceAtMost) {
   constexpr int kBursts = 50;
   constexpr int kBurst = 32;
   uint64_t wakes = 0;
-  for (int burst = 0; burst < kBursts; ++burst) {
+  int bursts = 0;
+  for (int attempt = 0; attempt < 20 * kBursts && bursts < kBursts; ++attempt) {
     std::atomic<int> answered{0};
+    bool in_callback = true;
+    counts.Clear();
     // Inside a callback of the loop, so that it is known where the burst ends.
     ProbeStub(channel_).Echo().Send().Then([&, here = std::this_thread::get_id()](EchoResult) {
+      // An answer that came before Then ends the call outside of any callback.
+      in_callback = std::this_thread::get_id() != here;
       const uint64_t before = counts.bytes_sent;
       for (int i = 0; i < kBurst; ++i) {
         ProbeStub(channel_).Echo().Send().Then([&](EchoResult result) {
@@ -209,14 +215,16 @@ TEST_F(ShmWakeupsTest, ABurstWakesEachSideOnceAtMost) {
           answered.notify_one();
         });
       }
-      // An answer that came before Then ends the call outside of any callback.
-      if (std::this_thread::get_id() == here) return;
-      EXPECT_EQ(counts.bytes_sent, before) << "the wakeup comes when the burst is over";
+      if (in_callback) {
+        EXPECT_EQ(counts.bytes_sent, before) << "the wakeup comes when the burst is over";
+      }
     });
     for (int seen; (seen = answered.load()) != kBurst;) answered.wait(seen);
+    if (!in_callback) continue;
     wakes += counts.bytes_sent;
-    counts.Clear();
+    ++bursts;
   }
+  ASSERT_EQ(bursts, kBursts) << "answers kept coming before anything waited for them";
   // The server is woken by the first call and by the burst; the client, whose loop runs the
   // callbacks, by the answer to the first and by those to the burst, which may come in two parts.
   EXPECT_LE(wakes, 6u * kBursts) << "of " << kBursts << " bursts";
