@@ -183,7 +183,8 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   }
 
   void ScheduleLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (ended_ || stuck_ || scheduled_ || (held_.empty() && !writable_wanted_)) return;
+    const bool sends = !held_.empty() && !stuck_;
+    if (ended_ || scheduled_ || !(sends || WritableDueLocked())) return;
     scheduled_ = true;
     if (!timer_.has_value()) {
       timer_.emplace(loop_, [weak = weak_from_this()] {
@@ -193,6 +194,10 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     const int64_t delay_max_ns = absl::ToInt64Nanoseconds(options_.delay_max);
     timer_->Schedule(Deadline::After(absl::Nanoseconds(
         static_cast<int64_t>(random_() % static_cast<uint64_t>(delay_max_ns + 1)))));
+  }
+
+  bool WritableDueLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return writable_wanted_ && held_bytes_ <= StreamMark(options_.limits) / 2;
   }
 
   // Sends the first held message on; false when the inner connection does not take it now.
@@ -227,7 +232,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       scheduled_ = false;
       if (ended_) return;
       const uint32_t burst = 1 + static_cast<uint32_t>(random_() % options_.burst_max);
-      for (uint32_t i = 0; i < burst && !held_.empty() && !lose; ++i) {
+      for (uint32_t i = 0; i < burst && !held_.empty() && !stuck_ && !lose; ++i) {
         lose = std::uniform_real_distribution<double>(0, 1)(random_) < options_.loss_probability;
         if (lose) break;
         if (!ForwardOne()) break;
@@ -235,7 +240,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       if (lose) {
         ended_ = true;
       } else {
-        writable = writable_wanted_ && held_bytes_ <= StreamMark(options_.limits) / 2;
+        writable = WritableDueLocked();
         if (writable) writable_wanted_ = false;
       }
     }
