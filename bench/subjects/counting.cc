@@ -1,5 +1,5 @@
-// Makes a subject count (mi7_counting): what is allocated through allocation_hook; what is copied by
-// defining the C library's functions for it, which count and go on to the C library's own. Its
+// Makes a subject count (mi7_counting): what is allocated through allocation_hook; what is copied
+// by defining the C library's functions for it, which count and go on to the C library's own. Its
 // programs are never timed.
 //
 // Copies that the compiler made inline, which are small, and those of the kernel are not seen.
