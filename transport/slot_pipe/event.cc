@@ -1,28 +1,27 @@
 #include "transport/slot_pipe/event.h"
 
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
 #include <climits>
 
-namespace mi7::slot_pipe_internal {
-namespace {
+#include "transport/slot_pipe/futex.h"
 
-// The word of an atomic, for the system call. Not FUTEX_PRIVATE: other processes wait on it too.
-uint32_t* Word(std::atomic<uint32_t>& word) {
-  static_assert(sizeof(word) == sizeof(uint32_t));
-  return reinterpret_cast<uint32_t*>(&word);
+namespace mi7::slot_pipe_internal {
+
+bool Event::Await(absl::FunctionRef<bool()> attempt, absl::FunctionRef<bool(uint32_t)> sleep,
+                  absl::FunctionRef<bool()> more) {
+  bool slept = false;
+  for (;;) {
+    const uint32_t ticket = Declare();
+    if (attempt()) break;
+    if (!sleep(ticket)) return false;
+    slept = true;
+  }
+  // The wake that ended our sleep may have been meant for two.
+  if (slept && more()) Notify();
+  return true;
 }
 
-}  // namespace
-
 void Event::Sleep(uint32_t ticket, int64_t timeout_ns) {
-  if (timeout_ns <= 0) return;
-  const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000),
-                         static_cast<long>(timeout_ns % 1'000'000'000)};
-  ::syscall(SYS_futex, Word(word_), FUTEX_WAIT, ticket, &timeout);
+  if (timeout_ns > 0) FutexSleep(word_, ticket, timeout_ns);
 }
 
 void Event::Wake(uint32_t word, int count) {
@@ -30,14 +29,14 @@ void Event::Wake(uint32_t word, int count) {
   // done that, and wakes.
   if (word_.compare_exchange_strong(word, word + 1, std::memory_order_seq_cst,
                                     std::memory_order_relaxed)) {
-    ::syscall(SYS_futex, Word(word_), FUTEX_WAKE, count);
+    FutexWake(word_, count);
   }
 }
 
 void Event::NotifyAll() {
   // Also for sleepers whose declaration was taken away by one who died before it woke them.
   word_.fetch_add(2, std::memory_order_seq_cst);
-  ::syscall(SYS_futex, Word(word_), FUTEX_WAKE, INT_MAX);
+  FutexWake(word_, INT_MAX);
 }
 
 }  // namespace mi7::slot_pipe_internal

@@ -19,6 +19,9 @@
 #include <atomic>
 #include <cstdint>
 
+#include "absl/functional/function_ref.h"
+#include "transport/slot_pipe/atomic.h"
+
 namespace mi7::slot_pipe_internal {
 
 // How long anybody sleeps before it looks for itself, for work and for the dead.
@@ -27,10 +30,14 @@ inline constexpr int64_t kLookAgainNs = 40'000'000;
 // A view of a shared word. Thread-safe, across processes.
 class Event {
  public:
-  explicit Event(std::atomic<uint32_t>& word) : word_(word) {}
+  explicit Event(Atomic<uint32_t>& word) : word_(word) {}
 
   // S1.
   uint32_t Declare() { return word_.fetch_or(1, std::memory_order_seq_cst) | 1; }
+  // All of it, for a sleeper: until `attempt()` is true (S2), or `sleep(ticket)` is false, which
+  // sleeps (S3) or gives up. Then passes the baton on if there is `more()`. False: given up.
+  bool Await(absl::FunctionRef<bool()> attempt, absl::FunctionRef<bool(uint32_t)> sleep,
+             absl::FunctionRef<bool()> more);
   // S3. For `timeout_ns` at most; may return early.
   void Sleep(uint32_t ticket, int64_t timeout_ns);
   // C2. At most one system call, and only when somebody is declared.
@@ -40,12 +47,12 @@ class Event {
   }
   void NotifyAll();
   // For who sleeps on several words at once.
-  const std::atomic<uint32_t>& word() const { return word_; }
+  const Atomic<uint32_t>& word() const { return word_; }
 
  private:
   void Wake(uint32_t word, int count);
 
-  std::atomic<uint32_t>& word_;
+  Atomic<uint32_t>& word_;
 };
 
 }  // namespace mi7::slot_pipe_internal

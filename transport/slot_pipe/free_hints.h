@@ -34,7 +34,7 @@ class FreeHints {
 
   // After `slot` was emptied (E1).
   void Set(uint32_t slot) {
-    std::atomic<uint64_t>& word = region_.hint(slot / 64);
+    Atomic<uint64_t>& word = region_.hint(slot / 64);
     const uint64_t bit = uint64_t{1} << (slot % 64);
     if ((word.load(std::memory_order_seq_cst) & bit) == 0) {  // E2
       word.fetch_or(bit, std::memory_order_seq_cst);
@@ -101,7 +101,7 @@ class FreeHints {
   }
 
   void SetSummary(uint32_t leaf) {
-    std::atomic<uint64_t>& word = region_.hint_summary(leaf / 64);
+    Atomic<uint64_t>& word = region_.hint_summary(leaf / 64);
     const uint64_t bit = uint64_t{1} << (leaf % 64);
     if ((word.load(std::memory_order_seq_cst) & bit) == 0) {
       word.fetch_or(bit, std::memory_order_seq_cst);

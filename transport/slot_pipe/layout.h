@@ -32,6 +32,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "transport/slot_pipe/atomic.h"
 #include "transport/slot_pipe/words.h"
 
 namespace mi7::slot_pipe_internal {
@@ -40,8 +41,8 @@ inline constexpr uint64_t kPipeMagic = 0x6570'6970'0A37'696D;  // "mi7\npipe"
 inline constexpr uint32_t kPipeVersion = 1;
 inline constexpr size_t kLineBytes = 64;
 
-static_assert(std::atomic<uint64_t>::is_always_lock_free && sizeof(std::atomic<uint64_t>) == 8);
-static_assert(std::atomic<uint32_t>::is_always_lock_free && sizeof(std::atomic<uint32_t>) == 4);
+static_assert(Atomic<uint64_t>::is_always_lock_free && sizeof(Atomic<uint64_t>) == 8);
+static_assert(Atomic<uint32_t>::is_always_lock_free && sizeof(Atomic<uint32_t>) == 4);
 
 // What a pipe is made of; everything else about its memory follows from it.
 struct Geometry {
@@ -93,10 +94,10 @@ static_assert(offsetof(PipeHeader, created_unix_ns) == 80 && offsetof(PipeHeader
 
 // At offset 128: what all participants write, a cache line each.
 struct SharedWords {
-  alignas(kLineBytes) std::atomic<uint64_t> head;
-  alignas(kLineBytes) std::atomic<uint64_t> tail;
-  alignas(kLineBytes) std::atomic<uint32_t> ready_event;
-  alignas(kLineBytes) std::atomic<uint32_t> empty_event;
+  alignas(kLineBytes) Atomic<uint64_t> head;
+  alignas(kLineBytes) Atomic<uint64_t> tail;
+  alignas(kLineBytes) Atomic<uint32_t> ready_event;
+  alignas(kLineBytes) Atomic<uint32_t> empty_event;
   // When somebody should look for dead participants next: CLOCK_MONOTONIC_COARSE.
   alignas(kLineBytes) std::atomic<int64_t> next_check_ns;
   // Of rare events; a death between the event and its count leaves the count one short.
@@ -105,7 +106,7 @@ struct SharedWords {
   std::atomic<uint64_t> dead_letters_taken;
   std::atomic<uint64_t> recovered_participants;
   std::atomic<uint64_t> recovered_slots;
-  alignas(kLineBytes) std::atomic<uint64_t> hint_summary[kSlotsMax / 64 / 64];
+  alignas(kLineBytes) Atomic<uint64_t> hint_summary[kSlotsMax / 64 / 64];
 };
 static_assert(sizeof(SharedWords) == 384);
 static_assert(offsetof(SharedWords, tail) == 64 && offsetof(SharedWords, ready_event) == 128);
@@ -139,7 +140,7 @@ enum class PayloadKind : uint32_t { kBytes = 0, kCapnp = 1 };
 // Before each payload. All but the word belongs to the slot's owner; atomic because a pipe that was
 // scribbled upon must not become undefined behaviour, and because Status looks at any time.
 struct SlotHeader {
-  std::atomic<uint64_t> word;  // SlotWord
+  Atomic<uint64_t> word;  // SlotWord
   // The word with which the owner has handed the slot on: in progress while it is that.
   std::atomic<uint64_t> handed;
   std::atomic<uint32_t> size;

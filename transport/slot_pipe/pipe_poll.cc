@@ -8,9 +8,7 @@ bool PipePoll::MayHave() const { return pipe_->impl_->MayHave(direction_); }
 
 uint32_t PipePoll::Declare() { return pipe_->impl_->event(direction_).Declare(); }
 
-const std::atomic<uint32_t>& PipePoll::word() const {
-  return pipe_->impl_->event(direction_).word();
-}
+const Atomic<uint32_t>& PipePoll::word() const { return pipe_->impl_->event(direction_).word(); }
 
 void PipePoll::PassOn() {
   if (MayHave()) pipe_->impl_->event(direction_).Notify();

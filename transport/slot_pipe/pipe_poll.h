@@ -29,7 +29,7 @@ class PipePoll {
   // hidden (free_hints.h): attempts find it.
   bool MayHave() const;
   uint32_t Declare();
-  const std::atomic<uint32_t>& word() const;
+  const Atomic<uint32_t>& word() const;
   // The wake that ended the sleep may have been meant for two.
   void PassOn();
 

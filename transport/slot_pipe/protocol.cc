@@ -41,7 +41,7 @@ bool Protocol::Change(uint32_t slot, SlotWord from, SlotWord to) {
       expected, to.bits(), std::memory_order_seq_cst, std::memory_order_relaxed);
 }
 
-void Protocol::Advance(std::atomic<uint64_t>& hint, uint64_t from) {
+void Protocol::Advance(Atomic<uint64_t>& hint, uint64_t from) {
   // W4. Failing means that somebody else has advanced it.
   hint.compare_exchange_strong(from, from + 1, std::memory_order_acq_rel,
                                std::memory_order_relaxed);
@@ -116,10 +116,10 @@ Outcome Protocol::GiveBack(const Claim& claim) {
 // --- send
 
 Outcome Protocol::Push(uint32_t slot, uint32_t tag) {
-  std::atomic<uint64_t>& tail = region_.words().tail;
+  Atomic<uint64_t>& tail = region_.words().tail;
   for (uint32_t round = 0; round < kRoundsMax; ++round) {
     const uint64_t t = tail.load(std::memory_order_acquire);  // W4
-    std::atomic<uint64_t>& word = region_.cell(t);
+    Atomic<uint64_t>& word = region_.cell(t);
     const CellWord cell(word.load(std::memory_order_acquire));  // W4: before tail is read again
     const uint32_t lap = region_.lap(t);
     const int32_t ahead = cell.LapsAhead(lap);
@@ -183,7 +183,7 @@ bool Protocol::ClearStaleHead() {
 }
 
 Outcome Protocol::Fetch(Claim& claim) {
-  std::atomic<uint64_t>& head = region_.words().head;
+  Atomic<uint64_t>& head = region_.words().head;
   for (uint32_t round = 0; round < kRoundsMax; ++round) {
     const uint64_t h = head.load(std::memory_order_acquire);  // W4
     // Sequentially consistent: a sleeper looks here after it has declared itself (event.h).

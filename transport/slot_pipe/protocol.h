@@ -107,7 +107,7 @@ class Protocol {
   Outcome Push(uint32_t slot, uint32_t tag);
   bool ClearStaleHead();
   void ClearCell(uint64_t position, CellWord cell);
-  void Advance(std::atomic<uint64_t>& hint, uint64_t from);
+  void Advance(Atomic<uint64_t>& hint, uint64_t from);
   bool Change(uint32_t slot, SlotWord from, SlotWord to);
   bool TooOften(uint32_t attempts) const {
     return region_.geometry().attempts_max != 0 && attempts >= region_.geometry().attempts_max;

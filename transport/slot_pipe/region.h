@@ -17,23 +17,19 @@ class Region {
       : base_(static_cast<std::byte*>(base)),
         layout_(layout),
         words_(At<SharedWords>(kSharedWordsOffset)),
-        cells_(At<std::atomic<uint64_t>>(layout.cells_offset)),
+        cells_(At<Atomic<uint64_t>>(layout.cells_offset)),
         slots_(base_ + layout.slots_offset) {}
 
   const Layout& layout() const { return layout_; }
   const Geometry& geometry() const { return layout_.geometry; }
 
   SharedWords& words() const { return *words_; }
-  std::atomic<uint64_t>& hint(uint32_t word) const {
-    return At<std::atomic<uint64_t>>(kHintsOffset)[word];
-  }
-  std::atomic<uint64_t>& hint_summary(uint32_t word) const { return words_->hint_summary[word]; }
+  Atomic<uint64_t>& hint(uint32_t word) const { return At<Atomic<uint64_t>>(kHintsOffset)[word]; }
+  Atomic<uint64_t>& hint_summary(uint32_t word) const { return words_->hint_summary[word]; }
   ParticipantEntry& participant(uint32_t index) const {
     return At<ParticipantEntry>(layout_.participants_offset)[index];
   }
-  std::atomic<uint64_t>& cell(uint64_t position) const {
-    return cells_[position & (layout_.cells - 1)];
-  }
+  Atomic<uint64_t>& cell(uint64_t position) const { return cells_[position & (layout_.cells - 1)]; }
   // The lap in which `position` is filled.
   uint32_t lap(uint64_t position) const {
     return static_cast<uint32_t>(position >> layout_.cells_log2) & CellWord::kLapMask;
@@ -54,7 +50,7 @@ class Region {
   std::byte* base_;
   Layout layout_;
   SharedWords* words_;
-  std::atomic<uint64_t>* cells_;
+  Atomic<uint64_t>* cells_;
   std::byte* slots_;
 };
 

@@ -128,32 +128,31 @@ slot_pipe_internal::Waited SlotPipe::Impl::Wait(slot_pipe_internal::Event& event
     MaybeRecover();
   }
 
-  bool slept = false;
-  Waited waited;
-  for (;;) {
-    const uint32_t ticket = event.Declare();
-    outcome = attempt();
-    if (outcome != Outcome::kNothing) {
-      waited = ended(outcome);
-      break;
-    }
-    // Acquire: Cancel() is told by the event's word, too.
-    if (cancelled.load(std::memory_order_acquire)) {
-      waited = Waited::kCancelled;
-      break;
-    }
-    if (MaybeRecover()) continue;
-    const int64_t left_ns = deadline.remaining_ns();
-    if (left_ns <= 0) {
-      waited = Waited::kDeadline;
-      break;
-    }
-    event.Sleep(ticket, std::min(left_ns, slot_pipe_internal::kLookAgainNs));
-    slept = true;
-  }
+  Waited waited = Waited::kDone;
+  event.Await(
+      [&] {
+        outcome = attempt();
+        if (outcome == Outcome::kNothing) return false;
+        waited = ended(outcome);
+        return true;
+      },
+      [&](uint32_t ticket) {
+        // Acquire: Cancel() is told by the event's word, too.
+        if (cancelled.load(std::memory_order_acquire)) {
+          waited = Waited::kCancelled;
+          return false;
+        }
+        if (MaybeRecover()) return true;
+        const int64_t left_ns = deadline.remaining_ns();
+        if (left_ns <= 0) {
+          waited = Waited::kDeadline;
+          return false;
+        }
+        event.Sleep(ticket, std::min(left_ns, slot_pipe_internal::kLookAgainNs));
+        return true;
+      },
+      [&] { return waited == Waited::kDone && more(); });
   if (budget_ns != kForever) budget.End(budget_ns, MonotonicNanos() - start_ns);
-  // The wake that ended our sleep may have been meant for two: pass it on.
-  if (slept && waited == Waited::kDone && more()) event.Notify();
   return waited;
 }
 

@@ -1,0 +1,42 @@
+#!/bin/bash
+# Each seeded fault is found: a test passes without it, and fails with it.
+#
+#   mutants_test.sh [NAME=VALUE...] --args=ARGUMENTS TEST MUTANT@FILTER...
+#
+# FILTER: the tests of GoogleTest that have to find it. Settings and arguments are for all programs.
+set -u
+while [[ $1 != --args=* ]]; do export "${1?}" && shift; done
+read -r -a arguments <<<"${1#--args=}"
+test=$2 && shift 2
+
+# How a program ended, in a line: what it found wrong, or that it crashed.
+last_words() {
+  local line
+  line=$(grep -m 1 -a -E ': Failure$|check failed|Check failed|ERROR: |terminate called' <<<"$1")
+  [[ -z $line ]] || echo "${line:0:110}"
+}
+
+filters=
+for mutant; do filters+=${filters:+:}${mutant#*@}; done
+if ! output=$(GTEST_FILTER=$filters timeout 200 "./$test" "${arguments[@]}" 2>&1); then
+  echo "$output"
+  echo "FAILED without a fault: $test"
+  exit 1
+fi
+
+missed=0
+for mutant; do
+  program=${mutant%%@*}
+  output=$(GTEST_FILTER=${mutant#*@} timeout 100 "./$program" "${arguments[@]}" 2>&1)
+  status=$?
+  # A test that cannot be told from a slow machine has not found anything.
+  if [[ $status == 0 || $status == 124 ]]; then
+    tail -5 <<<"$output"
+    echo "MISSED: ${program##*/} (status $status)"
+    missed=$((missed + 1))
+  else
+    printf 'found: %-44s %s\n' "${program##*/}" "$(last_words "$output")"
+  fi
+done
+echo "$# seeded faults, $missed missed"
+[ "$missed" = 0 ]
