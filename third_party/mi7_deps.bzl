@@ -87,6 +87,14 @@ def mi7_dependencies():
         package = "libssl-dev",
     )
 
+    # What examples/kv keeps its keys in.
+    _maybe(
+        pkg_config_repository,
+        name = "sqlite",
+        modules = {"sqlite3": "sqlite3"},
+        package = "libsqlite3-dev",
+    )
+
     # The command line of tools/mi7.
     _maybe(
         pkg_config_repository,

@@ -1,0 +1,235 @@
+// The store through calls: what those who watch are told, and what is refused.
+
+#include "examples/kv/store.h"
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "base/deadline.h"
+#include "rpc/channel.h"
+#include "rpc/server.h"
+#include "rpc/status_testing.h"
+
+namespace kv {
+namespace {
+
+using ::testing::HasSubstr;
+
+mi7::CallOptions InTime() { return {.deadline = mi7::Deadline::After(absl::Seconds(60))}; }
+
+class StoreTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::filesystem::remove_all(directory_);
+    std::filesystem::create_directories(directory_);
+    Start();
+  }
+  void TearDown() override {
+    Stop();
+    std::filesystem::remove_all(directory_);
+  }
+  void Start() {
+    absl::StatusOr<std::unique_ptr<Database>> database =
+        Database::Open(directory_ + "/store.db", {.removed_max = 4});
+    ASSERT_THAT(database, mi7::IsOk());
+    store_ = std::make_unique<StoreImpl>(*std::move(database));
+    mi7::ServerBuilder builder;
+    builder.AddService(store_.get()).Listen("inproc:store_test");
+    absl::StatusOr<std::unique_ptr<mi7::Server>> server = builder.Start();
+    ASSERT_THAT(server, mi7::IsOk());
+    server_ = *std::move(server);
+    stub_.emplace(*mi7::Channel::Create("inproc:store_test"));
+  }
+  void Stop() {
+    stub_.reset();
+    server_.reset();
+    store_.reset();
+  }
+
+  absl::StatusOr<uint64_t> Put(const std::string& key, const std::string& value,
+                               std::optional<uint64_t> expected = std::nullopt) {
+    auto request = stub_->Put(InTime());
+    request->setKey(key);
+    request->setValue({reinterpret_cast<const kj::byte*>(value.data()), value.size()});
+    if (expected.has_value()) request->initCondition().setRevision(*expected);
+    auto response = request.Send().Wait();
+    if (!response.ok()) return response.status();
+    return response->getRevision();
+  }
+  absl::Status Remove(const std::string& key) {
+    auto request = stub_->Remove(InTime());
+    request->setKey(key);
+    return request.Send().Wait().status();
+  }
+  std::string Get(const std::string& key) {
+    auto request = stub_->Get(InTime());
+    request->setKey(key);
+    auto response = request.Send().Wait();
+    if (!response.ok()) return response.status().ToString();
+    const auto value = response->getValue();
+    return {reinterpret_cast<const char*>(value.begin()), value.size()};
+  }
+  mi7::StreamReader<Change> Watch(const std::string& prefix, uint64_t after = 0) {
+    auto request = stub_->Watch(InTime());
+    request->setPrefix(prefix);
+    request->setAfter(after);
+    return request.Send();
+  }
+  // The next change, in words; the end's status as text.
+  static std::string Next(mi7::StreamReader<Change>& reader) {
+    auto change = reader.Read().Wait();
+    if (!change.ok()) return change.status().ToString();
+    if (!*change) return "end";
+    const Change::Reader seen = **change;
+    const std::string key = absl::StrCat(seen.getRevision(), " ", seen.getKey().cStr());
+    return seen.isRemoved() ? key + " removed" : absl::StrCat(key, " of ", seen.getValue().size());
+  }
+
+  const std::string directory_ = testing::TempDir() + "/store_test";
+  std::unique_ptr<StoreImpl> store_;
+  std::unique_ptr<mi7::Server> server_;
+  std::optional<StoreStub> stub_;
+};
+
+TEST_F(StoreTest, PutsGetsAndRemoves) {
+  EXPECT_THAT(Put("a", "one"), mi7::IsOk());
+  EXPECT_EQ(Get("a"), "one");
+  EXPECT_THAT(Put("a", "two", 7),
+              mi7::StatusIs(absl::StatusCode::kAborted, "put: 'a' has revision 1, not 7"));
+  EXPECT_THAT(Remove("a"), mi7::IsOk());
+  EXPECT_EQ(Get("a"), "NOT_FOUND: get: 'a' does not exist");
+}
+
+TEST_F(StoreTest, OutlivesItsServer) {
+  EXPECT_THAT(Put("a", "one"), mi7::IsOk());
+  Stop();
+  Start();
+  EXPECT_EQ(Get("a"), "one");
+}
+
+TEST_F(StoreTest, ListsInPagesThatFitIntoMessages) {
+  const std::string large(VALUE_BYTES_MAX, 'x');
+  for (int i = 0; i < 9; ++i) EXPECT_THAT(Put(absl::StrCat("k", i), large), mi7::IsOk());
+  std::string after;
+  size_t entries = 0;
+  size_t pages = 0;
+  for (bool more = true; more;) {
+    auto request = stub_->List(InTime());
+    request->setPrefix("k");
+    request->setAfter(after);
+    auto response = request.Send().Wait();
+    ASSERT_THAT(response, mi7::IsOk());
+    ASSERT_NE(response->getEntries().size(), 0u);
+    for (Entry::Reader entry : response->getEntries()) {
+      EXPECT_EQ(entry.getKey(), absl::StrCat("k", entries++));
+      after = entry.getKey().cStr();
+    }
+    more = response->getMore();
+    ++pages;
+  }
+  EXPECT_EQ(entries, 9u);
+  EXPECT_GT(pages, 1u);
+}
+
+TEST_F(StoreTest, WatchersAreToldWhatIsThereAndWhatChanges) {
+  EXPECT_THAT(Put("a/1", "x"), mi7::IsOk());
+  EXPECT_THAT(Put("b/1", "x"), mi7::IsOk());
+  auto all = Watch("");
+  auto some = Watch("a/");
+  EXPECT_EQ(Next(all), "1 a/1 of 1");
+  EXPECT_EQ(Next(all), "2 b/1 of 1");
+  EXPECT_EQ(Next(some), "1 a/1 of 1");
+  EXPECT_THAT(Put("b/1", "xx"), mi7::IsOk());
+  EXPECT_THAT(Remove("a/1"), mi7::IsOk());
+  EXPECT_EQ(Next(all), "3 b/1 of 2");
+  EXPECT_EQ(Next(all), "4 a/1 removed");
+  EXPECT_EQ(Next(some), "4 a/1 removed");
+}
+
+TEST_F(StoreTest, WatcherGoesOnAfterARevision) {
+  EXPECT_THAT(Put("a", "x"), mi7::IsOk());
+  EXPECT_THAT(Put("b", "x"), mi7::IsOk());
+  EXPECT_THAT(Remove("a"), mi7::IsOk());
+  auto reader = Watch("", 1);
+  EXPECT_EQ(Next(reader), "2 b of 1");
+  EXPECT_EQ(Next(reader), "3 a removed");
+}
+
+TEST_F(StoreTest, WatcherThatIsTooFarBehindIsTold) {
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_THAT(Put(absl::StrCat("k", i), "x"), mi7::IsOk());
+    EXPECT_THAT(Remove(absl::StrCat("k", i)), mi7::IsOk());
+  }
+  auto reader = Watch("", 1);
+  EXPECT_THAT(Next(reader),
+              HasSubstr("OUT_OF_RANGE: watch: removals after revision 1 are forgott"));
+}
+
+TEST_F(StoreTest, WatcherThatDoesNotReadGetsTheLastChangesOnly) {
+  auto stands = Watch("");
+  // More than its window and what is on its way.
+  const std::string large(100'000, 'x');
+  EXPECT_THAT(Put("first", "x"), mi7::IsOk());
+  for (int i = 0; i < 200; ++i) EXPECT_THAT(Put("a", large), mi7::IsOk());
+  EXPECT_THAT(Put("b", "x"), mi7::IsOk()) << "nobody waits for it";
+  EXPECT_EQ(Next(stands), "1 first of 1");
+  int changes = 0;
+  std::string next = Next(stands);
+  for (; next != "202 b of 1"; next = Next(stands)) {
+    ASSERT_THAT(next, HasSubstr(" a of 100000"));
+    ++changes;
+  }
+  EXPECT_GT(changes, 0);
+  EXPECT_LT(changes, 200);
+}
+
+TEST_F(StoreTest, CancelledWatcherLeavesRoom) {
+  std::vector<mi7::StreamReader<Change>> readers;
+  EXPECT_THAT(Put("a", "x"), mi7::IsOk());
+  for (size_t i = 0; i < kWatchersMax; ++i) {
+    readers.push_back(Watch(""));
+    ASSERT_EQ(Next(readers.back()), "1 a of 1");
+  }
+  auto surplus = Watch("");
+  EXPECT_THAT(Next(surplus), HasSubstr("RESOURCE_EXHAUSTED: watch: 1000 watch already"));
+  readers.clear();  // cancels
+  const mi7::Deadline deadline = mi7::Deadline::After(absl::Seconds(60));
+  std::string next;
+  do {
+    auto again = Watch("");
+    next = Next(again);
+  } while (next != "1 a of 1" && !deadline.passed());
+  EXPECT_EQ(next, "1 a of 1");
+}
+
+TEST_F(StoreTest, RefusesWhatIsTooLarge) {
+  const auto key = mi7::StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1 to 512 bytes"));
+  EXPECT_THAT(Put("", "x"), key);
+  EXPECT_THAT(Put(std::string(KEY_BYTES_MAX + 1, 'k'), "x"), key);
+  EXPECT_THAT(Put(std::string(KEY_BYTES_MAX, 'k'), "x"), mi7::IsOk());
+  EXPECT_THAT(Put("a", std::string(VALUE_BYTES_MAX + 1, 'x')),
+              mi7::StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("at most 1048576")));
+}
+
+TEST_F(StoreTest, StopEndsTheStreams) {
+  auto reader = Watch("");
+  EXPECT_THAT(Put("a", "x"), mi7::IsOk());
+  EXPECT_EQ(Next(reader), "1 a of 1");
+  store_->Stop();
+  EXPECT_EQ(Next(reader), "UNAVAILABLE: watch: the server stops");
+  auto late = Watch("");
+  EXPECT_EQ(Next(late), "UNAVAILABLE: watch: the server stops");
+  EXPECT_EQ(Get("a"), "x") << "what is no stream goes on until Shutdown";
+}
+
+}  // namespace
+}  // namespace kv
