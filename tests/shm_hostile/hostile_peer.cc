@@ -45,16 +45,16 @@ void Witness::OnMessage(IncomingMessage message) {
             "a message is not larger than its header says");
   if (parse_) fuzz::ReadWhole(message, limits_);
   messages_.fetch_add(1, std::memory_order_relaxed);
-  Add({.kind = Event::kMessage, .status = absl::OkStatus(), .body_bytes = words * 8});
+  Add({.kind = Event::kMessage, .status = absl::OkStatus(), .message = std::move(message)});
 }
 
 void Witness::OnRejected(const FrameHeader&, const absl::Status& why) {
   rejected_.fetch_add(1, std::memory_order_relaxed);
-  Add({.kind = Event::kRejected, .status = why});
+  Add({.kind = Event::kRejected, .status = why, .message = {}});
 }
 
 void Witness::OnClosed(const absl::Status& why) {
-  Add({.kind = Event::kClosed, .status = why});
+  Add({.kind = Event::kClosed, .status = why, .message = {}});
   {
     absl::MutexLock lock(&mutex_);
     why_ = why;

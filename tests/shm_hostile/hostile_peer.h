@@ -20,6 +20,7 @@
 #include "transport/completion.h"
 #include "transport/connection.h"
 #include "transport/event_loop.h"
+#include "transport/message.h"
 #include "transport/shm/half.h"
 #include "transport/shm/layout.h"
 #include "transport/shm/shm_options.h"
@@ -33,8 +34,8 @@ class Witness final : public transport::Receiver {
  public:
   struct Event {
     enum Kind : uint8_t { kMessage, kRejected, kClosed } kind;
-    absl::Status status;      // kRejected, kClosed
-    uint64_t body_bytes = 0;  // kMessage
+    absl::Status status;                 // kRejected, kClosed
+    transport::IncomingMessage message;  // kMessage
   };
 
   // `parse`: every message is read to its end with a Cap'n Proto reader; otherwise each of its

@@ -4,7 +4,8 @@
 // with a status that says the peer broke the protocol, other connections go on, and nothing is
 // left.
 //
-// MI7_HOSTILE_MUTATIONS: words to be written, over all rounds. MI7_SEED: where the rounds begin;
+// MI7_HOSTILE_MUTATIONS: words to be written, over all rounds; MI7_LONG in the environment: 10^9 of
+// them. MI7_SEED: where the rounds begin;
 // how the threads of a round meet is not repeated.
 
 #include <cstdint>
@@ -18,6 +19,7 @@
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "base/check.h"
@@ -48,7 +50,8 @@ constexpr uint64_t kMutations = 110'000'000;
 
 uint64_t WantedMutations() {
   const char* const wanted = std::getenv("MI7_HOSTILE_MUTATIONS");
-  return wanted == nullptr ? kMutations : std::strtoull(wanted, nullptr, 10);
+  if (wanted != nullptr) return std::strtoull(wanted, nullptr, 10);
+  return std::getenv("MI7_LONG") != nullptr ? 1'000'000'000 : kMutations;
 }
 
 // What is scribbled on, and so whether the connection must survive it.
@@ -351,9 +354,11 @@ void SendGarbage(HostilePeer& peer, Random& random) {
 // One connection, attacked until it ends or the round is over.
 void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
   Random random(seed);
-  const auto attack = static_cast<Attack>(random.Below(kAttacks));
+  // Tables more often than the others, and mostly of a trusted peer: their moment is the shortest.
+  const uint64_t dice = random.Below(kAttacks + 2);
+  const auto attack = dice < kAttacks ? static_cast<Attack>(dice) : kTables;
   PeerOptions options;
-  options.trusted = random.Below(attack == kTables ? 2 : 3) == 0;
+  options.trusted = attack == kTables ? random.Below(4) != 0 : random.Below(3) == 0;
   options.accepted = random.Below(2) == 0;
   // In place only where nothing promises that what is read stays as it is: its words are touched.
   options.parse = !options.trusted;
@@ -435,8 +440,9 @@ void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
   const absl::Status why = peer.witness().why();
   if (ended) {
     EXPECT_FALSE(survives) << "attack " << attack << ", seed " << seed << ": " << why;
-    // With which code is up to the peer: a scribbled record may be a sound Close.
-    EXPECT_FALSE(why.ok()) << "attack " << attack << ", seed " << seed;
+    // A scribbled record may be a sound Close, whose code and text are up to the peer.
+    EXPECT_TRUE(absl::IsInvalidArgument(why) || absl::StartsWith(why.message(), "peer closed: "))
+        << "attack " << attack << ", seed " << seed << ": " << why;
   }
   totals.mutations += written;
   totals.records += records;
@@ -471,9 +477,8 @@ TEST(RacingWriter, CanDoNothingButEndItsConnection) {
   EXPECT_EQ(GuardedMappings(), mappings);
   const auto number = [](uint64_t n) { return static_cast<unsigned long long>(n); };
   std::printf(
-      "%llu words written in %llu rounds; %llu records, of which %llu became messages and %llu "
-      "were "
-      "rejected; %llu connections were ended\n",
+      "RELIABILITY: %llu words written by a hostile peer in %llu rounds; %llu records, of which "
+      "%llu became messages and %llu were rejected; %llu connections were ended\n",
       number(totals.mutations), number(totals.rounds), number(totals.records),
       number(totals.messages), number(totals.rejected), number(totals.ended));
   if (wanted >= 1'000'000) {

@@ -16,15 +16,24 @@ def cc_fuzz_test(name, srcs, corpus, deps = [], size = "medium", tags = [], **kw
       deps: libraries.
       size: as of every test.
       tags: as of every test; "fuzz" is added, by which tools/test finds the target.
-      **kwargs: as of cc_test.
+      **kwargs: as of cc_library and cc_test.
     """
     inputs = native.glob([corpus + "/**"])
     if not inputs:
         fail("cc_fuzz_test %s: the corpus folder %s has no file" % (name, corpus))
+    # A library of its own, of which mutants can be made (tools/mutants).
+    native.cc_library(
+        name = name + "_program",
+        testonly = True,
+        srcs = srcs,
+        visibility = [str(Label("//tests/mutants:__pkg__"))],
+        deps = deps + [str(Label("//tools/fuzz:driver"))],
+        alwayslink = True,
+        **kwargs
+    )
     native.cc_test(
         name = name,
         size = size,
-        srcs = srcs,
         args = ["/".join([part for part in [native.package_name(), corpus] if part])],
         data = inputs,
         linkopts = select({
@@ -33,6 +42,7 @@ def cc_fuzz_test(name, srcs, corpus, deps = [], size = "medium", tags = [], **kw
         }),
         linkstatic = True,
         tags = tags + ["fuzz"],
-        deps = deps + [str(Label("//tools/fuzz:driver"))],
+        visibility = [str(Label("//tests/mutants:__pkg__"))],
+        deps = [":" + name + "_program"],
         **kwargs
     )

@@ -64,7 +64,7 @@ def mutants_test(name, test, faults, settings = [], program_args = "", data = []
       test: label of the mutable_test.
       faults: by name: (src, old, new, filter), see mutant(). The filter is for the tests of
         GoogleTest that have to find it; "" for a program without GoogleTest.
-      settings: NAME=VALUE for the environment of the programs.
+      settings: NAME=VALUE for the environment of the mutants, such as the size of a run.
       program_args: arguments for all programs.
       data: files that they read.
     """

@@ -3,9 +3,11 @@
 #
 #   mutants_test.sh [NAME=VALUE...] --args=ARGUMENTS TEST MUTANT@FILTER...
 #
-# FILTER: the tests of GoogleTest that have to find it. Settings and arguments are for all programs.
+# FILTER: the tests of GoogleTest that have to find it. NAME=VALUE: for the mutants; that the test
+# passes without a fault is seen elsewhere then, because it may take long.
 set -u
-while [[ $1 != --args=* ]]; do export "${1?}" && shift; done
+settings=()
+while [[ $1 != --args=* ]]; do settings+=("$1") && shift; done
 read -r -a arguments <<<"${1#--args=}"
 test=$2 && shift 2
 
@@ -18,7 +20,7 @@ last_words() {
 
 filters=
 for mutant; do filters+=${filters:+:}${mutant#*@}; done
-if ! output=$(GTEST_FILTER=$filters timeout 200 "./$test" "${arguments[@]}" 2>&1); then
+if [[ ${#settings[@]} == 0 ]] && ! output=$(GTEST_FILTER=$filters timeout 200 "./$test" "${arguments[@]}" 2>&1); then
   echo "$output"
   echo "FAILED without a fault: $test"
   exit 1
@@ -27,7 +29,8 @@ fi
 missed=0
 for mutant; do
   program=${mutant%%@*}
-  output=$(GTEST_FILTER=${mutant#*@} timeout 100 "./$program" "${arguments[@]}" 2>&1)
+  output=$(env "${settings[@]}" GTEST_FILTER="${mutant#*@}" timeout 100 "./$program" \
+    "${arguments[@]}" 2>&1)
   status=$?
   # A test that cannot be told from a slow machine has not found anything.
   if [[ $status == 0 || $status == 124 ]]; then
@@ -38,5 +41,5 @@ for mutant; do
     printf 'found: %-44s %s\n' "${program##*/}" "$(last_words "$output")"
   fi
 done
-echo "$# seeded faults, $missed missed"
+echo "RELIABILITY: $# seeded faults, $missed missed"
 [ "$missed" = 0 ]
