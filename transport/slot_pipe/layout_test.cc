@@ -3,9 +3,12 @@
 #include "transport/slot_pipe/layout.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -117,7 +120,41 @@ TEST_F(PipeFileTest, TheFileIsPrivate) {
   ASSERT_EQ(::mkdir(directory_.File("folder").c_str(), 0700), 0);
   EXPECT_FALSE(Connect("folder").ok());
   ASSERT_EQ(::chmod(directory_.File("").c_str(), 0705), 0);
-  EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition, "entered by others"));
+  EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition,
+                 "can be entered by others (mode 0705); chmod it to 0700"));
+}
+
+TEST_F(PipeFileTest, AFileThatTheSystemKeepsFromUsIsPermissionDenied) {
+  Create();
+  ASSERT_EQ(::chmod(directory_.File("p").c_str(), 0), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    // Without the capabilities that would let the superuser in.
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct none[2] = {};
+    if (::syscall(SYS_capset, &header, none) != 0) ::_exit(2);
+    const bool told =
+        Is(Connect(), StatusCode::kPermissionDenied, "slot pipe 'p': opening ") &&
+        Is(SlotPipe::Inspect("p").status(), StatusCode::kPermissionDenied, "slot pipe 'p'");
+    ::_exit(told ? 0 : 1);
+  }
+  int status;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST_F(PipeFileTest, AGroupIsLetInWhereItIsAskedFor) {
+  PipeOptions options = PipeOptions::Small();
+  options.group = ::getegid();
+  ASSERT_TRUE(SlotPipe::Create("p", options).ok());
+  struct stat about;
+  ASSERT_EQ(::stat(directory_.File("p").c_str(), &about), 0);
+  EXPECT_EQ(about.st_mode & 0777, 0660u);
+  EXPECT_EQ(about.st_gid, ::getegid());
+  EXPECT_TRUE(Connect().ok());
+  EXPECT_TRUE(SlotPipe::OpenOrCreate("p", options).ok());
+  EXPECT_TRUE(Is(SlotPipe::OpenOrCreate("p", PipeOptions::Small()).status(),
+                 StatusCode::kFailedPrecondition, "group"));
 }
 
 TEST_F(PipeFileTest, ADamagedHeaderIsDataLossAndAnotherVersionSaysSo) {

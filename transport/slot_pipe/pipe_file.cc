@@ -15,6 +15,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "transport/slot_pipe/free_hints.h"
 
 namespace mi7::slot_pipe_internal {
@@ -95,8 +96,8 @@ absl::Status CheckDirectory(int fd, const Directory& directory) {
   const mode_t open_to = about.st_mode & (directory.chosen_by_user ? 0007 : 0077);
   if (open_to != 0) {
     return absl::FailedPreconditionError(
-        absl::StrCat(directory.path, " can be entered by others (mode ",
-                     absl::Hex(about.st_mode & 0777), " in hexadecimal); chmod it to 0700"));
+        absl::StrFormat("%s can be entered by others (mode %04o); chmod it to 0700", directory.path,
+                        about.st_mode & 07777));
   }
   return absl::OkStatus();
 }
