@@ -2,6 +2,7 @@
 // are lost.
 
 #include <cstdio>
+#include <cstdlib>
 #include <thread>
 #include <vector>
 
@@ -55,7 +56,7 @@ class Count : public ::testing::Environment {
  public:
   void TearDown() override {
     const size_t count = faulted_connections.load(std::memory_order_relaxed);
-    std::printf("NOTICE: %zu connections had faults\n", count);
+    std::printf("RELIABILITY: %zu connections had faults\n", count);
     if (::testing::GTEST_FLAG(filter) == "*") {
       EXPECT_GE(count, 300u);
     }
@@ -63,11 +64,14 @@ class Count : public ::testing::Environment {
 };
 ::testing::Environment* const counting = ::testing::AddGlobalTestEnvironment(new Count);
 
-// With connections that are lost, by seed.
-class LostConnection : public ConnectionConformance {};
+// With connections that are lost, by seed. More of them with MI7_LONG in the environment.
+class LostConnection : public ConnectionConformance {
+ protected:
+  const int rounds_ = std::getenv("MI7_LONG") != nullptr ? 500 : 10;
+};
 
 TEST_P(LostConnection, EveryMessageIsDeliveredInOrderOrToldAsUnsentOrLostInBetween) {
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < rounds_; ++round) {
     ConnectAndStart();
     uint32_t accepted = 0;
     while (accepted < 500 && SendCall(*client_connection_, accepted + 1, 100).ok()) ++accepted;
@@ -88,7 +92,7 @@ TEST_P(LostConnection, EveryMessageIsDeliveredInOrderOrToldAsUnsentOrLostInBetwe
 
 TEST_P(LostConnection, EveryCallEnds) {
   size_t lost = 0;
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < rounds_; ++round) {
     ConnectToEcho();
     const std::shared_ptr<Caller> caller = StartCaller();
     std::vector<std::thread> threads;

@@ -184,7 +184,8 @@ TEST(BothKilled, NothingStaysButTheNamesWhichTheNextOneRemoves) {
         << "round " << round << ": " << now.mappings << " mappings, " << now.descriptors
         << " descriptors instead of " << before.descriptors;
   }
-  std::printf("%u servers and their clients killed together; nothing stays\n", kRounds);
+  std::printf("RELIABILITY: %u servers and their clients killed together; nothing stays\n",
+              kRounds);
 }
 
 }  // namespace

@@ -309,6 +309,28 @@ namespace {
 
 class EveryInstruction : public testing::TestWithParam<uint32_t> {};
 
+// Of all scenarios.
+uint64_t all_points = 0;
+uint64_t all_changes = 0;
+uint64_t all_instructions = 0;
+
+// Says what they come to, so that the suite does not become smaller unnoticed.
+class Totals : public testing::Environment {
+ public:
+  void TearDown() override {
+    if (all_points == 0) return;
+    std::printf(
+        "RELIABILITY: deaths at %llu points, all %llu changes among %llu instructions; lost 0, "
+        "twice 0, left 0\n",
+        static_cast<unsigned long long>(all_points), static_cast<unsigned long long>(all_changes),
+        static_cast<unsigned long long>(all_instructions));
+    if (testing::GTEST_FLAG(filter) == "*") {
+      EXPECT_GE(all_points, 1500u);
+    }
+  }
+};
+testing::Environment* const totals = testing::AddGlobalTestEnvironment(new Totals);
+
 // One death after `instructions`. Whether the window was over, and how many it took; `wrong` says
 // what is.
 Stepped Die(uint32_t index, uint64_t instructions, End& end, Notices& notices, std::string& wrong,
@@ -404,6 +426,9 @@ TEST_P(EveryInstruction, KillsLoseNothingAndLeaveNothing) {
   EXPECT_TRUE(notices.InTime()) << notices.ToString();
   EXPECT_LE(strayed * 20, points) << "of " << points;
   EXPECT_GE(points, points_min);
+  all_points += points;
+  all_changes += change_count;
+  all_instructions += count;
   std::printf(
       "%s: killed %llu times, after each of the %zu changes in %llu instructions (%llu came to the "
       "end by another way); lost 0, twice 0, left 0; %s\n",

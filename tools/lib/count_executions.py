@@ -3,7 +3,7 @@
 
     count_executions.py FILE LEAST
 
-FILE is what --build_event_json_file wrote. Prints a NOTICE with the sum and each target's part; exit
+FILE is what --build_event_json_file wrote. Prints a line RELIABILITY: with the sum and each target's part; exit
 status 1 if the sum is below LEAST, or if a target says nothing. Targets of //tools/fuzz, which prove the
 rule and not mi7, do not count.
 """
@@ -40,7 +40,7 @@ def main(arguments):
         counts = executions(count_results.read(file).logs)
     total = sum(counts.values())
     parts = ", ".join("%s %d" % part for part in sorted(counts.items()))
-    print("NOTICE: %d executions of fuzz targets: %s" % (total, parts))
+    print("RELIABILITY: %d executions of fuzz targets: %s" % (total, parts))
     silent = [label for label, count in counts.items() if count == 0]
     if silent:
         print("No number of executions in the log of: " + ", ".join(silent))

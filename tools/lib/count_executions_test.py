@@ -45,7 +45,7 @@ class CountExecutionsTest(unittest.TestCase):
         }
         status, said = self.count(logs, 1000)
         self.assertEqual(status, 0, said)
-        self.assertIn("NOTICE: 1000 executions of fuzz targets: //a:a 400, //a:b 600", said)
+        self.assertIn("RELIABILITY: 1000 executions of fuzz targets: //a:a 400, //a:b 600", said)
         self.assertEqual(self.count(logs, 1001)[0], 1)
 
     def test_target_that_says_nothing_fails(self):

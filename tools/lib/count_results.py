@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Counts what a `bazel test` run did, from the file that --build_event_json_file wrote.
 
-    count_results.py FILE BAZEL_EXIT_STATUS
+    count_results.py FILE BAZEL_EXIT_STATUS [FIGURES]
 
 Prints "PASSED FAILED" and below it one line for each failure: its label and why. A test passes when
 Bazel reports it as passed (a flaky one that passed on a retry has not); whatever was asked for and
@@ -9,7 +9,8 @@ did not pass has failed: a test that failed, timed out, was not run or did not b
 that did not build, a package that did not load, and a run that ended without a word.
 
 What passing tests have to say (lines of their logs that begin with NOTICE, such as why a part could
-not be tested on this machine) goes to stderr, because Bazel shows the logs of failing tests only.
+not be tested on this machine) goes to stderr, because Bazel shows the logs of failing tests only. How
+much they have tried (lines that begin with RELIABILITY) is added to the file FIGURES.
 """
 
 import json
@@ -77,13 +78,13 @@ class Results:
         return failed
 
 
-def notices(logs):
-    """Lines "LABEL: NOTICE..." of the logs, each once; a log that is gone has none."""
+def said(logs, beginning):
+    """Lines "LABEL: BEGINNING..." of the logs, each once; a log that is gone has none."""
     found = {}
     for label, path in logs:
         try:
             with open(path, encoding="utf-8", errors="replace") as log:
-                lines = [line.strip() for line in log if line.startswith("NOTICE")]
+                lines = [line.strip() for line in log if line.startswith(beginning)]
         except OSError:
             continue
         found.update(dict.fromkeys("%s: %s" % (label, line) for line in lines))
@@ -109,7 +110,7 @@ def read(lines):
 
 
 def main(arguments):
-    path, exit_status = arguments
+    path, exit_status = arguments[:2]
     try:
         with open(path, encoding="utf-8") as file:
             results = read(file)
@@ -119,8 +120,12 @@ def main(arguments):
     print(len(results.passed()), len(failures))
     for label, why in sorted(failures.items()):
         print("%s: %s" % (label, why))
-    for notice in notices(results.logs):
+    for notice in said(results.logs, "NOTICE"):
         print(notice, file=sys.stderr)
+    if len(arguments) > 2:
+        with open(arguments[2], "a", encoding="utf-8") as file:
+            for line in said(results.logs, "RELIABILITY: "):
+                file.write(line.replace("RELIABILITY: ", "", 1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 """Results are counted from the events that Bazel writes, and nothing that failed is overlooked."""
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -93,13 +95,29 @@ class CountResultsTest(unittest.TestCase):
     def test_notices_of_passing_tests_are_found(self):
         with tempfile.NamedTemporaryFile("w", suffix=".log") as log:
             log.write("[ OK ]\nNOTICE: not run here\nNOTICE: not run here\nno NOTICE\n")
+            log.write("RELIABILITY: 7 kills\n")
             log.flush()
             output = [{"name": "test.log", "uri": "file://" + log.name}]
             event = {"id": {"testResult": {"label": "//a:b"}},
                      "testResult": {"testActionOutput": output}}
             results = count_results.read([json.dumps(event)])
-            self.assertEqual(count_results.notices(results.logs), ["//a:b: NOTICE: not run here"])
-        self.assertEqual(count_results.notices(results.logs), [])
+            self.assertEqual(count_results.said(results.logs, "NOTICE"), ["//a:b: NOTICE: not run here"])
+        self.assertEqual(count_results.said(results.logs, "NOTICE"), [])
+
+    def test_figures_are_added_to_a_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            paths = {name: os.path.join(folder, name) for name in ("log", "events", "figures")}
+            output = [{"name": "test.log", "uri": "file://" + paths["log"]}]
+            event = {"id": {"testResult": {"label": "//a:b"}},
+                     "testResult": {"testActionOutput": output}}
+            for name, text in [("log", "RELIABILITY: 7 kills\n"), ("events", json.dumps(event))]:
+                with open(paths[name], "w") as file:
+                    file.write(text)
+            with contextlib.redirect_stdout(io.StringIO()):
+                for _ in range(2):
+                    count_results.main([paths["events"], "0", paths["figures"]])
+            with open(paths["figures"]) as file:
+                self.assertEqual(file.read(), 2 * "//a:b: 7 kills\n")
 
     def test_line_that_was_cut_off_is_skipped(self):
         results = count_results.read([json.dumps(event) for event in passing_test("//a:a")] + ['{"i'])

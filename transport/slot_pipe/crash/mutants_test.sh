@@ -14,5 +14,5 @@ for mutant in "$@"; do
     found=$((found + 1))
   fi
 done
-echo "$found seeded faults found, $missed missed"
+echo "RELIABILITY: $((found + missed)) seeded faults, $missed missed"
 [ "$missed" = 0 ] && [ "$found" -ge 10 ]

@@ -11,5 +11,5 @@ for mutant in "$@"; do
     printf 'found: %-36s %s\n' "$mutant" "$(tail -1 <<<"$output")"
   fi
 done
-echo "$# seeded faults, $missed missed"
+echo "RELIABILITY: $# seeded faults, $missed missed"
 [ "$missed" = 0 ]
