@@ -11,11 +11,12 @@ while [[ $1 != --args=* ]]; do settings+=("$1") && shift; done
 read -r -a arguments <<<"${1#--args=}"
 test=$2 && shift 2
 
-# How a program ended, in a line: what it found wrong, or that it crashed.
+# Why a program ended with status $2 after the output $1, in a line.
 last_words() {
   local line
-  line=$(grep -m 1 -a -E ': Failure$|check failed|Check failed|ERROR: |terminate called' <<<"$1")
-  [[ -z $line ]] || echo "${line:0:110}"
+  line=$(grep -m 1 -a -E ': Failure$|check failed|terminate called' <<<"$1")
+  [[ -n $line || $2 -le 128 ]] || line="signal $(($2 - 128))"
+  echo "${line:0:110}"
 }
 
 filters=
@@ -38,7 +39,7 @@ for mutant; do
     echo "MISSED: ${program##*/} (status $status)"
     missed=$((missed + 1))
   else
-    printf 'found: %-44s %s\n' "${program##*/}" "$(last_words "$output")"
+    printf 'found: %-44s %s\n' "${program##*/}" "$(last_words "$output" $status)"
   fi
 done
 echo "RELIABILITY: $# seeded faults, $missed missed"
