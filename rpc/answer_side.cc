@@ -55,6 +55,8 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
   if (interceptors_ != nullptr) [[unlikely]] {
     const MethodInfo* const method = dispatcher_->FindMethod(call->header());
     if (absl::Status ended; !call->Intercept(*interceptors_, method, ended)) {
+      // The return of a stream of results only ends it.
+      if (method != nullptr && StreamsResults(method->kind)) call->response_->has_body = false;
       return call->Answer(std::move(ended));
     }
   }
@@ -111,7 +113,7 @@ absl::Status AnswerSide::OnStreamFrame(transport::IncomingMessage&& message) {
 void AnswerSide::OnRejectedStreamMessage(const FrameHeader& header, const absl::Status& why) {
   CalleeStream* const stream = FindStream(header.call_id);
   if (stream == nullptr) return;
-  stream->OnRejected(why);
+  stream->FailInput(why);
   stream->Unref();
 }
 
@@ -173,11 +175,9 @@ std::shared_ptr<void> AnswerSide::RegisterAsync(ServerCall& call) {
 }
 
 void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
-  if (ForkGuard::generation() != made_in_) [[unlikely]]
+  if (forked()) [[unlikely]]
     return;
   const bool async = call.keep_side_alive_ != nullptr;
-  if (call.stream_ != nullptr) [[unlikely]]
-    call.stream_->StopSending();
   if (async) {
     // Before the return is sent: the caller may use the id again as soon as it has it.
     MutexLock lock(&mutex_);

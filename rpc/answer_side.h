@@ -75,6 +75,9 @@ class AnswerSide {
   // Sends the return. Once a call. In a forked child: nothing, the call is the parent's.
   void Finish(ServerCall& call, const absl::Status& status);
 
+  // Whether this process was forked from the one that was called.
+  bool forked() const { return ForkGuard::generation() != made_in_; }
+
  private:
   // OK when a new call may start; INVALID_ARGUMENT when the peer broke the protocol.
   absl::Status Admit(uint32_t call_id) const {

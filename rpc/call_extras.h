@@ -28,6 +28,7 @@ struct ClientCallExtras {
 struct ServerCallExtras {
   CallExtra received;
   ResponseMetadata response;
+  bool initial_is_sent = false;  // with the first message of a stream
   // Where the server has interceptors.
   std::optional<ServerInterception> interception;
 };

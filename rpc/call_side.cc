@@ -143,7 +143,7 @@ void CallSide::SendCancelOf(uint32_t call_id) {
   message->header.type = FrameType::kCancel;
   message->header.call_id = call_id;
   message->has_body = false;
-  // Best effort: a server that never hears of it answers in vain.
+  // Never refused for want of room: it fails when the connection is closed, which cancels, too.
   connection_->Send(std::move(message)).IgnoreError();
 }
 

@@ -5,12 +5,14 @@
 #include "base/object_pool.h"
 #include "rpc/message_reader.h"
 #include "rpc/server_call.h"
+#include "transport/callback_scope.h"
+#include "transport/event_loop.h"
 
 namespace mi7 {
 
 CalleeStream::CalleeStream(ServerCall& call, const MethodInfo& method, const Limits& limits,
                            Deadline deadline, std::shared_ptr<void> keep_alive)
-    : Stream(method, transport::StreamDirection::kToCaller, limits),
+    : Stream(method, transport::StreamDirection::kToCaller, limits, call.interceptors()),
       call_(call),
       deadline_(deadline),
       keep_alive_(std::move(keep_alive)) {}
@@ -43,6 +45,8 @@ void CalleeStream::AddToFirst(transport::MessageBody& message) {
   call_.AddInitialMetadata(message);
 }
 
+void CalleeStream::TakeBackFromFirst() { call_.TakeBackInitialMetadata(); }
+
 absl::Status CalleeStream::FailMalformed() {
   const absl::Status why = StatusOfException(absl::StatusCode::kInvalidArgument, method().name);
   FailInput(why);
@@ -52,6 +56,11 @@ absl::Status CalleeStream::FailMalformed() {
 void CalleeStream::FailInput(const absl::Status& why) {
   inbox().Clear();
   inbox().End(why);
+}
+
+void CalleeStream::OnAnswering() {
+  outbox().Flush();
+  StopSending();
 }
 
 void CalleeStream::OnAnswered() {
@@ -68,10 +77,14 @@ void CalleeStream::OnCancelled(absl::StatusCode code, absl::string_view why) {
 }
 
 absl::Status CalleeStream::MayBlock() {
-  if (!streams()->connection().InCallback()) return absl::OkStatus();
+  // Of another connection, too: it may be this thread that drives both.
+  if (!streams()->connection().InCallback() && !transport::EventLoop::InAnyLoopThread() &&
+      transport::CallbackScope::innermost() == nullptr) {
+    return absl::OkStatus();
+  }
   return Named(absl::StatusCode::kFailedPrecondition,
-               "Wait() on the thread that drives the connection would wait for itself; be a "
-               "coroutine, use Then(), or defer the call and wait on a thread of your own");
+               "Wait() on a thread that drives connections would wait for itself; be a coroutine, "
+               "use Then(), or defer the call and wait on a thread of your own");
 }
 
 bool CalleeStream::Sleep(transport::Completion& completion, Deadline deadline) {

@@ -28,11 +28,13 @@ class CalleeStream final : public Stream {
   void WantBackground() override {}  // a server's connection always is driven so
   transport::OutgoingMessage NewMessage() override;
   absl::Status FailMalformed() override;
-  void OnRejected(const absl::Status& why) override { FailInput(why); }
+  void FailInput(const absl::Status& why) override;
 
   // --- The call's life ---
 
-  // It was answered. StopSending came before.
+  // It is about to be answered: what waits is sent, and nothing after it.
+  void OnAnswering();
+  // It was answered.
   void OnAnswered();
   // The caller is not interested any more. No lock is held: callbacks run in here.
   void OnCancelled(absl::StatusCode code, absl::string_view why);
@@ -44,11 +46,11 @@ class CalleeStream final : public Stream {
  private:
   absl::Status OnUnexpectedMessage() override { return absl::OkStatus(); }
   void AddToFirst(transport::MessageBody& message) override;
+  void TakeBackFromFirst() override;
   absl::Status MayBlock() override;
   bool Sleep(transport::Completion& completion, Deadline deadline) override;
   Deadline deadline() const override { return deadline_; }
   void OnDeadline() override;
-  void FailInput(const absl::Status& why);
 
   ServerCall& call_;  // until StopSending
   const Deadline deadline_;

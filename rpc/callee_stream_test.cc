@@ -11,6 +11,7 @@
 namespace mi7 {
 namespace {
 
+using testing::HasSubstr;
 using transport::FrameHeader;
 using transport::FrameType;
 using transport::IncomingMessage;
@@ -121,6 +122,34 @@ TEST_F(StreamSessionTest, ACancelledCalleeHearsOfItAndStillAnswers) {
   EXPECT_EQ(connection_->sent_count(), 0u);
   handled.later.Finish(read);
   EXPECT_THAT(ReturnStatus(connection_->TakeSent()), StatusIs(absl::StatusCode::kCancelled));
+}
+
+TEST_F(StreamSessionTest, ALoopOverMessagesWhereTheThreadMustNotWaitSaysSo) {
+  absl::Status status;
+  on_stream_ = [&](Reader reader, Writer) -> Reply {
+    for (const auto& message : reader.Messages()) static_cast<void>(message);
+    return status = reader.status();
+  };
+  Start();
+  DeliverCall(7, 1);
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("Wait()")));
+  EXPECT_THAT(ReturnStatus(connection_->TakeSent()),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+}
+
+TEST_F(StreamSessionTest, TheFirstMessageWaitsForRoomUnlessTheAnswerFollows) {
+  Start();
+  connection_->SetRoom(false);
+  DeliverCall(7, 0);
+  bool written = false;
+  handled_[0].writer.Write(Draft(handled_[0].writer)).Then([&](absl::Status) { written = true; });
+  EXPECT_EQ(connection_->sent_count(), 0u);
+  EXPECT_THAT(handled_[0].writer.Write(Draft(handled_[0].writer)).Wait(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("before the last")));
+  handled_[0].later.Finish(absl::OkStatus());
+  EXPECT_EQ(connection_->TakeSent().header().type, FrameType::kStreamMessage);
+  EXPECT_EQ(connection_->TakeSent().header().type, FrameType::kReturn);
+  EXPECT_TRUE(written);
 }
 
 TEST_F(StreamSessionTest, ARejectedMessageEndsTheCalleesReading) {

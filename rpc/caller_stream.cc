@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/object_pool.h"
 #include "rpc/call_extras.h"
+#include "rpc/call_outcome.h"
 #include "rpc/channel.h"
 #include "rpc/client_call.h"
 #include "rpc/session.h"
@@ -12,7 +13,9 @@
 namespace mi7 {
 
 CallerStream::CallerStream(ClientCall* call)
-    : Stream(call->method(), transport::StreamDirection::kToCallee, *call->limits_), call_(call) {}
+    : Stream(call->method(), transport::StreamDirection::kToCallee, *call->limits_,
+             call->interceptors()),
+      call_(call) {}
 
 StreamRef CallerStream::Open(ClientCallRef owned) {
   ClientCall* const call = owned.release();
@@ -30,9 +33,10 @@ void CallerStream::Ref() { call_->Ref(); }
 void CallerStream::Unref() { call_->Unref(); }
 
 void CallerStream::WantBackground() {
+  if (call_->channel_->forked()) [[unlikely]]
+    return call_->EndInForkedChild(CallOutcome::kUnknown);
   // A call that was queued is driven in the background from the start.
   if (in_background_.load(std::memory_order_relaxed) || streams() == nullptr) return;
-  if (call_->channel_->forked()) return;
   in_background_.store(true, std::memory_order_relaxed);
   call_->session_->calls().DriveInBackground(call_);
 }
@@ -64,24 +68,31 @@ absl::Status CallerStream::ReceiveExtra(const transport::IncomingMessage& messag
   const absl::Status failure =
       Named(absl::IsResourceExhausted(decoded) ? decoded.code() : absl::StatusCode::kInternal,
             absl::StrCat("stream message: ", decoded.message()));
-  Fail(failure);
+  FailInput(failure);
   return failure;
 }
 
 absl::Status CallerStream::FailMalformed() {
   const absl::Status why = StatusOfException(absl::StatusCode::kInternal, method().name);
-  Fail(why);
+  FailInput(why);
   return why;
 }
 
 absl::Status CallerStream::OnUnexpectedMessage() {
-  Fail(Named(absl::StatusCode::kInternal,
-             "the server sent a stream message for a method that has one result; do the schemas "
-             "differ?"));
+  FailInput(
+      Named(absl::StatusCode::kInternal,
+            "the server sent a stream message for a method that has one result; do the schemas "
+            "differ?"));
   return absl::OkStatus();
 }
 
-void CallerStream::Fail(const absl::Status& why) { call_->FailAndCancel(why); }
+void CallerStream::FailInput(const absl::Status& why) {
+  // The call ends with it, and the server is told to stop. One that had ended before keeps its end,
+  // but nothing more is read of it.
+  call_->FailAndCancel(why);
+  inbox().Clear();
+  inbox().End(why);
+}
 
 void CallerStream::OnDone() {
   call_->LeaveDeadlineQueue();

@@ -27,7 +27,7 @@ class CallerStream final : public Stream {
   ClientCall* call() override { return call_; }
   absl::Status ReceiveExtra(const transport::IncomingMessage& message) override;
   absl::Status FailMalformed() override;
-  void OnRejected(const absl::Status& why) override { Fail(why); }
+  void FailInput(const absl::Status& why) override;
 
   // Whether the return of an OK call carries results.
   bool awaits_results() const { return !StreamsResults(method().kind); }
@@ -52,9 +52,6 @@ class CallerStream final : public Stream {
   bool Sleep(transport::Completion& completion, Deadline deadline) override;
   Deadline deadline() const override;
   void OnDeadline() override;
-  // Ends the call with `why`, and tells the server to stop.
-  void Fail(const absl::Status& why);
-
   ClientCall* const call_;
   std::atomic<bool> in_background_{false};  // relaxed: asked for once or twice
 };

@@ -1,11 +1,14 @@
 // What the end of a stream that makes the call sends and accepts, frame by frame.
 
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "rpc/call_outcome.h"
 #include "rpc/stream_session_testing.h"
 
 namespace mi7 {
@@ -182,6 +185,94 @@ TEST_F(StreamSessionTest, WritersAndCreditWaitForRoom) {
   connection_->DeliverWritable();
   EXPECT_TRUE(written);
   EXPECT_EQ(connection_->TakeSent().header().type, FrameType::kCredit);
+}
+
+TEST_F(StreamSessionTest, StreamsAreToldOfRoomAsLongAsThereIsSome) {
+  Start();
+  connection_->SetRoom(false);
+  constexpr int kChats = 10;
+  std::vector<BidiStream<TestMessage, TestMessage>> chats;
+  std::vector<int> order;
+  for (int i = 0; i < kChats; ++i) {
+    chats.push_back(Chat());
+    auto& writer = chats.back().writer();
+    writer.Write(Draft(writer)).Then([&order, i](absl::Status) { order.push_back(i); });
+  }
+  EXPECT_EQ(connection_->sent_count(), 0u) << "first messages wait, too";
+  for (size_t sent = 1; sent <= kChats; ++sent) {
+    connection_->DeliverWritable();
+    EXPECT_EQ(connection_->sent_count(), sent) << "one, and there is no room again";
+  }
+  connection_->SetRoom(true);
+  for (int i = 0; i < kChats; ++i) connection_->DeliverWritable();
+  ASSERT_EQ(order.size(), size_t{kChats});
+  for (int i = 0; i < kChats; ++i) EXPECT_EQ(order[static_cast<size_t>(i)], i) << "in turn";
+  EXPECT_EQ(connection_->sent_count(), size_t{kChats});
+}
+
+TEST_F(StreamSessionTest, ACloseWhileTheFirstMessageWaitsForRoomFollowsIt) {
+  Start();
+  connection_->SetRoom(false);
+  auto chat = Chat();
+  chat.writer().Write(Draft(chat.writer())).Then([](absl::Status) {});
+  chat.writer().Close();
+  EXPECT_EQ(connection_->sent_count(), 0u);
+  connection_->SetRoom(true);
+  connection_->DeliverWritable();
+  EXPECT_EQ(connection_->TakeSent().header().type, FrameType::kStreamMessage);
+  EXPECT_EQ(connection_->TakeSent().header().type, FrameType::kStreamEnd);
+}
+
+TEST_F(StreamSessionTest, AWriteToALostConnectionEndsWithTheCall) {
+  Start();
+  auto chat = Chat();
+  connection_->FailSends(absl::UnavailableError("connection is closed"));
+  absl::Status written;
+  chat.writer().Write(Draft(chat.writer())).Then([&](absl::Status status) { written = status; });
+  EXPECT_THAT(written, IsOk()) << "not told yet";
+  EXPECT_FALSE(chat.writer().ready());
+  connection_->DeliverClosed(absl::UnavailableError("reset by peer"));
+  EXPECT_THAT(written, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("reset by peer")));
+  EXPECT_THAT(written, OutcomeIs(CallOutcome::kUnknown));
+}
+
+TEST_F(StreamSessionTest, AnAbandonedCallTellsItsWriter) {
+  Start();
+  auto upload = Upload();
+  absl::Status written;
+  const auto held = std::make_shared<int>(1);
+  upload.Write(Draft(upload.writer(), 2 * kStreamWindow)).Then([&, held](absl::Status status) {
+    written = status;
+  });
+  EXPECT_EQ(held.use_count(), 2) << "it waits for credit";
+  // As when a coroutine that awaits Finish() is destroyed.
+  { const auto dropped = upload.Finish(); }
+  EXPECT_THAT(written, StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_EQ(held.use_count(), 1);
+}
+
+TEST_F(StreamSessionTest, ACallbackOutlivesItsReader) {
+  Start();
+  absl::Status read;
+  {
+    Reader reader = Watch();
+    reader.Read().Then([&](auto result) { read = result.status(); });
+  }
+  EXPECT_THAT(read, StatusIs(absl::StatusCode::kCancelled));
+}
+
+TEST_F(StreamSessionTest, AMalformedMessageEndsTheReadingOfACallThatEndedInOrder) {
+  Start();
+  Reader reader = Watch();
+  FrameHeader header;
+  header.type = FrameType::kStreamMessage;
+  header.code = static_cast<uint16_t>(kIn);
+  connection_->Deliver(MakeReceived(header, {0x0000000100000000, 0x0001000000000ff0}));
+  connection_->Deliver(MakeStreamMessage(0, kIn));
+  connection_->Deliver(MakeControl(FrameType::kReturn, 0));
+  EXPECT_THAT(reader.TryRead()->status(), StatusIs(absl::StatusCode::kInternal));
+  EXPECT_THAT(reader.TryRead()->status(), StatusIs(absl::StatusCode::kInternal));
+  EXPECT_THAT(reader.status(), StatusIs(absl::StatusCode::kInternal));
 }
 
 TEST_F(StreamSessionTest, NothingIsSentForACallThatIsOver) {

@@ -40,6 +40,18 @@ void ClientCall::Intercept(const Interceptors& interceptors) {
   extras_->interception.emplace(interceptors, *this, *extras_);
 }
 
+const Interceptors* ClientCall::interceptors() const {
+  if (extras_ == nullptr || !extras_->interception) return nullptr;
+  return &extras_->interception->interceptors();
+}
+
+bool ClientCall::forked() const { return channel_->forked(); }
+
+absl::Status ClientCall::ForkedError() const {
+  const absl::Status why = channel_->ForkedError();
+  return absl::Status(why.code(), absl::StrCat(method_->name, ": ", why.message()));
+}
+
 ClientCall::~ClientCall() {
   if (stream_ != nullptr) [[unlikely]]
     ObjectPool<CallerStream>::Delete(stream_);
@@ -127,9 +139,7 @@ void ClientCall::RefuseToWait() {
 void ClientCall::EndInForkedChild(CallOutcome outcome) {
   // Whoever claimed it at the moment of the fork has not come along.
   if (!Claim() && done()) return;
-  const absl::Status why = channel_->ForkedError();
-  CompleteWith(WithOutcome(
-      absl::Status(why.code(), absl::StrCat(method_->name, ": ", why.message())), outcome));
+  CompleteWith(WithOutcome(ForkedError(), outcome));
 }
 
 void ClientCall::LeaveDeadlineQueue() {
@@ -177,6 +187,8 @@ void ClientCall::Abandon() {
   status_ = absl::CancelledError(absl::StrCat(method_->name, ": abandoned"));
   if (extras_ != nullptr) FinishExtras();
   state_.fetch_or(kDone, std::memory_order_acq_rel);
+  if (stream_ != nullptr) [[unlikely]]
+    stream_->OnDone();
   LeaveDeadlineQueue();
 }
 
@@ -234,8 +246,10 @@ void ClientCall::FinishExtras() {
   if (!extras_->options.received) return;
   ResponseMetadata& response = extras_->response;
   ResponseMetadata& told = *extras_->options.received;
-  // A stream's first message may have told of the initial ones, which its user may be reading.
-  if (stream_ == nullptr || !response.initial.empty()) told.initial = std::move(response.initial);
+  // A stream's first message has told of the initial ones, which its user may be reading.
+  if (stream_ == nullptr || (!response.initial.empty() && !stream_->received_any())) {
+    told.initial = std::move(response.initial);
+  }
   told.trailing = std::move(response.trailing);
 }
 

@@ -62,6 +62,11 @@ class ClientCall : private Turn {
 
   // Before Start. The interceptors, which must outlive the call, run around it.
   void Intercept(const Interceptors& interceptors);
+  // nullptr: none.
+  const Interceptors* interceptors() const;
+  // Whether this process was forked from the channel's, and why the call fails then.
+  bool forked() const;
+  absl::Status ForkedError() const;
 
   transport::MessageBody& request() { return *request_; }
   const MethodInfo& method() const { return *method_; }

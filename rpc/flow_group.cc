@@ -51,13 +51,24 @@ void FlowGroup::Finish() {
 }
 
 absl::Status FlowGroup::result() {
+  ClientCallRef dropped{nullptr};  // without the mutex
   MutexLock lock(&mutex_);
   if (!finishing_) return failure_;
   finishing_ = false;
+  dropped = std::move(last_);  // with the memory of its answer
   return std::exchange(failure_, absl::OkStatus());
 }
 
+void FlowGroup::CheckFork() {
+  if (!last_ || !last_->forked()) [[likely]]
+    return;
+  MutexLock lock(&mutex_);
+  failure_ = last_->ForkedError();
+  bytes_ = calls_ = 0;
+}
+
 absl::Status FlowGroup::Await() {
+  CheckFork();
   if (Ready()) return absl::OkStatus();
   if (last_->WouldWaitForItself()) {
     return absl::FailedPreconditionError(

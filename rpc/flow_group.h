@@ -41,6 +41,8 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
 
   // Blocks until the group is ready: OK. FAILED_PRECONDITION: this thread would wait for itself.
   absl::Status Await();
+  // Called before each wait: in a forked child, where no answer comes, the group has failed.
+  void CheckFork();
 
  private:
   explicit FlowGroup(uint32_t window) : Readiness(this), window_(window) {}

@@ -47,6 +47,7 @@ class [[nodiscard]] FlowSending {
   void Then(F callback) {
     if (!refused_.ok()) return callback(refused_);
     FlowGroup* const group = group_.get();
+    group->CheckFork();
     group->OnReadyInTurn([callback = std::move(callback), group = std::move(group_)]() mutable {
       callback(group->result());
     });
@@ -56,7 +57,11 @@ class [[nodiscard]] FlowSending {
     FlowGroupRef group;
     absl::Status refused;
     bool waits = false;
-    bool await_ready() { return !refused.ok() || group->Ready(); }
+    bool await_ready() {
+      if (!refused.ok()) return true;
+      group->CheckFork();
+      return group->Ready();
+    }
     bool await_suspend(std::coroutine_handle<> coroutine) {
       // Not through `this` afterwards: the coroutine may resume and end before OnReady returns.
       waits = true;

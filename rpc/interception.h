@@ -28,6 +28,8 @@ class Interception : public InterceptedCall {
   // how it ends for its owner.
   void RunEnd(absl::Status& status);
 
+  const Interceptors& interceptors() const { return interceptors_; }
+
   // --- InterceptedCall ---
   absl::Duration elapsed() const override {
     return absl::Nanoseconds(MonotonicNanos() - start_ns_);

@@ -132,6 +132,39 @@ class InterceptedCall {
   virtual StateHolder* FoundState() = 0;
 };
 
+// One message of a streaming call as an interceptor sees it. Valid inside the hook, on its thread;
+// so are all readers and builders that it gives.
+class InterceptedMessage {
+ public:
+  virtual InterceptedCall::Side side() const = 0;
+  // Whether this side sends it; else this side has received it.
+  virtual bool outgoing() const = 0;
+  virtual const MethodInfo& method() const = 0;
+
+  // The message, whose type must be T. Reading a malformed one throws kj::Exception, which fails it
+  // as it would fail the user's read.
+  template <typename T>
+  typename T::Reader Get() {
+    return Root().getAs<T>();
+  }
+  // To change it. One that was received is copied, once.
+  template <typename T>
+  typename T::Builder Edit() {
+    return EditRoot().getAs<T>();
+  }
+  // It goes no further: an outgoing one is not sent, its Write ends with `status`, which is not OK,
+  // and the stream goes on; for a received one the user's read ends with `status`, and the stream,
+  // as far as it is received, is over (at the client: the call is cancelled).
+  virtual void Fail(absl::Status status) = 0;
+
+ protected:
+  ~InterceptedMessage() = default;
+
+ private:
+  virtual capnp::AnyPointer::Reader Root() = 0;
+  virtual capnp::AnyPointer::Builder EditRoot() = 0;
+};
+
 // The method of calls that the server knows nothing about.
 inline constexpr MethodInfo kUnknownMethod = {0, 0, "unknown"};
 
@@ -143,12 +176,18 @@ inline constexpr MethodInfo kUnknownMethod = {0, 0, "unknown"};
 // before the caller's Wait returns or its callback runs, after a cancellation and a passed deadline
 // as well. Neither may block or make blocking calls. An exception fails the call as it would in a
 // handler (INTERNAL, or INVALID_ARGUMENT for malformed parameters on the server).
+//
+// OnMessage runs for each message of a stream that is written, inside Write(), and for each that is
+// read, when the user takes it; on any thread, for both directions of a call at the same time, and
+// for what has arrived before the end also during and after OnEnd. It comes after OnStart. What
+// goes to the callee meets the first interceptor first, at both ends, and what comes back the last.
 class Interceptor {
  public:
   virtual ~Interceptor() = default;
   virtual void OnStart(InterceptedCall&) {}
   // Of each call whose OnStart ran.
   virtual void OnEnd(InterceptedCall&) {}
+  virtual void OnMessage(InterceptedMessage&) {}
 };
 
 // The first is the outermost.

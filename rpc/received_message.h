@@ -14,7 +14,8 @@ namespace mi7 {
 
 // Not thread-safe; handed from thread to thread by its owner. No allocation once warm.
 struct ReceivedMessage {
-  explicit ReceivedMessage(transport::IncomingMessage&& received) : message(std::move(received)) {}
+  ReceivedMessage(transport::IncomingMessage&& received, bool first)
+      : message(std::move(received)), is_first(first) {}
 
   // For one that is going to be kept: where it holds much more memory than it has bytes (a buffer
   // that many messages were received into), it is copied, so that what a peer can make us keep is
@@ -28,6 +29,7 @@ struct ReceivedMessage {
   transport::IncomingMessage message;
   Body body;  // of `message`; does not move
   ReceivedMessage* next = nullptr;
+  const bool is_first;  // of its stream: what came along with others means nothing
   alignas(8) std::array<std::byte, 192> small;  // of a small one that is kept
 };
 

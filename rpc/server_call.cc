@@ -34,18 +34,21 @@ bool ServerCall::OpenStream(const MethodInfo& method) {
     // The return only ends the stream, for which no memory is kept all the while.
     response_ = transport::NewHeapMessage(0);
     response_->has_body = false;
+    extras();  // from now on two threads may ask for it
   }
   if (StreamsParams(method.kind)) request_.reset();
   return true;
 }
 
 void ServerCall::AddInitialMetadata(transport::MessageBody& message) {
-  if (extras_ == nullptr || extras_->response.initial.empty()) return;
-  // What breaks the rules stays, for the return to fail with.
+  if (extras_->response.initial.empty()) return;
   ResponseMetadata first;
   first.initial = extras_->response.initial;
-  if (EncodeResponseMetadata(first, *limits_, message).ok()) extras_->response.initial = {};
+  // What breaks the rules goes with the return, which fails with it.
+  extras_->initial_is_sent = EncodeResponseMetadata(first, *limits_, message).ok();
 }
+
+void ServerCall::TakeBackInitialMetadata() { extras_->initial_is_sent = false; }
 
 StreamRef ServerCall::stream() const {
   stream_->Ref();
@@ -91,8 +94,13 @@ void ServerCall::Unref() {
 }
 
 void ServerCall::Finish(absl::Status status) {
-  if (extras_ != nullptr && extras_->interception) [[unlikely]]
-    extras_->interception->RunEnd(status);
+  // Before the interceptors see what is to be sent.
+  if (stream_ != nullptr && !side_->forked()) [[unlikely]]
+    stream_->OnAnswering();
+  if (extras_ != nullptr) [[unlikely]] {
+    if (extras_->interception) extras_->interception->RunEnd(status);
+    if (extras_->initial_is_sent) extras_->response.initial = {};
+  }
   side_->Finish(*this, status);
 }
 
@@ -106,6 +114,11 @@ bool ServerCall::Intercept(const Interceptors& interceptors, const MethodInfo* m
   }
   ended = interception.TakeParams();
   return ended.ok();
+}
+
+const Interceptors* ServerCall::interceptors() const {
+  if (extras_ == nullptr || !extras_->interception) return nullptr;
+  return &extras_->interception->interceptors();
 }
 
 absl::Status ServerCall::ReadExtra() {

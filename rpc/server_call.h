@@ -72,8 +72,12 @@ class ServerCall {
 
   const transport::FrameHeader& header() const { return request_.header(); }
   const Limits& limits() const { return *limits_; }
-  // Adds the initial metadata to the first message of the results.
+  // Those whose OnStart has run; nullptr: none.
+  const Interceptors* interceptors() const;
+  // Adds the initial metadata to the first message of the results; they go with the return
+  // otherwise, and again when that message was not sent.
   void AddInitialMetadata(transport::MessageBody& message);
+  void TakeBackInitialMetadata();
   // Sends the return and destroys the call, unless it was answered before (then only the caller's
   // part in it ends).
   void Answer(absl::Status status);

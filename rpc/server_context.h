@@ -59,7 +59,9 @@ class ServerContext {
   // The trace that the call belongs to, with the caller's span; nullptr when the caller sent none
   // that is sound. Give it to the calls that the handler makes (CallOptions::trace).
   std::shared_ptr<const TraceContext> trace() const;
-  // What goes back to the caller besides the answer, whatever that is (CallOptions::received). The
+  // What goes back to the caller besides the answer, whatever that is (CallOptions::received); from
+  // a stream of results the initial ones go with the first message, so they are complete before it
+  // is written, and later changes are lost. The
   // rules are CheckMetadata's: results whose metadata breaks them fail the call with INTERNAL; a
   // failed call's metadata is left out then, and its message says so.
   Metadata& initial_metadata();

@@ -21,49 +21,53 @@ bool SessionStreams::HasRoom(Stream* stream) {
     if (closed_) return true;  // as good as any answer: nothing is sent any more
     if (!std::exchange(stream->waits_for_room_, true)) {
       stream->Ref();
-      stream->next_waiting_ = std::exchange(last_waiting_, stream);
+      stream->next_waiting_ = nullptr;
+      (first_waiting_ == nullptr ? first_waiting_ : last_waiting_->next_waiting_) = stream;
+      last_waiting_ = stream;
     }
   }
   // Listed before the connection is asked once more, whose OnWritable finds it then.
   return connection_->HasRoom();
 }
 
-Stream* SessionStreams::TakeWaiting() {
-  Stream* first = nullptr;
-  while (last_waiting_ != nullptr) {
-    Stream* const stream = std::exchange(last_waiting_, last_waiting_->next_waiting_);
-    stream->next_waiting_ = std::exchange(first, stream);
-  }
-  return first;
+Stream* SessionStreams::TakeFirst() {
+  Stream* const stream = first_waiting_;
+  if (stream == nullptr) return nullptr;
+  first_waiting_ = stream->next_waiting_;
+  stream->waits_for_room_ = false;
+  return stream;
 }
 
 void SessionStreams::OnWritable() {
-  Stream* waiting;
-  {
+  // Each once, since one that only has to grant credit again and again must not keep us here.
+  Stream* const last = [this] {
     MutexLock lock(&mutex_);
-    waiting = TakeWaiting();
-  }
-  while (waiting != nullptr) {
+    return last_waiting_;
+  }();
+  for (bool more = true; more;) {
     Stream* stream;
     {
-      // From here on it may be listed again.
       MutexLock lock(&mutex_);
-      stream = std::exchange(waiting, waiting->next_waiting_);
-      stream->waits_for_room_ = false;
+      stream = TakeFirst();
     }
+    if (stream == nullptr) return;
     stream->OnRoom();
+    more = stream != last && connection_->HasRoom();
     stream->Unref();
   }
 }
 
 void SessionStreams::OnClosed() {
-  Stream* waiting;
-  {
-    MutexLock lock(&mutex_);
-    closed_ = true;
-    waiting = TakeWaiting();
+  for (;;) {
+    Stream* stream;
+    {
+      MutexLock lock(&mutex_);
+      closed_ = true;
+      stream = TakeFirst();
+    }
+    if (stream == nullptr) return;
+    stream->Unref();
   }
-  while (waiting != nullptr) std::exchange(waiting, waiting->next_waiting_)->Unref();
 }
 
 }  // namespace mi7

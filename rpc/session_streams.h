@@ -29,17 +29,21 @@ class SessionStreams {
   // told by OnRoom, or the connection ends. It may also be told for nothing.
   bool HasRoom(Stream* stream);
 
+  // Tells those that wait, in order, as long as there is room; who is told may wait again, behind
+  // the others.
   void OnWritable();
   void OnClosed();
 
  private:
-  // Those that wait, in order, linked by Stream::next_waiting_; they leave the list.
-  Stream* TakeWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The first of those that wait leaves the list; nullptr: there is none.
+  Stream* TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   transport::Connection* const connection_;
   const uint32_t peer_window_;  // 0: the peer knows no streams
   Mutex mutex_;
-  Stream* last_waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;  // linked to the one before it
+  // Those that wait, in order, linked by Stream::next_waiting_.
+  Stream* first_waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  Stream* last_waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -13,11 +13,6 @@ using transport::FrameType;
 using transport::OutgoingMessage;
 using transport::StreamDirection;
 
-constexpr StreamDirection Opposite(StreamDirection direction) {
-  return direction == StreamDirection::kToCallee ? StreamDirection::kToCaller
-                                                 : StreamDirection::kToCallee;
-}
-
 bool Streams(const MethodInfo& method, StreamDirection direction) {
   return direction == StreamDirection::kToCallee ? StreamsParams(method.kind)
                                                  : StreamsResults(method.kind);
@@ -25,10 +20,12 @@ bool Streams(const MethodInfo& method, StreamDirection direction) {
 
 }  // namespace
 
-Stream::Stream(const MethodInfo& method, StreamDirection outgoing, const Limits& limits)
+Stream::Stream(const MethodInfo& method, StreamDirection outgoing, const Limits& limits,
+               const Interceptors* interceptors)
     : method_(method),
       outgoing_(outgoing),
       limits_(limits),
+      interceptors_(interceptors),
       inbox_(this, limits.stream_window_bytes),
       outbox_(this) {}
 
@@ -47,11 +44,13 @@ void Stream::Connect(SessionStreams& streams, uint32_t call_id) {
 absl::Status Stream::OnFrame(transport::IncomingMessage&& message) {
   const FrameHeader& header = message.header();
   switch (header.type) {
-    case FrameType::kStreamMessage:
+    case FrameType::kStreamMessage: {
       if (!StreamsIn() && message.has_body()) return OnUnexpectedMessage();
-      // Of one with a body when its turn comes.
-      if (!message.has_body()) ReceiveExtra(message).IgnoreError();
-      return inbox_.OnMessage(std::move(message));
+      const bool is_first = !received_any_.exchange(true, std::memory_order_relaxed);
+      // Of one with a body when its turn comes. Later its user may be reading what it told of.
+      if (is_first && !message.has_body()) ReceiveExtra(message).IgnoreError();
+      return inbox_.OnMessage(std::move(message), is_first);
+    }
     case FrameType::kStreamEnd:
       return StreamsIn() ? inbox_.OnHalfClose() : absl::OkStatus();
     default:

@@ -8,8 +8,8 @@
 // `send_mutex_`, and who ends the call (the callee before it sends the return, the caller before it
 // frees the id) calls StopSending first.
 //
-// Locks, in this order: a call side's or answer side's mutex, send_mutex_, a half's mutex or the
-// connection's own.
+// Locks, in this order: a call side's or answer side's mutex, send_mutex_, a half's mutex,
+// SessionStreams' or the connection's own.
 
 #include <atomic>
 #include <cstdint>
@@ -20,6 +20,7 @@
 #include "absl/strings/string_view.h"
 #include "base/deadline.h"
 #include "base/mutex.h"
+#include "rpc/interceptor.h"
 #include "rpc/interface_info.h"
 #include "rpc/session_streams.h"
 #include "rpc/stream_inbox.h"
@@ -33,6 +34,11 @@ namespace mi7 {
 
 class ClientCall;
 
+constexpr transport::StreamDirection Opposite(transport::StreamDirection direction) {
+  using enum transport::StreamDirection;
+  return direction == kToCallee ? kToCaller : kToCallee;
+}
+
 // Thread-safe, but for the halves' own rules.
 class Stream : public Readiness::Owner {
  public:
@@ -44,6 +50,10 @@ class Stream : public Readiness::Owner {
   const MethodInfo& method() const { return method_; }
   absl::string_view name() const override { return method_.name; }
   const Limits& limits() const { return limits_; }
+  // The direction in which this end sends.
+  transport::StreamDirection outgoing() const { return outgoing_; }
+  // Of the channel or server; nullptr: none.
+  const Interceptors* interceptors() const { return interceptors_; }
 
   // Blocks until `half` is ready: OK. FAILED_PRECONDITION: this thread would wait for itself.
   absl::Status Await(Readiness& half);
@@ -53,19 +63,21 @@ class Stream : public Readiness::Owner {
   virtual transport::OutgoingMessage NewMessage() = 0;
   // The call, at the caller's end; nullptr at the callee's.
   virtual ClientCall* call() { return nullptr; }
-  // What came along with a message, which is about to be given to the user; not OK: the stream has
-  // failed because of it.
+  // What came along with the first message, which is about to be given to the user; not OK: the
+  // stream has failed because of it.
   virtual absl::Status ReceiveExtra(const transport::IncomingMessage&) { return absl::OkStatus(); }
   // A message that was taken turned out to be malformed: ends the stream. The status, for whoever
   // took it. Inside a catch block.
   virtual absl::Status FailMalformed() = 0;
+  // A message that has come, or was to come, cannot be given to the user: ends what is received.
+  virtual void FailInput(const absl::Status& why) = 0;
 
   // --- For the runtime ---
 
   // A frame of the stream; INVALID_ARGUMENT when the peer broke the protocol. The driving thread.
   absl::Status OnFrame(transport::IncomingMessage&& message);
-  // A message of the stream that the transport could not deliver. The driving thread.
-  virtual void OnRejected(const absl::Status& why) = 0;
+  // Whether a message has come. A hint, except on the driving thread.
+  bool received_any() const { return received_any_.load(std::memory_order_relaxed); }
   // There is room in the connection's queue.
   void OnRoom();
   // When it has returned, nothing is sent for the stream any more.
@@ -76,10 +88,15 @@ class Stream : public Readiness::Owner {
 
   // --- For the halves ---
 
-  // Before the first message is written: adds what else goes with it.
+  // Adds to a message, as long as none was sent, what else goes with the first one.
   void PrepareFirst(transport::MessageBody& message) {
     MutexLock lock(&send_mutex_);
     if (!stopped_) AddToFirst(message);
+  }
+  // That message was not sent: what went along goes with the next one.
+  void FirstWasNotSent() {
+    MutexLock lock(&send_mutex_);
+    if (!stopped_) TakeBackFromFirst();
   }
   // Whether the connection has room; when not, OnRoom follows.
   bool HasRoom();
@@ -88,8 +105,10 @@ class Stream : public Readiness::Owner {
   void SendCredit(uint32_t bytes);
 
  protected:
-  // `outgoing`: the direction in which this end sends.
-  Stream(const MethodInfo& method, transport::StreamDirection outgoing, const Limits& limits);
+  // `outgoing`: the direction in which this end sends. `interceptors`: nullptr, or those whose
+  // OnStart has run or will have before the first message; must outlive the stream.
+  Stream(const MethodInfo& method, transport::StreamDirection outgoing, const Limits& limits,
+         const Interceptors* interceptors);
   virtual ~Stream() = default;
 
   // From now on there is a connection, on which the call has the id. `streams` outlives the stream,
@@ -106,6 +125,7 @@ class Stream : public Readiness::Owner {
   virtual absl::Status OnUnexpectedMessage() = 0;
   // The call is not over.
   virtual void AddToFirst(transport::MessageBody&) {}
+  virtual void TakeBackFromFirst() {}
   // OK, or why this thread must not block.
   virtual absl::Status MayBlock() = 0;
   // Blocks until `completion` is done (true) or `deadline` passed.
@@ -122,11 +142,13 @@ class Stream : public Readiness::Owner {
   const MethodInfo& method_;
   const transport::StreamDirection outgoing_;
   const Limits& limits_;
+  const Interceptors* const interceptors_;
   StreamInbox inbox_;
   StreamOutbox outbox_;
   // Written once, by Connect, after call_id_ (release), and read by other threads (acquire).
   std::atomic<SessionStreams*> streams_{nullptr};
   uint32_t call_id_ = 0;
+  std::atomic<bool> received_any_{false};  // relaxed: the driving thread's
   Mutex send_mutex_;
   bool stopped_ ABSL_GUARDED_BY(send_mutex_) = false;
   // SessionStreams', under its mutex.

@@ -12,7 +12,7 @@ namespace mi7 {
 StreamInbox::StreamInbox(Stream* stream, uint32_t window)
     : Readiness(stream), stream_(stream), window_(window), granted_(window) {}
 
-absl::Status StreamInbox::OnMessage(transport::IncomingMessage&& message) {
+absl::Status StreamInbox::OnMessage(transport::IncomingMessage&& message, bool is_first) {
   const uint64_t bytes = message.header().size;
   Waiter waiter;
   uint32_t credit = 0;
@@ -26,7 +26,8 @@ absl::Status StreamInbox::OnMessage(transport::IncomingMessage&& message) {
     }
     granted_ -= static_cast<int64_t>(bytes);
     if (message.has_body()) {
-      ReceivedMessage* const received = ObjectPool<ReceivedMessage>::New(std::move(message));
+      ReceivedMessage* const received =
+          ObjectPool<ReceivedMessage>::New(std::move(message), is_first);
       (first_ == nullptr ? first_ : last_->next) = received;
       last_ = received;
       waiter = TakeWaiter();
@@ -57,7 +58,7 @@ void StreamInbox::End(const absl::Status& status) {
   {
     MutexLock lock(&mutex_);
     closed_ = true;
-    end_ = status;
+    if (end_.ok()) end_ = status;
     waiter = TakeWaiter();
   }
   waiter.Wake();

@@ -26,18 +26,21 @@ class StreamInbox final : public Readiness {
   ~StreamInbox() { Drop(first_); }
 
   // INVALID_ARGUMENT: the peer sent it without credit, or after its end.
-  absl::Status OnMessage(transport::IncomingMessage&& message);
+  absl::Status OnMessage(transport::IncomingMessage&& message, bool is_first);
   // The peer sends no more. INVALID_ARGUMENT: it said so before.
   absl::Status OnHalfClose();
   // There is room again for a credit that was due.
   void OnRoom();
   // The stream is over. What has arrived can still be taken, unless Clear was called, and then
-  // `status` is the end.
+  // `status` is the end; the first failure, if it is told several.
   void End(const absl::Status& status);
   // Drops what was not taken; nothing comes any more.
   void Clear();
 
   // --- The user's ---
+
+  // How the user's last read that did not give a message has ended; OK until then.
+  absl::Status& read_status() { return read_status_; }
 
   enum class Taken { kMessage, kEnd, kNothing };
   Taken Take(ReceivedMessageRef& message);
@@ -67,6 +70,7 @@ class StreamInbox final : public Readiness {
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;       // no further message comes
   bool cleared_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status end_ ABSL_GUARDED_BY(mutex_);
+  absl::Status read_status_;  // the user's
 };
 
 }  // namespace mi7

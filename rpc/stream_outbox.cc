@@ -4,35 +4,49 @@
 
 #include "absl/strings/str_cat.h"
 #include "rpc/stream.h"
+#include "rpc/stream_interception.h"
 
 namespace mi7 {
 
 StreamOutbox::StreamOutbox(Stream* stream) : Readiness(stream), stream_(stream) {}
 
 void StreamOutbox::Open(uint32_t window) {
+  {
+    MutexLock lock(&mutex_);
+    if (ended_) return;
+    window_ = window;
+    credit_ = window;
+    stage_ = Stage::kWaitingForRoom;
+  }
+  // Where there is none OnRoom comes, perhaps before this returns.
+  if (stream_->HasRoom()) Begin();
+}
+
+void StreamOutbox::Begin() {
   bool close = false;
   Waiter waiter;
-  for (bool first = true;; first = false) {
-    transport::OutgoingMessage early;
-    uint64_t bytes = 0;
-    {
-      MutexLock lock(&mutex_);
-      if (ended_) return;
-      if (first) {
-        window_ = window;
-        credit_ = window;
-      }
-      if (!early_) {
-        open_ = true;
-        close = closed_;
-        waiter = TakeWaiter();
-        break;
-      }
-      early = std::move(early_);
+  transport::OutgoingMessage early;
+  uint64_t bytes = 0;
+  {
+    MutexLock lock(&mutex_);
+    if (ended_ || stage_ != Stage::kWaitingForRoom) return;
+    early = std::move(early_);
+    if (early) {
+      stage_ = Stage::kOpening;
       bytes = transport::MessageBytes(*early);
       credit_ -= static_cast<int64_t>(bytes);
+    } else {
+      stage_ = Stage::kOpen;
+      close = closed_;
+      waiter = TakeWaiter();
     }
+  }
+  if (early) {
     SendNow(std::move(early), bytes);
+    MutexLock lock(&mutex_);
+    stage_ = Stage::kOpen;
+    close = closed_ && !ended_;
+    waiter = TakeWaiter();
   }
   if (close) stream_->SendEnd();
   waiter.Wake();
@@ -56,6 +70,7 @@ absl::Status StreamOutbox::OnCredit(uint32_t bytes) {
 }
 
 void StreamOutbox::OnRoom() {
+  Begin();
   Waiter waiter;
   {
     MutexLock lock(&mutex_);
@@ -79,18 +94,41 @@ void StreamOutbox::End(const absl::Status& status) {
   waiter.Wake();
 }
 
+absl::Status StreamOutbox::Intercept(const Interceptors& interceptors,
+                                     transport::OutgoingMessage& message) {
+  {
+    MutexLock lock(&mutex_);
+    if (ended_) return absl::OkStatus();  // it is not sent
+  }
+  return InterceptOutgoing(interceptors, *stream_, message);
+}
+
+absl::Status StreamOutbox::Refusal() const {
+  if (closed_) return absl::FailedPreconditionError("Write after Close");
+  const bool may_write = stage_ == Stage::kOpen ? IsReady() : !early_ && stage_ != Stage::kOpening;
+  if (may_write) return absl::OkStatus();
+  return absl::FailedPreconditionError("Write before the last one has completed");
+}
+
 absl::Status StreamOutbox::Write(transport::OutgoingMessage message) {
-  if (!std::exchange(begun_, true)) stream_->PrepareFirst(*message);
+  if (const Interceptors* const interceptors = stream_->interceptors()) [[unlikely]] {
+    if (absl::Status status = Intercept(*interceptors, message); !status.ok()) return status;
+  }
+  if (!sent_any_.load(std::memory_order_relaxed)) {
+    {
+      MutexLock lock(&mutex_);
+      if (ended_) return absl::OkStatus();  // and result() says how
+      if (absl::Status refusal = Refusal(); !refusal.ok()) return refusal;
+    }
+    stream_->PrepareFirst(*message);
+  }
   uint64_t bytes;
   {
     MutexLock lock(&mutex_);
     if (ended_) return absl::OkStatus();  // and result() says how
-    if (closed_) return absl::FailedPreconditionError("Write after Close");
-    if (open_ ? !IsReady() : static_cast<bool>(early_)) {
-      return absl::FailedPreconditionError("Write before the last one has completed");
-    }
+    if (absl::Status refusal = Refusal(); !refusal.ok()) return refusal;
     result_ = absl::OkStatus();
-    if (!open_) {
+    if (stage_ != Stage::kOpen) {
       early_ = std::move(message);
       return absl::OkStatus();
     }
@@ -105,11 +143,16 @@ absl::Status StreamOutbox::Write(transport::OutgoingMessage message) {
 void StreamOutbox::SendNow(transport::OutgoingMessage message, uint64_t bytes) {
   const absl::Status sent = stream_->SendMessage(std::move(message));
   if (!sent.ok()) {
+    // Of a connection that is closed the end tells, with the call's outcome.
+    const bool lost = absl::IsUnavailable(sent);
+    if (!lost && !sent_any_.load(std::memory_order_relaxed)) stream_->FirstWasNotSent();
     MutexLock lock(&mutex_);
     credit_ += static_cast<int64_t>(bytes);
-    if (!ended_) result_ = sent;
+    lost_ |= lost;
+    if (!ended_ && !lost) result_ = sent;
     return;
   }
+  sent_any_.store(true, std::memory_order_relaxed);
   if (stream_->HasRoom()) [[likely]]
     return;
   {
@@ -132,7 +175,7 @@ void StreamOutbox::Close() {
     MutexLock lock(&mutex_);
     if (closed_ || ended_) return;
     closed_ = true;
-    if (!open_) return;  // Open tells it
+    if (stage_ != Stage::kOpen) return;  // Begin tells it
   }
   stream_->SendEnd();
 }

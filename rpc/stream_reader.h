@@ -27,6 +27,7 @@
 #include "rpc/received_message.h"
 #include "rpc/request.h"
 #include "rpc/stream.h"
+#include "rpc/stream_interception.h"
 
 namespace mi7 {
 
@@ -65,7 +66,6 @@ class [[nodiscard]] StreamReader {
   StreamReader& operator=(StreamReader&& other) noexcept {
     std::swap(stream_, other.stream_);
     std::swap(cancels_, other.cancels_);
-    std::swap(status_, other.status_);
     return *this;
   }
   ~StreamReader() {
@@ -76,10 +76,13 @@ class [[nodiscard]] StreamReader {
   Reading Read() { return Reading(this); }
   // What is there without waiting; std::nullopt: nothing yet.
   std::optional<Result> TryRead();
-  // All messages to the end, for a thread: the iterator blocks. Then status() says how it ended.
+  // All messages to the end, for a thread: the iterator blocks. Then status() says how it ended;
+  // where this thread must not block (see Reading::Wait), that, and there may be more.
   Range Messages() { return Range(this); }
   // OK until a read has given the end; then how it was.
-  const absl::Status& status() const { return status_; }
+  absl::Status status() const {
+    return stream_ ? stream_->inbox().read_status() : absl::OkStatus();
+  }
 
   // Ends the call with CANCELLED unless it is over; the server is told. Without effect at the end
   // that answers the call.
@@ -99,18 +102,19 @@ class [[nodiscard]] StreamReader {
     // handler's on the same connection), where only what is there already can be read.
     Result Wait() {
       if (absl::Status waited = reader_->stream_->Await(inbox()); !waited.ok()) return waited;
-      return reader_->Take();
+      return Take(reader_->stream_);
     }
 
     // Calls `callback(Result)` once: on the thread that drives the connection, or right here when
     // there is something already, or, right here being inside another callback, after that one has
-    // returned. The reader must live until then. Captures up to 48 bytes cost no allocation.
+    // returned; also when the reader is dropped meanwhile, which may end the stream. Captures up to
+    // 48 bytes cost no allocation.
     template <typename F>
     void Then(F callback) {
       reader_->stream_->WantBackground();
-      inbox().OnReadyInTurn([callback = std::move(callback), reader = reader_]() mutable {
-        callback(reader->Take());
-      });
+      StreamInbox& half = inbox();
+      half.OnReadyInTurn([callback = std::move(callback),
+                          stream = reader_->stream_.Share()]() mutable { callback(Take(stream)); });
     }
 
     struct Awaiter {
@@ -125,7 +129,7 @@ class [[nodiscard]] StreamReader {
       }
       Result await_resume() {
         waits = false;
-        return reader->Take();
+        return Take(reader->stream_);
       }
       // A coroutine that is destroyed while it waits must not be resumed.
       ~Awaiter() {
@@ -159,7 +163,11 @@ class [[nodiscard]] StreamReader {
       Iterator& operator++() {
         message_.reset();
         Result next = reader_->Read().Wait();
-        if (next.ok()) message_ = *std::move(next);
+        if (next.ok()) {
+          message_ = *std::move(next);
+        } else {
+          reader_->stream_->inbox().read_status() = next.status();
+        }
         return *this;
       }
       bool operator==(std::default_sentinel_t) const { return !message_; }
@@ -181,31 +189,38 @@ class [[nodiscard]] StreamReader {
 
  private:
   // Of an inbox that is ready.
-  Result Take();
+  static Result Take(const StreamRef& stream);
 
   StreamRef stream_;
   bool cancels_ = false;
-  absl::Status status_;
 };
 
 template <typename T>
-typename StreamReader<T>::Result StreamReader<T>::Take() {
+typename StreamReader<T>::Result StreamReader<T>::Take(const StreamRef& stream) {
+  absl::Status& status = stream->inbox().read_status();
   ReceivedMessageRef message;
-  if (stream_->inbox().Take(message) != StreamInbox::Taken::kMessage) {
-    status_ = stream_->inbox().end();
-    if (!status_.ok()) return status_;
+  if (stream->inbox().Take(message) != StreamInbox::Taken::kMessage) {
+    status = stream->inbox().end();
+    if (!status.ok()) return status;
     return std::nullopt;
   }
-  if (!message->message.extra().empty()) [[unlikely]] {
-    if (absl::Status received = stream_->ReceiveExtra(message->message); !received.ok()) {
-      return status_ = received;
+  if (message->is_first && !message->message.extra().empty()) [[unlikely]] {
+    if (absl::Status received = stream->ReceiveExtra(message->message); !received.ok()) {
+      return status = std::move(received);
+    }
+  }
+  if (const Interceptors* const interceptors = stream->interceptors()) [[unlikely]] {
+    if (absl::Status end = InterceptIncoming(*interceptors, *stream.get(), message->message);
+        !end.ok()) {
+      stream->FailInput(end);
+      return status = std::move(end);
     }
   }
   try {
-    typename T::Reader root = message->body.template Root<T>(message->message, stream_->limits());
+    typename T::Reader root = message->body.template Root<T>(message->message, stream->limits());
     return StreamMessage<T>(std::move(message), root);
   } catch (...) {
-    return status_ = stream_->FailMalformed();
+    return status = stream->FailMalformed();
   }
 }
 
@@ -213,7 +228,7 @@ template <typename T>
 std::optional<typename StreamReader<T>::Result> StreamReader<T>::TryRead() {
   MI7_CHECK(stream_, "StreamReader: TryRead of an empty reader");
   if (!stream_->inbox().Ready()) return std::nullopt;
-  return Take();
+  return Take(stream_);
 }
 
 }  // namespace mi7

@@ -2,6 +2,7 @@
 
 // For tests of what a session sends and accepts for streams, frame by frame; the peer is the test.
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -137,19 +138,26 @@ class StreamSessionTest : public testing::Test {
       *Channel::Create("inproc:never-connected", {.limits = SmallWindow()});
   const std::shared_ptr<SessionConfig> config_ =
       std::make_shared<SessionConfig>(SessionConfig{SmallWindow(), nullptr, nullptr, {}});
-  LambdaService service_{kStreamInfo, [this](uint64_t, uint16_t method, ServerCall& call) -> Reply {
-                           if (method == 3) {
-                             deferred_.push_back(call.context().Defer());
-                             return Reply::Later();
-                           }
-                           if (!call.OpenStream(kStreamMethods[method])) {
-                             return NeedsStreams(kStreamMethods[method]);
-                           }
-                           handled_.push_back({call.Reader<TestMessage>(),
-                                               call.Writer<TestMessage>(), call.context().Defer()});
-                           return Reply::Later();
-                         }};
+  LambdaService service_{
+      kStreamInfo, [this](uint64_t, uint16_t method, ServerCall& call) -> Reply {
+        if (method == 3) {
+          deferred_.push_back(call.context().Defer());
+          return Reply::Later();
+        }
+        if (on_open_) on_open_(call.context());
+        if (!call.OpenStream(kStreamMethods[method])) {
+          return NeedsStreams(kStreamMethods[method]);
+        }
+        if (on_stream_) {
+          return on_stream_(call.Reader<TestMessage>(), call.Writer<TestMessage>());
+        }
+        handled_.push_back(
+            {call.Reader<TestMessage>(), call.Writer<TestMessage>(), call.context().Defer()});
+        return Reply::Later();
+      }};
   Dispatcher dispatcher_;
+  std::function<void(ServerContext&)> on_open_;     // before a stream is opened
+  std::function<Reply(Reader, Writer)> on_stream_;  // in place of keeping it
   std::vector<DeferredCall> deferred_;
   std::vector<Handled> handled_;
   const std::shared_ptr<FakeConnection> connection_ =

@@ -435,6 +435,8 @@ void EventLoop::Post(absl::AnyInvocable<void()> task) { impl_->Post(std::move(ta
 
 bool EventLoop::forked() const { return impl_->forked(); }
 
+bool EventLoop::InAnyLoopThread() { return current_loop != nullptr; }
+
 bool EventLoop::InLoopThread() const { return current_loop == impl_.get(); }
 
 absl::Status EventLoop::Watch(int fd, uint32_t events, Watcher* watcher) {

@@ -66,6 +66,8 @@ class EventLoop {
   void Post(absl::AnyInvocable<void()> task);
 
   bool InLoopThread() const;
+  // Whether the calling thread is that of any event loop.
+  static bool InAnyLoopThread();
   // Whether this process was forked from the one that made the loop. The thread did not come along:
   // nothing that is posted runs, Watch fails with FAILED_PRECONDITION, and timers do nothing.
   bool forked() const;

@@ -19,6 +19,8 @@ inline constexpr uint64_t kSmallAnswerBytes = 1024;
 // Bytes that may wait, the sealed message with `header` included, unless it is the only one.
 // Streams are bounded by Connection::HasRoom.
 inline uint64_t QueueBound(const Limits& limits, bool accepted, const FrameHeader& header) {
+  // One at most a call: a server that does not hear of it works in vain.
+  if (header.type == FrameType::kCancel) return UINT64_MAX;
   if (IsStreamFrame(header.type)) return UINT64_MAX;
   if (!accepted) return limits.queued_bytes_max;
   if (header.size <= kSmallAnswerBytes) return UINT64_MAX;

@@ -66,6 +66,17 @@ TEST_F(CallLogTest, WhatAPeerSaysStaysInItsField) {
                                       "metadata.tenant=\"blue code=OK\"")));
 }
 
+// U+0085, U+2028: ends of lines for who reads UTF-8.
+TEST_F(CallLogTest, UnicodesEndsOfLinesAreEscaped) {
+  FakeCall call(kMethod);
+  CallLogOptions options;
+  const auto lines = LinesOf(call, absl::NotFoundError("a\xc2\x85z \xe2\x80\xa8"), options);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_THAT(lines[0].second, HasSubstr("message=\"a\\xc2\\x85z \\xe2\\x80\\xa8\""));
+  const auto text = LinesOf(call, absl::NotFoundError("gr\xc3\xbc\xc3\x9f dich"), options);
+  EXPECT_THAT(text[0].second, HasSubstr("message=\"gr\xc3\xbc\xc3\x9f dich\""));
+}
+
 TEST_F(CallLogTest, LongTextIsCut) {
   FakeCall call(kMethod);
   const auto lines = LinesOf(call, absl::NotFoundError(std::string(60'000, 'x')));

@@ -124,9 +124,15 @@ std::vector<CallMetrics::Method> CallMetrics::Snapshot() const {
 
   std::vector<Method> methods;
   for (const Entry* entry : entries) {
-    Method method;
-    method.side = entry->side;
-    method.name = entry->name;
+    auto found = std::find_if(methods.begin(), methods.end(), [entry](const Method& method) {
+      return method.side == entry->side && method.name == entry->name;
+    });
+    if (found == methods.end()) {
+      found = methods.emplace(methods.end());
+      found->side = entry->side;
+      found->name = entry->name;
+    }
+    Method& method = *found;
     for (const Counters& counters : entry->counters) {
       for (size_t code = 0; code < kCodes; ++code) {
         method.ended[code] += counters.ended[code].load(std::memory_order_relaxed);
@@ -137,8 +143,8 @@ std::vector<CallMetrics::Method> CallMetrics::Snapshot() const {
       method.latency.AddSum(counters.sum_ns.load(std::memory_order_relaxed));
       method.started += counters.started.load(std::memory_order_relaxed);
     }
-    if (method.started != 0) methods.push_back(std::move(method));
   }
+  std::erase_if(methods, [](const Method& method) { return method.started == 0; });
   return methods;
 }
 

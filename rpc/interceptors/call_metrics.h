@@ -42,7 +42,8 @@ class CallMetrics final : public Interceptor {
     uint64_t in_flight() const;
     uint64_t ended_with(absl::StatusCode code) const { return ended[static_cast<size_t>(code)]; }
   };
-  // In the order in which the methods were first called.
+  // In the order in which the methods were first called. Methods of one name, of interfaces that
+  // have the same name in different files, are counted together.
   std::vector<Method> Snapshot() const;
 
   // Snapshot() in Prometheus' text format, version 0.0.4: mi7_calls_started_total,

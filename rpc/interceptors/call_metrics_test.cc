@@ -57,6 +57,19 @@ TEST(CallMetricsTest, CountsByMethodSideAndCode) {
   EXPECT_EQ(methods[2].started, 1u);
 }
 
+// A series that came twice would make Prometheus refuse all of them.
+TEST(CallMetricsTest, MethodsOfOneNameAreCountedTogether) {
+  CallMetrics metrics;
+  constexpr MethodInfo kOtherAdd = {0xbeef, 0, "Calculator.add"};
+  Make(metrics, kAdd, absl::OkStatus(), absl::Microseconds(10));
+  Make(metrics, kOtherAdd, absl::AbortedError(""), absl::Microseconds(30));
+  const std::vector<CallMetrics::Method> methods = metrics.Snapshot();
+  ASSERT_THAT(methods, SizeIs(1));
+  EXPECT_EQ(methods[0].started, 2u);
+  EXPECT_EQ(methods[0].latency.count(), 2u);
+  EXPECT_EQ(methods[0].ended_with(absl::StatusCode::kAborted), 1u);
+}
+
 TEST(CallMetricsTest, MethodsBeyondTheLimitAreCountedTogether) {
   CallMetrics metrics(/*methods_max=*/4);
   for (uint16_t i = 0; i < 100; ++i) {
@@ -87,11 +100,14 @@ TEST(CallMetricsTest, ThreadsLoseNothing) {
   constexpr int kThreads = 8;
   constexpr uint16_t kMethods = 20;
   constexpr uint64_t kCalls = 500;
+  std::vector<std::string> names;
+  for (int id = 0; id < kMethods; ++id) names.push_back("Some.method" + std::to_string(id));
   std::vector<std::thread> threads;
   for (int t = 0; t < kThreads; ++t) {
-    threads.emplace_back([&metrics] {
+    threads.emplace_back([&metrics, &names] {
       for (uint64_t i = 0; i < kCalls * kMethods; ++i) {
-        const MethodInfo method = {0xf00d, static_cast<uint16_t>(i % kMethods), "Same.name"};
+        const auto id = static_cast<uint16_t>(i % kMethods);
+        const MethodInfo method = {0xf00d, id, names[id].c_str()};
         Make(metrics, method, absl::OkStatus(), absl::Microseconds(1));
         if (i % 1000 == 0) metrics.Snapshot();
       }

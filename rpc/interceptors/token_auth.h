@@ -14,6 +14,11 @@
 //   tokens.Add(secret, {.name = "alice", .groups = {"clerk"}});
 //   server_options.interceptors = {mi7::MakeTokenAuth(tokens.Verifier(), policy)};
 //
+// A rule names a method as MethodInfo::name does: with the interface that declares it. What `Admin`
+// inherits from `Base` is "Base.read", in every service that extends Base; interfaces that have one
+// name in different files are not told apart. A stream is authorized when it begins, and goes on
+// when its token ends.
+//
 // Handlers see who calls as metadata: context.metadata().Get(mi7::kIdentityKey).
 
 #include <functional>

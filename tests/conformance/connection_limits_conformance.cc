@@ -243,6 +243,29 @@ TEST_P(ConnectionConformance, AServerWhoseRepliesAreNotTakenStopsTakingRequests)
   EXPECT_TRUE(client_->WaitForWritable(1));
 }
 
+// Else a server would work for nobody, or a stream never end.
+TEST_P(ConnectionConformance, ACancellationIsTakenHoweverMuchWaits) {
+  Limits limits;
+  limits.queued_bytes_max = limits.message_bytes_max = 1 << 20;
+  ASSERT_NO_FATAL_FAILURE(Connect(limits, limits));
+  client_ = std::make_shared<RecordingReceiver>();
+  client_connection_->Start(client_);
+  client_connection_->SetBackground(true);
+  uint32_t sent = 0;
+  while (SendCall(*client_connection_, sent, 32 << 10).ok()) ++sent;
+  OutgoingMessage cancel = NewHeapMessage(0);
+  cancel->header.type = FrameType::kCancel;
+  cancel->header.call_id = 3;
+  cancel->has_body = false;
+  EXPECT_THAT(client_connection_->Send(std::move(cancel)), IsOk());
+  server_ = std::make_shared<RecordingReceiver>();
+  server_connection_->Start(server_);
+  ASSERT_TRUE(server_->WaitForMessages(sent + 1));
+  const std::vector<IncomingMessage> messages = server_->TakeMessages();
+  EXPECT_EQ(messages.back().header().type, FrameType::kCancel);
+  CloseBoth();
+}
+
 TEST_P(ConnectionConformance, WhatIsTakenBackBeforeItLeftIsNotSeenByThePeer) {
   Limits limits;
   limits.queued_bytes_max = limits.message_bytes_max = 1 << 20;

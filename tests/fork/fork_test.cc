@@ -26,6 +26,7 @@
 #include "rpc/channel.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
+#include "tests/conformance/call/feed_service.h"
 #include "tests/conformance/call/probe_service.h"
 #include "transport/event_loop.h"
 #include "transport/local/testing.h"
@@ -149,6 +150,42 @@ TEST_P(ForkTest, WhatIsTheParentsIsRefusedInAChildAndTheParentGoesOn) {
   const Deadline soon = Deadline::After(kSoon);
   while (server_->connection_count() != 1 && !soon.passed()) std::this_thread::yield();
   EXPECT_EQ(server_->connection_count(), 1u);
+}
+
+TEST_P(ForkTest, StreamsOfTheParentsEndInAChild) {
+  conformance::FeedImpl feed;
+  // Nothing is sent, and nothing ends.
+  feed.on_watch = [](ServerContext& context, conformance::Feed::WatchParams::Reader,
+                     StreamWriter<conformance::Item>) -> Reply {
+    static_cast<void>(new DeferredCall(context.Defer()));
+    return Reply::Later();
+  };
+  feed.on_pour = [](ServerContext& context, conformance::Item::Reader) -> Reply {
+    static_cast<void>(new DeferredCall(context.Defer()));
+    return Reply::Later();
+  };
+  const auto server = *ServerBuilder().AddService(&feed).Listen(GetParam().endpoint()).Start();
+  const auto channel = *Channel::Create(server->endpoints()[0]);
+  conformance::FeedStub stub(channel);
+  ASSERT_THAT(stub.Ask().Send().Wait(), IsOk());
+  auto reader = stub.Watch().Send();
+  auto poured = stub.Pour().Send();
+  auto poured_more = stub.Pour().Send();
+  EXPECT_TRUE(HoldsInChild([&] {
+    const auto refused =
+        StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("before fork()"));
+    std::optional<absl::Status> by_callback;
+    reader.Read().Then([&](auto item) { by_callback = item.status(); });
+    ASSERT_TRUE(by_callback);
+    EXPECT_THAT(*by_callback, refused);
+    EXPECT_THAT(stub.FinishStream().Wait(), refused);
+    std::optional<absl::Status> finished;
+    stub.FinishStream().Then([&](absl::Status status) { finished = status; });
+    EXPECT_TRUE(finished);
+    EXPECT_THAT(stub.Pour().Send().Wait(), refused);
+  }));
+  reader.Cancel();
+  EXPECT_THAT(reader.Read().Wait().status(), StatusIs(absl::StatusCode::kCancelled));
 }
 
 TEST_P(ForkTest, AChannelThatWasNeverUsedIsRefusedInAChildToo) {

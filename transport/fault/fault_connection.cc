@@ -55,7 +55,8 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     absl::Status sealed = SealMessage(*message, limits_);
     if (!sealed.ok()) return sealed;
     const uint64_t bytes = message->header.size;
-    const bool bounded = !options_.accepted && !IsStreamFrame(message->header.type);
+    const bool bounded = !options_.accepted && !IsStreamFrame(message->header.type) &&
+                         message->header.type != FrameType::kCancel;
     // What an accepted connection answers is bounded by the inner one, which stops reading: it must
     // learn of it.
     const bool passes_on = options_.accepted;

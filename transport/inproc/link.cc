@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "transport/callback_scope.h"
 #include "transport/message_queue.h"
 
 namespace mi7::transport::inproc {
@@ -26,23 +27,29 @@ Limits Narrower(const Limits& own, const Limits& other) {
 
 }  // namespace
 
-constinit thread_local Link::Frame* Link::callback_frames_ = nullptr;
 constinit thread_local Link::Frame* Link::await_frames_ = nullptr;
+
+// Nothing is held back.
+class Link::SideCallback final : public CallbackScope {
+ public:
+  explicit SideCallback(const Side& side) : CallbackScope(&side) {}
+
+ private:
+  void Flush() override {}
+};
 
 class Link::FrameScope {
  public:
-  FrameScope(Frame*& frames, const Side& side, bool drives_other)
-      : frames_(frames), frame_{&side, frames, drives_other} {
-    frames_ = &frame_;
+  FrameScope(const Side& side, bool drives_other) : frame_{&side, await_frames_, drives_other} {
+    await_frames_ = &frame_;
   }
-  ~FrameScope() { frames_ = frame_.outer; }
+  ~FrameScope() { await_frames_ = frame_.outer; }
   static const Frame* Find(const Frame* frames, const Side& side) {
     while (frames != nullptr && frames->side != &side) frames = frames->outer;
     return frames;
   }
 
  private:
-  Frame*& frames_;
   Frame frame_;
 };
 
@@ -298,12 +305,12 @@ bool Link::DriveOne(Side& side) {
   if (side.writable_due) {
     side.writable_due = false;
     mutex_.Unlock();
-    FrameScope frame(callback_frames_, side, false);
+    SideCallback callback(side);
     receiver.OnWritable();
   } else {
     OutgoingMessage message = TakeFromInbox(side);
     mutex_.Unlock();
-    FrameScope frame(callback_frames_, side, false);
+    SideCallback callback(side);
     receiver.OnMessage(MakeIncoming(std::move(message)));
   }
   mutex_.Lock();
@@ -366,7 +373,7 @@ void Link::End(Side& side) {
   side.driven.store(true, std::memory_order_relaxed);
   mutex_.Unlock();
   if (receiver != nullptr) {
-    FrameScope frame(callback_frames_, side, false);
+    SideCallback callback(side);
     while (!unsent.empty()) {
       const OutgoingMessage message = unsent.Pop();
       receiver->OnUnsent(message->header, LostBeforeSend());
@@ -389,7 +396,7 @@ bool Link::Await(Which which, Completion& completion, Deadline deadline) {
 
   MutexLock lock(&mutex_);
   {
-    FrameScope frame(await_frames_, side, waiter.drives_other);
+    FrameScope frame(side, waiter.drives_other);
     if (!waiter.drives_other) {
       if (CanDrive(other)) PostPump(other);  // may have been left for us to drive
     } else if (!other.inbox.empty()) {
@@ -473,8 +480,7 @@ bool Link::InCallback(Which which) const {
   // Of either end: a thread inside a callback of the other one is the one that would have to serve
   // it.
   static_cast<void>(which);
-  return FrameScope::Find(callback_frames_, sides_[0]) != nullptr ||
-         FrameScope::Find(callback_frames_, sides_[1]) != nullptr;
+  return CallbackScope::Of(&sides_[0]) != nullptr || CallbackScope::Of(&sides_[1]) != nullptr;
 }
 
 ConnectionInfo Link::info(Which which) const {

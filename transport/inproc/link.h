@@ -157,14 +157,14 @@ class Link : public std::enable_shared_from_this<Link> {
     uint64_t timer_delivered = 0;  // `delivered` at the last tick
   };
 
-  // Frames of this thread's stack that are inside a callback, or inside Await, of a side.
+  // Frames of this thread's stack that are inside Await of a side.
   struct Frame {
     const Side* side;
     Frame* outer;
-    bool drives_other;  // in Await
+    bool drives_other;
   };
   class FrameScope;
-  static constinit thread_local Frame* callback_frames_;
+  class SideCallback;
   static constinit thread_local Frame* await_frames_;
 
   Side& Other(const Side& side) { return &side == &sides_[0] ? sides_[1] : sides_[0]; }

@@ -182,11 +182,13 @@ TEST_P(StreamTest, CancellationWakesAWriterThatWaitsForCredit) {
   absl::Status last;
   feed_.on_watch = [&](ServerContext&, Feed::WatchParams::Reader,
                        StreamWriter<Item> writer) -> Reply {
+    absl::Status written;
     do {
-      last = co_await writer.Write(NewItem(writer, 0, 10'000));
-    } while (last.ok());
-    ended.Notify();
-    co_return last;
+      written = co_await writer.Write(NewItem(writer, 0, 10'000));
+    } while (written.ok());
+    last = written;
+    ended.Notify();  // the test's variables end
+    co_return written;
   };
   Start();
   {
