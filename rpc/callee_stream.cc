@@ -5,8 +5,7 @@
 #include "base/object_pool.h"
 #include "rpc/message_reader.h"
 #include "rpc/server_call.h"
-#include "transport/callback_scope.h"
-#include "transport/event_loop.h"
+#include "transport/driving_thread.h"
 
 namespace mi7 {
 
@@ -78,8 +77,7 @@ void CalleeStream::OnCancelled(absl::StatusCode code, absl::string_view why) {
 
 absl::Status CalleeStream::MayBlock() {
   // Of another connection, too: it may be this thread that drives both.
-  if (!streams()->connection().InCallback() && !transport::EventLoop::InAnyLoopThread() &&
-      transport::CallbackScope::innermost() == nullptr) {
+  if (!streams()->connection().InCallback() && !transport::OnDrivingThread()) {
     return absl::OkStatus();
   }
   return Named(absl::StatusCode::kFailedPrecondition,

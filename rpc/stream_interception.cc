@@ -68,9 +68,7 @@ class OutgoingPassage final : public Passage {
 
  private:
   capnp::AnyPointer::Reader Root() override { return EditRoot().asReader(); }
-  capnp::AnyPointer::Builder EditRoot() override {
-    return message_->getRoot<capnp::AnyPointer>();
-  }
+  capnp::AnyPointer::Builder EditRoot() override { return message_->getRoot<capnp::AnyPointer>(); }
 
   OutgoingMessage& message_;
 };
@@ -118,8 +116,8 @@ absl::Status InterceptIncoming(const Interceptors& interceptors, const Stream& s
                                IncomingMessage& message) {
   IncomingPassage passage(stream, message);
   const bool at_server = stream.outgoing() == StreamDirection::kToCaller;
-  absl::Status status = passage.Run(interceptors, at_server ? absl::StatusCode::kInvalidArgument
-                                                            : absl::StatusCode::kInternal);
+  absl::Status status = passage.Run(
+      interceptors, at_server ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kInternal);
   if (!status.ok()) return status;
   if (OutgoingMessage changed = passage.TakeChanged()) {
     if (status = transport::SealMessage(*changed, stream.limits()); !status.ok()) return status;

@@ -131,10 +131,6 @@ struct EventLoop::Impl {
   std::vector<absl::AnyInvocable<void()>> running;  // kept warm
 };
 
-namespace {
-constinit thread_local void* current_loop = nullptr;
-}  // namespace
-
 absl::Status EventLoop::Impl::Open() {
   epoll_fd = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll_fd) return NoResource("epoll_create1", errno);
@@ -370,7 +366,7 @@ void EventLoop::Impl::Sleep(int64_t start_ns, int64_t budget_ns) {
 }
 
 void EventLoop::Impl::Run() {
-  current_loop = this;
+  EventLoop::current_ = this;
   ::pthread_setname_np(::pthread_self(), options.name.substr(0, 15).c_str());
   single_cpu = OnSingleCpu();
   while (!stopped) {
@@ -384,7 +380,7 @@ void EventLoop::Impl::Run() {
   // What libuv still does (a name being resolved) ends before the loop does.
   uv_run(&uv, UV_RUN_DEFAULT);
   MI7_CHECK(uv_loop_close(&uv) == 0, "everything attached to an event loop is closed before it");
-  current_loop = nullptr;
+  EventLoop::current_ = nullptr;
 }
 
 void EventLoop::Impl::Stop() {
@@ -435,9 +431,7 @@ void EventLoop::Post(absl::AnyInvocable<void()> task) { impl_->Post(std::move(ta
 
 bool EventLoop::forked() const { return impl_->forked(); }
 
-bool EventLoop::InAnyLoopThread() { return current_loop != nullptr; }
-
-bool EventLoop::InLoopThread() const { return current_loop == impl_.get(); }
+bool EventLoop::InLoopThread() const { return EventLoop::current_ == impl_.get(); }
 
 absl::Status EventLoop::Watch(int fd, uint32_t events, Watcher* watcher) {
   if (forked()) [[unlikely]]

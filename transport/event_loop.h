@@ -67,7 +67,7 @@ class EventLoop {
 
   bool InLoopThread() const;
   // Whether the calling thread is that of any event loop.
-  static bool InAnyLoopThread();
+  static bool InAnyLoopThread() { return current_ != nullptr; }
   // Whether this process was forked from the one that made the loop. The thread did not come along:
   // nothing that is posted runs, Watch fails with FAILED_PRECONDITION, and timers do nothing.
   bool forked() const;
@@ -115,6 +115,7 @@ class EventLoop {
 
  private:
   struct Impl;
+  static inline constinit thread_local const void* current_ = nullptr;  // whose thread this is
   explicit EventLoop(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

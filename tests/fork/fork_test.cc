@@ -153,6 +153,8 @@ TEST_P(ForkTest, WhatIsTheParentsIsRefusedInAChildAndTheParentGoesOn) {
 }
 
 TEST_P(ForkTest, StreamsOfTheParentsEndInAChild) {
+  channel_ = nullptr;
+  server_ = nullptr;  // whose name may be free again for the next one
   conformance::FeedImpl feed;
   // Nothing is sent, and nothing ends.
   feed.on_watch = [](ServerContext& context, conformance::Feed::WatchParams::Reader,

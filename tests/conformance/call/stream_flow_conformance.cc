@@ -286,13 +286,13 @@ TEST_P(StreamTest, AnIdleStreamSurvives) {
     return Reply::Later();
   };
   Limits limits;
-  limits.handshake_timeout = absl::Milliseconds(100);
-  limits.write_stall_timeout = absl::Milliseconds(100);
+  limits.handshake_timeout = absl::Milliseconds(300);
+  limits.write_stall_timeout = absl::Milliseconds(300);
   Start(limits);
   auto reader = Watch(0);
   ASSERT_TRUE(GivesItems(reader, 0, 1));
   // Longer than every timeout of a connection, which must all mean something else.
-  const Deadline idle = Deadline::After(absl::Milliseconds(300));
+  const Deadline idle = Deadline::After(absl::Milliseconds(700));
   EXPECT_FALSE(reader.TryRead());
   transport::Completion never;
   while (never.Sleep(idle) != transport::Completion::Woken::kDeadline) {

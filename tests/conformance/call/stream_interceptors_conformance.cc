@@ -53,10 +53,9 @@ class Story {
     return OnMessage([this, name](InterceptedMessage& message) {
       const bool client = message.side() == InterceptedCall::Side::kClient;
       absl::MutexLock lock(&mutex_);
-      events_.push_back(absl::StrCat(client ? "client " : "server ", name,
-                                     message.outgoing() ? " sends " : " receives ",
-                                     message.Get<Item>().getNumber(), " of ",
-                                     message.method().name));
+      events_.push_back(absl::StrCat(
+          client ? "client " : "server ", name, message.outgoing() ? " sends " : " receives ",
+          message.Get<Item>().getNumber(), " of ", message.method().name));
     });
   }
   std::vector<std::string> Take() {

@@ -371,8 +371,8 @@ TEST_P(StreamTest, InlineHandlersMustNotBlock) {
     }
   }
   EXPECT_THAT(read, StatusIs(absl::StatusCode::kFailedPrecondition,
-                             testing::HasSubstr("Feed.chat: Wait() on the thread that drives the "
-                                                "connection would wait for itself")));
+                             testing::HasSubstr("Feed.chat: Wait() on a thread that drives "
+                                                "connections would wait for itself")));
   EXPECT_THAT(written, StatusIs(absl::StatusCode::kFailedPrecondition));
 }
 

@@ -1,0 +1,12 @@
+#include "transport/driving_thread.h"
+
+#include "transport/callback_scope.h"
+#include "transport/event_loop.h"
+
+namespace mi7::transport {
+
+bool OnDrivingThread() {
+  return EventLoop::InAnyLoopThread() || CallbackScope::innermost() != nullptr;
+}
+
+}  // namespace mi7::transport
