@@ -82,10 +82,13 @@ class CondVar {
       changed_.wait(lock, condition);
       return true;
     }
-    // steady_clock is CLOCK_MONOTONIC, as Deadline.
-    return changed_.wait_until(
-        lock, std::chrono::steady_clock::time_point(std::chrono::nanoseconds(deadline.at_ns())),
-        condition);
+    while (!condition()) {
+      if (deadline.passed()) return false;
+      // steady_clock is CLOCK_MONOTONIC.
+      changed_.wait_until(lock, std::chrono::steady_clock::time_point(
+                                    std::chrono::nanoseconds(deadline.ForSystem().at_ns())));
+    }
+    return true;
   }
   void NotifyAll() { changed_.notify_all(); }
 

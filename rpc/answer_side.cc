@@ -1,5 +1,6 @@
 #include "rpc/answer_side.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -138,17 +139,19 @@ void AnswerSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
 }
 
 void AnswerSide::OnClosed() {
-  std::vector<CalleeStream*> streams;
+  std::vector<std::pair<uint32_t, CalleeStream*>> streams;
   {
     MutexLock lock(&mutex_);
     for (const auto& [id, call] : async_calls_) {
       call->Cancel();
       if (call->stream_ == nullptr) continue;
       call->stream_->Ref();
-      streams.push_back(call->stream_);
+      streams.emplace_back(id, call->stream_);
     }
   }
-  for (CalleeStream* const stream : streams) {
+  // By their ids, not as the table has them: a simulation is repeated with the same order.
+  std::sort(streams.begin(), streams.end());
+  for (const auto& [id, stream] : streams) {
     stream->OnCancelled(absl::StatusCode::kUnavailable, "connection lost");
     stream->Unref();
   }

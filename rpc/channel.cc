@@ -96,6 +96,7 @@ Channel::Channel(transport::Endpoint endpoint, const ChannelOptions& options)
       wait_(options.wait),
       connect_timeout_(options.connect_timeout),
       config_(std::make_shared<SessionConfig>(SessionConfig{options.limits, nullptr, nullptr, {}})),
+      decorator_(options.decorator),
       loop_(options.event_loop),
       interceptors_(options.interceptors.empty()
                         ? nullptr
@@ -240,6 +241,11 @@ void Channel::BeginConnect() {
 
 void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection,
                             std::string why_not_better) {
+  if (connection.ok() && decorator_ != nullptr) [[unlikely]] {
+    auto decorated = decorator_->Decorate(*connection, loop_);
+    if (!decorated.ok()) (*connection)->Close(decorated.status());
+    connection = std::move(decorated);
+  }
   std::shared_ptr<Session> session;
   if (connection.ok()) {
     session = std::make_shared<Session>(*connection, weak_from_this(), config_);

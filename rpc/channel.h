@@ -27,6 +27,7 @@
 #include "rpc/deadline_queue.h"
 #include "rpc/interceptor.h"
 #include "rpc/session.h"
+#include "transport/connection_decorator.h"
 #include "transport/endpoint.h"
 #include "transport/event_loop.h"
 #include "transport/local_options.h"
@@ -60,6 +61,8 @@ struct ChannelOptions {
   transport::LocalOptions local = {};
   // Run around every call, the first as the outermost.
   Interceptors interceptors = {};
+  // What stands between its connections and it, for tests of what goes wrong; nullptr: nothing.
+  std::shared_ptr<transport::ConnectionDecorator> decorator = {};
   // Drives the channel in the background: connecting, callbacks, coroutines. Must outlive the
   // channel. nullptr: a loop that all such channels of the process share.
   transport::EventLoop* event_loop = nullptr;
@@ -145,6 +148,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   const transport::WaitPolicy wait_;
   const absl::Duration connect_timeout_;
   const std::shared_ptr<const SessionConfig> config_;
+  const std::shared_ptr<transport::ConnectionDecorator> decorator_;
   transport::EventLoop* const loop_;
   const std::unique_ptr<const Interceptors> interceptors_;  // nullptr: none
 

@@ -150,6 +150,11 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
 }
 
 void Server::Core::OnAccept(std::shared_ptr<transport::Connection> connection) {
+  if (options_.decorator != nullptr) [[unlikely]] {
+    auto decorated = options_.decorator->Decorate(connection, loops_[0].get());
+    if (!decorated.ok()) return connection->Close(decorated.status());
+    connection = *std::move(decorated);
+  }
   auto session = std::make_shared<Session>(connection, weak_from_this(), config_);
   {
     MutexLock lock(&mutex_);

@@ -21,6 +21,7 @@
 #include "rpc/dispatcher.h"
 #include "rpc/interceptor.h"
 #include "rpc/session.h"
+#include "transport/connection_decorator.h"
 #include "transport/event_loop.h"
 #include "transport/local_options.h"
 #include "transport/transports.h"
@@ -38,6 +39,8 @@ struct ServerOptions {
   Interceptors interceptors = {};
   // Peers on this machine: whom to talk to, where to meet, whether to offer shared memory.
   transport::LocalOptions local = {};
+  // What stands between its connections and it, for tests of what goes wrong; nullptr: nothing.
+  std::shared_ptr<transport::ConnectionDecorator> decorator = {};
 };
 
 // Thread-safe. It serves in the process that started it; a forked child has no share in its sockets

@@ -76,7 +76,7 @@ Completion::Woken Completion::Sleep(Deadline deadline) {
                                                        std::memory_order_acquire)) {
       continue;
     }
-    const bool in_time = FutexWait(state_, kSleeping, deadline);
+    const bool in_time = FutexWait(state_, kSleeping, deadline.ForSystem()) || !deadline.passed();
     seen = state_.load(std::memory_order_acquire);
     if (!in_time && seen == kSleeping &&
         state_.compare_exchange_strong(seen, kIdle, std::memory_order_acq_rel,

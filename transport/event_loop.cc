@@ -61,6 +61,7 @@ struct EventLoop::Timer::State : TimerHeap::Entry {
 struct EventLoop::Impl {
   explicit Impl(const Options& the_options) : options(the_options) {}
   bool forked() const { return epoll_fd.forked(); }
+  bool manual() const { return !thread.joinable(); }
 
   absl::Status Open();
   void Run();
@@ -86,7 +87,9 @@ struct EventLoop::Impl {
 
   // Loop thread.
   bool RunPosted();
+  bool RunOnePosted();
   bool RunTimers();
+  bool RunOneTimer(int64_t now_ns);
   void RunUv();
   int64_t NextDeadline() const {
     const int64_t timer_ns = next_timer_ns.load(std::memory_order_seq_cst);
@@ -208,17 +211,33 @@ bool EventLoop::Impl::RunTimers() {
   if (next_timer_ns.load(std::memory_order_relaxed) == kNever) return false;
   const int64_t now_ns = MonotonicNanos();
   bool ran = false;
-  for (;;) {
-    std::shared_ptr<TimerHeap::Entry> due;
-    {
-      MutexLock lock(&mutex);
-      due = timers.PopDue(now_ns);
-      next_timer_ns.store(timers.next_ns(), std::memory_order_seq_cst);
-    }
-    if (due == nullptr) return ran;
-    static_cast<Timer::State&>(*due).callback();
-    ran = true;
+  while (RunOneTimer(now_ns)) ran = true;
+  return ran;
+}
+
+bool EventLoop::Impl::RunOneTimer(int64_t now_ns) {
+  std::shared_ptr<TimerHeap::Entry> due;
+  {
+    MutexLock lock(&mutex);
+    due = timers.PopDue(now_ns);
+    next_timer_ns.store(timers.next_ns(), std::memory_order_seq_cst);
   }
+  if (due == nullptr) return false;
+  static_cast<Timer::State&>(*due).callback();
+  return true;
+}
+
+bool EventLoop::Impl::RunOnePosted() {
+  absl::AnyInvocable<void()> task;
+  {
+    MutexLock lock(&mutex);
+    if (posted.empty()) return false;
+    task = std::move(posted.front());
+    posted.erase(posted.begin());
+    posted_any.store(!posted.empty(), std::memory_order_seq_cst);
+  }
+  task();
+  return true;
 }
 
 void EventLoop::Impl::RunUv() {
@@ -252,7 +271,8 @@ bool EventLoop::Impl::Dispatch(int count) {
 
 int EventLoop::Impl::Wait(int64_t until_ns) {
   if (until_ns == kNever) return sys::EpollWait(epoll_fd.get(), events, kEventsMax, -1);
-  const int64_t left_ns = std::max<int64_t>(0, until_ns - MonotonicNanos());
+  const int64_t at_ns = Deadline::AtNanos(until_ns).ForSystem().at_ns();
+  const int64_t left_ns = std::max<int64_t>(0, at_ns - SystemNanos());
   static std::atomic<bool> no_pwait2{false};
   if (!no_pwait2.load(std::memory_order_relaxed)) {
     const timespec timeout{static_cast<time_t>(left_ns / 1'000'000'000),
@@ -384,6 +404,11 @@ void EventLoop::Impl::Run() {
 }
 
 void EventLoop::Impl::Stop() {
+  if (manual()) {
+    while (RunOnePosted()) {
+    }
+    return;
+  }
   Post([this] { stopped = true; });
   thread.join();
 }
@@ -413,6 +438,24 @@ absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create(const Options& opti
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (!started.ok()) return fail(std::move(started));
   return std::unique_ptr<EventLoop>(new EventLoop(std::move(impl)));
+}
+
+std::unique_ptr<EventLoop> EventLoop::CreateManual() {
+  return std::unique_ptr<EventLoop>(new EventLoop(std::make_unique<Impl>(Options{})));
+}
+
+bool EventLoop::RunOne() {
+  MI7_CHECK(impl_->manual() && current_loop == nullptr,
+            "a loop without a thread is run, outside of all loops");
+  current_loop = impl_.get();
+  const bool ran = impl_->RunOnePosted() || impl_->RunOneTimer(MonotonicNanos());
+  current_loop = nullptr;
+  return ran;
+}
+
+Deadline EventLoop::next_timer() const {
+  const int64_t at_ns = impl_->next_timer_ns.load(std::memory_order_seq_cst);
+  return at_ns == kNever ? Deadline::Infinite() : Deadline::AtNanos(at_ns);
 }
 
 EventLoop::EventLoop(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

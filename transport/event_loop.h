@@ -55,6 +55,9 @@ class EventLoop {
   };
   // Starts the thread. RESOURCE_EXHAUSTED when the system refuses a thread or a descriptor.
   static absl::StatusOr<std::unique_ptr<EventLoop>> Create(const Options& options);
+  // A loop without a thread, for simulations: whoever made it runs it by RunOne, and is the loop's
+  // thread inside. It has timers and tasks, but watches and polls nothing.
+  static std::unique_ptr<EventLoop> CreateManual();
   // Stops the loop, runs what was posted before, and joins the thread. Everything attached to the
   // loop must be closed before; not callable on the loop's own thread. In a forked child: nothing.
   ~EventLoop();
@@ -64,6 +67,12 @@ class EventLoop {
   // Runs `task` on the loop's thread, in the order of Post calls. Never runs it inside Post.
   // Thread-safe. Wakes the loop only when it sleeps.
   void Post(absl::AnyInvocable<void()> task);
+
+  // Of a loop without a thread: runs the oldest posted task or else the callback of a timer whose
+  // time has come. False: there is neither.
+  bool RunOne();
+  // When the earliest timer is due.
+  Deadline next_timer() const;
 
   bool InLoopThread() const;
   // Whether the calling thread is that of any event loop.

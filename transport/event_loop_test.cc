@@ -261,6 +261,37 @@ TEST(TimerHeapTest, AnyOrderOfInsertsAndRemovalsComesOutSorted) {
   EXPECT_EQ(heap.next_ns(), INT64_MAX);
 }
 
+TEST(ManualLoopTest, RunsTasksAndTimersOneByOne) {
+  const std::unique_ptr<EventLoop> loop = EventLoop::CreateManual();
+  std::vector<int> ran;
+  EXPECT_FALSE(loop->RunOne());
+  EXPECT_TRUE(loop->next_timer().infinite());
+  EventLoop::Timer due(loop.get(), [&] { ran.push_back(3); });
+  due.Schedule(Deadline::AtNanos(5));
+  EXPECT_EQ(loop->next_timer(), Deadline::AtNanos(5));
+  EventLoop::Timer later(loop.get(), [&] { ran.push_back(4); });
+  later.Schedule(Deadline::After(absl::Hours(1)));
+  loop->Post([&] {
+    EXPECT_TRUE(loop->InLoopThread());
+    ran.push_back(1);
+    loop->Post([&] { ran.push_back(2); });
+  });
+  EXPECT_TRUE(ran.empty()) << "nothing runs by itself";
+  EXPECT_TRUE(loop->RunOne());
+  EXPECT_FALSE(loop->InLoopThread());
+  EXPECT_EQ(ran, std::vector<int>({1}));
+  EXPECT_TRUE(loop->RunOne());
+  EXPECT_TRUE(loop->RunOne());
+  EXPECT_EQ(ran, std::vector<int>({1, 2, 3})) << "tasks before timers";
+  EXPECT_FALSE(loop->RunOne()) << "the other timer is not due";
+}
+
+TEST(ManualLoopTest, RunsWhatWasPostedBeforeItEnds) {
+  bool ran = false;
+  EventLoop::CreateManual()->Post([&] { ran = true; });
+  EXPECT_TRUE(ran);
+}
+
 TEST(SpinBudgetTest, PollsWhileMessagesComeSoonAndStopsWhenTheyDoNot) {
   SpinBudget budget;
   EXPECT_EQ(budget.Begin(), SpinBudget::kSpinNs) << "the first wait is worth a try";

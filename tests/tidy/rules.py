@@ -24,6 +24,7 @@ SEAM = {
     "transport/buffer_pool.h",
     "transport/completion.h",
     "transport/connection.h",
+    "transport/connection_decorator.h",
     "transport/driving_thread.h",
     "transport/endpoint.h",
     "transport/event_loop.h",

@@ -39,7 +39,7 @@ void Doorbell::SleepInFutex(const std::atomic<uint32_t>& kick, uint32_t kick_see
     waits[2].uaddr = AddressOf(other);
     waits[2].val = other_seen;
     waits[2].flags = FUTEX_32 | FUTEX_PRIVATE_FLAG;
-    const int64_t at_ns = deadline.infinite() ? 0 : deadline.at_ns();
+    const int64_t at_ns = deadline.infinite() ? 0 : deadline.ForSystem().at_ns();
     const timespec until{static_cast<time_t>(at_ns / 1'000'000'000),
                          static_cast<long>(at_ns % 1'000'000'000)};
     const long result = ::syscall(SYS_futex_waitv, waits, 3, 0,

@@ -1,0 +1,181 @@
+#include "tests/sim/callers.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/deadline.h"
+#include "tests/sim/sim_server.h"
+
+namespace mi7::sim {
+
+Callers::Callers(World& world, Ledger& ledger, const std::string& endpoint)
+    : world_(world), ledger_(ledger), loop_(world.NewLoop()) {
+  ChannelOptions options;
+  options.limits = SimServer::SmallLimits();
+  options.backoff.jitter = 0;  // it is not drawn from the seed
+  options.event_loop = loop_;
+  options.decorator = std::shared_ptr<World>(std::shared_ptr<World>(), &world);
+  absl::StatusOr<std::shared_ptr<Channel>> channel = Channel::Create(endpoint, options);
+  MI7_CHECK(channel.ok(), "the endpoint is sound");
+  channel_ = *std::move(channel);
+  stub_.emplace(channel_);
+}
+
+void Callers::Call() {
+  if (world_.Chance(50)) return Begin(ledger_.NewWork());
+  loop_->Post([this] { Begin(ledger_.NewWork()); });
+}
+
+void Callers::Begin(uint64_t work) {
+  if (!stub_.has_value()) return;
+  const uint64_t call = ledger_.Begin(work);
+  const uint64_t count = world_.Draw(20);
+  switch (world_.Draw(5)) {
+    case 0: {
+      auto request = stub_->Numbers(Options(call));
+      request->setCount(count);
+      auto reader = request.Send();
+      Watch(call, reader.canceller());
+      Numbers(call, count, std::move(reader));
+      return;
+    }
+    case 1: {
+      auto stream = stub_->Gather(Options(call));
+      Watch(call, stream.canceller());
+      Gather(call, count, std::move(stream));
+      return;
+    }
+    case 2: {
+      auto chat = std::make_shared<Chatter>(stub_->Chat(Options(call)));
+      Watch(call, chat->canceller());
+      Say(count, chat);
+      Hear(call, count, std::move(chat));
+      return;
+    }
+    default: {
+      auto request = stub_->Run(Options(call));
+      auto pending = request.Send();
+      Watch(call, pending.canceller());
+      pending.Then([this, call, work](auto response) {
+        const CallOutcome outcome = OutcomeOf(response.status());
+        End(call, response.status());
+        // What certainly has not run may be made again, and runs once at most in all.
+        if ((outcome == CallOutcome::kNotSent || outcome == CallOutcome::kRefused) &&
+            world_.Chance(50)) {
+          world_.After(world_.DrawTime(absl::Milliseconds(100)), [this, work] { Begin(work); });
+        }
+      });
+      return;
+    }
+  }
+}
+
+CallOptions Callers::Options(uint64_t call) {
+  CallOptions options;
+  if (world_.Chance(50)) options.deadline = Deadline::After(world_.DrawTime(absl::Seconds(1)));
+  options.wait_for_ready = world_.Chance(50);
+  auto metadata = std::make_shared<Metadata>();
+  metadata->Add("call", absl::StrCat(call));
+  options.metadata = std::move(metadata);
+  return options;
+}
+
+void Callers::Watch(uint64_t call, CallCanceller canceller) {
+  if (world_.Chance(20)) {
+    world_.After(world_.DrawTime(absl::Milliseconds(200)), [this, call] {
+      const auto found = cancellers_.find(call);
+      if (found != cancellers_.end()) CallCanceller(found->second).Cancel();
+    });
+  }
+  if (!ledger_.HasEnded(call)) cancellers_.emplace(call, std::move(canceller));
+}
+
+void Callers::End(uint64_t call, const absl::Status& status) {
+  world_.Note(call * 32 + static_cast<uint64_t>(status.code()));
+  ledger_.Ended(call, status);
+  cancellers_.erase(call);
+}
+
+DetachedTask Callers::Numbers(uint64_t call, uint64_t count, StreamReader<Number> reader) {
+  const Alive alive(ledger_);
+  const bool leaves = world_.Chance(10);
+  for (uint64_t expected = 0;; ++expected) {
+    if (world_.Chance(20)) co_await world_.Sleep(world_.DrawTime(absl::Milliseconds(20)));
+    auto message = co_await reader.Read();
+    if (message.ok() && *message) {
+      if ((*message)->getNumber() != expected) ledger_.Wrong(call, "got another message");
+      if (!leaves || expected != 2) continue;
+      // Dropping the reader cancels; nobody is told of the end.
+      End(call, absl::CancelledError("left"));
+      co_return;
+    }
+    if (message.ok() && expected != count) {
+      ledger_.Wrong(call, absl::StrCat("ended in order after ", expected, " of ", count));
+    }
+    // Whoever asks again is told the same again.
+    auto again = co_await reader.Read();
+    if (again.status() != message.status() || (again.ok() && *again)) {
+      ledger_.Wrong(call, "ended in two ways");
+    }
+    End(call, message.status());
+    co_return;
+  }
+}
+
+DetachedTask Callers::Gather(uint64_t call, uint64_t count,
+                             ClientStream<Number, Sim::GatherResults> stream) {
+  const Alive alive(ledger_);
+  for (uint64_t number = 0; number < count; ++number) {
+    if (world_.Chance(20)) co_await world_.Sleep(world_.DrawTime(absl::Milliseconds(20)));
+    StreamDraft<Number> draft = stream.NewMessage();
+    Fill(*draft, number);
+    if (!(co_await stream.Write(std::move(draft))).ok()) break;  // the answer says why
+  }
+  auto response = co_await stream.Finish();
+  if (response.ok() && response->getCount() != count) {
+    ledger_.Wrong(call, absl::StrCat(response->getCount(), " of ", count, " came"));
+  }
+  End(call, response.status());
+}
+
+DetachedTask Callers::Say(uint64_t count, std::shared_ptr<Chatter> chat) {
+  const Alive alive(ledger_);
+  for (uint64_t number = 0; number < count; ++number) {
+    StreamDraft<Number> draft = chat->writer().NewMessage();
+    Fill(*draft, number);
+    if (!(co_await chat->writer().Write(std::move(draft))).ok()) co_return;
+    if (world_.Chance(20)) co_await world_.Sleep(world_.DrawTime(absl::Milliseconds(20)));
+  }
+  chat->writer().Close();
+}
+
+DetachedTask Callers::Hear(uint64_t call, uint64_t count, std::shared_ptr<Chatter> chat) {
+  const Alive alive(ledger_);
+  for (uint64_t expected = 0;; ++expected) {
+    if (world_.Chance(20)) co_await world_.Sleep(world_.DrawTime(absl::Milliseconds(20)));
+    auto message = co_await chat->reader().Read();
+    if (message.ok() && *message) {
+      if ((*message)->getNumber() != expected) ledger_.Wrong(call, "heard another message");
+      continue;
+    }
+    if (message.ok() && expected != count) {
+      ledger_.Wrong(call, absl::StrCat("heard ", expected, " of ", count));
+    }
+    End(call, message.status());
+    co_return;
+  }
+}
+
+void Callers::CancelAll() {
+  // Each may end, and leave the map, inside its Cancel.
+  for (const auto& [call, canceller] : std::map(cancellers_)) canceller.Cancel();
+}
+
+void Callers::Close() {
+  stub_.reset();
+  channel_->Close();
+  channel_.reset();
+}
+
+}  // namespace mi7::sim

@@ -1,0 +1,57 @@
+#pragma once
+
+// Callers: those who make calls through one channel of the simulation, in every way, and note how
+// they end.
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/detached_task.h"
+#include "rpc/channel.h"
+#include "tests/sim/ledger.h"
+#include "tests/sim/sim.mi7.h"
+#include "tests/sim/world.h"
+
+namespace mi7::sim {
+
+class Callers {
+ public:
+  // All of what is given outlives the end of the calls.
+  Callers(World& world, Ledger& ledger, const std::string& endpoint);
+  // Makes a call that is drawn, now, on this thread or on the channel's loop.
+  void Call();
+  // Those that are not over.
+  void CancelAll();
+  // Ends the channel: calls that are not over fail.
+  void Close();
+  std::weak_ptr<Channel> channel() const { return channel_; }
+
+ private:
+  using Chatter = BidiStream<Number, Number>;
+  void Begin(uint64_t work);
+  CallOptions Options(uint64_t call);
+  // The call may be cancelled from now on.
+  void Watch(uint64_t call, CallCanceller canceller);
+  void End(uint64_t call, const absl::Status& status);
+  DetachedTask Numbers(uint64_t call, uint64_t count, StreamReader<Number> reader);
+  DetachedTask Gather(uint64_t call, uint64_t count,
+                      ClientStream<Number, Sim::GatherResults> stream);
+  DetachedTask Say(uint64_t count, std::shared_ptr<Chatter> chat);
+  DetachedTask Hear(uint64_t call, uint64_t count, std::shared_ptr<Chatter> chat);
+  void Fill(Number::Builder message, uint64_t number) {
+    message.setNumber(number);
+    message.initData(static_cast<unsigned>(world_.Draw(200)));
+  }
+
+  World& world_;
+  Ledger& ledger_;
+  transport::EventLoop* const loop_;
+  std::shared_ptr<Channel> channel_;
+  std::optional<SimStub> stub_;
+  std::map<uint64_t, CallCanceller> cancellers_;  // of calls that are not over
+};
+
+}  // namespace mi7::sim

@@ -1,0 +1,153 @@
+#include "tests/sim/sim_server.h"
+
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "base/check.h"
+
+namespace mi7::sim {
+
+uint64_t SimImpl::Begin(const ServerContext& context) {
+  uint64_t call = 0;
+  MI7_CHECK(absl::SimpleAtoi(context.metadata().Get("call").value_or(""), &call),
+            "calls of the simulation have a number");
+  ledger_.Ran(call);
+  world_.Note(call);
+  return call;
+}
+
+Reply SimImpl::Run(ServerContext& context, Sim::RunParams::Reader, Sim::RunResults::Builder) {
+  Begin(context);
+  switch (world_.Draw(4)) {
+    case 0:
+      return absl::OkStatus();
+    case 1:
+      return absl::AbortedError("as was drawn");
+    case 2:
+      return absl::UnavailableError("as was drawn, by the handler");
+    default:
+      break;
+  }
+  world_.After(world_.DrawTime(absl::Milliseconds(100)),
+               [later = context.Defer(), alive = Alive(ledger_)]() mutable { later.Finish({}); });
+  return Reply::Later();
+}
+
+Reply SimImpl::Numbers(ServerContext& context, Sim::NumbersParams::Reader params,
+                       StreamWriter<Number> writer) {
+  const Alive alive(ledger_);
+  Begin(context);
+  const uint64_t count = params.getCount();
+  for (uint64_t number = 0; number < count; ++number) {
+    if (world_.Chance(20)) co_await world_.Sleep(world_.DrawTime(absl::Milliseconds(20)));
+    StreamDraft<Number> draft = writer.NewMessage();
+    draft->setNumber(number);
+    draft->initData(static_cast<unsigned>(world_.Draw(200)));
+    absl::Status sent = co_await writer.Write(std::move(draft));
+    if (!sent.ok()) co_return sent;
+  }
+  if (world_.Chance(20)) co_return absl::AbortedError("as was drawn");
+  co_return absl::OkStatus();
+}
+
+Reply SimImpl::Gather(ServerContext& context, StreamReader<Number> reader,
+                      Sim::GatherResults::Builder results) {
+  const Alive alive(ledger_);
+  const uint64_t call = Begin(context);
+  uint64_t count = 0;
+  const bool leaves = world_.Chance(10);  // before all has come
+  for (;;) {
+    if (world_.Chance(20)) co_await world_.Sleep(world_.DrawTime(absl::Milliseconds(20)));
+    auto message = co_await reader.Read();
+    if (!message.ok()) co_return message.status();
+    if (!*message) break;
+    if ((*message)->getNumber() != count) ledger_.Wrong(call, "the server got another message");
+    ++count;
+    if (leaves && count == 3) co_return absl::AbortedError("as was drawn");
+  }
+  results.setCount(count);
+  co_return absl::OkStatus();
+}
+
+Reply SimImpl::Chat(ServerContext& context, StreamReader<Number> reader,
+                    StreamWriter<Number> writer) {
+  const Alive alive(ledger_);
+  const uint64_t call = Begin(context);
+  for (uint64_t count = 0;; ++count) {
+    auto message = co_await reader.Read();
+    if (!message.ok()) co_return message.status();
+    if (!*message) co_return absl::OkStatus();
+    if ((*message)->getNumber() != count) ledger_.Wrong(call, "the server got another message");
+    StreamDraft<Number> draft = writer.NewMessage();
+    draft->setNumber(count);
+    draft->setData((*message)->getData());
+    absl::Status sent = co_await writer.Write(std::move(draft));
+    if (!sent.ok()) co_return sent;
+  }
+}
+
+Limits SimServer::SmallLimits() {
+  Limits limits;
+  limits.calls_in_flight_max = 8;
+  limits.stream_window_bytes = 600;
+  limits.stream_queued_bytes_max = 2000;
+  limits.queued_bytes_max = 20'000;
+  return limits;
+}
+
+SimServer::SimServer(World& world, Service* service) : world_(world), loop_(world.NewLoop()) {
+  MI7_CHECK(dispatcher_->Add(service).ok(), "it is the only one");
+  config_ = std::make_shared<SessionConfig>();
+  config_->limits = SmallLimits();
+  config_->dispatcher = dispatcher_.get();
+  config_->dispatcher_owner = dispatcher_;
+}
+
+void SimServer::Start(absl::string_view endpoint) {
+  transport::TransportOptions options;
+  options.limits = config_->limits;
+  auto listener = transport::Listen(
+      *transport::Endpoint::Parse(endpoint), {loop_}, options,
+      [weak = weak_from_this()](std::shared_ptr<transport::Connection> connection) {
+        const auto self = weak.lock();
+        if (self != nullptr) return self->OnAccept(std::move(connection));
+        connection->Close(absl::UnavailableError("the server is gone"));
+      });
+  MI7_CHECK(listener.ok(), "nobody else listens on the name");
+  listener_ = *std::move(listener);
+}
+
+void SimServer::OnAccept(std::shared_ptr<transport::Connection> connection) {
+  absl::StatusOr<std::shared_ptr<transport::Connection>> decorated =
+      world_.Decorate(connection, loop_);
+  if (!decorated.ok()) return connection->Close(decorated.status());
+  auto session = std::make_shared<Session>(*decorated, weak_from_this(), config_);
+  sessions_.push_back(session);
+  (*decorated)->Start(std::move(session));
+}
+
+void SimServer::StopListening() {
+  if (listener_ == nullptr) return;
+  // Close waits for connections that are being accepted: on this thread they have to be before.
+  World::Settle(*loop_);
+  listener_->Close();
+  listener_ = nullptr;
+}
+
+void SimServer::Drain() {
+  StopListening();
+  for (const std::shared_ptr<Session>& session : std::vector(sessions_)) session->Drain();
+}
+
+void SimServer::Kill() {
+  StopListening();
+  for (const std::shared_ptr<Session>& session : std::vector(sessions_)) {
+    session->connection().Close(absl::UnavailableError("the server is gone"));
+  }
+}
+
+void SimServer::OnSessionClosed(Session& session, const absl::Status&) {
+  std::erase_if(sessions_, [&session](const auto& other) { return other.get() == &session; });
+}
+
+}  // namespace mi7::sim
