@@ -61,7 +61,7 @@ bool CallSide::TrySend(ClientCall* call) {
 
   absl::Status failure;
   {
-    MutexLock lock(&mutex_);
+    BiasedLock lock(&mutex_);
     if (stopped()) return false;
     if (in_flight_ >= in_flight_max_) [[unlikely]] {
       failure = absl::ResourceExhaustedError(
@@ -117,7 +117,7 @@ bool CallSide::Withdraw(ClientCall* call) {
   // Under the lock, so that no new call can take the id and overtake its predecessor's
   // cancellation: a new call gets its id under the lock and is sent after that.
   {
-    MutexLock lock(&mutex_);
+    BiasedLock lock(&mutex_);
     const uint32_t call_id = call->call_id_;
     if (call_id >= calls_.size() || calls_[call_id] != call) return false;
     if (call->send_stage_.load(std::memory_order_seq_cst) == ClientCall::kSending) return false;
@@ -154,6 +154,11 @@ absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
         absl::StrCat("return for call ", message.header().call_id, ", which is not in flight"));
   }
   if (call == kGivenUp) return absl::OkStatus();
+  const bool plain = call->extras_ == nullptr && call->stream_ == nullptr;
+  if (plain && message.header().code == 0 && message.has_body()) [[likely]] {
+    call->TakeReturn(std::move(message));
+    return absl::OkStatus();
+  }
   if (call->Claim()) {
     absl::Status status;
     if (message.header().code != 0) {
@@ -233,7 +238,7 @@ void CallSide::OnClosed(const absl::Status& why) {
       "connection lost", why.ok() ? " (closed by the peer)" : absl::StrCat(": ", why.message())));
   std::vector<ClientCall*> lost;
   {
-    MutexLock lock(&mutex_);
+    BiasedLock lock(&mutex_);
     stopped_ = true;
     closed_ = closed;
     lost.swap(calls_);
@@ -251,17 +256,17 @@ void CallSide::OnClosed(const absl::Status& why) {
 }
 
 absl::Status CallSide::closed() const {
-  MutexLock lock(&mutex_);
+  BiasedLock lock(&mutex_);
   return closed_;
 }
 
-void CallSide::DriveInBackground(ClientCall* call) {
-  MutexLock lock(&mutex_);
+bool CallSide::DriveInBackground(ClientCall* call) {
+  BiasedLock lock(&mutex_);
   // One that has left the table needs no driving.
   const uint32_t call_id = call->call_id_;
-  if (call_id < calls_.size() && calls_[call_id] == call && !call->background_) {
-    TakeBackground(call);
-  }
+  if (call_id >= calls_.size() || calls_[call_id] != call) return false;
+  if (!call->background_) TakeBackground(call);
+  return call->PublishWhileOnlyOurs();
 }
 
 void CallSide::TakeBackground(ClientCall* call) {
@@ -276,24 +281,24 @@ void CallSide::GiveBackBackground(ClientCall* call) {
 }
 
 void CallSide::StopSending() {
-  MutexLock lock(&mutex_);
+  BiasedLock lock(&mutex_);
   stopped_ = true;
 }
 
 bool CallSide::idle() const {
-  MutexLock lock(&mutex_);
+  BiasedLock lock(&mutex_);
   return in_flight_ == 0;
 }
 
 ClientCall* CallSide::Find(uint32_t call_id) {
-  MutexLock lock(&mutex_);
+  BiasedLock lock(&mutex_);
   ClientCall* const call = call_id < calls_.size() ? calls_[call_id] : nullptr;
   if (call != nullptr && call != kGivenUp) call->Ref();
   return call;
 }
 
 ClientCall* CallSide::Take(uint32_t call_id, const ClientCall* expected) {
-  MutexLock lock(&mutex_);
+  BiasedLock lock(&mutex_);
   if (call_id >= calls_.size() || calls_[call_id] == nullptr) return nullptr;
   if (expected != nullptr && calls_[call_id] != expected) return nullptr;
   ClientCall* const call = std::exchange(calls_[call_id], nullptr);

@@ -9,8 +9,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "base/biased_mutex.h"
 #include "base/limits.h"
-#include "base/mutex.h"
 #include "transport/connection.h"
 #include "transport/message.h"
 
@@ -50,9 +50,9 @@ class CallSide {
   // Fails every call in flight as UNAVAILABLE, "may have run".
   void OnClosed(const absl::Status& why);
 
-  // While `call`, which was sent, is in flight, the event loop drives the connection for its sake
-  // (Connection::SetBackground).
-  void DriveInBackground(ClientCall* call);
+  // While `call`, which was sent and has a continuation stored, is in flight, the event loop drives
+  // the connection for its sake (Connection::SetBackground). True: the continuation is published.
+  bool DriveInBackground(ClientCall* call);
 
   // From now on no new call is sent. True when none is in flight; else Idle() becomes true later,
   // reported by OnReturn's caller checking idle().
@@ -76,7 +76,7 @@ class CallSide {
   transport::Connection* const connection_;
   const Limits* const limits_;
   const uint32_t in_flight_max_;  // ours or the peer's limit, whichever is lower
-  mutable Mutex mutex_;
+  mutable BiasedMutex mutex_;
   // Index: call id; nullptr: free. Ids are dense and reused at once after the return, as in Cap'n
   // Proto RPC; the order of the connection makes that unambiguous.
   std::vector<ClientCall*> calls_ ABSL_GUARDED_BY(mutex_);

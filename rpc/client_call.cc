@@ -13,6 +13,8 @@
 
 namespace mi7 {
 
+constinit thread_local const ClientCall* ClientCall::waits_for_ = nullptr;
+
 ClientCall* ClientCall::New(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
                             const InterfaceInfo& service, const MethodInfo& method,
                             const CallOptions& options, transport::OutgoingMessage request) {
@@ -111,11 +113,13 @@ void ClientCall::Wait() {
     }
   };
   const Turns::Waiting waiting;
+  const ClientCall* const outer = std::exchange(waits_for_, this);
   if (!wait_until(deadline_)) {
     Expire();
     // Either Expire completed it, or whoever claimed it before is about to.
     wait_until(Deadline::Infinite());
   }
+  waits_for_ = outer;
 }
 
 void ClientCall::RefuseToWait() {
@@ -146,15 +150,17 @@ void ClientCall::LeaveDeadlineQueue() {
   if (in_deadline_queue_ && !channel_->forked()) channel_->deadlines().Remove(this);
 }
 
-void ClientCall::WantBackground() {
-  if (done()) return;
-  if (channel_->forked()) [[unlikely]]
-    return EndInForkedChild(CallOutcome::kUnknown);
+bool ClientCall::WantBackground() {
+  if (done()) return false;
+  if (channel_->forked()) [[unlikely]] {
+    EndInForkedChild(CallOutcome::kUnknown);
+    return false;
+  }
   if (!deadline_.infinite() && !in_deadline_queue_) {
     in_deadline_queue_ = true;
     channel_->deadlines().Add(this);
   }
-  if (!queued_ && session_) session_->calls().DriveInBackground(this);
+  return !queued_ && session_ && session_->calls().DriveInBackground(this);
 }
 
 void ClientCall::Cancel() { GiveUp(Ending::kCancelled); }
@@ -217,6 +223,31 @@ bool ClientCall::StartWithExtras() {
   return true;
 }
 
+bool ClientCall::OnlyOurs() const {
+  // The count first: who cancelled the call and left has claimed it before.
+  if (references_.load(std::memory_order_acquire) != 2) return false;
+  const uint32_t state = state_.load(std::memory_order_acquire);
+  return (state & kClaimed) == 0 && ((state & kContinuation) != 0 || waits_for_ == this) &&
+         !in_deadline_queue_;
+}
+
+void ClientCall::TakeReturn(transport::IncomingMessage&& response) {
+  if (OnlyOurs()) [[likely]] {
+    response_ = std::move(response);
+    const uint32_t state = state_.load(std::memory_order_relaxed);
+    state_.store(state | kClaimed | kDone, std::memory_order_release);
+    references_.store(1, std::memory_order_relaxed);  // the handle's
+    if ((state & kContinuation) != 0) {
+      RunContinuation();
+    } else {
+      completion_.CompleteBySelf();
+    }
+    return;
+  }
+  if (Claim()) CompleteWith(std::move(response));
+  Unref();
+}
+
 absl::Status ClientCall::EncodeExtras() {
   static const Metadata kNone;
   const CallOptions& options = extras_->options;
@@ -271,10 +302,19 @@ void ClientCall::Finish() {
 }
 
 bool ClientCall::PublishContinuation() {
-  WantBackground();
+  if (WantBackground()) return true;
   if ((state_.fetch_or(kContinuation, std::memory_order_acq_rel) & kDone) == 0) return true;
   LeaveDeadlineQueue();
   return false;
+}
+
+bool ClientCall::PublishWhileOnlyOurs() {
+  if (references_.load(std::memory_order_acquire) != 2 || in_deadline_queue_ ||
+      stream_ != nullptr) {
+    return false;
+  }
+  state_.store(state_.load(std::memory_order_relaxed) | kContinuation, std::memory_order_release);
+  return true;
 }
 
 void ClientCall::RunContinuation() {
@@ -294,11 +334,12 @@ void ClientCall::RunContinuationInTurn() {
 
 void ClientCall::InvokeContinuation() {
   LeaveDeadlineQueue();
+  const MethodInfo& method = *method_;  // the continuation may drop the last reference
   try {
     run_continuation_(continuation_, this);
   } catch (...) {
     Log(LogLevel::kError,
-        StatusOfException(absl::StatusCode::kInternal, absl::StrCat("callback of ", method_->name))
+        StatusOfException(absl::StatusCode::kInternal, absl::StrCat("callback of ", method.name))
             .ToString());
   }
 }

@@ -12,6 +12,10 @@
 // Thread-safety: building, Start, Wait, OnDone: one thread at a time (the handle's owner). The
 // runtime completes on any thread.
 //
+// Most calls have two parties when their return arrives, the runtime with its reference and the
+// handle, and the handle rests: its owner has left a continuation, or is this very thread, in Wait.
+// Then nobody else can end the call, and it is ended without atomic operations (OnlyOurs).
+//
 // Memory ordering of `state_`: the completer writes the result, then sets kDone (release); a
 // reader of the result has seen kDone or the Completion (acquire). The handle's owner writes the
 // continuation, then sets kContinuation (release). fetch_or makes one of both see the other's bit,
@@ -121,6 +125,9 @@ class ClientCall : private Turn {
   bool claimed() const { return (state_.load(std::memory_order_seq_cst) & kClaimed) != 0; }
   void CompleteWith(absl::Status failure);
   void CompleteWith(transport::IncomingMessage&& response);
+  // The plain return of a call that has left the runtime's tables, whose reference is given up with
+  // it. The driving thread.
+  void TakeReturn(transport::IncomingMessage&& response);
   // Claim, then CompleteWith.
   void Fail(const absl::Status& failure);
   // The deadline passed.
@@ -146,15 +153,19 @@ class ClientCall : private Turn {
   ClientCall& operator=(const ClientCall&) = delete;
 
  private:
+  // Whether the caller, which drives the connection and has the runtime's reference, is the only
+  // one that can touch the call before it is done.
+  bool OnlyOurs() const;
   void Finish();
   void RefuseToWait();
   // In a forked child nobody is left who could end the call.
   void EndInForkedChild(CallOutcome outcome);
   void LeaveDeadlineQueue();
-  void WantBackground();
   // What Start does for a call that has extras_: the interceptors, the metadata that goes along.
   // False: an interceptor has ended the call.
   bool StartWithExtras();
+  // The continuation is stored. True: it is published.
+  bool WantBackground();
   absl::Status EncodeExtras();
   // Takes the metadata of the return; `status`: what the return says so far.
   void ReceiveExtras(const transport::IncomingMessage& message, absl::Status& status);
@@ -165,10 +176,15 @@ class ClientCall : private Turn {
   static void RunStored(void* storage, ClientCall* call);
   // The continuation is stored; true when whoever completes the call runs it.
   bool PublishContinuation();
+  // The same without atomic operations, for a call in CallSide's table, under its mutex: true when
+  // it has no other parties than the table and the handle.
+  bool PublishWhileOnlyOurs();
   void RunContinuation();
   // As RunContinuation, but after the continuation inside which this thread is.
   void RunContinuationInTurn();
   void InvokeContinuation();
+  // The call that this thread waits for: the innermost, where callbacks inside a wait wait again.
+  static thread_local const ClientCall* waits_for_;
 
   std::atomic<uint32_t> state_{0};
   std::atomic<uint32_t> references_{1};

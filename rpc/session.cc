@@ -31,7 +31,7 @@ void Session::Drain() {
   if (drained) OnAnswersDone(/*draining=*/true);
 }
 
-void Session::OnMessage(transport::IncomingMessage message) {
+void Session::OnMessage(transport::IncomingMessage&& message) {
   const FrameHeader& header = message.header();
   switch (header.type) {
     case FrameType::kCall:

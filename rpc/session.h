@@ -58,7 +58,7 @@ class Session final : public transport::Receiver,
   void Drain();
 
   // --- transport::Receiver ---
-  void OnMessage(transport::IncomingMessage message) override;
+  void OnMessage(transport::IncomingMessage&& message) override;
   void OnWritable() override { streams_.OnWritable(); }
   void OnRejected(const transport::FrameHeader& header, const absl::Status& why) override;
   void OnUnsent(const transport::FrameHeader& header, const absl::Status& why) override;

@@ -30,6 +30,10 @@ class Completion {
   // caller touches it no more. At most one system call, only when the waiter sleeps.
   void Complete() { Signal(kDone); }
 
+  // The same by the waiter itself, from within the connection that it drives: it does not sleep and
+  // is in no list, so nobody else signals it.
+  void CompleteBySelf() { state_.store(kDone, std::memory_order_release); }
+
   // Asks the waiter to drive the connection. Ignored when it is done already.
   void OfferTurn() { Signal(kTurn); }
 

@@ -44,7 +44,8 @@ class Receiver {
 
   // A message arrived. Sends made inside are held back and written together when no further
   // received message is at hand ("corking"), so a burst of requests is answered by one write.
-  virtual void OnMessage(IncomingMessage message) = 0;
+  // What is not moved out of `message` is released after the return.
+  virtual void OnMessage(IncomingMessage&& message) = 0;
 
   // A message arrived whose header is sound but which cannot be used: it exceeds a limit
   // (RESOURCE_EXHAUSTED; its bytes were skipped, never stored) or its segment table is wrong

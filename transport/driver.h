@@ -64,6 +64,11 @@ class DriverToken {
   // Ends that; `waiter` must be listed. Passes on a turn that it may have been offered.
   void Unlist(Completion& waiter);
 
+  // Whether a thread waits for its turn. For a holder that would keep the token: a waiter listed
+  // itself before it found the token held, so whoever looks again and again, and releases before it
+  // sleeps, leaves no waiter behind.
+  bool wanted() const { return waiters_.load(std::memory_order_relaxed) != 0; }
+
   bool held() const { return held_.load(std::memory_order_seq_cst); }
 
  private:

@@ -465,34 +465,8 @@ IncomingMessage MakeIncoming(OutgoingMessage&& message) {
   const SegmentsView segments = heap.sealed();
   MI7_CHECK(heap.header.size >= kFrameHeaderBytes, "MakeIncoming is called after SealMessage");
   IncomingMessage incoming;
-  incoming.header_ = heap.header;
-  incoming.extra_ = heap.extra();
-  incoming.segment_count_ = static_cast<uint32_t>(segments.size());
-  if (segments.size() == 1) {
-    incoming.first_segment_ = segments[0];
-  } else if (segments.size() > 1) {
-    incoming.more_segments_ = std::make_unique<Segment[]>(segments.size());
-    std::copy(segments.begin(), segments.end(), incoming.more_segments_.get());
-  }
-  incoming.backing_ = &heap;
+  incoming.Set(heap.header, heap.extra(), {segments.begin(), segments.size()}, &heap, 0);
   static_cast<void>(message.release());
-  return incoming;
-}
-
-IncomingMessage MakeIncoming(const FrameHeader& header, std::span<const std::byte> extra,
-                             std::span<const Segment> segments, Backing* backing, uint64_t cookie) {
-  IncomingMessage incoming;
-  incoming.backing_ = backing;
-  incoming.cookie_ = cookie;
-  incoming.header_ = header;
-  incoming.extra_ = extra;
-  incoming.segment_count_ = static_cast<uint32_t>(segments.size());
-  if (segments.size() == 1) {
-    incoming.first_segment_ = segments[0];
-  } else if (segments.size() > 1) {
-    incoming.more_segments_ = std::make_unique<Segment[]>(segments.size());
-    std::copy(segments.begin(), segments.end(), incoming.more_segments_.get());
-  }
   return incoming;
 }
 

@@ -7,6 +7,7 @@
 // IncomingMessage: a view of where the transport received it; it may outlive the callback that
 // delivered it and may be released in any order.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -208,6 +209,24 @@ class IncomingMessage {
   }
   ~IncomingMessage() { reset(); }
 
+  // For transports: becomes a message whose parts were found and checked. Takes over one reference
+  // of `backing`, which may be nullptr. One allocation when there are several segments.
+  void Set(const FrameHeader& header, std::span<const std::byte> extra,
+           std::span<const Segment> segments, Backing* backing, uint64_t cookie) {
+    reset();
+    header_ = header;
+    extra_ = extra;
+    segment_count_ = static_cast<uint32_t>(segments.size());
+    if (segments.size() == 1) [[likely]] {
+      first_segment_ = segments[0];
+    } else if (segments.size() > 1) {
+      more_segments_ = std::make_unique<Segment[]>(segments.size());
+      std::copy(segments.begin(), segments.end(), more_segments_.get());
+    }
+    backing_ = backing;
+    cookie_ = cookie;
+  }
+
   // A private copy, already checked by CheckFrameHeader.
   const FrameHeader& header() const { return header_; }
   // The optional part, empty when absent: a Cap'n Proto message in stream form.
@@ -231,9 +250,6 @@ class IncomingMessage {
  private:
   friend absl::Status ParseMessage(const FrameHeader&, std::span<const std::byte>, Backing*,
                                    uint64_t, const Limits&, IncomingMessage&);
-  friend IncomingMessage MakeIncoming(OutgoingMessage&& message);
-  friend IncomingMessage MakeIncoming(const FrameHeader&, std::span<const std::byte>,
-                                      std::span<const Segment>, Backing*, uint64_t);
 
   FrameHeader header_;
   std::span<const std::byte> extra_;
@@ -260,12 +276,6 @@ absl::Status ParseMessage(const FrameHeader& header, std::span<const std::byte> 
 // Turns a heap message around into a received one without copying (inproc). The message must be
 // sealed.
 IncomingMessage MakeIncoming(OutgoingMessage&& message);
-
-// A received message whose parts were found and checked by the transport. Takes over one reference
-// of `backing`. One allocation when there are several segments.
-IncomingMessage MakeIncoming(const FrameHeader& header, std::span<const std::byte> extra,
-                             std::span<const IncomingMessage::Segment> segments, Backing* backing,
-                             uint64_t cookie);
 
 // The same message in memory of its own: in `space`, which must be 8-aligned and outlive it, when
 // it fits, else in a buffer of about its size.

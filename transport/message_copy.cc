@@ -28,14 +28,17 @@ IncomingMessage CopyMessage(const IncomingMessage& message, std::span<std::byte>
     const std::byte* const begin = append(segment.begin(), segment.size() * sizeof(capnp::word));
     return Segment(reinterpret_cast<const capnp::word*>(begin), segment.size());
   };
+  IncomingMessage result;
   if (message.segments().size() <= 1) {
     const Segment only = message.has_body() ? copy(message.segments()[0]) : Segment();
-    return MakeIncoming(message.header(), extra, {&only, message.segments().size()}, buffer, 0);
+    result.Set(message.header(), extra, {&only, message.segments().size()}, buffer, 0);
+    return result;
   }
   std::vector<Segment> segments;
   segments.reserve(message.segments().size());
   for (const Segment& segment : message.segments()) segments.push_back(copy(segment));
-  return MakeIncoming(message.header(), extra, segments, buffer, 0);
+  result.Set(message.header(), extra, segments, buffer, 0);
+  return result;
 }
 
 }  // namespace mi7::transport

@@ -44,7 +44,7 @@ class RecordingReceiver::Callback {
 
 RecordingReceiver::~RecordingReceiver() { EXPECT_FALSE(in_callback_.load()); }
 
-void RecordingReceiver::OnMessage(IncomingMessage message) {
+void RecordingReceiver::OnMessage(IncomingMessage&& message) {
   Callback callback(*this);
   if (handler_) {
     handler_(std::move(message));

@@ -52,7 +52,7 @@ class RecordingReceiver : public Receiver {
   explicit RecordingReceiver(Handler handler = nullptr) : handler_(std::move(handler)) {}
   ~RecordingReceiver() override;
 
-  void OnMessage(IncomingMessage message) override;
+  void OnMessage(IncomingMessage&& message) override;
   void OnRejected(const FrameHeader& header, const absl::Status& why) override;
   void OnWritable() override;
   void OnUnsent(const FrameHeader& header, const absl::Status& why) override;

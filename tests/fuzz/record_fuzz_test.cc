@@ -139,22 +139,22 @@ void Run(std::span<const uint8_t> input) {
   Reading reading((options & 1) != 0, input, (options & 2) != 0);
   for (const shm::Record& record : records) {
     bool broken = false;
-    auto message = reading.link().Parse(record, limits, broken);
-    if (!message.ok()) {
-      const bool known =
-          absl::IsInvalidArgument(message.status()) || absl::IsResourceExhausted(message.status());
+    IncomingMessage message;
+    const absl::Status parsed = reading.link().Parse(record, limits, broken, message);
+    if (!parsed.ok()) {
+      const bool known = absl::IsInvalidArgument(parsed) || absl::IsResourceExhausted(parsed);
       MI7_CHECK(known, "what a record can be refused for");
       if (broken) break;
       continue;
     }
     MI7_CHECK(!broken, "a message is no breach of the protocol");
-    MI7_CHECK(CheckFrameHeader(message->header(), limits).ok(), "only sound messages come out");
-    uint64_t bytes = transport::kFrameHeaderBytes + message->extra().size();
-    for (const auto& segment : message->segments()) bytes += segment.size() * 8;
-    MI7_CHECK(bytes <= message->header().size, "a message is not larger than its header says");
-    Reading::Touch(*message);
-    ReadWhole(*message, limits);
-    held.push_back(*std::move(message));
+    MI7_CHECK(CheckFrameHeader(message.header(), limits).ok(), "only sound messages come out");
+    uint64_t bytes = transport::kFrameHeaderBytes + message.extra().size();
+    for (const auto& segment : message.segments()) bytes += segment.size() * 8;
+    MI7_CHECK(bytes <= message.header().size, "a message is not larger than its header says");
+    Reading::Touch(message);
+    ReadWhole(message, limits);
+    held.push_back(std::move(message));
     if (held.size() > 3) held.pop_front();
   }
 }

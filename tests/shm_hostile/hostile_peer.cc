@@ -28,7 +28,7 @@ namespace shm = transport::shm;
 
 // --- Witness
 
-void Witness::OnMessage(IncomingMessage message) {
+void Witness::OnMessage(IncomingMessage&& message) {
   MI7_CHECK(CheckFrameHeader(message.header(), limits_).ok(), "only sound headers come out");
   uint64_t words = 0;
   uint64_t sum = 0;

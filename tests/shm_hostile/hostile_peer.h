@@ -43,7 +43,7 @@ class Witness final : public transport::Receiver {
   Witness(const Limits& limits, bool parse, bool record)
       : limits_(limits), parse_(parse), record_(record) {}
 
-  void OnMessage(transport::IncomingMessage message) override;
+  void OnMessage(transport::IncomingMessage&& message) override;
   void OnRejected(const transport::FrameHeader& header, const absl::Status& why) override;
   void OnWritable() override {}
   void OnUnsent(const transport::FrameHeader&, const absl::Status&) override {}

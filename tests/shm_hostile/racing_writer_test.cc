@@ -228,7 +228,7 @@ class Bystander {
 
  private:
   struct Echo final : transport::Receiver {
-    void OnMessage(transport::IncomingMessage) override {
+    void OnMessage(transport::IncomingMessage&&) override {
       auto pong = connection->Reserve(0);
       MI7_CHECK(pong.ok(), "the bystander's connection is open");
       (*pong)->header.type = FrameType::kPong;

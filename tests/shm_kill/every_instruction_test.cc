@@ -203,7 +203,7 @@ class Victim final : public EmptyReceiver {
  public:
   explicit Victim(const Scenario& scenario) : scenario_(scenario), thread_(::gettid()) {}
 
-  void OnMessage(IncomingMessage message) override {
+  void OnMessage(IncomingMessage&& message) override {
     Board& board = SharedState().board;
     if (message.header().call_id == kWarmUp) {
       // The one in the window.
@@ -276,7 +276,7 @@ class Survivor final : public EmptyReceiver {
  public:
   explicit Survivor(const Scenario& scenario) : scenario_(scenario) {}
 
-  void OnMessage(IncomingMessage message) override {
+  void OnMessage(IncomingMessage&& message) override {
     if (!IsWhole(message, scenario_.words)) wrong.fetch_add(1);
     const uint32_t number = message.header().call_id;
     if (number == kWarmUp) {

@@ -170,7 +170,7 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
   Put put;
   bool queued = false;
   {
-    MutexLock lock(&send_mutex_);
+    BiasedLock lock(&send_mutex_);
     if (sending_ended_) return ClosedError();
     put = first_ == nullptr ? PutMessage(taken, refused) : Put::kNoRoom;
     if (put == Put::kNoRoom) queued = Enqueue(taken, bound);
@@ -207,7 +207,7 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
 bool ShmConnection::Withdraw(uint32_t call_id) {
   if (link_->forked() || !queue_waits()) return false;
   {
-    MutexLock lock(&send_mutex_);
+    BiasedLock lock(&send_mutex_);
     const OutgoingMessage message = TakeCall(first_, last_, nullptr, call_id);
     if (!message) return false;
     queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - message->header.size,
@@ -390,7 +390,7 @@ ShmConnection::Put ShmConnection::AnnounceChunk(uint32_t size_class, absl::Statu
 bool ShmConnection::FlushQueue() {
   bool any = false;
   {
-    MutexLock lock(&send_mutex_);
+    BiasedLock lock(&send_mutex_);
     while (first_ != nullptr) {
       MessageBody* next = first_->next;
       const uint64_t bytes = first_->header.size;
@@ -426,7 +426,7 @@ bool ShmConnection::FlushQueue() {
 void ShmConnection::TellRefused() {
   std::vector<Refused> refused;
   {
-    MutexLock lock(&send_mutex_);
+    BiasedLock lock(&send_mutex_);
     refused.swap(refused_);
     refused_any_.store(false, std::memory_order_seq_cst);
   }

@@ -12,7 +12,9 @@
 //   nothing is declared ("lent") and a timer of the loop looks after the connection until nobody
 //   has driven for a tick: a hot synchronous caller writes nothing but its messages.
 // * While a connection is active, a loop polls it (SpinSource) and nothing is declared; before the
-//   loop sleeps, or when the connection has been quiet for long, it is put to Rest.
+//   loop sleeps, or when the connection has been quiet for long, it is put to Rest. The loop keeps
+//   the token of an accepted one between its polls as long as no thread wants it: it looks at every
+//   poll.
 // * Why no message is left unseen: `attention` is written by the holder of the token alone. Who
 //   releases the token has declared kSocket and looked once more (Arm), or the loop polls
 //   (`polled_`), or the connection is lent, and then the loop's timer is still to come. A loop that
@@ -28,6 +30,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "base/biased_mutex.h"
 #include "base/mutex.h"
 #include "transport/callback_scope.h"
 #include "transport/connection.h"
@@ -164,6 +167,8 @@ class ShmConnection final : public Connection,
   void ReleaseToken();
   // On the loop: the same by polling, if that is worth it.
   void Settle();
+  // On the loop.
+  bool TakeTokenForLoop() { return keeps_token_ || token_.TryTakeForLoop(); }
   bool Lend();
   // Any thread: makes the loop run LoopTurn.
   void CallLoop();
@@ -190,7 +195,7 @@ class ShmConnection final : public Connection,
   std::shared_ptr<Receiver> receiver_;
   std::shared_ptr<ShmConnection> self_;  // from Start until the end: the loop refers to it
 
-  Mutex send_mutex_;
+  BiasedMutex send_mutex_;
   RingWriter writer_ ABSL_GUARDED_BY(send_mutex_);
   // Waiting for room, in order; linked by `next`.
   MessageBody* first_ ABSL_GUARDED_BY(send_mutex_) = nullptr;
@@ -233,6 +238,8 @@ class ShmConnection final : public Connection,
 
   mutable Mutex close_mutex_;
   absl::Status close_status_ ABSL_GUARDED_BY(close_mutex_);
+
+  bool keeps_token_ = false;  // loop thread only: it has the token between two polls
 
   // Loop thread only; made when first needed.
   std::unique_ptr<EventLoop::Timer> lent_timer_;

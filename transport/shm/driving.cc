@@ -39,6 +39,11 @@ bool ShmConnection::Await(Completion& completion, Deadline deadline) {
   if (link_->forked()) return false;
   if (CallbackScope::innermost() != nullptr) [[unlikely]]
     CallbackScope::FlushAll();
+  if (loop_->InLoopThread() && keeps_token_) [[unlikely]] {
+    // A callback of another connection waits here, and the loop with it.
+    keeps_token_ = false;
+    if (token_.Release()) CallLoop();
+  }
   if (CanDrive() && token_.TryTake()) {
     Drive(completion, deadline);
     ReleaseToken();
@@ -219,6 +224,7 @@ bool ShmConnection::ReadRing(int records) {
   if (!reader_.Ready()) return false;
   Scope scope(this);
   Record record;
+  IncomingMessage message;
   do {
     if (!reader_.Read(record)) [[unlikely]] {
       Reject(absl::InvalidArgumentError("a record that is larger than a record can be"));
@@ -229,13 +235,14 @@ bool ShmConnection::ReadRing(int records) {
       scope.MadeRoom();
     }
     bool broken = false;
-    absl::StatusOr<IncomingMessage> message = link_->Parse(record, options_->limits, broken);
-    if (message.ok()) [[likely]] {
-      Deliver(*std::move(message));
+    const absl::Status parsed = link_->Parse(record, options_->limits, broken, message);
+    if (parsed.ok()) [[likely]] {
+      Deliver(std::move(message));
+      message.reset();
     } else if (broken) {
-      Reject(message.status());
+      Reject(parsed);
     } else {
-      receiver_->OnRejected(record.header, message.status());
+      receiver_->OnRejected(record.header, parsed);
     }
     if (QueueFullNow() && PauseWhenFull()) [[unlikely]]
       break;
@@ -313,7 +320,12 @@ void ShmConnection::Settle() {
     polled_.store(true, std::memory_order_seq_cst);
     link_->doorbell().Awake();
     loop_->KeepPolling(this);
+    // Threads wait on a connection that was made from here, and shall not wait for what else the loop
+    // does meanwhile.
+    keeps_token_ = accepted_ && !token_.wanted();
+    if (keeps_token_) return;
   }
+  keeps_token_ = false;
   ReleaseToken();
 }
 
@@ -350,9 +362,10 @@ void ShmConnection::CallLoop() {
 }
 
 void ShmConnection::LoopTurn() {
-  if (!token_.TryTakeForLoop()) return;
+  if (!TakeTokenForLoop()) return;
   if (closing()) {
     if (Linger()) {
+      keeps_token_ = false;
       static_cast<void>(token_.Release());
     } else {
       Finalize();
@@ -393,9 +406,15 @@ void ShmConnection::OnReady(uint32_t events) {
 }
 
 bool ShmConnection::Poll() {
+  if (keeps_token_ && token_.wanted()) [[unlikely]] {
+    keeps_token_ = false;  // until the connection has been at rest
+    if (token_.Release()) CallLoop();
+  }
   // A guess; what it misses is there at the next poll, or when the connection is put to rest.
   if (!reader_.Ready(std::memory_order_relaxed) && !queue_waits() && !HasErrand()) return false;
   if (!CanDrive() && !HasErrand() && !queue_waits()) return false;
+  if (keeps_token_) [[likely]]
+    return Work();
   if (!token_.TryTake()) return false;
   const bool worked = Work();
   if (token_.Release()) CallLoop();
@@ -405,9 +424,11 @@ bool ShmConnection::Poll() {
 bool ShmConnection::Rest() {
   polled_.store(false, std::memory_order_seq_cst);
   // Whoever has the token declares, or its release calls the loop.
-  if (!token_.TryTakeForLoop()) return true;
+  if (!TakeTokenForLoop()) return true;
   const bool at_rest = closing() || DeclareSleep(kSocket);
   if (!at_rest) polled_.store(true, std::memory_order_seq_cst);
+  if (!at_rest && keeps_token_) return false;
+  keeps_token_ = false;
   if (token_.Release()) CallLoop();
   return at_rest;
 }

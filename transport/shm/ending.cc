@@ -38,7 +38,7 @@ void ShmConnection::CheckStall() {
   } else if (writes == stall_seen_) {
     bool ring_full;
     {
-      MutexLock lock(&send_mutex_);
+      BiasedLock lock(&send_mutex_);
       // With room in the ring it is slots that are short: messages that the peer still uses.
       ring_full = !writer_.HasRoom(kRecordWordsMax);
     }
@@ -90,7 +90,7 @@ void ShmConnection::BeginClose(absl::Status why, bool tell) {
     closing_.store(true, std::memory_order_seq_cst);
   }
   {
-    MutexLock lock(&send_mutex_);
+    BiasedLock lock(&send_mutex_);
     sending_ended_ = true;
     if (last && SealMessage(*last, options_->limits).ok()) Enqueue(last, UINT64_MAX);
   }
@@ -150,7 +150,7 @@ void ShmConnection::Finalize() {
   TellRefused();
   MessageBody* unsent;
   {
-    MutexLock lock(&send_mutex_);
+    BiasedLock lock(&send_mutex_);
     unsent = std::exchange(first_, nullptr);
     queued_bytes_.store(0, std::memory_order_seq_cst);
   }

@@ -112,8 +112,8 @@ absl::Status Link::Resolve(const Descriptor& piece, std::span<const std::byte>& 
   return absl::OkStatus();
 }
 
-absl::StatusOr<IncomingMessage> Link::Parse(const Record& record, const Limits& limits,
-                                            bool& broken) {
+absl::Status Link::Parse(const Record& record, const Limits& limits, bool& broken,
+                         IncomingMessage& message) {
   broken = true;
   if (record.form < Form::kInline || record.form > Form::kStream) [[unlikely]]
     return Broken(absl::StrCat("a record of form ", static_cast<int>(record.form)));
@@ -137,16 +137,16 @@ absl::StatusOr<IncomingMessage> Link::Parse(const Record& record, const Limits& 
   }
   switch (record.form) {
     case Form::kInline:
-      return ParseInline(record, broken);
+      return ParseInline(record, broken, message);
     case Form::kSegments:
-      return ParsePieces(record, limits, broken);
+      return ParsePieces(record, limits, broken, message);
     case Form::kStream:
-      return ParseStream(record, limits, broken);
+      return ParseStream(record, limits, broken, message);
   }
   return Broken(absl::StrCat("a record of form ", static_cast<int>(record.form)));
 }
 
-absl::StatusOr<IncomingMessage> Link::ParseInline(const Record& record, bool& broken) {
+absl::Status Link::ParseInline(const Record& record, bool& broken, IncomingMessage& message) {
   const FrameHeader& header = record.header;
   const uint64_t rest = header.size - kFrameHeaderBytes;
   const bool has_body = rest != header.extra_size;
@@ -156,18 +156,22 @@ absl::StatusOr<IncomingMessage> Link::ParseInline(const Record& record, bool& br
                                header.size, " bytes"));
   }
   broken = false;
-  if (record.count == 0) return MakeIncoming(header, {}, {}, nullptr, 0);
+  if (record.count == 0) {
+    message.Set(header, {}, {}, nullptr, 0);
+    return absl::OkStatus();
+  }
   Buffer* const buffer = BufferPool::Allocate(kRecordWordsMax * kWordBytes).release();
   std::memcpy(buffer->data(), record.words.data(), record.count * kWordBytes);
   const std::span<const std::byte> extra{buffer->data(), header.extra_size};
   const IncomingMessage::Segment body{
       reinterpret_cast<const capnp::word*>(buffer->data() + header.extra_size),
       record.count - header.extra_size / kWordBytes};
-  return MakeIncoming(header, extra, {&body, has_body ? 1u : 0u}, buffer, 0);
+  message.Set(header, extra, {&body, has_body ? 1u : 0u}, buffer, 0);
+  return absl::OkStatus();
 }
 
-absl::StatusOr<IncomingMessage> Link::ParsePieces(const Record& record, const Limits& limits,
-                                                  bool& broken) {
+absl::Status Link::ParsePieces(const Record& record, const Limits& limits, bool& broken,
+                               IncomingMessage& message) {
   const FrameHeader& header = record.header;
   std::array<std::span<const std::byte>, kRecordWordsMax> pieces;
   std::array<uint32_t, kRecordWordsMax> bits;
@@ -224,19 +228,21 @@ absl::StatusOr<IncomingMessage> Link::ParsePieces(const Record& record, const Li
     for (uint32_t i = extra_count; i < record.count; ++i)
       append(pieces[i].data(), pieces[i].size());
     Release(cookie);
-    return ParseMessage(header, {copy->data(), total - kFrameHeaderBytes}, copy, 0, limits);
+    return ParseMessage(header, {copy->data(), total - kFrameHeaderBytes}, copy, 0, limits,
+                        message);
   }
   std::array<IncomingMessage::Segment, kRecordWordsMax> segments;
   for (uint32_t i = 0; i < segment_count; ++i) {
     const std::span<const std::byte> piece = pieces[extra_count + i];
     segments[i] = {reinterpret_cast<const capnp::word*>(piece.data()), piece.size() / kWordBytes};
   }
-  return MakeIncoming(header, extra_count != 0 ? pieces[0] : std::span<const std::byte>{},
-                      {segments.data(), segment_count}, this, cookie);
+  message.Set(header, extra_count != 0 ? pieces[0] : std::span<const std::byte>{},
+              {segments.data(), segment_count}, this, cookie);
+  return absl::OkStatus();
 }
 
-absl::StatusOr<IncomingMessage> Link::ParseStream(const Record& record, const Limits& limits,
-                                                  bool& broken) {
+absl::Status Link::ParseStream(const Record& record, const Limits& limits, bool& broken,
+                               IncomingMessage& message) {
   const FrameHeader& header = record.header;
   if (record.count != 1) return Broken("a message in stream form has one piece");
   std::span<const std::byte> rest;
@@ -254,7 +260,7 @@ absl::StatusOr<IncomingMessage> Link::ParseStream(const Record& record, const Li
     Buffer* const copy = BufferPool::Allocate(rest.size()).release();
     ReadShared(copy->data(), rest.data(), rest.size());
     Release(bit);
-    return ParseMessage(header, {copy->data(), rest.size()}, copy, 0, limits);
+    return ParseMessage(header, {copy->data(), rest.size()}, copy, 0, limits, message);
   }
   // Only the table is read here, and once; the segments are the user's to read.
   const auto malformed = [&](std::string why) -> absl::Status {
@@ -263,7 +269,10 @@ absl::StatusOr<IncomingMessage> Link::ParseStream(const Record& record, const Li
   };
   const std::span<const std::byte> extra = rest.first(header.extra_size);
   const std::span<const std::byte> body = rest.subspan(header.extra_size);
-  if (body.empty()) return MakeIncoming(header, extra, {}, this, bit);
+  if (body.empty()) {
+    message.Set(header, extra, {}, this, bit);
+    return absl::OkStatus();
+  }
   uint64_t word;
   ReadShared(&word, body.data(), sizeof(word));
   const uint64_t count = (word & 0xffffffff) + 1;
@@ -292,7 +301,8 @@ absl::StatusOr<IncomingMessage> Link::ParseStream(const Record& record, const Li
     return malformed(absl::StrCat("segment table adds up to ", total, " bytes, message body has ",
                                   body.size(), ", or its padding is not 0"));
   }
-  return MakeIncoming(header, extra, segments, this, bit);
+  message.Set(header, extra, segments, this, bit);
+  return absl::OkStatus();
 }
 
 absl::Status Link::KeepChunk(uint32_t size_class, UniqueFd descriptor) {

@@ -10,7 +10,6 @@
 #include <span>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "base/limits.h"
 #include "transport/message.h"
 #include "transport/shm/doorbell.h"
@@ -36,11 +35,12 @@ class Link final : public Backing {
   // Whether this process was forked from the one that made the connection, and must not use it.
   bool forked() const { return socket_.forked(); }
 
-  // Turns a record into a message.
+  // Turns a record into `message`, which is empty before, and after a failure.
   // RESOURCE_EXHAUSTED: it exceeds a limit; INVALID_ARGUMENT with `broken` false: it is malformed
   // in itself. In both cases it is dropped, what it took is released, and the connection goes on.
   // Any status with `broken` true: the peer does not keep the protocol.
-  absl::StatusOr<IncomingMessage> Parse(const Record& record, const Limits& limits, bool& broken);
+  absl::Status Parse(const Record& record, const Limits& limits, bool& broken,
+                     IncomingMessage& message);
 
   // Reads what came on the socket: wakeups, which need no answer, and chunks, which are kept.
   // kEnd: the peer has closed it. kMore: it sends faster than it is read; to be called again after
@@ -70,11 +70,11 @@ class Link final : public Backing {
   // of users that the message is better copied, lest those who keep messages stall the others.
   bool Keep(uint32_t size_class);
 
-  absl::StatusOr<IncomingMessage> ParseInline(const Record& record, bool& broken);
-  absl::StatusOr<IncomingMessage> ParsePieces(const Record& record, const Limits& limits,
-                                              bool& broken);
-  absl::StatusOr<IncomingMessage> ParseStream(const Record& record, const Limits& limits,
-                                              bool& broken);
+  absl::Status ParseInline(const Record& record, bool& broken, IncomingMessage& message);
+  absl::Status ParsePieces(const Record& record, const Limits& limits, bool& broken,
+                           IncomingMessage& message);
+  absl::Status ParseStream(const Record& record, const Limits& limits, bool& broken,
+                           IncomingMessage& message);
 
   LocalHalf mine_;
   PeerHalf theirs_;

@@ -179,7 +179,7 @@ Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class,
 Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused) {
   if (!CouldHold(bytes)) return {};
   if (!CouldHold(hint_bytes)) hint_bytes = bytes;
-  MutexLock lock(&mutex_);
+  BiasedLock lock(&mutex_);
   // Released slots are the hottest: they are looked for before fresh ones are used.
   const bool collected = in_flight_ != 0 && Collect();
   Slot slot = TakeFitting(bytes, hint_bytes, any_class, refused);
@@ -213,7 +213,7 @@ void SlotPool::Return(const Slot& slot, uint64_t dirty_bytes) {
     return;
   bool last;
   {
-    MutexLock lock(&mutex_);
+    BiasedLock lock(&mutex_);
     Dirtied(slot, dirty_bytes);
     Free(slot.size_class, slot.index);
     --taken_;
@@ -223,7 +223,7 @@ void SlotPool::Return(const Slot& slot, uint64_t dirty_bytes) {
 }
 
 void SlotPool::Sent(const Slot& slot, uint64_t dirty_bytes) {
-  MutexLock lock(&mutex_);
+  BiasedLock lock(&mutex_);
   Dirtied(slot, dirty_bytes);
   --taken_;
   ++in_flight_;
@@ -255,7 +255,7 @@ bool SlotPool::Collect() {
 
 void SlotPool::Trim(uint64_t keep_bytes) {
   if (!can_trim_) return;
-  MutexLock lock(&mutex_);
+  BiasedLock lock(&mutex_);
   if (in_flight_ != 0) Collect();
   for (Chunk& chunk : chunks_) {
     bool all_given_back = true;
@@ -286,7 +286,7 @@ void SlotPool::Trim(uint64_t keep_bytes) {
 }
 
 SlotPool::Usage SlotPool::GetUsage() {
-  MutexLock lock(&mutex_);
+  BiasedLock lock(&mutex_);
   if (in_flight_ != 0) Collect();
   Usage usage{.taken = taken_, .in_flight = in_flight_};
   for (const Chunk& chunk : chunks_) {
@@ -299,7 +299,7 @@ void SlotPool::Detach() {
   if (forked()) return;
   bool last;
   {
-    MutexLock lock(&mutex_);
+    BiasedLock lock(&mutex_);
     peer_ = nullptr;
     last = taken_ == 0;
   }

@@ -20,8 +20,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "base/biased_mutex.h"
 #include "base/fork_guard.h"
-#include "base/mutex.h"
 #include "transport/message.h"
 #include "transport/shm/half.h"
 #include "transport/shm/layout.h"
@@ -124,7 +124,7 @@ class SlotPool final : public SegmentSource {
   const bool can_trim_;
   const uint32_t made_in_ = ForkGuard::generation();
   uint64_t largest_bytes_ = 0;
-  Mutex mutex_;
+  BiasedMutex mutex_;
   const Control* peer_ ABSL_GUARDED_BY(mutex_);
   uint32_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;

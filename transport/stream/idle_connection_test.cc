@@ -19,7 +19,7 @@ namespace {
 class LeastReceiver : public Receiver {
  public:
   explicit LeastReceiver(Completion* completion) : completion_(completion) {}
-  void OnMessage(IncomingMessage message) override {
+  void OnMessage(IncomingMessage&& message) override {
     if (completion_ == nullptr) return;
     kept_ = std::move(message);  // as a caller keeps its reply for a while
     completion_->Complete();

@@ -63,7 +63,7 @@ inline std::string BodyOf(const IncomingMessage& message) {
 // Records everything; each test waits for what it expects.
 class Recorder : public Receiver {
  public:
-  void OnMessage(IncomingMessage message) override {
+  void OnMessage(IncomingMessage&& message) override {
     std::function<void(IncomingMessage)> hook;
     {
       absl::MutexLock lock(&mutex_);
