@@ -60,6 +60,8 @@ struct Limits {
   // How long a peer may take none of our queued bytes before its connection is closed. One that
   // reads slowly is not closed.
   absl::Duration write_stall_timeout = absl::Seconds(60);
+
+  friend bool operator==(const Limits&, const Limits&) = default;
 };
 
 // Queued bytes at which streams wait.

@@ -28,7 +28,7 @@ absl::Status Shortened(const absl::Status& status) {
 
 void AnswerSide::OnCall(transport::IncomingMessage&& message) {
   const uint32_t call_id = message.header().call_id;
-  if (dispatcher_ == nullptr) {
+  if (config_->dispatcher == nullptr) {
     return Refuse(call_id, absl::UnimplementedError("this end of the connection serves nothing"));
   }
   if (absl::Status admitted = Admit(call_id); !admitted.ok()) {
@@ -53,15 +53,15 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
       return Refuse(call_id, read);
     }
   }
-  if (interceptors_ != nullptr) [[unlikely]] {
-    const MethodInfo* const method = dispatcher_->FindMethod(call->header());
-    if (absl::Status ended; !call->Intercept(*interceptors_, method, ended)) {
+  if (!config_->interceptors.empty()) [[unlikely]] {
+    const MethodInfo* const method = config_->dispatcher->FindMethod(call->header());
+    if (absl::Status ended; !call->Intercept(config_->interceptors, method, ended)) {
       // The return of a stream of results only ends it.
       if (method != nullptr && StreamsResults(method->kind)) call->response_->has_body = false;
       return call->Answer(std::move(ended));
     }
   }
-  dispatcher_->Run(*call).Deliver(*call);
+  config_->dispatcher->Run(*call).Deliver(*call);
 }
 
 absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
@@ -72,9 +72,9 @@ absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
     return absl::InvalidArgumentError(
         absl::StrCat("call id ", call_id, " is in use by a call in flight"));
   }
-  if (async_unfinished_ >= limits_->calls_in_flight_max) {
+  if (async_unfinished_ >= limits().calls_in_flight_max) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("calls_in_flight_max is ", limits_->calls_in_flight_max));
+        absl::StrCat("calls_in_flight_max is ", limits().calls_in_flight_max));
   }
   return absl::OkStatus();
 }
@@ -208,13 +208,13 @@ void AnswerSide::SendReturn(ServerCall& call, const absl::Status& status) {
   const ResponseMetadata* const metadata =
       call.extras_ != nullptr ? &call.extras_->response : nullptr;
   if (!status.ok()) {
-    EncodeError(status, /*refused=*/false, *limits_, *response, metadata);
+    EncodeError(status, /*refused=*/false, limits(), *response, metadata);
   } else if (metadata != nullptr) [[unlikely]] {
-    const absl::Status encoded = EncodeResponseMetadata(*metadata, *limits_, *response);
+    const absl::Status encoded = EncodeResponseMetadata(*metadata, limits(), *response);
     if (!encoded.ok()) {
       EncodeError(
           absl::InternalError(absl::StrCat("results: ", encoded.message(), "; the call has run")),
-          /*refused=*/false, *limits_, *response);
+          /*refused=*/false, limits(), *response);
     }
   }
   const absl::Status sent = owner_->connection().Send(std::move(response));
@@ -236,7 +236,7 @@ void AnswerSide::SendError(uint32_t call_id, const absl::Status& status, bool re
     OutgoingMessage message = transport::NewHeapMessage(0);
     message->header.type = FrameType::kReturn;
     message->header.call_id = call_id;
-    EncodeError(told, refused, *limits_, *message);
+    EncodeError(told, refused, limits(), *message);
     // Closed: the caller learns it by itself. Otherwise it is the text for which there is no room.
     const absl::Status sent = owner_->connection().Send(std::move(message));
     if (sent.ok() || absl::IsUnavailable(sent)) return;

@@ -14,8 +14,8 @@
 #include "base/limits.h"
 #include "base/mutex.h"
 #include "rpc/dispatcher.h"
-#include "rpc/interceptor.h"
 #include "rpc/server_call.h"
+#include "rpc/session_config.h"
 #include "transport/connection.h"
 
 namespace mi7 {
@@ -38,13 +38,8 @@ class AnswerSide {
     ~Owner() = default;
   };
 
-  // `dispatcher`: nullptr for a side that serves nothing. All must outlive the AnswerSide.
-  AnswerSide(Owner* owner, const Dispatcher* dispatcher, const Limits* limits,
-             const Interceptors* interceptors)
-      : owner_(owner),
-        dispatcher_(dispatcher),
-        limits_(limits),
-        interceptors_(interceptors->empty() ? nullptr : interceptors) {}
+  // Both must outlive the AnswerSide.
+  AnswerSide(Owner* owner, const SessionConfig* config) : owner_(owner), config_(config) {}
 
   void OnCall(transport::IncomingMessage&& message);
   void OnCancel(uint32_t call_id);
@@ -67,7 +62,7 @@ class AnswerSide {
   size_t in_flight() const;
 
   // --- For ServerCall ---
-  const Limits& limits() const { return *limits_; }
+  const Limits& limits() const { return config_->limits; }
   std::string peer() { return owner_->connection().info().peer; }
   std::string transport_name() { return owner_->connection().info().transport; }
   SessionStreams& streams() { return owner_->streams(); }
@@ -94,9 +89,7 @@ class AnswerSide {
   void SendError(uint32_t call_id, const absl::Status& status, bool refused);
 
   Owner* const owner_;
-  const Dispatcher* const dispatcher_;
-  const Limits* const limits_;
-  const Interceptors* const interceptors_;  // nullptr: none
+  const SessionConfig* const config_;
   mutable Mutex mutex_;
   absl::flat_hash_map<uint32_t, ServerCall*> async_calls_ ABSL_GUARDED_BY(mutex_);
   // Asynchronous calls whose return was not handed to the connection yet; those of async_calls_ and

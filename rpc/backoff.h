@@ -19,6 +19,8 @@ struct BackoffOptions {
   // Each wait is varied at random by up to this share, so that the clients of a restarted server
   // do not come back all at once.
   double jitter = 0.2;
+
+  friend bool operator==(const BackoffOptions&, const BackoffOptions&) = default;
 };
 
 // Not thread-safe.

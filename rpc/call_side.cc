@@ -8,15 +8,13 @@
 #include "rpc/caller_stream.h"
 #include "rpc/client_call.h"
 #include "rpc/error_codec.h"
+#include "rpc/session_streams.h"
 
 namespace mi7 {
 namespace {
 
 using transport::FrameHeader;
 using transport::FrameType;
-
-// A table that held more than this many ids gives its memory back when it is empty.
-constexpr size_t kKeptIdsMax = 64;
 
 // Stands in the table for a call that nobody waits for any more, whose id is taken until its return
 // arrives. The call itself is let go at once, so that a server that never answers pins nothing.
@@ -34,9 +32,10 @@ absl::Status LostStatus(const ClientCall& call, const absl::Status& closed) {
 CallSide::CallSide(SessionStreams* streams, const transport::Negotiated& negotiated,
                    const Limits* limits)
     : streams_(streams),
-      connection_(&streams->connection()),
       limits_(limits),
       in_flight_max_(std::min(limits->calls_in_flight_max, negotiated.calls_in_flight_max)) {}
+
+transport::Connection& CallSide::connection() const { return streams_->connection(); }
 
 void CallSide::Send(ClientCall* call) {
   if (TrySend(call)) return;
@@ -63,29 +62,22 @@ bool CallSide::TrySend(ClientCall* call) {
   {
     BiasedLock lock(&mutex_);
     if (stopped()) return false;
-    if (in_flight_ >= in_flight_max_) [[unlikely]] {
+    if (calls_.in_use() >= in_flight_max_) [[unlikely]] {
       failure = absl::ResourceExhaustedError(
-          absl::StrCat(in_flight_, " calls in flight, calls_in_flight_max is ", in_flight_max_));
+          absl::StrCat(calls_.in_use(), " calls in flight, calls_in_flight_max is ", in_flight_max_));
     } else if (call->stream_ != nullptr && !streams_->supported()) [[unlikely]] {
       failure = absl::UnimplementedError("the server's mi7 knows no streams");
     } else {
-      if (free_ids_.empty()) {
-        free_ids_.push_back(static_cast<uint32_t>(calls_.size()));
-        calls_.push_back(nullptr);
-      }
-      call->call_id_ = header.call_id = free_ids_.back();
-      free_ids_.pop_back();
-      calls_[header.call_id] = call;
+      call->call_id_ = header.call_id = calls_.Add(call);
       call->Ref();
       if (call->stream_ != nullptr) [[unlikely]]
         call->stream_->OnSending(*streams_, header.call_id);
       if (call->background_) TakeBackground(call);
-      ++in_flight_;
     }
   }
   if (failure.ok()) [[likely]] {
     const uint32_t call_id = header.call_id;
-    failure = connection_->Send(std::move(call->request_));
+    failure = connection().Send(std::move(call->request_));
     // OnClosed leaves a call to us that it finds here, because it cannot know whether it was sent;
     // so does Withdraw, because a cancellation must not overtake its call. seq_cst: either it
     // sees our kSent, or we see the claim that came before it.
@@ -119,18 +111,17 @@ bool CallSide::Withdraw(ClientCall* call) {
   {
     BiasedLock lock(&mutex_);
     const uint32_t call_id = call->call_id_;
-    if (call_id >= calls_.size() || calls_[call_id] != call) return false;
+    if (calls_.At(call_id) != call) return false;
     if (call->send_stage_.load(std::memory_order_seq_cst) == ClientCall::kSending) return false;
     if (call->stream_ != nullptr) [[unlikely]]
       call->stream_->StopSending();
     GiveBackBackground(call);
     // A server that goes away is answered: the last return closes the connection.
-    unsent = !stopped() && connection_->Withdraw(call_id);
+    unsent = !stopped() && connection().Withdraw(call_id);
     if (unsent) {
-      calls_[call_id] = nullptr;
-      FreeId(call_id);
+      calls_.Free(call_id);
     } else {
-      calls_[call_id] = kGivenUp;
+      calls_.Replace(call_id, kGivenUp);
       SendCancelOf(call_id);
     }
   }
@@ -144,7 +135,7 @@ void CallSide::SendCancelOf(uint32_t call_id) {
   message->header.call_id = call_id;
   message->has_body = false;
   // Never refused for want of room: it fails when the connection is closed, which cancels, too.
-  connection_->Send(std::move(message)).IgnoreError();
+  connection().Send(std::move(message)).IgnoreError();
 }
 
 absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
@@ -241,12 +232,11 @@ void CallSide::OnClosed(const absl::Status& why) {
     BiasedLock lock(&mutex_);
     stopped_ = true;
     closed_ = closed;
-    lost.swap(calls_);
-    free_ids_ = {};
-    in_flight_ = background_ = 0;
+    lost = calls_.TakeAll();
+    background_ = 0;
   }
   for (ClientCall* call : lost) {
-    if (call == nullptr || call == kGivenUp) continue;
+    if (call == kGivenUp) continue;
     if (call->send_stage_.exchange(ClientCall::kLost, std::memory_order_seq_cst) ==
         ClientCall::kSent) {
       call->Fail(LostStatus(*call, closed));
@@ -263,20 +253,19 @@ absl::Status CallSide::closed() const {
 bool CallSide::DriveInBackground(ClientCall* call) {
   BiasedLock lock(&mutex_);
   // One that has left the table needs no driving.
-  const uint32_t call_id = call->call_id_;
-  if (call_id >= calls_.size() || calls_[call_id] != call) return false;
+  if (calls_.At(call->call_id_) != call) return false;
   if (!call->background_) TakeBackground(call);
   return call->PublishWhileOnlyOurs();
 }
 
 void CallSide::TakeBackground(ClientCall* call) {
   call->background_ = true;
-  if (background_++ == 0) connection_->SetBackground(true);
+  if (background_++ == 0) connection().SetBackground(true);
 }
 
 void CallSide::GiveBackBackground(ClientCall* call) {
   if (std::exchange(call->background_, false) && --background_ == 0) {
-    connection_->SetBackground(false);
+    connection().SetBackground(false);
   }
 }
 
@@ -287,38 +276,28 @@ void CallSide::StopSending() {
 
 bool CallSide::idle() const {
   BiasedLock lock(&mutex_);
-  return in_flight_ == 0;
+  return calls_.in_use() == 0;
 }
 
 ClientCall* CallSide::Find(uint32_t call_id) {
   BiasedLock lock(&mutex_);
-  ClientCall* const call = call_id < calls_.size() ? calls_[call_id] : nullptr;
+  ClientCall* const call = calls_.At(call_id);
   if (call != nullptr && call != kGivenUp) call->Ref();
   return call;
 }
 
 ClientCall* CallSide::Take(uint32_t call_id, const ClientCall* expected) {
   BiasedLock lock(&mutex_);
-  if (call_id >= calls_.size() || calls_[call_id] == nullptr) return nullptr;
-  if (expected != nullptr && calls_[call_id] != expected) return nullptr;
-  ClientCall* const call = std::exchange(calls_[call_id], nullptr);
+  ClientCall* const call = calls_.At(call_id);
+  if (call == nullptr || (expected != nullptr && call != expected)) return nullptr;
   if (call != kGivenUp) {
     GiveBackBackground(call);
     // Before another call can get the id.
     if (call->stream_ != nullptr) [[unlikely]]
       call->stream_->StopSending();
   }
-  FreeId(call_id);
+  calls_.Free(call_id);
   return call;
-}
-
-void CallSide::FreeId(uint32_t call_id) {
-  if (--in_flight_ == 0 && calls_.size() > kKeptIdsMax) {
-    calls_ = {};
-    free_ids_ = {};
-  } else {
-    free_ids_.push_back(call_id);
-  }
 }
 
 }  // namespace mi7

@@ -1,16 +1,16 @@
 #pragma once
 
-// CallSide: the half of a session that makes calls: the table of calls in flight (Cap'n Proto
-// RPC's "questions") and what ends them.
+// CallSide: the half of a session that makes calls: the table of calls in flight and what ends
+// them.
 
 #include <atomic>
 #include <cstdint>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "base/biased_mutex.h"
 #include "base/limits.h"
+#include "rpc/call_table.h"
 #include "transport/connection.h"
 #include "transport/message.h"
 
@@ -60,9 +60,8 @@ class CallSide {
   bool idle() const;
 
  private:
+  transport::Connection& connection() const;
   absl::Status closed() const;
-  // Frees the id of a call that left the table.
-  void FreeId(uint32_t call_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveBackBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendCancelOf(uint32_t call_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -73,15 +72,12 @@ class CallSide {
   ClientCall* Find(uint32_t call_id);
 
   SessionStreams* const streams_;
-  transport::Connection* const connection_;
   const Limits* const limits_;
   const uint32_t in_flight_max_;  // ours or the peer's limit, whichever is lower
   mutable BiasedMutex mutex_;
-  // Index: call id; nullptr: free. Ids are dense and reused at once after the return, as in Cap'n
-  // Proto RPC; the order of the connection makes that unambiguous.
-  std::vector<ClientCall*> calls_ ABSL_GUARDED_BY(mutex_);
-  std::vector<uint32_t> free_ids_ ABSL_GUARDED_BY(mutex_);
-  uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Ids are reused at once after the return, as in Cap'n Proto RPC; the order of the connection
+  // makes that unambiguous.
+  CallTable calls_ ABSL_GUARDED_BY(mutex_);
   uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;  // calls in flight that want it
   std::atomic<bool> stopped_{false};                 // changed under the mutex
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);      // why no call can be sent; OK before OnClosed

@@ -86,27 +86,38 @@ absl::StatusOr<std::shared_ptr<Channel>> Channel::Create(absl::string_view endpo
     complete.event_loop = *loop;
   }
   if (complete.event_loop->forked()) return ForkGuard::Refusal("ChannelOptions::event_loop");
-  return std::shared_ptr<Channel>(new Channel(*std::move(parsed), complete));
+  return std::shared_ptr<Channel>(new Channel(*parsed, complete));
 }
 
-Channel::Channel(transport::Endpoint endpoint, const ChannelOptions& options)
+Channel::Recovery::Recovery(const Channel& channel)
+    : backoff(channel.settings_->backoff,
+              reinterpret_cast<uintptr_t>(&channel) ^ static_cast<uint64_t>(MonotonicNanos())) {}
+
+Channel::Channel(const transport::Endpoint& endpoint, const ChannelOptions& options)
     : id_(next_channel_id.fetch_add(1, std::memory_order_relaxed)),
-      endpoint_(std::move(endpoint)),
-      local_(transport::ShareLocalOptions(options.local)),
-      wait_(options.wait),
-      connect_timeout_(options.connect_timeout),
-      config_(std::make_shared<SessionConfig>(SessionConfig{options.limits, nullptr, nullptr, {}})),
-      decorator_(options.decorator),
-      loop_(options.event_loop),
-      interceptors_(options.interceptors.empty()
-                        ? nullptr
-                        : std::make_unique<const Interceptors>(options.interceptors)),
-      backoff_(options.backoff,
-               reinterpret_cast<uintptr_t>(this) ^ static_cast<uint64_t>(MonotonicNanos())) {}
+      endpoint_(endpoint.ToString()),
+      settings_(ShareSettings(options)),
+      loop_(options.event_loop) {}
 
 Channel::~Channel() {
   // Every call holds the channel, so none is in flight or queued.
   if (session_) session_->connection().Close(absl::OkStatus());
+}
+
+Channel::Recovery& Channel::recovery() {
+  if (recovery_ == nullptr) recovery_ = std::make_unique<Recovery>(*this);
+  return *recovery_;
+}
+
+void Channel::NotifyStateChanged() {
+  if (recovery_ != nullptr) recovery_->state_changed.NotifyAll();
+}
+
+std::unique_ptr<Channel::Recovery> Channel::TakeIdleRecovery() {
+  if (recovery_ == nullptr) return nullptr;
+  std::erase_if(recovery_->departing,
+                [](const std::weak_ptr<Session>& gone) { return gone.expired(); });
+  return recovery_->idle() ? std::move(recovery_) : nullptr;
 }
 
 DeadlineQueue& Channel::deadlines() {
@@ -160,8 +171,8 @@ ClientCall* Channel::NewCall(const std::shared_ptr<Channel>& channel, const Inte
       ClientCall::New(channel, std::move(session), service, method, options, std::move(request));
   if (!failure.ok()) [[unlikely]]
     call->early_failure_ = std::move(failure);
-  if (channel->interceptors_ != nullptr) [[unlikely]]
-    call->Intercept(*channel->interceptors_);
+  if (!channel->settings_->interceptors.empty()) [[unlikely]]
+    call->Intercept(channel->settings_->interceptors);
   return call;
 }
 
@@ -177,14 +188,14 @@ void Channel::StartCall(ClientCall* call) {
         failure = absl::FailedPreconditionError("channel is closed");
       } else if (!waits) {
         failure = last_failure_;
-      } else if (queue_.size() >= limits().calls_in_flight_max) {
+      } else if (recovery().queue.size() >= limits().calls_in_flight_max) {
         failure = absl::ResourceExhaustedError(
-            absl::StrCat(queue_.size(), " calls wait for the connection, calls_in_flight_max is ",
+            absl::StrCat(recovery().queue.size(), " calls wait for the connection, calls_in_flight_max is ",
                          limits().calls_in_flight_max));
       } else {
         call->queued_ = true;
         call->Ref();
-        queue_.push_back(call);
+        recovery().queue.push_back(call);
         connect = state_ == ChannelState::kIdle;
         if (connect) state_ = ChannelState::kConnecting;
       }
@@ -206,11 +217,14 @@ Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
   std::shared_ptr<Session> session;
   {
     MutexLock lock(&mutex_);
-    const auto found = std::find(queue_.begin(), queue_.end(), call);
-    if (found != queue_.end()) {
-      queue_.erase(found);
-      call->Unref();  // the caller holds another
-      return Withdrawn::kBeforeSend;
+    if (recovery_ != nullptr) {
+      std::list<ClientCall*>& queue = recovery_->queue;
+      const auto found = std::find(queue.begin(), queue.end(), call);
+      if (found != queue.end()) {
+        queue.erase(found);
+        call->Unref();  // the caller holds another
+        return Withdrawn::kBeforeSend;
+      }
     }
     session = call->session_;
   }
@@ -221,18 +235,21 @@ Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
 void Channel::BeginConnect() {
   transport::TransportOptions options;
   options.limits = limits();
-  options.wait = wait_;
-  options.local = local_;
+  options.wait = settings_->wait;
+  options.local = settings_->local;
   {
     MutexLock lock(&mutex_);
     if (state_ == ChannelState::kClosed) return;
-    connect_cancel_ = std::stop_source();
-    options.cancel = connect_cancel_.get_token();
+    std::stop_source& cancel = recovery().cancel;
+    cancel = std::stop_source();
+    options.cancel = cancel.get_token();
   }
+  const absl::StatusOr<transport::Endpoint> endpoint = transport::Endpoint::Parse(endpoint_);
+  MI7_CHECK(endpoint.ok(), "an endpoint's text is parsed as that endpoint");
   // Shared, not weak: the attempt ends by itself within its deadline, or when it is cancelled, and
   // its result has a home.
   transport::ConnectExplained(
-      endpoint_, loop_, options, Deadline::After(connect_timeout_),
+      *endpoint, loop_, options, Deadline::After(settings_->connect_timeout),
       [self = shared_from_this()](absl::StatusOr<std::shared_ptr<transport::Connection>> connection,
                                   std::string why) {
         self->OnConnectDone(std::move(connection), std::move(why));
@@ -241,14 +258,16 @@ void Channel::BeginConnect() {
 
 void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection,
                             std::string why_not_better) {
-  if (connection.ok() && decorator_ != nullptr) [[unlikely]] {
-    auto decorated = decorator_->Decorate(*connection, loop_);
+  if (connection.ok() && settings_->decorator != nullptr) [[unlikely]] {
+    auto decorated = settings_->decorator->Decorate(*connection, loop_);
     if (!decorated.ok()) (*connection)->Close(decorated.status());
     connection = std::move(decorated);
   }
   std::shared_ptr<Session> session;
   if (connection.ok()) {
-    session = std::make_shared<Session>(*connection, weak_from_this(), config_);
+    session = std::make_shared<Session>(
+        *connection, weak_from_this(),
+        std::shared_ptr<const SessionConfig>(settings_, &settings_->session));
   }
   std::list<ClientCall*> failed;
   absl::Status failure;
@@ -256,30 +275,34 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
   bool closed;
   {
     MutexLock lock(&mutex_);
-    ++attempts_ended_;
-    connect_cancel_ = std::stop_source(std::nostopstate);
+    Recovery& own = recovery();
+    ++own.attempts_ended;
+    own.cancel = std::stop_source(std::nostopstate);
     closed = state_ == ChannelState::kClosed;
     if (session && !closed) {
-      backoff_.Reset();
+      own.backoff.Reset();
       last_failure_ = absl::OkStatus();
-      why_not_better_ = std::move(why_not_better);
-      news = absl::StrCat(endpoint_.ToString(), ": connected", DescribeSession(*session));
+      why_not_better_ =
+          why_not_better.empty()
+              ? nullptr
+              : std::make_unique<const std::string>(std::move(why_not_better));
+      news = absl::StrCat(endpoint_, ": connected", DescribeSession(*session));
     } else if (!closed) {
       state_ = ChannelState::kBackoff;
-      state_changed_.NotifyAll();
+      NotifyStateChanged();
       failure = last_failure_ = ConnectFailure(connection.status());
       const auto first_failed =
-          std::stable_partition(queue_.begin(), queue_.end(),
+          std::stable_partition(own.queue.begin(), own.queue.end(),
                                 [](const ClientCall* call) { return call->wait_for_ready_; });
-      failed.assign(first_failed, queue_.end());
-      queue_.erase(first_failed, queue_.end());
-      if (!backoff_timer_) {
-        backoff_timer_ =
+      failed.assign(first_failed, own.queue.end());
+      own.queue.erase(first_failed, own.queue.end());
+      if (!own.backoff_timer) {
+        own.backoff_timer =
             std::make_unique<transport::EventLoop::Timer>(loop_, [weak = weak_from_this()] {
               if (std::shared_ptr<Channel> self = weak.lock()) self->OnBackoffOver();
             });
       }
-      backoff_timer_->Schedule(Deadline::After(backoff_.Next()));
+      own.backoff_timer->Schedule(Deadline::After(own.backoff.Next()));
     }
   }
   if (!news.empty()) Log(LogLevel::kInfo, news);
@@ -297,18 +320,21 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
 void Channel::SendQueued(const std::shared_ptr<Session>& session) {
   for (;;) {
     ClientCall* call;
+    std::unique_ptr<Recovery> over;
     {
       MutexLock lock(&mutex_);
       if (state_ == ChannelState::kClosed) break;
-      if (queue_.empty()) {
+      Recovery& own = recovery();
+      if (own.queue.empty()) {
         // Only now do new calls go past the queue, so calls leave in the order they were made.
         state_ = ChannelState::kReady;
         session_ = session;
-        state_changed_.NotifyAll();
+        NotifyStateChanged();
+        over = TakeIdleRecovery();
         return;
       }
-      call = queue_.front();
-      queue_.pop_front();
+      call = own.queue.front();
+      own.queue.pop_front();
       call->session_ = session;
       call->background_ = true;  // whoever waits for it is not in Connection::Await
     }
@@ -323,7 +349,7 @@ void Channel::OnBackoffOver() {
   {
     MutexLock lock(&mutex_);
     if (state_ != ChannelState::kBackoff) return;
-    state_ = queue_.empty() ? ChannelState::kIdle : ChannelState::kConnecting;
+    state_ = recovery().queue.empty() ? ChannelState::kIdle : ChannelState::kConnecting;
     if (state_ == ChannelState::kIdle) return;
   }
   BeginConnect();
@@ -333,14 +359,15 @@ void Channel::ForgetSessionLocked(Session& session) {
   if (session_.get() != &session) return;
   session_ = nullptr;
   if (state_ == ChannelState::kReady) state_ = ChannelState::kIdle;
-  state_changed_.NotifyAll();
+  NotifyStateChanged();
 }
 
 void Channel::OnGoAway(Session& session) {
   // Both under one lock: Close, at any moment, finds the session in one of the two places.
   MutexLock lock(&mutex_);
-  std::erase_if(departing_, [](const std::weak_ptr<Session>& gone) { return gone.expired(); });
-  departing_.push_back(session.weak_from_this());
+  std::vector<std::weak_ptr<Session>>& departing = recovery().departing;
+  std::erase_if(departing, [](const std::weak_ptr<Session>& gone) { return gone.expired(); });
+  departing.push_back(session.weak_from_this());
   ForgetSessionLocked(session);
 }
 
@@ -351,41 +378,47 @@ void Channel::OnSessionClosed(Session& session, const absl::Status& why) {
 }
 
 absl::Status Channel::ForkedError() const {
-  return ForkGuard::Refusal(absl::StrCat("channel to ", endpoint_.ToString()));
+  return ForkGuard::Refusal(absl::StrCat("channel to ", endpoint_));
 }
 
 absl::Status Channel::Connect(Deadline deadline) {
   if (forked()) return ForkedError();
   bool connect = false;
   uint64_t ended_before;
+  std::unique_ptr<Recovery> over;
   {
     MutexLock lock(&mutex_);
     if (state_ == ChannelState::kReady) return absl::OkStatus();
     if (loop_->InLoopThread()) {
       return absl::FailedPreconditionError(absl::StrCat(
-          endpoint_.ToString(), ": Connect() on the event loop's thread would wait for itself"));
+          endpoint_, ": Connect() on the event loop's thread would wait for itself"));
     }
     if (state_ == ChannelState::kIdle || state_ == ChannelState::kBackoff) {
       state_ = ChannelState::kConnecting;
       connect = true;
     }
-    ended_before = attempts_ended_;
+    ended_before = recovery().attempts_ended;
+    ++recovery().waiters;  // so that it stays
   }
   if (connect) BeginConnect();
   MutexLock lock(&mutex_);
-  const auto ended = [this, ended_before]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  Recovery& own = recovery();
+  const auto ended = [this, &own, ended_before]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     if (state_ == ChannelState::kReady || state_ == ChannelState::kClosed) return true;
-    return attempts_ended_ != ended_before && state_ != ChannelState::kConnecting;
+    return own.attempts_ended != ended_before && state_ != ChannelState::kConnecting;
   };
-  if (!state_changed_.WaitUntil(mutex_, deadline, ended)) {
+  const bool in_time = own.state_changed.WaitUntil(mutex_, deadline, ended);
+  --own.waiters;
+  if (state_ == ChannelState::kReady) over = TakeIdleRecovery();
+  if (!in_time) {
     return absl::DeadlineExceededError(
-        absl::StrCat("connecting to ", endpoint_.ToString(), ": deadline passed"));
+        absl::StrCat("connecting to ", endpoint_, ": deadline passed"));
   }
   if (state_ == ChannelState::kReady) return absl::OkStatus();
   if (state_ == ChannelState::kClosed) return absl::FailedPreconditionError("channel is closed");
   if (!last_failure_.ok()) return last_failure_;
   return absl::UnavailableError(
-      absl::StrCat(endpoint_.ToString(), ": the connection was lost at once"));
+      absl::StrCat(endpoint_, ": the connection was lost at once"));
 }
 
 void Channel::Close() {
@@ -397,13 +430,15 @@ void Channel::Close() {
   {
     MutexLock lock(&mutex_);
     state_ = ChannelState::kClosed;
-    attempt.swap(connect_cancel_);
-    departing.swap(departing_);
-    state_changed_.NotifyAll();
+    NotifyStateChanged();
     session = std::move(session_);
     session_ = nullptr;
-    queue.swap(queue_);
-    if (backoff_timer_) backoff_timer_->Cancel();
+    if (recovery_ != nullptr) {
+      attempt.swap(recovery_->cancel);
+      departing.swap(recovery_->departing);
+      queue.swap(recovery_->queue);
+      if (recovery_->backoff_timer) recovery_->backoff_timer->Cancel();
+    }
   }
   attempt.request_stop();
   if (session) {
@@ -436,13 +471,15 @@ std::string Channel::transport() const {
 std::string Channel::DescribeSession(Session& session) const {
   const transport::ConnectionInfo info = session.connection().info();
   return absl::StrCat(", calls go over ", info.transport, " to ", info.peer,
-                      why_not_better_.empty() ? "" : "; no shared memory: ", why_not_better_);
+                      why_not_better_ == nullptr
+                          ? std::string()
+                          : absl::StrCat("; no shared memory: ", *why_not_better_));
 }
 
 std::string Channel::Describe() const {
   if (forked()) return std::string(ForkedError().message());
   MutexLock lock(&mutex_);
-  std::string text = absl::StrCat(endpoint_.ToString(), ": ", ChannelStateName(state_));
+  std::string text = absl::StrCat(endpoint_, ": ", ChannelStateName(state_));
   if (session_) absl::StrAppend(&text, DescribeSession(*session_));
   if (!last_failure_.ok()) absl::StrAppend(&text, " (last failure: ", last_failure_.message(), ")");
   return text;

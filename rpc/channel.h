@@ -24,6 +24,7 @@
 #include "base/mutex.h"
 #include "rpc/backoff.h"
 #include "rpc/call_options.h"
+#include "rpc/channel_settings.h"
 #include "rpc/deadline_queue.h"
 #include "rpc/interceptor.h"
 #include "rpc/session.h"
@@ -114,11 +115,11 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // tells the server.
   Withdrawn WithdrawCall(ClientCall* call);
   DeadlineQueue& deadlines();
-  const Limits& limits() const { return config_->limits; }
+  const Limits& limits() const { return settings_->session.limits; }
   // Whether this process was forked from the one that made the channel, and why calls fail then.
   bool forked() const { return loop_->forked(); }
   absl::Status ForkedError() const;
-  std::string endpoint() const { return endpoint_.ToString(); }
+  const std::string& endpoint() const { return endpoint_; }
   // Whether the calling thread is the one that connects the channel.
   bool InLoopThread() const { return loop_->InLoopThread(); }
 
@@ -128,7 +129,27 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   void OnDrained(Session&) override {}
 
  private:
-  Channel(transport::Endpoint endpoint, const ChannelOptions& options);
+  // What a channel needs besides its connection while there is none, or one that departs: most of
+  // ten thousand channels do without. Guarded by mutex_.
+  struct Recovery {
+    explicit Recovery(const Channel& channel);
+    // Nothing that has to be kept.
+    bool idle() const { return queue.empty() && departing.empty() && waiters == 0; }
+
+    // Calls that wait for a connection, in order; a reference each.
+    std::list<ClientCall*> queue;
+    // Those whose server accepts no further calls, but has calls of ours in flight.
+    std::vector<std::weak_ptr<Session>> departing;
+    Backoff backoff;
+    std::unique_ptr<transport::EventLoop::Timer> backoff_timer;  // made when first needed
+    uint64_t attempts_ended = 0;
+    // Of the attempt that runs; without a state otherwise.
+    std::stop_source cancel{std::nostopstate};
+    uint32_t waiters = 0;   // threads in Connect
+    CondVar state_changed;  // for them
+  };
+
+  Channel(const transport::Endpoint& endpoint, const ChannelOptions& options);
   std::shared_ptr<Session> ReadySession() const;
   std::shared_ptr<Session> SessionForCall() const;
   // Begins an attempt; the caller has set kConnecting under the lock and released it.
@@ -140,36 +161,25 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   void ForgetSessionLocked(Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Sends the calls that waited for a connection.
   void SendQueued(const std::shared_ptr<Session>& session);
+  Recovery& recovery() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void NotifyStateChanged() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes out what is not needed while the channel is ready, to be destroyed without the lock.
+  std::unique_ptr<Recovery> TakeIdleRecovery() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const uint64_t id_;  // no other channel of this process has or had it
-  const transport::Endpoint endpoint_;
-  // Not the options themselves: most channels of a process have the same.
-  const std::shared_ptr<const transport::LocalOptions> local_;
-  const transport::WaitPolicy wait_;
-  const absl::Duration connect_timeout_;
-  const std::shared_ptr<const SessionConfig> config_;
-  const std::shared_ptr<transport::ConnectionDecorator> decorator_;
+  const uint64_t id_;           // no other channel of this process has or had it
+  const std::string endpoint_;  // as text: shorter than Endpoint, and parsed when it connects
+  const std::shared_ptr<const ChannelSettings> settings_;
   transport::EventLoop* const loop_;
-  const std::unique_ptr<const Interceptors> interceptors_;  // nullptr: none
 
   mutable Mutex mutex_;
-  // Both made when first needed: many channels never do.
-  std::shared_ptr<DeadlineQueue> deadlines_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<transport::EventLoop::Timer> backoff_timer_ ABSL_GUARDED_BY(mutex_);
   ChannelState state_ ABSL_GUARDED_BY(mutex_) = ChannelState::kIdle;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // set in kReady
-  // Those whose server accepts no further calls, but has calls of ours in flight.
-  std::vector<std::weak_ptr<Session>> departing_ ABSL_GUARDED_BY(mutex_);
+  // All made when first needed: many channels never do.
+  std::shared_ptr<DeadlineQueue> deadlines_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<Recovery> recovery_ ABSL_GUARDED_BY(mutex_);
+  // Of the last connection: why it is not of a better transport; nullptr: it is of the best.
+  std::unique_ptr<const std::string> why_not_better_ ABSL_GUARDED_BY(mutex_);
   absl::Status last_failure_ ABSL_GUARDED_BY(mutex_);
-  // Of the last connection: why it is not of a better transport.
-  std::string why_not_better_ ABSL_GUARDED_BY(mutex_);
-  Backoff backoff_ ABSL_GUARDED_BY(mutex_);
-  // Calls that wait for a connection, in order; a reference each.
-  std::list<ClientCall*> queue_ ABSL_GUARDED_BY(mutex_);
-  uint64_t attempts_ended_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Of the attempt that runs; without a state otherwise.
-  std::stop_source connect_cancel_ ABSL_GUARDED_BY(mutex_){std::nostopstate};
-  CondVar state_changed_;  // for threads in Connect
 };
 
 }  // namespace mi7

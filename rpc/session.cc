@@ -22,7 +22,7 @@ Session::Session(std::shared_ptr<transport::Connection> connection,
       config_(std::move(config)),
       streams_(connection_.get(), negotiated),
       calls_(&streams_, negotiated, &config_->limits),
-      answers_(this, config_->dispatcher, &config_->limits, &config_->interceptors) {}
+      answers_(this, config_.get()) {}
 
 void Session::Drain() {
   // Refusing begins before the peer is told, so every call that came later is answered "refused".

@@ -13,19 +13,11 @@
 #include "base/limits.h"
 #include "rpc/answer_side.h"
 #include "rpc/call_side.h"
-#include "rpc/interceptor.h"
+#include "rpc/session_config.h"
 #include "rpc/session_streams.h"
 #include "transport/connection.h"
 
 namespace mi7 {
-
-// What all sessions of a channel or a server share.
-struct SessionConfig {
-  Limits limits;
-  const Dispatcher* dispatcher = nullptr;  // nullptr: serves nothing
-  std::shared_ptr<const void> dispatcher_owner;
-  Interceptors interceptors;  // of the calls that are served
-};
 
 class Session final : public transport::Receiver,
                       public AnswerSide::Owner,

@@ -96,7 +96,7 @@ TEST_F(IdleMemoryTest, ServerTakesAtMost1KiBAConnection) {
   EXPECT_LE(each, 1024u);
 }
 
-TEST_F(IdleMemoryTest, ChannelTakesAtMost2KiB) {
+TEST_F(IdleMemoryTest, ChannelTakesAtMost1KiBAConnection) {
   badpeer::RawListener listener;
   std::vector<RawPeer> peers;
   std::vector<std::shared_ptr<Channel>> channels;
@@ -112,7 +112,7 @@ TEST_F(IdleMemoryTest, ChannelTakesAtMost2KiB) {
         badpeer::Message(badpeer::ReturnHeader(received->header.call_id), badpeer::EchoBody()));
     ASSERT_THAT(call.Wait(), IsOk());
   });
-  EXPECT_LE(each, 2048u);
+  EXPECT_LE(each, 1024u);
 }
 
 }  // namespace

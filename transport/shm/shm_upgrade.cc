@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "base/last_shared.h"
 #include "transport/shm/half.h"
 #include "transport/shm/shm_connection.h"
 #include "transport/stream/stream_upgrade.h"
@@ -19,6 +20,21 @@ struct Common {
   std::shared_ptr<const TransportOptions> options;
   std::string endpoint;
 };
+
+// What a connection needs of `options`, shared with those made just before with equal ones.
+std::shared_ptr<const TransportOptions> ShareOptions(const TransportOptions& options) {
+  static auto& shared = *new LastShared<const TransportOptions>;
+  return shared.Get(
+      [&options](const TransportOptions& last) {
+        return last.limits == options.limits && last.wait == options.wait;
+      },
+      [&options] {
+        TransportOptions kept;
+        kept.limits = options.limits;
+        kept.wait = options.wait;
+        return std::make_shared<const TransportOptions>(std::move(kept));
+      });
+}
 
 class Upgrade final : public StreamUpgrade {
  public:
@@ -73,7 +89,7 @@ std::function<std::unique_ptr<StreamUpgrade>()> ShmUpgrades(const ShmTerms& term
   auto common = std::make_shared<const Common>(
       Common{.trusts = terms.trusts,
              .memory = terms.memory,
-             .options = std::make_shared<const TransportOptions>(options),
+             .options = ShareOptions(options),
              .endpoint = std::move(endpoint)});
   return [common = std::move(common)] { return std::make_unique<Upgrade>(common); };
 }

@@ -66,6 +66,11 @@ struct StreamContext {
   const WaitPolicy wait;
 };
 
+// One for a connection that we make, shared with those made just before with equal options. `kind`:
+// a constant. Never null; thread-safe.
+std::shared_ptr<StreamContext> ShareContext(const TransportOptions& options,
+                                            const StreamKind* kind);
+
 class StreamUpgrade;
 
 // What handshakes need besides, and connections do not keep.

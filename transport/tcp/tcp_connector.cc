@@ -33,7 +33,7 @@ class Connector final : public Watcher, public std::enable_shared_from_this<Conn
             Deadline deadline, StreamHandshake::Done done)
       : endpoint_(endpoint),
         loop_(loop),
-        context_(std::make_shared<StreamContext>(options, TcpKind())),
+        context_(ShareContext(options, TcpKind())),
         instance_id_(options.instance_id),
         deadline_(deadline),
         cancel_token_(options.cancel),

@@ -1,0 +1,32 @@
+#include "rpc/channel_settings.h"
+
+#include "base/last_shared.h"
+#include "rpc/channel.h"
+
+namespace mi7 {
+
+std::shared_ptr<const ChannelSettings> ShareSettings(const ChannelOptions& options) {
+  static auto& shared = *new LastShared<const ChannelSettings>;
+  return shared.Get(
+      [&options](const ChannelSettings& last) {
+        return last.session.limits == options.limits && last.wait == options.wait &&
+               last.connect_timeout == options.connect_timeout && last.backoff == options.backoff &&
+               *last.local == options.local && last.interceptors == options.interceptors &&
+               last.decorator == options.decorator;
+      },
+      [&options] {
+        return std::make_shared<const ChannelSettings>(
+            ChannelSettings{.session = {.limits = options.limits,
+                                        .dispatcher = nullptr,
+                                        .dispatcher_owner = nullptr,
+                                        .interceptors = {}},
+                            .wait = options.wait,
+                            .connect_timeout = options.connect_timeout,
+                            .backoff = options.backoff,
+                            .local = transport::ShareLocalOptions(options.local),
+                            .interceptors = options.interceptors,
+                            .decorator = options.decorator});
+      });
+}
+
+}  // namespace mi7
