@@ -67,8 +67,7 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
 absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
   MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("server is shutting down");
-  if (async_calls_.empty()) return absl::OkStatus();
-  if (async_calls_.contains(call_id)) {
+  if (FindAsync(call_id) != nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("call id ", call_id, " is in use by a call in flight"));
   }
@@ -83,10 +82,10 @@ void AnswerSide::OnCancel(uint32_t call_id) {
   CalleeStream* stream = nullptr;
   {
     MutexLock lock(&mutex_);
-    const auto found = async_calls_.find(call_id);
-    if (found == async_calls_.end()) return;
-    found->second->Cancel();
-    stream = found->second->stream_;
+    ServerCall* const call = FindAsync(call_id);
+    if (call == nullptr) return;
+    call->Cancel();
+    stream = call->stream_;
     if (stream != nullptr) stream->Ref();
   }
   if (stream == nullptr) return;
@@ -96,9 +95,8 @@ void AnswerSide::OnCancel(uint32_t call_id) {
 
 CalleeStream* AnswerSide::FindStream(uint32_t call_id) {
   MutexLock lock(&mutex_);
-  const auto found = async_calls_.find(call_id);
-  if (found == async_calls_.end()) return nullptr;
-  CalleeStream* const stream = found->second->stream_;
+  const ServerCall* const call = FindAsync(call_id);
+  CalleeStream* const stream = call != nullptr ? call->stream_ : nullptr;
   if (stream != nullptr) stream->Ref();
   return stream;
 }
@@ -142,7 +140,8 @@ void AnswerSide::OnClosed() {
   std::vector<std::pair<uint32_t, CalleeStream*>> streams;
   {
     MutexLock lock(&mutex_);
-    for (const auto& [id, call] : async_calls_) {
+    if (async_calls_ == nullptr) return;
+    for (const auto& [id, call] : *async_calls_) {
       call->Cancel();
       if (call->stream_ == nullptr) continue;
       call->stream_->Ref();
@@ -171,7 +170,10 @@ size_t AnswerSide::in_flight() const {
 
 std::shared_ptr<void> AnswerSide::RegisterAsync(ServerCall& call) {
   MutexLock lock(&mutex_);
-  async_calls_[call.header().call_id] = &call;
+  if (async_calls_ == nullptr) {
+    async_calls_ = std::make_unique<absl::flat_hash_map<uint32_t, ServerCall*>>();
+  }
+  (*async_calls_)[call.header().call_id] = &call;
   ++async_unfinished_;
   admits_all_.store(false, std::memory_order_relaxed);
   return owner_->KeepAlive();
@@ -184,7 +186,7 @@ void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
   if (async) {
     // Before the return is sent: the caller may use the id again as soon as it has it.
     MutexLock lock(&mutex_);
-    async_calls_.erase(call.header().call_id);
+    async_calls_->erase(call.header().call_id);
   }
   SendReturn(call, status);
   if (call.stream_ != nullptr) [[unlikely]]

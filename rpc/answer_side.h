@@ -80,6 +80,12 @@ class AnswerSide {
   }
   absl::Status AdmitSlow(uint32_t call_id) const;
   void SendReturn(ServerCall& call, const absl::Status& status);
+  // nullptr: none in flight has the id.
+  ServerCall* FindAsync(uint32_t call_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (async_calls_ == nullptr) return nullptr;
+    const auto found = async_calls_->find(call_id);
+    return found == async_calls_->end() ? nullptr : found->second;
+  }
   // The stream with this call id, with a reference for the caller; nullptr: there is none.
   CalleeStream* FindStream(uint32_t call_id);
   // Answers a call that no ServerCall exists for.
@@ -91,7 +97,8 @@ class AnswerSide {
   Owner* const owner_;
   const SessionConfig* const config_;
   mutable Mutex mutex_;
-  absl::flat_hash_map<uint32_t, ServerCall*> async_calls_ ABSL_GUARDED_BY(mutex_);
+  // By id; nullptr until there is one.
+  std::unique_ptr<absl::flat_hash_map<uint32_t, ServerCall*>> async_calls_ ABSL_GUARDED_BY(mutex_);
   // Asynchronous calls whose return was not handed to the connection yet; those of async_calls_ and
   // those that are just being answered.
   size_t async_unfinished_ ABSL_GUARDED_BY(mutex_) = 0;

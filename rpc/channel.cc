@@ -86,16 +86,16 @@ absl::StatusOr<std::shared_ptr<Channel>> Channel::Create(absl::string_view endpo
     complete.event_loop = *loop;
   }
   if (complete.event_loop->forked()) return ForkGuard::Refusal("ChannelOptions::event_loop");
-  return std::shared_ptr<Channel>(new Channel(*parsed, complete));
+  return std::make_shared<Channel>(Private(), *parsed, complete);
 }
 
 Channel::Recovery::Recovery(const Channel& channel)
     : backoff(channel.settings_->backoff,
               reinterpret_cast<uintptr_t>(&channel) ^ static_cast<uint64_t>(MonotonicNanos())) {}
 
-Channel::Channel(const transport::Endpoint& endpoint, const ChannelOptions& options)
+Channel::Channel(Private, const transport::Endpoint& endpoint, const ChannelOptions& options)
     : id_(next_channel_id.fetch_add(1, std::memory_order_relaxed)),
-      endpoint_(endpoint.ToString()),
+      endpoint_(absl::string_view(endpoint.ToString())),  // in no more memory than it takes
       settings_(ShareSettings(options)),
       loop_(options.event_loop) {}
 

@@ -129,6 +129,12 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   void OnDrained(Session&) override {}
 
  private:
+  struct Private {};  // only Create has one
+
+ public:
+  Channel(Private, const transport::Endpoint& endpoint, const ChannelOptions& options);
+
+ private:
   // What a channel needs besides its connection while there is none, or one that departs: most of
   // ten thousand channels do without. Guarded by mutex_.
   struct Recovery {
@@ -149,7 +155,6 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
     CondVar state_changed;  // for them
   };
 
-  Channel(const transport::Endpoint& endpoint, const ChannelOptions& options);
   std::shared_ptr<Session> ReadySession() const;
   std::shared_ptr<Session> SessionForCall() const;
   // Begins an attempt; the caller has set kConnecting under the lock and released it.

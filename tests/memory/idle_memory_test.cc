@@ -33,7 +33,7 @@ constexpr bool kSanitized = true;  // whose allocators mallinfo2 knows nothing o
 constexpr bool kSanitized = false;
 #endif
 
-constexpr size_t kWarm = 200;
+constexpr size_t kWarm = 600;  // the pools that all connections share are full then
 constexpr size_t kCounted = 1000;
 
 size_t HeapBytes() {

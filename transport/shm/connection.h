@@ -239,7 +239,9 @@ class ShmConnection final : public Connection,
   mutable Mutex close_mutex_;
   absl::Status close_status_ ABSL_GUARDED_BY(close_mutex_);
 
-  bool keeps_token_ = false;  // loop thread only: it has the token between two polls
+  // Loop thread only.
+  bool keeps_token_ = false;  // it has the token between two polls
+  uint32_t quiet_polls_ = 0;  // fruitless ones in a row
 
   // Loop thread only; made when first needed.
   std::unique_ptr<EventLoop::Timer> lent_timer_;

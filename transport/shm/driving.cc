@@ -124,6 +124,8 @@ void ShmConnection::Drive(Completion& completion, Deadline deadline) {
         budget_ns = policy == WaitPolicy::kSpin ? INT64_MAX : budget_.Begin();
       }
       if (now_ns - start_ns < budget_ns) {
+        // A wait that takes so long leaves time for what the next message needs.
+        if (pool_->ClearAhead()) continue;
         if (single_cpu || policy == WaitPolicy::kAdaptive || quiet % 1024 == 0) {
           ::sched_yield();
         } else {
@@ -411,7 +413,11 @@ bool ShmConnection::Poll() {
     if (token_.Release()) CallLoop();
   }
   // A guess; what it misses is there at the next poll, or when the connection is put to rest.
-  if (!reader_.Ready(std::memory_order_relaxed) && !queue_waits() && !HasErrand()) return false;
+  if (!reader_.Ready(std::memory_order_relaxed) && !queue_waits() && !HasErrand()) {
+    if (++quiet_polls_ > kPauses) pool_->ClearAhead();
+    return false;
+  }
+  quiet_polls_ = 0;
   if (!CanDrive() && !HasErrand() && !queue_waits()) return false;
   if (keeps_token_) [[likely]]
     return Work();

@@ -39,6 +39,13 @@ void Clear(std::byte* data, uint64_t bytes) {
   ::memset(data, 0, bytes);
 }
 
+// Slots from this size on are cleared ahead, and those that had so much written to them are used two
+// in turn.
+constexpr uint64_t kAheadBytes = 64u << 10;
+// What ClearAhead clears at a time, and how many of the slots that are taken next it looks at.
+constexpr uint64_t kAheadStepBytes = 1u << 10;
+constexpr size_t kAheadSlots = 4;
+
 constexpr uint64_t RoundUp(uint64_t bytes, uint64_t to) { return (bytes + to - 1) / to * to; }
 
 }  // namespace
@@ -93,6 +100,32 @@ bool SlotPool::Pop(Chunk& chunk, uint16_t& index) {
   return false;
 }
 
+void SlotPool::PreferCleared(Chunk& chunk) {
+  std::vector<uint16_t>& stack = chunk.free_stack;
+  if (chunk.slot_bytes < kAheadBytes || stack.empty()) return;
+  const uint64_t dirty_bytes = chunk.slots[stack.back()].dirty_bytes;
+  if (dirty_bytes < kAheadBytes) return;
+  if (stack.size() > 1) {
+    uint16_t& second = stack[stack.size() - 2];
+    if (chunk.slots[second].free && chunk.slots[second].dirty_bytes < dirty_bytes) {
+      std::swap(second, stack.back());
+    }
+  } else if (chunk.fresh == 1 && chunk.count > 1 && chunk.slots[1].free) {
+    // A second one, unless the machine is full.
+    SlotState& second = chunk.slots[1];
+    const uint64_t wanted = std::min(chunk.slot_bytes, RoundUp(dirty_bytes, kWholeBytes));
+    if (second.reserved_bytes < wanted) {
+      if (!ReserveMemory(chunk.memory.descriptor, chunk.slot_bytes + second.reserved_bytes,
+                         wanted - second.reserved_bytes)
+               .ok()) {
+        return;
+      }
+      second.reserved_bytes = wanted;
+    }
+    List(chunk, static_cast<uint16_t>(chunk.fresh++));
+  }
+}
+
 bool SlotPool::PopRun(Chunk& chunk, uint32_t count, uint16_t& index) {
   uint32_t length = 0;
   for (uint32_t i = 0; i < chunk.count; ++i) {
@@ -115,6 +148,7 @@ Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes
     if (!refused.ok()) return {};
   }
   uint16_t index = 0;
+  if (run <= 1) PreferCleared(chunk);
   if (!(run <= 1 ? Pop(chunk, index) : PopRun(chunk, run, index))) return {};
   const uint64_t extent = chunk.slot_bytes * std::max<uint32_t>(run, 1);
   const uint64_t usable = extent <= kWholeBytes
@@ -195,6 +229,9 @@ void SlotPool::Free(uint32_t size_class, uint16_t index) {
   const uint16_t run = std::exchange(chunk.slots[index].run, uint16_t{1});
   for (uint32_t i = run; i-- > 0;) {
     chunk.slots[index + i].free = true;
+    if (chunk.slot_bytes >= kAheadBytes && chunk.slots[index + i].dirty_bytes != 0) {
+      any_dirty_.store(true, std::memory_order_relaxed);
+    }
     List(chunk, static_cast<uint16_t>(index + i));
   }
   chunk.free_count += run;
@@ -251,6 +288,28 @@ bool SlotPool::Collect() {
     }
   }
   return any;
+}
+
+bool SlotPool::ClearAhead() {
+  if (!any_dirty_.load(std::memory_order_relaxed)) [[likely]]
+    return false;
+  BiasedLock lock(&mutex_);
+  for (Chunk& chunk : chunks_) {
+    if (chunk.slot_bytes < kAheadBytes) continue;
+    const size_t listed = chunk.free_stack.size();
+    for (size_t i = 0; i < std::min(listed, kAheadSlots); ++i) {
+      const uint16_t index = chunk.free_stack[listed - 1 - i];
+      SlotState& slot = chunk.slots[index];
+      if (!slot.free || slot.dirty_bytes == 0) continue;
+      // From the end, so that what is left is still dirty from the start on.
+      const uint64_t some = std::min(slot.dirty_bytes, kAheadStepBytes);
+      slot.dirty_bytes -= some;
+      ::memset(chunk.memory.mapping.data() + chunk.slot_bytes * index + slot.dirty_bytes, 0, some);
+      return true;
+    }
+  }
+  any_dirty_.store(false, std::memory_order_relaxed);
+  return false;
 }
 
 void SlotPool::Trim(uint64_t keep_bytes) {

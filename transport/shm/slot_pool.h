@@ -7,11 +7,16 @@
 // control page (layout.h, Control::released); we look there when we need slots. Freed slots are
 // taken again hottest first, because the first touch of a page costs as much as copying it.
 //
+// Cap'n Proto wants memory that is zero, so a used slot is cleared before it is used again: 20 us
+// for 1 MiB. A thread that polls for the peer's next message does that meanwhile (ClearAhead), for
+// which large slots are used two in turn: one is cleared while the peer reads the other.
+//
 // A size class gets its memory, a chunk, when it is first used; the peer is passed the descriptor
 // before the first record that refers to it. A slot's pages are reserved before it is handed out,
 // so that a full machine gives RESOURCE_EXHAUSTED and never a SIGBUS.
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -70,6 +75,10 @@ class SlotPool final : public SegmentSource {
     return chunks_[size_class].memory.descriptor.get();
   }
 
+  // Clears a little of a free slot, some 100 ns. False: there is none that is worth it. For threads
+  // that have nothing better to do.
+  bool ClearAhead();
+
   // Gives pages of free slots back to the system, in sum all but `keep_bytes`, and what is kept of
   // classes of which no slot is used.
   void Trim(uint64_t keep_bytes);
@@ -110,6 +119,8 @@ class SlotPool final : public SegmentSource {
   absl::Status Open(Chunk& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void List(Chunk& chunk, uint16_t index);
   static bool Pop(Chunk& chunk, uint16_t& index);
+  // Puts the free slot first that is to be taken next.
+  static void PreferCleared(Chunk& chunk);
   static bool PopRun(Chunk& chunk, uint32_t count, uint16_t& index);
   // Empty: all of the class are in use; or, with a non-OK `refused`, the system gave none.
   Slot TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes, absl::Status& refused)
@@ -128,6 +139,8 @@ class SlotPool final : public SegmentSource {
   const Control* peer_ ABSL_GUARDED_BY(mutex_);
   uint32_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Whether ClearAhead may find something. Written under the mutex; relaxed, for it is a hint.
+  std::atomic<bool> any_dirty_{false};
   // What is const of a chunk is read without the mutex; chunk_descriptor says when.
   std::vector<Chunk> chunks_;
   std::array<uint64_t, kSlotsMax / 64> in_flight_bits_ ABSL_GUARDED_BY(mutex_) = {};

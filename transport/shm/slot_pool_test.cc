@@ -111,6 +111,48 @@ TEST_F(SlotPoolTest, SentSlotsComeBackWhenThePeerReleasesThemInAnyOrder) {
   }
 }
 
+TEST_F(SlotPoolTest, ALargeSlotIsClearedWhileThePeerReadsAnother) {
+  constexpr uint64_t kBytes = 1u << 20;
+  const auto send = [this](const Slot& slot) {
+    std::memset(slot.data, 0xff, kBytes);
+    pool_->Sent(slot, kBytes);
+  };
+  EXPECT_FALSE(pool_->ClearAhead()) << "nothing was used";
+  const Slot first = pool_->Take(kBytes, 0, false);
+  send(first);
+  Release(first);
+  const Slot second = pool_->Take(kBytes, 0, false);
+  EXPECT_NE(second.data, first.data);
+  EXPECT_TRUE(IsZero(second));
+  send(second);
+  uint64_t steps = 0;
+  while (pool_->ClearAhead()) ++steps;
+  EXPECT_EQ(steps, 1024u);
+  EXPECT_TRUE(IsZero(first)) << "and not the one that is in flight";
+  EXPECT_EQ(second.data[kBytes - 1], std::byte{0xff});
+  Release(second);
+  for (int turn = 0; turn < 4; ++turn) {
+    const Slot next = pool_->Take(kBytes, 0, false);
+    EXPECT_TRUE(next.data == first.data || next.data == second.data) << "no third one";
+    EXPECT_TRUE(IsZero(next));
+    send(next);
+    // Whether all of it was cleared ahead, some of it, or nothing.
+    for (int i = 0; i < turn * 500; ++i) pool_->ClearAhead();
+    Release(next);
+  }
+}
+
+TEST_F(SlotPoolTest, SmallSlotsAreNotClearedAhead) {
+  const Slot slot = pool_->Take(4096, 0, false);
+  std::memset(slot.data, 0xff, 4096);
+  pool_->Return(slot, 4096);
+  EXPECT_FALSE(pool_->ClearAhead());
+  const Slot again = pool_->Take(4096, 0, false);
+  EXPECT_EQ(again.data, slot.data);
+  EXPECT_TRUE(IsZero(again));
+  pool_->Return(again, 0);
+}
+
 TEST_F(SlotPoolTest, BitsOfSlotsThatAreNotInFlightMeanNothing) {
   const Slot taken = pool_->Take(4096, 0, false);
   for (auto& bits : peer_->released) bits.store(~uint64_t{0});
