@@ -67,6 +67,7 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
 absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
   MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("server is shutting down");
+  if (async_calls_ == nullptr || async_calls_->empty()) return absl::OkStatus();
   if (FindAsync(call_id) != nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("call id ", call_id, " is in use by a call in flight"));
