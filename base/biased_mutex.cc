@@ -25,9 +25,8 @@ void BiasedMutex::LockSlow() {
   const uint32_t grant = grant_.load(std::memory_order_relaxed);
   if (grant != 0) {
     Revoke(grant);
-  } else if (last_ == thread_id_) {
-    ++in_a_row_;
-    if (grants_ < kGrantsMax && in_a_row_ >= kStreak << (2 * grants_) && HaveAsymmetricFences()) {
+  } else if (last_ == thread_id_ && grants_ < kGrantsMax && HaveAsymmetricFences()) {
+    if (++in_a_row_ >= kStreak << (2 * grants_)) {
       grant_.store(thread_id_ * kGrantsMax + grants_, std::memory_order_relaxed);
       ++grants_;
     }

@@ -31,7 +31,7 @@
 
 namespace mi7 {
 
-// Not recursive, not fair. 24 bytes. Without asymmetric fences nothing is ever granted.
+// Not recursive, not fair. 20 bytes. Without asymmetric fences nothing is ever granted.
 class ABSL_LOCKABLE BiasedMutex {
  public:
   static constexpr uint32_t kStreak = 64;  // for the first grant; four times as many for each next
@@ -82,11 +82,11 @@ class ABSL_LOCKABLE BiasedMutex {
   std::array<std::atomic<bool>, kGrantsMax> inside_{};
   Mutex mutex_;
   uint32_t last_ = 0;      // thread that came last the slow way; guarded by mutex_
-  uint32_t in_a_row_ = 0;  // how often it did; guarded by mutex_
+  uint16_t in_a_row_ = 0;  // how often it did; guarded by mutex_
   uint8_t grants_ = 0;     // given, ever; guarded by mutex_
   uint8_t way_ = kSlow;    // the holder's, guarded by this lock
 };
-static_assert(sizeof(BiasedMutex) == 24);
+static_assert(sizeof(BiasedMutex) == 20);
 
 // Holds a BiasedMutex for a scope.
 class ABSL_SCOPED_LOCKABLE BiasedLock {

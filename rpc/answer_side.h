@@ -96,12 +96,12 @@ class AnswerSide {
 
   Owner* const owner_;
   const SessionConfig* const config_;
-  mutable Mutex mutex_;
   // By id; nullptr until there is one.
   std::unique_ptr<absl::flat_hash_map<uint32_t, ServerCall*>> async_calls_ ABSL_GUARDED_BY(mutex_);
+  mutable Mutex mutex_;
   // Asynchronous calls whose return was not handed to the connection yet; those of async_calls_ and
   // those that are just being answered.
-  size_t async_unfinished_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint32_t async_unfinished_ ABSL_GUARDED_BY(mutex_) = 0;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   // Neither draining nor asynchronous calls in flight. Changed under the mutex. Read without it: a
   // handler's own deferral is seen by the thread that drives next, and a drain counts for the calls

@@ -30,10 +30,9 @@ absl::Status LostStatus(const ClientCall& call, const absl::Status& closed) {
 }  // namespace
 
 CallSide::CallSide(SessionStreams* streams, const transport::Negotiated& negotiated,
-                   const Limits* limits)
+                   const Limits& limits)
     : streams_(streams),
-      limits_(limits),
-      in_flight_max_(std::min(limits->calls_in_flight_max, negotiated.calls_in_flight_max)) {}
+      in_flight_max_(std::min(limits.calls_in_flight_max, negotiated.calls_in_flight_max)) {}
 
 transport::Connection& CallSide::connection() const { return streams_->connection(); }
 
@@ -153,7 +152,7 @@ absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
   if (call->Claim()) {
     absl::Status status;
     if (message.header().code != 0) {
-      status = DecodeError(message, *limits_);
+      status = DecodeError(message, *call->limits_);
     } else if (!message.has_body() &&
                (call->stream_ == nullptr || call->stream_->awaits_results())) {
       status = absl::InternalError(

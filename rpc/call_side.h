@@ -22,8 +22,8 @@ class SessionStreams;
 // Thread-safety: any thread, except the On... functions, which the driving thread calls.
 class CallSide {
  public:
-  // All must outlive the CallSide.
-  CallSide(SessionStreams* streams, const transport::Negotiated& negotiated, const Limits* limits);
+  // `streams` must outlive the CallSide.
+  CallSide(SessionStreams* streams, const transport::Negotiated& negotiated, const Limits& limits);
 
   // Sends `call` and takes a reference until its return arrived or the connection ended. On
   // failure the call is failed ("not sent").
@@ -72,14 +72,13 @@ class CallSide {
   ClientCall* Find(uint32_t call_id);
 
   SessionStreams* const streams_;
-  const Limits* const limits_;
   const uint32_t in_flight_max_;  // ours or the peer's limit, whichever is lower
   mutable BiasedMutex mutex_;
+  std::atomic<bool> stopped_{false};                 // changed under the mutex
+  uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;  // calls in flight that want it
   // Ids are reused at once after the return, as in Cap'n Proto RPC; the order of the connection
   // makes that unambiguous.
   CallTable calls_ ABSL_GUARDED_BY(mutex_);
-  uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;  // calls in flight that want it
-  std::atomic<bool> stopped_{false};                 // changed under the mutex
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);      // why no call can be sent; OK before OnClosed
 };
 

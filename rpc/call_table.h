@@ -65,14 +65,16 @@ class CallTable {
   // A table that held more than this many ids gives its memory back when it is empty.
   static constexpr size_t kKeptIdsMax = 64;
 
+  using Entries = absl::InlinedVector<uintptr_t, 2>;
+
   static uintptr_t OfCall(ClientCall* call) { return reinterpret_cast<uintptr_t>(call); }
   void Clear() {
-    entries_ = {};
+    entries_ = Entries();  // not {}, which would keep the memory
     first_free_ = kNone;
     in_use_ = 0;
   }
 
-  absl::InlinedVector<uintptr_t, 2> entries_;
+  Entries entries_;
   uint32_t first_free_ = kNone;
   uint32_t in_use_ = 0;
 };

@@ -21,7 +21,7 @@ Session::Session(std::shared_ptr<transport::Connection> connection,
       observer_(std::move(observer)),
       config_(std::move(config)),
       streams_(connection_.get(), negotiated),
-      calls_(&streams_, negotiated, &config_->limits),
+      calls_(&streams_, negotiated, config_->limits),
       answers_(this, config_.get()) {}
 
 void Session::Drain() {

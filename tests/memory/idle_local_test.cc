@@ -125,7 +125,7 @@ uint64_t ControlBytes() {
   return bytes;
 }
 
-TEST(IdleLocalTest, AConnectionCommits8KiBAndItsEndsTakeAtMost10KiBOfHeapEach) {
+TEST(IdleLocalTest, AConnectionCommits4KiBAtEachEndAndTakesAtMost3KiBOfHeapThere) {
   constexpr size_t kWarm = 50;
   constexpr size_t kCounted = 300;
   if (!HaveDescriptors(8 * (kWarm + kCounted) + 100)) GTEST_SKIP();
@@ -156,7 +156,7 @@ TEST(IdleLocalTest, AConnectionCommits8KiBAndItsEndsTakeAtMost10KiBOfHeapEach) {
   const size_t each = (HeapBytes() - heap_before) / kCounted;
   std::printf("%zu bytes of heap for both ends of each idle local connection\n", each);
   if (!kSanitized) {
-    EXPECT_LE(each, 2 * 10'240u);
+    EXPECT_LE(each, 2 * 3'072u);
   }
   for (const auto& channel : channels) Call(channel, 2'000);  // they still work
 }

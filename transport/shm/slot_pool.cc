@@ -63,6 +63,7 @@ SlotPool::SlotPool(const ShmOptions& options, const Control& peer, bool trusted_
     bit += chunk.count;
   }
   MI7_CHECK(bit <= kSlotsMax, "shared-memory options are checked before they are used");
+  bits_.resize((bit + 63) / 64);
   largest_bytes_ = chunks_.back().slot_bytes * chunks_.back().count;
 }
 
@@ -265,20 +266,21 @@ void SlotPool::Sent(const Slot& slot, uint64_t dirty_bytes) {
   --taken_;
   ++in_flight_;
   const uint32_t bit = chunks_[slot.size_class].first_bit + slot.index;
-  in_flight_bits_[bit / 64] |= uint64_t{1} << (bit % 64);
+  bits_[bit / 64].in_flight |= uint64_t{1} << (bit % 64);
 }
 
 bool SlotPool::Collect() {
   if (peer_ == nullptr) return false;
   bool any = false;
   uint32_t size_class = 0;
-  for (uint32_t i = 0; i < in_flight_bits_.size(); ++i) {
-    if (in_flight_bits_[i] == 0) continue;
+  for (uint32_t i = 0; i < bits_.size(); ++i) {
+    Bits& own = bits_[i];
+    if (own.in_flight == 0) continue;
     // Acquire: the peer's reads of the slots come before our writes.
     const uint64_t bits = peer_->released[i].load(std::memory_order_acquire);
-    uint64_t done = (bits ^ seen_bits_[i]) & in_flight_bits_[i];
-    in_flight_bits_[i] &= ~done;
-    seen_bits_[i] ^= done;
+    uint64_t done = (bits ^ own.seen) & own.in_flight;
+    own.in_flight &= ~done;
+    own.seen ^= done;
     any |= done != 0;
     for (; done != 0; done &= done - 1) {
       const uint32_t bit = i * 64 + static_cast<uint32_t>(std::countr_zero(done));
@@ -337,8 +339,8 @@ void SlotPool::Trim(uint64_t keep_bytes) {
     }
     if (all_given_back) {
       // Nothing is to be known of the slots any more. The peer keeps the chunk, and so do we.
-      chunk.slots = {};
-      chunk.free_stack = {};
+      std::vector<SlotState>().swap(chunk.slots);
+      std::vector<uint16_t>().swap(chunk.free_stack);
       chunk.fresh = 0;
     }
   }

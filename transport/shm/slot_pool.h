@@ -15,7 +15,6 @@
 // before the first record that refers to it. A slot's pages are reserved before it is handed out,
 // so that a full machine gives RESOURCE_EXHAUSTED and never a SIGBUS.
 
-#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -103,6 +102,11 @@ class SlotPool final : public SegmentSource {
     bool free = true;
     bool listed = false;  // in free_stack
   };
+  // Of 64 slots, counted over all classes in order.
+  struct Bits {
+    uint64_t in_flight = 0;
+    uint64_t seen = 0;  // the peer's bits as they were when each slot was last free
+  };
   struct Chunk {
     uint64_t slot_bytes = 0;
     uint32_t count = 0;
@@ -143,9 +147,7 @@ class SlotPool final : public SegmentSource {
   std::atomic<bool> any_dirty_{false};
   // What is const of a chunk is read without the mutex; chunk_descriptor says when.
   std::vector<Chunk> chunks_;
-  std::array<uint64_t, kSlotsMax / 64> in_flight_bits_ ABSL_GUARDED_BY(mutex_) = {};
-  // The peer's bits as they were when each slot was last free.
-  std::array<uint64_t, kSlotsMax / 64> seen_bits_ ABSL_GUARDED_BY(mutex_) = {};
+  std::vector<Bits> bits_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mi7::transport::shm
