@@ -62,8 +62,8 @@ bool CallSide::TrySend(ClientCall* call) {
     BiasedLock lock(&mutex_);
     if (stopped()) return false;
     if (calls_.in_use() >= in_flight_max_) [[unlikely]] {
-      failure = absl::ResourceExhaustedError(
-          absl::StrCat(calls_.in_use(), " calls in flight, calls_in_flight_max is ", in_flight_max_));
+      failure = absl::ResourceExhaustedError(absl::StrCat(
+          calls_.in_use(), " calls in flight, calls_in_flight_max is ", in_flight_max_));
     } else if (call->stream_ != nullptr && !streams_->supported()) [[unlikely]] {
       failure = absl::UnimplementedError("the server's mi7 knows no streams");
     } else {

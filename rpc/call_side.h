@@ -79,7 +79,7 @@ class CallSide {
   // Ids are reused at once after the return, as in Cap'n Proto RPC; the order of the connection
   // makes that unambiguous.
   CallTable calls_ ABSL_GUARDED_BY(mutex_);
-  absl::Status closed_ ABSL_GUARDED_BY(mutex_);      // why no call can be sent; OK before OnClosed
+  absl::Status closed_ ABSL_GUARDED_BY(mutex_);  // why no call can be sent; OK before OnClosed
 };
 
 }  // namespace mi7

@@ -189,9 +189,9 @@ void Channel::StartCall(ClientCall* call) {
       } else if (!waits) {
         failure = last_failure_;
       } else if (recovery().queue.size() >= limits().calls_in_flight_max) {
-        failure = absl::ResourceExhaustedError(
-            absl::StrCat(recovery().queue.size(), " calls wait for the connection, calls_in_flight_max is ",
-                         limits().calls_in_flight_max));
+        failure = absl::ResourceExhaustedError(absl::StrCat(
+            recovery().queue.size(), " calls wait for the connection, calls_in_flight_max is ",
+            limits().calls_in_flight_max));
       } else {
         call->queued_ = true;
         call->Ref();
@@ -282,10 +282,9 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
     if (session && !closed) {
       own.backoff.Reset();
       last_failure_ = absl::OkStatus();
-      why_not_better_ =
-          why_not_better.empty()
-              ? nullptr
-              : std::make_unique<const std::string>(std::move(why_not_better));
+      why_not_better_ = why_not_better.empty()
+                            ? nullptr
+                            : std::make_unique<const std::string>(std::move(why_not_better));
       news = absl::StrCat(endpoint_, ": connected", DescribeSession(*session));
     } else if (!closed) {
       state_ = ChannelState::kBackoff;
@@ -390,8 +389,8 @@ absl::Status Channel::Connect(Deadline deadline) {
     MutexLock lock(&mutex_);
     if (state_ == ChannelState::kReady) return absl::OkStatus();
     if (loop_->InLoopThread()) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          endpoint_, ": Connect() on the event loop's thread would wait for itself"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(endpoint_, ": Connect() on the event loop's thread would wait for itself"));
     }
     if (state_ == ChannelState::kIdle || state_ == ChannelState::kBackoff) {
       state_ = ChannelState::kConnecting;
@@ -417,8 +416,7 @@ absl::Status Channel::Connect(Deadline deadline) {
   if (state_ == ChannelState::kReady) return absl::OkStatus();
   if (state_ == ChannelState::kClosed) return absl::FailedPreconditionError("channel is closed");
   if (!last_failure_.ok()) return last_failure_;
-  return absl::UnavailableError(
-      absl::StrCat(endpoint_, ": the connection was lost at once"));
+  return absl::UnavailableError(absl::StrCat(endpoint_, ": the connection was lost at once"));
 }
 
 void Channel::Close() {

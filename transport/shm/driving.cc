@@ -322,8 +322,8 @@ void ShmConnection::Settle() {
     polled_.store(true, std::memory_order_seq_cst);
     link_->doorbell().Awake();
     loop_->KeepPolling(this);
-    // Threads wait on a connection that was made from here, and shall not wait for what else the loop
-    // does meanwhile.
+    // Threads wait on a connection that was made from here, and shall not wait for what else the
+    // loop does meanwhile.
     keeps_token_ = accepted_ && !token_.wanted();
     if (keeps_token_) return;
   }

@@ -86,11 +86,10 @@ class Upgrade final : public StreamUpgrade {
 std::function<std::unique_ptr<StreamUpgrade>()> ShmUpgrades(const ShmTerms& terms,
                                                             const TransportOptions& options,
                                                             std::string endpoint) {
-  auto common = std::make_shared<const Common>(
-      Common{.trusts = terms.trusts,
-             .memory = terms.memory,
-             .options = ShareOptions(options),
-             .endpoint = std::move(endpoint)});
+  auto common = std::make_shared<const Common>(Common{.trusts = terms.trusts,
+                                                      .memory = terms.memory,
+                                                      .options = ShareOptions(options),
+                                                      .endpoint = std::move(endpoint)});
   return [common = std::move(common)] { return std::make_unique<Upgrade>(common); };
 }
 

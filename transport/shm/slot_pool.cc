@@ -39,8 +39,8 @@ void Clear(std::byte* data, uint64_t bytes) {
   ::memset(data, 0, bytes);
 }
 
-// Slots from this size on are cleared ahead, and those that had so much written to them are used two
-// in turn.
+// Slots from this size on are cleared ahead, and those that had so much written to them are used
+// two in turn.
 constexpr uint64_t kAheadBytes = 64u << 10;
 // What ClearAhead clears at a time, and how many of the slots that are taken next it looks at.
 constexpr uint64_t kAheadStepBytes = 1u << 10;
