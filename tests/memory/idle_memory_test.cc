@@ -42,8 +42,8 @@ size_t HeapBytes() {
   return info.uordblks + info.hblkhd;
 }
 
-// Buffers that all connections share go from thread to thread, and some stay with each. So many that
-// none is made any more, whichever thread does what.
+// Buffers that all connections share go from thread to thread, and some stay with each. So many
+// that none is made any more, whichever thread does what.
 void FillPools() {
   std::vector<transport::BufferRef> buffers;
   for (int i = 0; i < 500; ++i) {
