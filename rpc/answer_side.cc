@@ -81,6 +81,7 @@ absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
 
 void AnswerSide::OnCancel(uint32_t call_id) {
   CalleeStream* stream = nullptr;
+  std::shared_ptr<CallScope> scope;
   {
     MutexLock lock(&mutex_);
     ServerCall* const call = FindAsync(call_id);
@@ -88,7 +89,9 @@ void AnswerSide::OnCancel(uint32_t call_id) {
     call->Cancel();
     stream = call->stream_;
     if (stream != nullptr) stream->Ref();
+    scope = call->scope_;
   }
+  if (scope) scope->Cancel();
   if (stream == nullptr) return;
   stream->OnCancelled(absl::StatusCode::kCancelled, "cancelled by the caller");
   stream->Unref();
@@ -139,16 +142,19 @@ void AnswerSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
 
 void AnswerSide::OnClosed() {
   std::vector<std::pair<uint32_t, CalleeStream*>> streams;
+  std::vector<std::shared_ptr<CallScope>> scopes;
   {
     MutexLock lock(&mutex_);
     if (async_calls_ == nullptr) return;
     for (const auto& [id, call] : *async_calls_) {
       call->Cancel();
+      if (call->scope_) scopes.push_back(call->scope_);
       if (call->stream_ == nullptr) continue;
       call->stream_->Ref();
       streams.emplace_back(id, call->stream_);
     }
   }
+  for (const std::shared_ptr<CallScope>& scope : scopes) scope->Cancel();
   // By their ids, not as the table has them: a simulation is repeated with the same order.
   std::sort(streams.begin(), streams.end());
   for (const auto& [id, stream] : streams) {
@@ -180,6 +186,20 @@ std::shared_ptr<void> AnswerSide::RegisterAsync(ServerCall& call) {
   return owner_->KeepAlive();
 }
 
+std::shared_ptr<CallScope> AnswerSide::ScopeOf(ServerCall& call) {
+  std::shared_ptr<CallScope> scope;
+  bool cancelled;
+  {
+    MutexLock lock(&mutex_);
+    if (!call.scope_) call.scope_ = CallScope::Create(owner_->timers(), call.deadline_);
+    scope = call.scope_;
+    cancelled = call.cancelled_.load(std::memory_order_relaxed);
+  }
+  // Cancelled before there was a scope to tell.
+  if (cancelled) scope->Cancel();
+  return scope;
+}
+
 void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
   if (forked()) [[unlikely]]
     return;
@@ -192,6 +212,8 @@ void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
   SendReturn(call, status);
   if (call.stream_ != nullptr) [[unlikely]]
     call.stream_->OnAnswered();
+  if (call.scope_) [[unlikely]]
+    call.scope_->End();
   if (!async) return;
   bool draining;
   {

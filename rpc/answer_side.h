@@ -13,9 +13,11 @@
 #include "base/fork_guard.h"
 #include "base/limits.h"
 #include "base/mutex.h"
+#include "rpc/call_scope.h"
 #include "rpc/dispatcher.h"
 #include "rpc/server_call.h"
 #include "rpc/session_config.h"
+#include "rpc/timers.h"
 #include "transport/connection.h"
 
 namespace mi7 {
@@ -32,6 +34,8 @@ class AnswerSide {
     virtual SessionStreams& streams() = 0;
     // Keeps the session, and with it this AnswerSide, alive.
     virtual std::shared_ptr<void> KeepAlive() = 0;
+    // nullptr on a side that serves nothing.
+    virtual const std::shared_ptr<Timers>& timers() const = 0;
     virtual void OnAnswersDone(bool draining) = 0;
 
    protected:
@@ -67,6 +71,8 @@ class AnswerSide {
   std::string transport_name() { return owner_->connection().info().transport; }
   SessionStreams& streams() { return owner_->streams(); }
   std::shared_ptr<void> RegisterAsync(ServerCall& call);
+  // The call's scope, made when it is first asked for.
+  std::shared_ptr<CallScope> ScopeOf(ServerCall& call);
   // Sends the return. Once a call. In a forked child: nothing, the call is the parent's.
   void Finish(ServerCall& call, const absl::Status& status);
 

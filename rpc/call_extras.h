@@ -2,6 +2,7 @@
 
 // What most calls do without, kept apart so that they pay one null pointer for all of it.
 
+#include <cstdint>
 #include <optional>
 
 #include "rpc/call_options.h"
@@ -22,6 +23,8 @@ struct ClientCallExtras {
   ResponseMetadata response;
   // Where the channel has interceptors.
   std::optional<ClientInterception> interception;
+  // Of the call of which this is a further attempt (CallRepeats).
+  uint32_t previous_attempts = 0;
 };
 
 // Of a call on the side that answers it.

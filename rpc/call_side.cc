@@ -149,15 +149,15 @@ absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
     call->TakeReturn(std::move(message));
     return absl::OkStatus();
   }
-  if (call->Claim()) {
-    absl::Status status;
-    if (message.header().code != 0) {
-      status = DecodeError(message, *call->limits_);
-    } else if (!message.has_body() &&
-               (call->stream_ == nullptr || call->stream_->awaits_results())) {
-      status = absl::InternalError(
-          absl::StrCat(call->method().name, ": the server's return has neither error nor results"));
-    }
+  absl::Status status;
+  if (message.header().code != 0) [[unlikely]] {
+    status = DecodeError(message, *call->limits_);
+  } else if (!message.has_body() && (call->stream_ == nullptr || call->stream_->awaits_results()))
+      [[unlikely]] {
+    status = absl::InternalError(
+        absl::StrCat(call->method().name, ": the server's return has neither error nor results"));
+  }
+  if ((status.ok() || !call->Continues(status)) && call->Claim()) {
     if (call->extras_ != nullptr) [[unlikely]]
       call->ReceiveExtras(message, status);
     if (status.ok()) [[likely]] {

@@ -97,6 +97,7 @@ Channel::Channel(Private, const transport::Endpoint& endpoint, const ChannelOpti
     : id_(next_channel_id.fetch_add(1, std::memory_order_relaxed)),
       endpoint_(absl::string_view(endpoint.ToString())),  // in no more memory than it takes
       settings_(ShareSettings(options)),
+      retry_budget_(options.retry.budget),
       loop_(options.event_loop) {}
 
 Channel::~Channel() {
@@ -124,6 +125,12 @@ DeadlineQueue& Channel::deadlines() {
   MutexLock lock(&mutex_);
   if (!deadlines_) deadlines_ = DeadlineQueue::Create(loop_);
   return *deadlines_;
+}
+
+std::shared_ptr<Timers> Channel::timers() {
+  MutexLock lock(&mutex_);
+  if (!timers_) timers_ = Timers::Create(loop_);
+  return timers_;
 }
 
 std::shared_ptr<Session> Channel::ReadySession() const {
@@ -183,7 +190,8 @@ void Channel::StartCall(ClientCall* call) {
     MutexLock lock(&mutex_);
     if (call->session_ != session_) call->session_ = session_;
     if (!session_) {
-      const bool waits = call->wait_for_ready_ || state_ != ChannelState::kBackoff;
+      const bool waits = state_ != ChannelState::kBackoff ||
+                         call->WaitsToConnect(recovery().next_attempt.remaining());
       if (state_ == ChannelState::kClosed) {
         failure = absl::FailedPreconditionError("channel is closed");
       } else if (!waits) {
@@ -204,7 +212,7 @@ void Channel::StartCall(ClientCall* call) {
   if (connect) BeginConnect();
   if (call->queued_) return;
   if (!failure.ok()) {
-    call->Fail(WithOutcome(
+    call->FailForGood(WithOutcome(
         absl::Status(failure.code(), absl::StrCat(call->method().name, ": ", failure.message())),
         CallOutcome::kNotSent));
     return;
@@ -290,9 +298,13 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
       state_ = ChannelState::kBackoff;
       NotifyStateChanged();
       failure = last_failure_ = ConnectFailure(connection.status());
+      const absl::Duration wait = own.backoff.Next();
       const auto first_failed =
-          std::stable_partition(own.queue.begin(), own.queue.end(),
-                                [](const ClientCall* call) { return call->wait_for_ready_; });
+          std::stable_partition(own.queue.begin(), own.queue.end(), [wait](ClientCall* call) {
+            // Saturates: those that wait for ready may wait for ever.
+            if (call->connects_failed_ != UINT8_MAX) ++call->connects_failed_;
+            return call->WaitsToConnect(wait);
+          });
       failed.assign(first_failed, own.queue.end());
       own.queue.erase(first_failed, own.queue.end());
       if (!own.backoff_timer) {
@@ -301,7 +313,8 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
               if (std::shared_ptr<Channel> self = weak.lock()) self->OnBackoffOver();
             });
       }
-      own.backoff_timer->Schedule(Deadline::After(own.backoff.Next()));
+      own.next_attempt = Deadline::After(wait);
+      own.backoff_timer->Schedule(own.next_attempt);
     }
   }
   if (!news.empty()) Log(LogLevel::kInfo, news);
@@ -309,7 +322,7 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
   if (session && closed) (*connection)->Close(absl::OkStatus());
   if (session && !closed) SendQueued(session);
   for (ClientCall* call : failed) {
-    call->Fail(WithOutcome(
+    call->FailForGood(WithOutcome(
         absl::Status(failure.code(), absl::StrCat(call->method().name, ": ", failure.message())),
         CallOutcome::kNotSent));
     call->Unref();

@@ -7,7 +7,8 @@
 //
 // A channel connects when it is first used, and again after its connection was lost, waiting
 // longer after each failed attempt. Calls that were in flight when a connection is lost end with
-// UNAVAILABLE and say whether they may have run (call_outcome.h); mi7 never repeats them by itself.
+// UNAVAILABLE and say whether they may have run (call_outcome.h). What certainly has not run is
+// repeated by itself, anything else only where the schema allows it (docs/RETRIES.md).
 
 #include <cstdint>
 #include <list>
@@ -27,7 +28,11 @@
 #include "rpc/channel_settings.h"
 #include "rpc/deadline_queue.h"
 #include "rpc/interceptor.h"
+#include "rpc/interface_info.h"
+#include "rpc/retry_budget.h"
+#include "rpc/retry_policy.h"
 #include "rpc/session.h"
+#include "rpc/timers.h"
 #include "transport/connection_decorator.h"
 #include "transport/endpoint.h"
 #include "transport/event_loop.h"
@@ -37,8 +42,6 @@
 namespace mi7 {
 
 class ClientCall;
-struct InterfaceInfo;
-struct MethodInfo;
 
 // What a channel is doing.
 enum class ChannelState {
@@ -58,6 +61,10 @@ struct ChannelOptions {
   // Bound of one connection attempt, name resolution and handshake included.
   absl::Duration connect_timeout = absl::Seconds(20);
   BackoffOptions backoff = {};
+  // Of calls that have no deadline of their own and whose method has no timeout.
+  absl::Duration default_timeout = absl::InfiniteDuration();
+  // How calls are repeated.
+  RetryOptions retry = {};
   // Peers on this machine: whom to talk to, where to meet, whether to use shared memory.
   transport::LocalOptions local = {};
   // Run around every call, the first as the outermost.
@@ -115,7 +122,16 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // tells the server.
   Withdrawn WithdrawCall(ClientCall* call);
   DeadlineQueue& deadlines();
+  // For retries.
+  std::shared_ptr<Timers> timers();
+  RetryBudget& retry_budget() { return retry_budget_; }
+  const RetryPolicy& retry_policy() const { return settings_->retry.policy; }
   const Limits& limits() const { return settings_->session.limits; }
+  // How long a call of `method` may take that has no deadline of its own.
+  absl::Duration TimeoutOf(const MethodInfo& method) const {
+    return method.timeout_ms == 0 ? settings_->default_timeout
+                                  : absl::Milliseconds(method.timeout_ms);
+  }
   // Whether this process was forked from the one that made the channel, and why calls fail then.
   bool forked() const { return loop_->forked(); }
   absl::Status ForkedError() const;
@@ -148,6 +164,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
     std::vector<std::weak_ptr<Session>> departing;
     Backoff backoff;
     std::unique_ptr<transport::EventLoop::Timer> backoff_timer;  // made when first needed
+    Deadline next_attempt;                                       // in kBackoff
     uint64_t attempts_ended = 0;
     // Of the attempt that runs; without a state otherwise.
     std::stop_source cancel{std::nostopstate};
@@ -174,6 +191,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   const uint64_t id_;           // no other channel of this process has or had it
   const std::string endpoint_;  // as text: shorter than Endpoint, and parsed when it connects
   const std::shared_ptr<const ChannelSettings> settings_;
+  RetryBudget retry_budget_;
   transport::EventLoop* const loop_;
 
   mutable Mutex mutex_;
@@ -181,6 +199,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // set in kReady
   // All made when first needed: many channels never do.
   std::shared_ptr<DeadlineQueue> deadlines_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Timers> timers_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Recovery> recovery_ ABSL_GUARDED_BY(mutex_);
   // Of the last connection: why it is not of a better transport; nullptr: it is of the best.
   std::unique_ptr<const std::string> why_not_better_ ABSL_GUARDED_BY(mutex_);

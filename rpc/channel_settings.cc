@@ -10,9 +10,10 @@ std::shared_ptr<const ChannelSettings> ShareSettings(const ChannelOptions& optio
   return shared.Get(
       [&options](const ChannelSettings& last) {
         return last.session.limits == options.limits && last.wait == options.wait &&
-               last.connect_timeout == options.connect_timeout && last.backoff == options.backoff &&
-               *last.local == options.local && last.interceptors == options.interceptors &&
-               last.decorator == options.decorator;
+               last.connect_timeout == options.connect_timeout &&
+               last.default_timeout == options.default_timeout && last.retry == options.retry &&
+               last.backoff == options.backoff && *last.local == options.local &&
+               last.interceptors == options.interceptors && last.decorator == options.decorator;
       },
       [&options] {
         return std::make_shared<const ChannelSettings>(
@@ -22,6 +23,8 @@ std::shared_ptr<const ChannelSettings> ShareSettings(const ChannelOptions& optio
                                         .interceptors = {}},
                             .wait = options.wait,
                             .connect_timeout = options.connect_timeout,
+                            .default_timeout = options.default_timeout,
+                            .retry = options.retry,
                             .backoff = options.backoff,
                             .local = transport::ShareLocalOptions(options.local),
                             .interceptors = options.interceptors,

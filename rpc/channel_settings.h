@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "rpc/backoff.h"
 #include "rpc/interceptor.h"
+#include "rpc/retry_policy.h"
 #include "rpc/session.h"
 #include "transport/connection_decorator.h"
 #include "transport/local_options.h"
@@ -22,6 +23,8 @@ struct ChannelSettings {
   SessionConfig session;
   transport::WaitPolicy wait;
   absl::Duration connect_timeout;
+  absl::Duration default_timeout;
+  RetryOptions retry;
   BackoffOptions backoff;
   std::shared_ptr<const transport::LocalOptions> local;
   Interceptors interceptors;

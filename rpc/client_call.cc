@@ -7,8 +7,11 @@
 #include "base/log.h"
 #include "base/object_pool.h"
 #include "rpc/call_outcome.h"
+#include "rpc/call_repeats.h"
+#include "rpc/call_scope.h"
 #include "rpc/caller_stream.h"
 #include "rpc/channel.h"
+#include "rpc/retry_judgement.h"
 #include "rpc/session.h"
 
 namespace mi7 {
@@ -31,10 +34,17 @@ ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session
       method_(&method),
       deadline_(options.deadline),
       wait_for_ready_(options.wait_for_ready),
+      repeat_(options.repeat.value_or(method.repeat)),
       request_(std::move(request)),
       limits_(&channel_->limits()) {
   if (!options.plain()) [[unlikely]]
     extras_ = MakePooled<ClientCallExtras>(options);
+  if (deadline_.infinite() && !options.no_deadline) {
+    if (const absl::Duration timeout = channel_->TimeoutOf(method);
+        timeout != absl::InfiniteDuration()) [[unlikely]] {
+      deadline_ = Deadline::After(timeout);
+    }
+  }
 }
 
 void ClientCall::Intercept(const Interceptors& interceptors) {
@@ -57,6 +67,8 @@ absl::Status ClientCall::ForkedError() const {
 ClientCall::~ClientCall() {
   if (stream_ != nullptr) [[unlikely]]
     ObjectPool<CallerStream>::Delete(stream_);
+  if (CallRepeats* const own = repeats(); own != nullptr) [[unlikely]]
+    ObjectPool<CallRepeats>::Delete(own);
 }
 
 void ClientCall::Unref() {
@@ -80,6 +92,7 @@ void ClientCall::Start() {
                                 absl::StrCat(method_->name, ": deadline passed before the send")),
                             CallOutcome::kNotSent));
   }
+  if ((repeat_ > Repeat::kUnlessItRan || extras_ != nullptr) && !PrepareToStart()) return;
   // What went wrong with the connection since the request was begun is the channel's affair.
   if (session_ && session_->calls().TrySend(this)) [[likely]]
     return;
@@ -88,6 +101,27 @@ void ClientCall::Start() {
 
 bool ClientCall::WouldWaitForItself() const {
   return channel_->InLoopThread() || (!queued_ && session_ && session_->connection().InCallback());
+}
+
+bool ClientCall::PrepareToStart() {
+  // A stream is not repeated: its messages are not kept.
+  if (repeat_ > Repeat::kUnlessItRan && stream_ == nullptr) {
+    // The call is nobody else's yet, so it is not claimed.
+    AddRepeats();
+    channel_->retry_budget().OnCall();
+    repeats_->KeepRequest(*request_);
+    repeats_->BeginHedging();
+  }
+  if (extras_ != nullptr && extras_->options.within != nullptr) {
+    // First the bit: the scope may cancel the call at once.
+    state_.fetch_or(kScope, std::memory_order_acq_rel);
+    if (!extras_->options.within->Add(this)) {
+      FailForGood(WithOutcome(
+          absl::CancelledError(absl::StrCat(method_->name, ": the call it is a part of is over")),
+          CallOutcome::kNotSent));
+    }
+  }
+  return !claimed();
 }
 
 void ClientCall::Wait() {
@@ -128,16 +162,14 @@ void ClientCall::RefuseToWait() {
     while (!done()) std::this_thread::yield();
     return;
   }
-  const Channel::Withdrawn withdrawn = channel_->WithdrawCall(this);
+  const CallOutcome outcome = Withdraw();
   const absl::Status status = absl::FailedPreconditionError(
       absl::StrCat(method_->name, ": Wait() inside a callback ",
                    queued_                    ? "of the event loop that has to connect the channel"
                    : channel_->InLoopThread() ? "of the event loop that serves the channel"
                                               : "or handler of the same connection",
                    " would wait for itself; use Then() or co_await"));
-  CompleteWith(WithOutcome(status, withdrawn == Channel::Withdrawn::kBeforeSend
-                                       ? CallOutcome::kNotSent
-                                       : CallOutcome::kUnknown));
+  CompleteWith(WithOutcome(status, outcome));
 }
 
 void ClientCall::EndInForkedChild(CallOutcome outcome) {
@@ -169,15 +201,21 @@ void ClientCall::Expire() { GiveUp(Ending::kDeadline); }
 
 void ClientCall::GiveUp(Ending ending) {
   if (!Claim()) return;
-  const Channel::Withdrawn withdrawn = channel_->WithdrawCall(this);
+  const CallOutcome outcome = Withdraw();
   if (stream_ != nullptr) stream_->OnGivenUp();
   std::string text(method_->name);
   absl::StrAppend(&text, ending == Ending::kDeadline ? ": deadline passed" : ": cancelled");
   absl::Status status =
       ending == Ending::kDeadline ? absl::DeadlineExceededError(text) : absl::CancelledError(text);
-  CompleteWith(WithOutcome(status, withdrawn == Channel::Withdrawn::kBeforeSend
-                                       ? CallOutcome::kNotSent
-                                       : CallOutcome::kUnknown));
+  CompleteWith(WithOutcome(status, outcome));
+}
+
+CallOutcome ClientCall::Withdraw() {
+  const CallOutcome first = channel_->WithdrawCall(this) == Channel::Withdrawn::kBeforeSend
+                                ? CallOutcome::kNotSent
+                                : CallOutcome::kUnknown;
+  CallRepeats* const own = repeats();
+  return own == nullptr ? first : own->StopEarly(first);
 }
 
 void ClientCall::FailAndCancel(const absl::Status& failure) {
@@ -189,17 +227,22 @@ void ClientCall::FailAndCancel(const absl::Status& failure) {
 
 void ClientCall::Abandon() {
   if (!Claim()) return;
-  channel_->WithdrawCall(this);
+  Withdraw();
   status_ = absl::CancelledError(absl::StrCat(method_->name, ": abandoned"));
   if (extras_ != nullptr) FinishExtras();
-  state_.fetch_or(kDone, std::memory_order_acq_rel);
+  TellOfEnd(state_.fetch_or(kDone, std::memory_order_acq_rel));
   if (stream_ != nullptr) [[unlikely]]
     stream_->OnDone();
   LeaveDeadlineQueue();
 }
 
-void ClientCall::Fail(const absl::Status& failure) {
-  if (Claim()) CompleteWith(failure);
+void ClientCall::Fail(absl::Status failure) {
+  if (!Continues(failure) && Claim()) CompleteWith(std::move(failure));
+}
+
+void ClientCall::FailForGood(absl::Status failure) {
+  hopeless_ = true;
+  Fail(std::move(failure));
 }
 
 void ClientCall::CompleteWith(absl::Status failure) {
@@ -227,8 +270,8 @@ bool ClientCall::OnlyOurs() const {
   // The count first: who cancelled the call and left has claimed it before.
   if (references_.load(std::memory_order_acquire) != 2) return false;
   const uint32_t state = state_.load(std::memory_order_acquire);
-  return (state & kClaimed) == 0 && ((state & kContinuation) != 0 || waits_for_ == this) &&
-         !in_deadline_queue_;
+  return (state & (kClaimed | kScope | kRepeats)) == 0 &&
+         ((state & kContinuation) != 0 || waits_for_ == this) && !in_deadline_queue_;
 }
 
 void ClientCall::TakeReturn(transport::IncomingMessage&& response) {
@@ -251,8 +294,9 @@ void ClientCall::TakeReturn(transport::IncomingMessage&& response) {
 absl::Status ClientCall::EncodeExtras() {
   static const Metadata kNone;
   const CallOptions& options = extras_->options;
-  const absl::Status encoded = EncodeCallExtra(options.metadata ? *options.metadata : kNone,
-                                               options.trace.get(), *limits_, *request_);
+  const absl::Status encoded =
+      EncodeCallExtra(options.metadata ? *options.metadata : kNone, options.trace.get(),
+                      extras_->previous_attempts, *limits_, *request_);
   if (encoded.ok()) return encoded;
   return WithOutcome(
       absl::Status(encoded.code(), absl::StrCat(method_->name, ": ", encoded.message())),
@@ -296,9 +340,16 @@ void ClientCall::Finish() {
   const uint32_t before = state_.fetch_or(kDone, std::memory_order_acq_rel);
   if (stream_ != nullptr) [[unlikely]]
     stream_->OnDone();
+  if ((before & (kScope | kRepeats)) != 0) [[unlikely]]
+    TellOfEnd(before);
   // Runs here or in OnDone: whoever of the two comes second.
   if ((before & kContinuation) != 0) RunContinuation();
   completion_.Complete();
+}
+
+void ClientCall::TellOfEnd(uint32_t state) {
+  if ((state & kRepeats) != 0) repeats_->Stop();
+  if ((state & kScope) != 0) extras_->options.within->Remove(this);
 }
 
 bool ClientCall::PublishContinuation() {
@@ -310,7 +361,7 @@ bool ClientCall::PublishContinuation() {
 
 bool ClientCall::PublishWhileOnlyOurs() {
   if (references_.load(std::memory_order_acquire) != 2 || in_deadline_queue_ ||
-      stream_ != nullptr) {
+      stream_ != nullptr || (state_.load(std::memory_order_relaxed) & (kScope | kRepeats)) != 0) {
     return false;
   }
   state_.store(state_.load(std::memory_order_relaxed) | kContinuation, std::memory_order_release);
@@ -342,6 +393,72 @@ void ClientCall::InvokeContinuation() {
         StatusOfException(absl::StatusCode::kInternal, absl::StrCat("callback of ", method.name))
             .ToString());
   }
+}
+
+// --- Attempts
+
+bool ClientCall::AddRepeats() {
+  repeats_ = ObjectPool<CallRepeats>::New(*this, repeat_, retry_policy());
+  return (state_.fetch_or(kRepeats, std::memory_order_acq_rel) & kClaimed) == 0;
+}
+
+const RetryPolicy& ClientCall::retry_policy() const {
+  return extras_ != nullptr && extras_->options.retry != nullptr ? *extras_->options.retry
+                                                                 : channel_->retry_policy();
+}
+
+bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
+  if (stream_ != nullptr) return false;
+  CallRepeats* own = repeats();
+  if (own == nullptr) {
+    // Nothing of it was kept, so it can be repeated only as long as no connection has taken it.
+    if (hopeless_ || !request_ || !JudgeFailure(failure, repeat_).repeat) return false;
+    if (!AddRepeats()) return false;
+    own = repeats_;
+  }
+  std::optional<absl::Status> end = own->OnFirstFailed(failure, std::move(request_), hopeless_);
+  if (!end) return true;
+  failure = *std::move(end);
+  return false;
+}
+
+ClientCall* ClientCall::NewAttempt(uint32_t previous_attempts, transport::OutgoingMessage request) {
+  CallOptions options;
+  if (extras_ != nullptr) options = extras_->options;
+  options.deadline = deadline_;
+  options.no_deadline = true;
+  options.wait_for_ready = wait_for_ready_;
+  options.repeat = Repeat::kNever;
+  options.within = nullptr;
+  // Attempts run beside each other. The interceptors, which see the call as a whole, want it, too.
+  if (extras_ != nullptr && (options.received || extras_->interception)) {
+    options.received = std::make_shared<ResponseMetadata>();
+  }
+  ClientCall* const attempt =
+      New(channel_, nullptr, *service_, *method_, options, std::move(request));
+  attempt->is_attempt_ = true;
+  if (attempt->extras_ == nullptr) attempt->extras_ = MakePooled<ClientCallExtras>(options);
+  attempt->extras_->previous_attempts = previous_attempts;
+  return attempt;
+}
+
+void ClientCall::CompleteByAttempt(ClientCall& attempt, absl::Status failure) {
+  if (const auto& received = attempt.extras_->options.received; received) {
+    extras_->response = std::move(*received);  // Finish passes it on
+  }
+  if (failure.ok()) {
+    CompleteWith(std::move(attempt.response_));
+  } else {
+    CompleteWith(std::move(failure));
+  }
+}
+
+bool ClientCall::WaitsToConnect(absl::Duration wait) const {
+  if (wait_for_ready_) return true;
+  if (repeat_ == Repeat::kNever && !is_attempt_) return false;
+  const RetryPolicy& policy = retry_policy();
+  return connects_failed_ < policy.attempts_max && wait <= policy.backoff.max &&
+         wait < deadline_.remaining();
 }
 
 }  // namespace mi7

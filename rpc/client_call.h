@@ -30,6 +30,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "base/deadline.h"
 #include "base/object_pool.h"
 #include "rpc/call_extras.h"
@@ -37,12 +38,14 @@
 #include "rpc/call_outcome.h"
 #include "rpc/interface_info.h"
 #include "rpc/message_reader.h"
+#include "rpc/retry_policy.h"
 #include "rpc/turns.h"
 #include "transport/completion.h"
 #include "transport/message.h"
 
 namespace mi7 {
 
+class CallRepeats;
 class CallerStream;
 class Channel;
 class Session;
@@ -128,12 +131,20 @@ class ClientCall : private Turn {
   // The plain return of a call that has left the runtime's tables, whose reference is given up with
   // it. The driving thread.
   void TakeReturn(transport::IncomingMessage&& response);
-  // Claim, then CompleteWith.
-  void Fail(const absl::Status& failure);
+  // An attempt at the call failed: whether the call goes on with another one. Otherwise `failure`
+  // is what to end it with.
+  bool Continues(absl::Status& failure) {
+    return repeat_ != Repeat::kNever && ContinuesWithRepeats(failure);
+  }
+  // Unless it continues: Claim, then CompleteWith.
+  void Fail(absl::Status failure);
+  // As Fail, when another attempt would fail in the same way.
+  void FailForGood(absl::Status failure);
   // The deadline passed.
   void Expire();
 
  private:
+  friend class CallRepeats;
   friend class CallerStream;
   friend class CallSide;
   friend class Channel;
@@ -141,7 +152,14 @@ class ClientCall : private Turn {
   friend class DeadlineQueue;
 
   static constexpr size_t kInlineContinuationBytes = 64;
-  enum StateBit : uint32_t { kContinuation = 1, kClaimed = 2, kDone = 4 };
+  // kScope: a CallScope may have the call. kRepeats: repeats_ is set. Both are told of the end.
+  enum StateBit : uint32_t {
+    kContinuation = 1,
+    kClaimed = 2,
+    kDone = 4,
+    kScope = 8,
+    kRepeats = 16,
+  };
   enum class Ending { kDeadline, kCancelled };
 
  public:  // constructed by the object pool only
@@ -156,7 +174,12 @@ class ClientCall : private Turn {
   // Whether the caller, which drives the connection and has the runtime's reference, is the only
   // one that can touch the call before it is done.
   bool OnlyOurs() const;
+  // What Start does for a call that has a scope or may be repeated after it was sent. False: the
+  // call has ended.
+  bool PrepareToStart();
   void Finish();
+  // Tells scope and repeats of the end.
+  void TellOfEnd(uint32_t state);
   void RefuseToWait();
   // In a forked child nobody is left who could end the call.
   void EndInForkedChild(CallOutcome outcome);
@@ -172,6 +195,27 @@ class ClientCall : private Turn {
   // What Finish does for a call that has extras_, before anybody sees its result.
   void FinishExtras();
   void GiveUp(Ending ending);
+  // Nobody waits for the call any more; what is known of it. The caller has claimed it.
+  CallOutcome Withdraw();
+
+  // --- Attempts
+
+  bool ContinuesWithRepeats(absl::Status& failure);
+  // Makes repeats_; false when the call is claimed already.
+  bool AddRepeats();
+  // nullptr for a call that has made no attempt but the first, and keeps no copy of its request.
+  CallRepeats* repeats() {
+    return (state_.load(std::memory_order_acquire) & kRepeats) != 0 ? repeats_ : nullptr;
+  }
+  const RetryPolicy& retry_policy() const;
+  // A call like this one.
+  ClientCall* NewAttempt(uint32_t previous_attempts, transport::OutgoingMessage request);
+  // As CompleteWith: `attempt` is how it went, or how it last failed (`failure`).
+  void CompleteByAttempt(ClientCall& attempt, absl::Status failure);
+  // Whether a call that is not sent waits for the attempt to connect that begins after `wait`.
+  // Under the channel's mutex.
+  bool WaitsToConnect(absl::Duration wait) const;
+
   template <typename F>
   static void RunStored(void* storage, ClientCall* call);
   // The continuation is stored; true when whoever completes the call runs it.
@@ -206,11 +250,16 @@ class ClientCall : private Turn {
   const MethodInfo* method_;
   Deadline deadline_;
   bool wait_for_ready_;
+  Repeat repeat_;                // kNever for an attempt
+  bool is_attempt_ = false;      // made by the CallRepeats of another call
+  bool hopeless_ = false;        // written before the call fails: FailForGood
+  uint8_t connects_failed_ = 0;  // while it waited; under the channel's mutex
   // nullptr when the options are plain and the channel has no interceptors.
   PooledPtr<ClientCallExtras> extras_;
   transport::OutgoingMessage request_;
   CallerStream* stream_ = nullptr;  // owned; nullptr: the call is unary
   absl::Status early_failure_;      // found while building, reported by Start
+  CallRepeats* repeats_;            // owned; written before kRepeats is set, and not read before
 
   absl::Status status_;
   transport::IncomingMessage response_;

@@ -25,16 +25,17 @@ constexpr bool StreamsResults(MethodKind kind) {
 // Which calls that failed may be made once more; each includes those before it.
 enum class Repeat : uint8_t {
   kNever,
-  // What certainly has not run: it was not sent, or refused. Right for every method.
+  // What was not sent because there was no connection. Right for every method.
   kUnlessItRan,
-  // Also a call whose handler answered that it is worth trying again ($Mi7.retryable).
+  // Also what a connection that was lost did not send, what the server refused, and a call whose
+  // handler answered that it is worth trying again ($Mi7.retryable). From here on each call keeps a
+  // copy of its request.
   kRetryable,
   // Also one that may have run ($Mi7.idempotent).
   kIdempotent,
 };
 
-// One method. What comes after the kind is what the schema's annotations say, for programs that
-// ask: the runtime does not act on it yet.
+// One method. What comes after the kind is what the schema's annotations say.
 struct MethodInfo {
   uint64_t interface_id;  // of the interface that declares the method
   uint16_t method_id;     // its ordinal there
@@ -42,7 +43,7 @@ struct MethodInfo {
   MethodKind kind = MethodKind::kUnary;
   uint32_t timeout_ms = 0;  // of calls that bring no deadline; 0: none
   Repeat repeat = Repeat::kUnlessItRan;
-  bool deduplicate = false;  // the server recognizes repeated calls
+  bool deduplicate = false;  // the server is to recognize repeated calls; it does not yet
 };
 
 // One interface. The same interface may have several of these in a program: compare ids.

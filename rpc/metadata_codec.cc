@@ -1,5 +1,6 @@
 #include "rpc/metadata_codec.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -97,8 +98,9 @@ void SetExtra(capnp::MessageBuilder& extra, MessageBody& message) {
 }  // namespace
 
 absl::Status EncodeCallExtra(const Metadata& metadata, const TraceContext* trace,
-                             const Limits& limits, MessageBody& message) {
-  if (metadata.empty() && trace == nullptr) return absl::OkStatus();
+                             uint32_t previous_attempts, const Limits& limits,
+                             MessageBody& message) {
+  if (metadata.empty() && trace == nullptr && previous_attempts == 0) return absl::OkStatus();
   if (absl::Status sound = CheckMetadata(metadata, limits); !sound.ok()) return sound;
   capnp::MallocMessageBuilder builder;
   auto extra = builder.initRoot<protocol::CallExtra>();
@@ -110,6 +112,7 @@ absl::Status EncodeCallExtra(const Metadata& metadata, const TraceContext* trace
     context.setTraceparent(TextOf(trace->traceparent()));
     if (!trace->state.empty()) context.setTracestate(TextOf(trace->state));
   }
+  extra.setPreviousAttempts(static_cast<uint16_t>(std::min<uint32_t>(previous_attempts, 0xffff)));
   SetExtra(builder, message);
   return absl::OkStatus();
 }
@@ -118,6 +121,7 @@ absl::Status DecodeCallExtra(const IncomingMessage& message, const Limits& limit
                              CallExtra& extra) {
   return ReadExtra(message, limits, [&](capnp::MessageReader& reader) {
     const auto from = reader.getRoot<protocol::CallExtra>();
+    extra.previous_attempts = from.getPreviousAttempts();
     if (from.hasTraceContext()) {
       const auto context = from.getTraceContext();
       if (std::optional<TraceContext> trace =

@@ -3,6 +3,7 @@
 // What travels in the extra part of calls and returns besides errors (rpc/error_codec.h): metadata
 // and trace context, as CallExtra and ReturnExtra of schema/protocol.capnp.
 
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -18,12 +19,14 @@ namespace mi7 {
 struct CallExtra {
   Metadata metadata;
   std::shared_ptr<const TraceContext> trace;  // nullptr: none
+  uint32_t previous_attempts = 0;
 };
 
-// Makes these the extra part of the call `message`; none when both are empty. On failure
+// Makes these the extra part of the call `message`; none when there is nothing to say. On failure
 // (CheckMetadata's) the message is as it was.
 absl::Status EncodeCallExtra(const Metadata& metadata, const TraceContext* trace,
-                             const Limits& limits, transport::MessageBody& message);
+                             uint32_t previous_attempts, const Limits& limits,
+                             transport::MessageBody& message);
 
 // Reads the extra part of a received call; nothing when it is absent. A malformed trace context
 // counts as none (TraceContext::Parse). INVALID_ARGUMENT: malformed Cap'n Proto, or

@@ -61,17 +61,18 @@ constexpr absl::string_view kParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6
 TEST(MetadataCodecTest, CallExtraTravels) {
   TraceContext trace = *TraceContext::Parse(kParent, "a=1");
   OutgoingMessage message = NewMessage(FrameType::kCall);
-  ASSERT_THAT(EncodeCallExtra(SomeMetadata(), &trace, {}, *message), IsOk());
+  ASSERT_THAT(EncodeCallExtra(SomeMetadata(), &trace, 2, {}, *message), IsOk());
   CallExtra extra;
   ASSERT_THAT(DecodeCallExtra(Received(std::move(message)), {}, extra), IsOk());
   EXPECT_EQ(extra.metadata, SomeMetadata());
   ASSERT_NE(extra.trace, nullptr);
   EXPECT_EQ(*extra.trace, trace);
+  EXPECT_EQ(extra.previous_attempts, 2u);
 }
 
 TEST(MetadataCodecTest, NothingToSayIsNoExtraPart) {
   OutgoingMessage call = NewMessage(FrameType::kCall);
-  ASSERT_THAT(EncodeCallExtra({}, nullptr, {}, *call), IsOk());
+  ASSERT_THAT(EncodeCallExtra({}, nullptr, 0, {}, *call), IsOk());
   EXPECT_TRUE(call->extra().empty());
   OutgoingMessage message = NewMessage(FrameType::kReturn);
   ASSERT_THAT(EncodeResponseMetadata({}, {}, *message), IsOk());
@@ -94,7 +95,7 @@ TEST(MetadataCodecTest, ResponseMetadataTravels) {
 
 TEST(MetadataCodecTest, WhatBreaksTheRulesIsNotSent) {
   OutgoingMessage call = NewMessage(FrameType::kCall);
-  EXPECT_THAT(EncodeCallExtra(Metadata{{"Key", "v"}}, nullptr, {}, *call),
+  EXPECT_THAT(EncodeCallExtra(Metadata{{"Key", "v"}}, nullptr, 0, {}, *call),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("\"Key\"")));
   EXPECT_TRUE(call->extra().empty());
   OutgoingMessage message = NewMessage(FrameType::kReturn);

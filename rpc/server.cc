@@ -124,6 +124,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
     loops.push_back(loop->get());
     loops_.push_back(*std::move(loop));
   }
+  config_->timers = Timers::Create(loops[0]);
   transport::TransportOptions transport_options;
   transport_options.limits = options_.limits;
   transport_options.wait = options_.wait;
@@ -208,7 +209,8 @@ absl::Status Server::Core::Shutdown(Deadline deadline) {
     }
   }
   // A deferred handler may still keep its session, and with it the connection: without its loop it
-  // is closed already and does nothing.
+  // is closed already and does nothing. What it waits for has ended with the connection.
+  if (config_ && config_->timers) config_->timers->Close();
   loops_.clear();
   return result;
 }

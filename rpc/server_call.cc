@@ -136,6 +136,11 @@ DeferredCall ServerContext::Defer() {
 std::string ServerContext::peer() const { return call_->side_->peer(); }
 std::string ServerContext::transport() const { return call_->side_->transport_name(); }
 Deadline ServerContext::deadline() const { return call_->deadline_; }
+int ServerContext::attempt() const {
+  return call_->extras_ == nullptr
+             ? 1
+             : 1 + static_cast<int>(call_->extras_->received.previous_attempts);
+}
 const Metadata& ServerContext::metadata() const {
   static const Metadata kNone;
   return call_->extras_ != nullptr ? call_->extras_->received.metadata : kNone;
@@ -147,6 +152,19 @@ Metadata& ServerContext::initial_metadata() { return call_->extras().response.in
 Metadata& ServerContext::trailing_metadata() { return call_->extras().response.trailing; }
 bool ServerContext::cancelled() const {
   return call_->cancelled_.load(std::memory_order_relaxed) || call_->deadline_.passed();
+}
+
+std::stop_token ServerContext::stop_token() const { return call_->side_->ScopeOf(*call_)->token(); }
+
+CallOptions ServerContext::ForNestedCall(CallOptions options) const {
+  options.within = call_->side_->ScopeOf(*call_);
+  if (call_->deadline_ < options.deadline) options.deadline = call_->deadline_;
+  if (!options.trace) options.trace = trace();
+  return options;
+}
+
+ContextSleep ServerContext::Sleep(absl::Duration duration) const {
+  return ContextSleep(call_->side_->ScopeOf(*call_), Deadline::After(duration));
 }
 
 void DeferredCall::Finish(absl::Status status) {

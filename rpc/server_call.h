@@ -18,6 +18,7 @@
 #include "base/deadline.h"
 #include "base/object_pool.h"
 #include "rpc/call_extras.h"
+#include "rpc/call_scope.h"
 #include "rpc/message_reader.h"
 #include "rpc/server_context.h"
 #include "rpc/stream.h"
@@ -115,6 +116,7 @@ class ServerCall {
   CalleeStream* stream_ = nullptr;  // one reference; nullptr: the call is unary
   Body body_;
   Deadline deadline_;
+  std::shared_ptr<CallScope> scope_;    // AnswerSide's, under its mutex; nullptr until asked for
   PooledPtr<ServerCallExtras> extras_;  // nullptr as long as the call has none
   std::atomic<bool> cancelled_{false};
   // Whether Defer was called: then the handler's return and the DeferredCall both hold a

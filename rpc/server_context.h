@@ -4,11 +4,15 @@
 // later.
 
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "base/deadline.h"
+#include "rpc/call_options.h"
+#include "rpc/context_sleep.h"
 #include "rpc/metadata.h"
 #include "rpc/trace_context.h"
 
@@ -54,10 +58,40 @@ class ServerContext {
   // there, only the deadline shows. Work that shall end when its caller gives up is deferred.
   bool cancelled() const;
 
+  // The same for those who would rather be told:
+  //
+  //   std::stop_callback on_cancel(context.stop_token(), [this] { queue_.WakeUp(); });
+  //
+  // It is called, once, on the thread that learns that the caller has given up: the one that drives
+  // the connection, a timer's, or right here when that was before. It must not block. The token may
+  // be kept for as long as one likes, and copied to any thread; once the call is answered it is not
+  // stopped any more, unless that is happening at the same moment. Any thread.
+  std::stop_token stop_token() const;
+
+  // Options for a call that the handler makes for its caller, of which it takes what is left of the
+  // time (when that is less than `options.deadline`) and the trace. It ends with CANCELLED as soon
+  // as this call's caller gives up, so that a coroutine that awaits it goes on; or when this call
+  // is answered before it is done.
+  //
+  //   auto request = backend_.Find(context.ForNestedCall());
+  CallOptions ForNestedCall(CallOptions options = {}) const;
+
+  // For coroutines, a wait that ends early when the caller gives up:
+  //
+  //   if (absl::Status slept = co_await context.Sleep(absl::Seconds(1)); !slept.ok()) co_return
+  //   slept;
+  //
+  // OK, or what ended it: DEADLINE_EXCEEDED, CANCELLED. The coroutine goes on on one of the
+  // server's event loops, or on the thread that learns that the caller has given up.
+  ContextSleep Sleep(absl::Duration duration) const;
+
+  // Which attempt at this call it is, from 1: more when the caller has made others before.
+  int attempt() const;
+
   // What the caller sent along (CallOptions::metadata); empty for most calls.
   const Metadata& metadata() const;
   // The trace that the call belongs to, with the caller's span; nullptr when the caller sent none
-  // that is sound. Give it to the calls that the handler makes (CallOptions::trace).
+  // that is sound. ForNestedCall passes it on.
   std::shared_ptr<const TraceContext> trace() const;
   // What goes back to the caller besides the answer, whatever that is (CallOptions::received); from
   // a stream of results the initial ones go with the first message, so they are complete before it

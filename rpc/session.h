@@ -15,6 +15,7 @@
 #include "rpc/call_side.h"
 #include "rpc/session_config.h"
 #include "rpc/session_streams.h"
+#include "rpc/timers.h"
 #include "transport/connection.h"
 
 namespace mi7 {
@@ -59,6 +60,7 @@ class Session final : public transport::Receiver,
   // --- AnswerSide::Owner ---
   SessionStreams& streams() override { return streams_; }
   std::shared_ptr<void> KeepAlive() override { return shared_from_this(); }
+  const std::shared_ptr<Timers>& timers() const override { return config_->timers; }
   void OnAnswersDone(bool draining) override;
 
  private:

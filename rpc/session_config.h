@@ -10,13 +10,15 @@
 namespace mi7 {
 
 class Dispatcher;
+class Timers;
 
 // Constant once a session has it.
 struct SessionConfig {
   Limits limits;
   const Dispatcher* dispatcher = nullptr;  // nullptr: serves nothing
-  std::shared_ptr<const void> dispatcher_owner;
-  Interceptors interceptors;  // of the calls that are served
+  std::shared_ptr<const void> dispatcher_owner = nullptr;
+  Interceptors interceptors = {};            // of the calls that are served
+  std::shared_ptr<Timers> timers = nullptr;  // for handlers; nullptr: serves nothing
 };
 
 }  // namespace mi7

@@ -296,7 +296,7 @@ TEST_F(SessionTest, LostConnectionEndsCallsAsMayHaveRun) {
 TEST_F(SessionTest, CallAfterTheEndWasNotSent) {
   Start();
   connection_->DeliverClosed(absl::UnavailableError("reset by peer"));
-  const Pending::Result result = Send().Wait();
+  const Pending::Result result = Send({.repeat = Repeat::kNever}).Wait();
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("reset by peer")));
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
 }

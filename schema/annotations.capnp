@@ -37,10 +37,8 @@ annotation streaming @0xf8e6c4a529e8e02b (method) :Streaming;
 # $Mi7.retryable and its like are not for it. (Cap'n Proto's own `-> stream` means another thing, a
 # one-way call with flow control.)
 
-# How a method may be called: $timeout, $retryable, $idempotent and $deduplicate. capnpc-mi7 checks
-# them, writes them into the comments of what it generates and into the method's MethodInfo, where
-# programs can read them. What follows is what they mean; the runtime of this version does not act on
-# them yet: it sets no deadline by itself and repeats no call.
+# How a method may be called: $timeout, $retryable, $idempotent and $deduplicate. Channels act on the
+# first three by themselves (docs/RETRIES.md); on $deduplicate nobody does yet.
 
 annotation timeout @0xd35e516e102fab01 (method) :UInt32;
 # How long a caller waits for the method's answer, in milliseconds, unless its call has a deadline of

@@ -68,6 +68,9 @@ struct CallExtra {
 
   requestId @4 :Data;
   # Identifies the request across retries, for servers that deduplicate. At most 64 bytes.
+
+  previousAttempts @5 :UInt16;
+  # How many attempts at this call the caller has made before this one.
 }
 
 struct ReturnExtra {

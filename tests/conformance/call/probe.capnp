@@ -2,6 +2,7 @@
 # Services for the conformance suite of calls.
 
 using Cxx = import "/capnp/c++.capnp";
+using Mi7 = import "/mi7/annotations.capnp";
 $Cxx.namespace("mi7::conformance");
 
 struct Detail {
@@ -26,6 +27,12 @@ interface Probe extends(Named) {
 
   unheard @2 ();
   # Never implemented.
+
+  remaining @3 () -> (ms :Int64) $Mi7.timeout(100000);
+  # What is left of the caller's time; -1: it has no end.
+
+  again @4 (text :Text) -> (attempt :UInt32) $Mi7.idempotent;
+  # Answers as the test says.
 }
 
 interface Counter extends(Named) {

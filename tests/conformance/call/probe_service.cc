@@ -10,6 +10,19 @@ Reply Echo(ServerContext&, Probe::EchoParams::Reader params, Probe::EchoResults:
   return absl::OkStatus();
 }
 
+Reply Again(ServerContext& context, Probe::AgainParams::Reader,
+            Probe::AgainResults::Builder results) {
+  results.setAttempt(static_cast<uint32_t>(context.attempt()));
+  return absl::OkStatus();
+}
+
+Reply ProbeImpl::Remaining(ServerContext& context, Probe::RemainingParams::Reader,
+                           Probe::RemainingResults::Builder results) {
+  const Deadline deadline = context.deadline();
+  results.setMs(deadline.infinite() ? -1 : absl::ToInt64Milliseconds(deadline.remaining()));
+  return absl::OkStatus();
+}
+
 Reply ProbeImpl::Hold(ServerContext& context, Probe::HoldParams::Reader params,
                       Probe::HoldResults::Builder results) {
   absl::MutexLock lock(&mutex_);

@@ -30,7 +30,15 @@ using EchoResult = absl::StatusOr<Response<Probe::EchoResults>>;
 Reply Echo(ServerContext& context, Probe::EchoParams::Reader params,
            Probe::EchoResults::Builder results);
 
-// Answers echo with a handler of the test, and holds calls of hold until the test answers them.
+using AgainHandler =
+    std::function<Reply(ServerContext&, Probe::AgainParams::Reader, Probe::AgainResults::Builder)>;
+
+// Says which attempt it is.
+Reply Again(ServerContext& context, Probe::AgainParams::Reader params,
+            Probe::AgainResults::Builder results);
+
+// Answers echo and again with a handler of the test, and holds calls of hold until the test answers
+// them.
 class ProbeImpl final : public ProbeService {
  public:
   struct Held {
@@ -52,6 +60,12 @@ class ProbeImpl final : public ProbeService {
   }
   Reply Hold(ServerContext& context, Probe::HoldParams::Reader params,
              Probe::HoldResults::Builder results) override;
+  Reply Remaining(ServerContext& context, Probe::RemainingParams::Reader params,
+                  Probe::RemainingResults::Builder results) override;
+  Reply Again(ServerContext& context, Probe::AgainParams::Reader params,
+              Probe::AgainResults::Builder results) override {
+    return on_again(context, params, results);
+  }
   Reply Name(ServerContext&, Named::NameParams::Reader,
              Named::NameResults::Builder results) override {
     results.setName("probe");
@@ -63,7 +77,9 @@ class ProbeImpl final : public ProbeService {
   // Waits until `count` calls are held.
   bool AwaitHeld(size_t count);
 
-  EchoHandler on_echo = conformance::Echo;  // set before the server starts
+  // Set before the server starts.
+  EchoHandler on_echo = conformance::Echo;
+  AgainHandler on_again = conformance::Again;
 
  private:
   absl::Mutex mutex_;

@@ -1,0 +1,237 @@
+#include "rpc/call_repeats.h"
+
+#include <algorithm>
+#include <climits>
+#include <memory>
+#include <utility>
+
+#include <capnp/message.h>
+
+#include "absl/strings/str_cat.h"
+#include "rpc/channel.h"
+#include "rpc/client_call.h"
+#include "rpc/request.h"
+#include "rpc/retry_judgement.h"
+
+namespace mi7 {
+namespace {
+
+using transport::OutgoingMessage;
+
+// Of the jitter. Not the clock alone: calls that fail together would wait together.
+uint64_t Seed(const void* object) {
+  return static_cast<uint64_t>(MonotonicNanos()) ^ reinterpret_cast<uintptr_t>(object);
+}
+
+ClientCallRef Share(ClientCall& call) {
+  call.Ref();
+  return ClientCallRef(&call);
+}
+
+}  // namespace
+
+CallRepeats::CallRepeats(ClientCall& call, Repeat may_repeat, const RetryPolicy& policy)
+    : call_(call), may_repeat_(may_repeat), policy_(policy) {}
+
+void CallRepeats::KeepRequest(transport::MessageBody& request) {
+  MutexLock lock(&mutex_);
+  for (const auto& segment : request.Segments()) {
+    const auto* const words = reinterpret_cast<const uint64_t*>(segment.begin());
+    words_.insert(words_.end(), words, words + segment.size());
+    segment_words_.push_back(segment.size());
+  }
+}
+
+OutgoingMessage CallRepeats::MakeRequest() {
+  if (returned_) {
+    returned_->SetExtra({});  // the next attempt has its own
+    return std::move(returned_);
+  }
+  absl::InlinedVector<kj::ArrayPtr<const capnp::word>, 1> segments;
+  const auto* words = reinterpret_cast<const capnp::word*>(words_.data());
+  for (const size_t size : segment_words_) {
+    segments.push_back(kj::arrayPtr(words, size));
+    words += size;
+  }
+  // It is our own message, which needs no bounds.
+  capnp::ReaderOptions unbounded;
+  unbounded.traversalLimitInWords = UINT64_MAX;
+  unbounded.nestingLimit = INT_MAX;
+  capnp::SegmentArrayMessageReader reader(kj::arrayPtr(segments.data(), segments.size()),
+                                          unbounded);
+  OutgoingMessage request = transport::NewHeapMessage(words_.size() * sizeof(uint64_t));
+  request->setRoot(reader.getRoot<capnp::AnyPointer>());
+  return request;
+}
+
+void CallRepeats::BeginHedging() {
+  MutexLock lock(&mutex_);
+  if (may_repeat_ == Repeat::kIdempotent && !stopped_ && first_runs_) ScheduleHedge();
+}
+
+void CallRepeats::ScheduleHedge() {
+  if (policy_.hedge_delay == absl::InfiniteDuration() || attempts_ >= policy_.attempts_max) return;
+  Schedule(policy_.hedge_delay);
+}
+
+void CallRepeats::Schedule(absl::Duration wait) {
+  timer_ = call_.channel_->timers()->Schedule(Deadline::After(wait),
+                                              [this, self = Share(call_)] { OnTimer(); });
+}
+
+void CallRepeats::OnTimer() {
+  {
+    MutexLock lock(&mutex_);
+    timer_ = {};
+    if (stopped_) return;
+    if (first_runs_ || !running_.empty()) {
+      // A hedge, which is one attempt too many if the others get their answers.
+      if (!call_.channel_->retry_budget().Take(MonotonicNanos())) return;
+    }
+  }
+  Launch();
+}
+
+void CallRepeats::Launch() {
+  ClientCall* attempt;
+  {
+    MutexLock lock(&mutex_);
+    if (stopped_) return;
+    attempt = call_.NewAttempt(static_cast<uint32_t>(attempts_), MakeRequest());
+    ++attempts_;
+    // Beside the handle's reference, which the continuation gives back: Stop may come at any
+    // moment.
+    attempt->Ref();
+    running_.push_back(attempt);
+    if (may_repeat_ == Repeat::kIdempotent) ScheduleHedge();
+  }
+  attempt->Start();
+  attempt->OnDone([this, self = Share(call_)](ClientCall& done) { OnAttemptDone(done); });
+}
+
+std::optional<absl::Status> CallRepeats::OnFirstFailed(const absl::Status& failure,
+                                                       OutgoingMessage request, bool hopeless) {
+  // Its memory may be that of a connection that ends.
+  if (request) transport::EnsureHeapMessage(request);
+  {
+    MutexLock lock(&mutex_);
+    first_runs_ = false;
+    if (request) returned_ = std::move(request);
+  }
+  return OnFailed(failure, hopeless);
+}
+
+void CallRepeats::OnAttemptDone(ClientCall& attempt) {
+  const ClientCallRef handle(&attempt);
+  {
+    MutexLock lock(&mutex_);
+    const auto found = std::find(running_.begin(), running_.end(), &attempt);
+    if (found == running_.end()) return;  // stopped
+    running_.erase(found);
+    attempt.Unref();
+    if (attempt.request_) {
+      transport::EnsureHeapMessage(attempt.request_);
+      returned_ = std::move(attempt.request_);
+    }
+  }
+  absl::Status end = attempt.status();
+  if (!end.ok()) {
+    std::optional<absl::Status> final = OnFailed(end, attempt.hopeless_);
+    if (!final) return;
+    end = *std::move(final);
+  }
+  if (call_.Claim()) {
+    WithdrawFirst();
+    call_.CompleteByAttempt(attempt, std::move(end));
+  }
+}
+
+void CallRepeats::WithdrawFirst() {
+  bool runs;
+  {
+    MutexLock lock(&mutex_);
+    runs = std::exchange(first_runs_, false);
+  }
+  if (runs) call_.channel_->WithdrawCall(&call_);
+}
+
+std::optional<absl::Status> CallRepeats::OnFailed(const absl::Status& failure, bool hopeless) {
+  absl::Duration wait;
+  {
+    MutexLock lock(&mutex_);
+    if (stopped_) return std::nullopt;
+    const CallOutcome outcome = OutcomeOf(failure);
+    may_have_run_ |= outcome == CallOutcome::kUnknown;
+    answered_ |= outcome == CallOutcome::kAnswered;
+    const RetryJudgement judgement = JudgeFailure(failure, may_repeat_);
+    // Others may do better, unless this is what any of them would be told.
+    const bool others_run = first_runs_ || !running_.empty();
+    if (others_run && (judgement.repeat || outcome != CallOutcome::kAnswered)) return std::nullopt;
+    if (!judgement.repeat || hopeless) return Final(failure);
+    const std::optional<absl::Duration> next = Wait(judgement);
+    if (!next) return Final(failure);
+    if (timer_ != Timers::Handle()) call_.channel_->timers()->Cancel(std::exchange(timer_, {}));
+    if (*next != absl::ZeroDuration()) {
+      Schedule(*next);
+      return std::nullopt;
+    }
+  }
+  Launch();
+  return std::nullopt;
+}
+
+std::optional<absl::Duration> CallRepeats::Wait(const RetryJudgement& judgement) {
+  if (attempts_ >= policy_.attempts_max) return std::nullopt;
+  if (!returned_ && segment_words_.empty()) return std::nullopt;  // no copy was kept
+  absl::Duration wait;
+  const bool free = judgement.free && attempts_ == 1;
+  if (judgement.advice) {
+    wait = *judgement.advice;
+  } else if (!free) {
+    if (!backoff_) backoff_.emplace(policy_.backoff, Seed(this));
+    wait = backoff_->Next();
+  }
+  if (wait >= call_.deadline_.remaining()) return std::nullopt;
+  if (!free && !call_.channel_->retry_budget().Take(MonotonicNanos())) return std::nullopt;
+  return wait;
+}
+
+absl::Status CallRepeats::Final(const absl::Status& failure) {
+  stopped_ = true;  // Stop, which follows, cancels what runs
+  if (attempts_ == 1) return failure;
+  // That the last attempt was not sent says nothing of those before it.
+  CallOutcome outcome = OutcomeOf(failure);
+  const bool nothing_done = outcome == CallOutcome::kNotSent || outcome == CallOutcome::kRefused;
+  if (may_have_run_ || (answered_ && nothing_done)) outcome = CallOutcome::kUnknown;
+  const absl::Status plain = WithoutOutcome(failure);
+  absl::Status result(plain.code(), absl::StrCat(plain.message(), " (", attempts_, " attempts)"));
+  plain.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { result.SetPayload(url, payload); });
+  return WithOutcome(result, outcome);
+}
+
+void CallRepeats::Stop() {
+  std::vector<ClientCall*> running;
+  Timers::Handle timer;
+  {
+    MutexLock lock(&mutex_);
+    stopped_ = true;
+    running.swap(running_);
+    timer = std::exchange(timer_, {});
+  }
+  if (timer != Timers::Handle()) call_.channel_->timers()->Cancel(timer);
+  for (ClientCall* attempt : running) {
+    attempt->Cancel();
+    attempt->Unref();
+  }
+}
+
+CallOutcome CallRepeats::StopEarly(CallOutcome first) {
+  MutexLock lock(&mutex_);
+  stopped_ = true;
+  if (first_runs_ && running_.empty() && !may_have_run_) return first;
+  if (may_have_run_ || answered_ || !running_.empty()) return CallOutcome::kUnknown;
+  return CallOutcome::kNotSent;
+}
+
+}  // namespace mi7

@@ -1,0 +1,97 @@
+#pragma once
+
+// CallRepeats: makes further attempts at a call, one after the other or beside each other
+// (hedging).
+//
+// A call's first attempt is the call itself, which goes its usual way. If that fails and may be
+// repeated, the call is not ended. Instead CallRepeats makes another call for it, an *attempt*,
+// which nobody else sees, and ends the call with what comes of that. So the call's handle,
+// deadline, cancellation and callback know nothing of attempts.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/inlined_vector.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "rpc/backoff.h"
+#include "rpc/call_outcome.h"
+#include "rpc/interface_info.h"
+#include "rpc/retry_judgement.h"
+#include "rpc/retry_policy.h"
+#include "rpc/timers.h"
+#include "transport/message.h"
+
+namespace mi7 {
+
+class ClientCall;
+
+// A part of its call, which owns it. Attempts and timers hold references of the call; Stop breaks
+// them up, and comes with the call's end. Thread-safe. Locks are taken in the order: this mutex,
+// the channel's, those of timers and budget.
+class CallRepeats {
+ public:
+  // `policy` outlives it.
+  CallRepeats(ClientCall& call, Repeat may_repeat, const RetryPolicy& policy);
+
+  // Before the first attempt is sent: copies its request, so that it can be repeated afterwards.
+  void KeepRequest(transport::MessageBody& request);
+  // After that: an idempotent call is sent once more when its answer takes long, as the policy
+  // says.
+  void BeginHedging();
+
+  // The first attempt failed. `request`: if no connection has taken it, else empty. `hopeless`:
+  // another attempt would fail in the same way. What to end the call with; nullopt: nothing, the
+  // call goes on, or somebody else ends it.
+  std::optional<absl::Status> OnFirstFailed(const absl::Status& failure,
+                                            transport::OutgoingMessage request, bool hopeless);
+  // The call is over: there are no further attempts, and those that run are cancelled.
+  void Stop();
+  // The call is being given up, Stop follows: what is known of it. `first`: of its first attempt,
+  // if that runs still.
+  CallOutcome StopEarly(CallOutcome first);
+
+ private:
+  // An attempt failed that does not run any more. As OnFirstFailed.
+  std::optional<absl::Status> OnFailed(const absl::Status& failure, bool hopeless);
+  // How long to wait before the next attempt; nullopt: there is none.
+  std::optional<absl::Duration> Wait(const RetryJudgement& judgement)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `failure`, the last attempt's, as the call's.
+  absl::Status Final(const absl::Status& failure) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Schedule(absl::Duration wait) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ScheduleHedge() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnTimer();
+  // Makes an attempt, unless the call is over.
+  void Launch();
+  transport::OutgoingMessage MakeRequest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnAttemptDone(ClientCall& attempt);
+  // Takes the first attempt back from the server, if it runs.
+  void WithdrawFirst();
+
+  ClientCall& call_;
+  const Repeat may_repeat_;
+  const RetryPolicy& policy_;
+
+  Mutex mutex_;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  bool first_runs_ ABSL_GUARDED_BY(mutex_) = true;
+  // Of attempts that are over: whether it is unknown if one has run, whether one was answered.
+  bool may_have_run_ ABSL_GUARDED_BY(mutex_) = false;
+  bool answered_ ABSL_GUARDED_BY(mutex_) = false;
+  int attempts_ ABSL_GUARDED_BY(mutex_) = 1;                  // made so far
+  std::vector<ClientCall*> running_ ABSL_GUARDED_BY(mutex_);  // but the first; a reference each
+  Timers::Handle timer_ ABSL_GUARDED_BY(mutex_);              // of the next attempt
+  std::optional<Backoff> backoff_ ABSL_GUARDED_BY(mutex_);    // made when first needed
+  // The request: as an attempt left it that no connection has taken, or its words and how many each
+  // of its segments has.
+  transport::OutgoingMessage returned_ ABSL_GUARDED_BY(mutex_);
+  absl::InlinedVector<uint64_t, 24> words_ ABSL_GUARDED_BY(mutex_);
+  absl::InlinedVector<size_t, 1> segment_words_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mi7

@@ -1,0 +1,51 @@
+#pragma once
+
+// How calls are repeated. Which ones may be: Repeat (interface_info.h). docs/RETRIES.md.
+
+#include "absl/time/time.h"
+#include "rpc/backoff.h"
+
+namespace mi7 {
+
+// Of one call. A value type.
+struct RetryPolicy {
+  // Attempts in all, the first one and hedges included. 1: none is repeated.
+  int attempts_max = 5;
+  // The waits before the attempts that repeat one. What has certainly not reached a server is
+  // repeated at once the first time; the service's advice (retry_info.h) goes before all this. A
+  // call that waits for a connection goes along with the channel's attempts to connect instead, as
+  // long as those are no further apart than backoff.max.
+  BackoffOptions backoff = {
+      .initial = absl::Milliseconds(20), .max = absl::Seconds(1), .multiplier = 2, .jitter = 0.2};
+  // Hedging, for idempotent calls: after this time without an answer the call is sent once more,
+  // and so on, up to attempts_max. The first answer counts, the others are cancelled. Infinite:
+  // never.
+  absl::Duration hedge_delay = absl::InfiniteDuration();
+
+  friend bool operator==(const RetryPolicy&, const RetryPolicy&) = default;
+};
+
+// What a channel's calls may cost its server in repetitions: a bucket of tokens, one for each
+// attempt that repeats one which may have cost the server something, or goes beside it. (What was
+// not sent has not, nor has the first refusal of a call with UNAVAILABLE, which is how a server
+// says that it is shutting down.) A server that fails under load thus gets little more load for it.
+// When the bucket is empty, calls fail with what their last attempt said. A value type.
+struct RetryBudgetOptions {
+  // What the bucket holds, and has at first.
+  double tokens_max = 100;
+  // What comes in, for each call that might be repeated, and over time.
+  double tokens_per_call = 0.1;
+  double tokens_per_second = 10;
+
+  friend bool operator==(const RetryBudgetOptions&, const RetryBudgetOptions&) = default;
+};
+
+// Of a channel. A value type.
+struct RetryOptions {
+  RetryPolicy policy = {};
+  RetryBudgetOptions budget = {};
+
+  friend bool operator==(const RetryOptions&, const RetryOptions&) = default;
+};
+
+}  // namespace mi7
