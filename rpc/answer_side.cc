@@ -142,21 +142,23 @@ void AnswerSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
 
 void AnswerSide::OnClosed() {
   std::vector<std::pair<uint32_t, CalleeStream*>> streams;
-  std::vector<std::shared_ptr<CallScope>> scopes;
+  std::vector<std::pair<uint32_t, std::shared_ptr<CallScope>>> scopes;
   {
     MutexLock lock(&mutex_);
     if (async_calls_ == nullptr) return;
     for (const auto& [id, call] : *async_calls_) {
       call->Cancel();
-      if (call->scope_) scopes.push_back(call->scope_);
+      if (call->scope_) scopes.emplace_back(id, call->scope_);
       if (call->stream_ == nullptr) continue;
       call->stream_->Ref();
       streams.emplace_back(id, call->stream_);
     }
   }
-  for (const std::shared_ptr<CallScope>& scope : scopes) scope->Cancel();
   // By their ids, not as the table has them: a simulation is repeated with the same order.
+  std::sort(scopes.begin(), scopes.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
   std::sort(streams.begin(), streams.end());
+  for (const auto& [id, scope] : scopes) scope->Cancel();
   for (const auto& [id, stream] : streams) {
     stream->OnCancelled(absl::StatusCode::kUnavailable, "connection lost");
     stream->Unref();

@@ -210,9 +210,9 @@ std::unique_ptr<EventLoop> EventLoop::CreateManual() {
 bool EventLoop::RunOne() {
   MI7_CHECK(impl_->manual() && current_ == nullptr,
             "a loop without a thread is run, outside of all loops");
-  current_loop = impl_.get();
+  current_ = impl_.get();
   const bool ran = impl_->RunOnePosted() || impl_->RunOneTimer(MonotonicNanos());
-  current_loop = nullptr;
+  current_ = nullptr;
   return ran;
 }
 

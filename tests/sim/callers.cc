@@ -14,6 +14,7 @@ Callers::Callers(World& world, Ledger& ledger, const std::string& endpoint)
   ChannelOptions options;
   options.limits = SimServer::SmallLimits();
   options.backoff.jitter = 0;  // it is not drawn from the seed
+  options.retry.policy.backoff.jitter = 0;
   options.event_loop = loop_;
   options.decorator = std::shared_ptr<World>(std::shared_ptr<World>(), &world);
   absl::StatusOr<std::shared_ptr<Channel>> channel = Channel::Create(endpoint, options);

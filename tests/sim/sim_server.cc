@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "base/check.h"
+#include "rpc/timers.h"
 
 namespace mi7::sim {
 
@@ -101,6 +102,7 @@ SimServer::SimServer(World& world, Service* service) : world_(world), loop_(worl
   config_->limits = SmallLimits();
   config_->dispatcher = dispatcher_.get();
   config_->dispatcher_owner = dispatcher_;
+  config_->timers = Timers::Create(loop_);
 }
 
 void SimServer::Start(absl::string_view endpoint) {

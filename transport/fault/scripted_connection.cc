@@ -92,7 +92,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     return inner_->InCallback();
   }
 
-  void OnMessage(IncomingMessage message) override {
+  void OnMessage(IncomingMessage&& message) override {
     const Callback callback(*this);
     Fate fate;
     {
