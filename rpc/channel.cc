@@ -188,6 +188,8 @@ void Channel::StartCall(ClientCall* call) {
   bool connect = false;
   {
     MutexLock lock(&mutex_);
+    // It was told to send no further calls, and tells us in a moment.
+    if (session_ && session_->calls().stopped()) LetDepartLocked(*session_);
     if (call->session_ != session_) call->session_ = session_;
     if (!session_) {
       const bool waits = state_ != ChannelState::kBackoff ||
@@ -217,7 +219,8 @@ void Channel::StartCall(ClientCall* call) {
         CallOutcome::kNotSent));
     return;
   }
-  call->session_->calls().Send(call);
+  // The session may have stopped meanwhile: then it is the next one's turn.
+  if (!call->session_->calls().TrySend(call)) StartCall(call);
 }
 
 Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
@@ -374,13 +377,20 @@ void Channel::ForgetSessionLocked(Session& session) {
   NotifyStateChanged();
 }
 
+void Channel::LetDepartLocked(Session& session) {
+  std::vector<std::weak_ptr<Session>>& departing = recovery().departing;
+  std::erase_if(departing, [&session](const std::weak_ptr<Session>& gone) {
+    const std::shared_ptr<Session> left = gone.lock();
+    return left == nullptr || left.get() == &session;
+  });
+  departing.push_back(session.weak_from_this());
+  ForgetSessionLocked(session);
+}
+
 void Channel::OnGoAway(Session& session) {
   // Both under one lock: Close, at any moment, finds the session in one of the two places.
   MutexLock lock(&mutex_);
-  std::vector<std::weak_ptr<Session>>& departing = recovery().departing;
-  std::erase_if(departing, [](const std::weak_ptr<Session>& gone) { return gone.expired(); });
-  departing.push_back(session.weak_from_this());
-  ForgetSessionLocked(session);
+  LetDepartLocked(session);
 }
 
 void Channel::OnSessionClosed(Session& session, const absl::Status& why) {

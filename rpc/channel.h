@@ -180,6 +180,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
                      std::string why_not_better);
   std::string DescribeSession(Session& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnBackoffOver();
+  // It sends no further calls, but has calls in flight, perhaps.
+  void LetDepartLocked(Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ForgetSessionLocked(Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Sends the calls that waited for a connection.
   void SendQueued(const std::shared_ptr<Session>& session);

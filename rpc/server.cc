@@ -128,6 +128,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
   transport::TransportOptions transport_options;
   transport_options.limits = options_.limits;
   transport_options.wait = options_.wait;
+  transport_options.take_over = options_.take_over;
   transport_options.local = transport::ShareLocalOptions(options_.local);
   transport_options.on_refused = [log = std::make_shared<RefusalLog>()](const std::string& peer,
                                                                         const absl::Status& why) {

@@ -37,6 +37,11 @@ struct ServerOptions {
   int event_loops = 0;
   // Run around every call that is not refused, the first as the outermost.
   Interceptors interceptors = {};
+  // Listens also where another server of the same user does, which has this set, too: to restart
+  // without a gap, start the successor, then shut the predecessor down (docs/OPERATIONS.md). A name
+  // (unix:, shm:, inproc:) is taken from the other at once; a port (tcp:, mi7:) is shared with it
+  // until it closes.
+  bool take_over = false;
   // Peers on this machine: whom to talk to, where to meet, whether to offer shared memory.
   transport::LocalOptions local = {};
   // What stands between its connections and it, for tests of what goes wrong; nullptr: nothing.

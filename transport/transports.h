@@ -34,6 +34,9 @@ struct TransportOptions {
   std::shared_ptr<const LocalOptions> local = DefaultLocalOptions();
   // For Connect: when it is asked to stop (any thread), the attempt ends soon, with CANCELLED.
   std::stop_token cancel;
+  // For Listen: takes the place of a server of our user that listens there, or will be taken the
+  // place of (ServerOptions::take_over).
+  bool take_over = false;
   // What our Hello says in instanceId: the listener's own name. Set by mi7:// listeners for the
   // transports below them; transports use a random one of the process when there is none.
   InstanceId instance_id;
@@ -59,8 +62,8 @@ using AcceptCallback = std::function<void(std::shared_ptr<Connection>)>;
 
 // Listens. Connections are spread over `loops` (at least one), which must outlive the listener and
 // its connections. INVALID_ARGUMENT: the endpoint cannot be listened on. ALREADY_EXISTS: address
-// or name in use. PERMISSION_DENIED, RESOURCE_EXHAUSTED, NOT_FOUND (host): as the system says.
-// Blocks only for the resolver. Not on a loop thread.
+// or name in use, and not to be taken over. PERMISSION_DENIED, RESOURCE_EXHAUSTED, NOT_FOUND
+// (host): as the system says. Blocks only for the resolver. Not on a loop thread.
 absl::StatusOr<std::unique_ptr<Listener>> Listen(const Endpoint& endpoint,
                                                  const std::vector<EventLoop*>& loops,
                                                  const TransportOptions& options,

@@ -160,16 +160,18 @@ class Names {
     return names;
   }
   Names() { ForkGuard::HoldAcrossFork(&mutex_); }
-  bool Add(const std::shared_ptr<Acceptor>& acceptor) {
+  bool Add(const std::shared_ptr<Acceptor>& acceptor, bool take_over) {
     MutexLock lock(&mutex_);
     auto& listed = acceptors_[acceptor->endpoint().name];
-    if (listed != nullptr && !listed->forked()) return false;
+    if (listed != nullptr && !listed->forked() && !take_over) return false;
     listed = acceptor;
     return true;
   }
-  void Remove(const std::string& name) {
+  // Unless another has taken the name over.
+  void Remove(const std::shared_ptr<Acceptor>& acceptor) {
     MutexLock lock(&mutex_);
-    acceptors_.erase(name);
+    const auto found = acceptors_.find(acceptor->endpoint().name);
+    if (found != acceptors_.end() && found->second == acceptor) acceptors_.erase(found);
   }
   std::shared_ptr<Acceptor> Find(const std::string& name) {
     MutexLock lock(&mutex_);
@@ -191,7 +193,7 @@ class InprocListener final : public Listener {
     // A listener that is closed may outlive its loops.
     if (!listed_ || acceptor_->forked()) return;
     listed_ = false;
-    Names::Get().Remove(acceptor_->endpoint().name);
+    Names::Get().Remove(acceptor_);
     acceptor_->Close();
   }
 
@@ -209,7 +211,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listen(const Endpoint& endpoint,
   MI7_CHECK(endpoint.scheme == Endpoint::Scheme::kInproc, "an inproc endpoint is given");
   MI7_CHECK(!loops.empty(), "a listener has a loop");
   auto acceptor = std::make_shared<Acceptor>(endpoint, loops, options, std::move(on_accept));
-  if (!Names::Get().Add(acceptor)) {
+  if (!Names::Get().Add(acceptor, options.take_over)) {
     return absl::AlreadyExistsError(
         absl::StrCat(endpoint.ToString(), ": this process listens on that name already"));
   }

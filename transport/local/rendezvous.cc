@@ -61,8 +61,8 @@ absl::StatusOr<std::unique_ptr<Listener>> ListenLocally(const LocalCarrier& carr
   if (!options.instance_id) {
     return absl::UnavailableError("the system has no random numbers yet for the rendezvous' name");
   }
-  absl::StatusOr<SocketFile> file =
-      ListenInRuntimeDir(*options.local, SocketName(options.instance_id), 0600);
+  absl::StatusOr<SocketFile> file = ListenInRuntimeDir(
+      *options.local, SocketName(options.instance_id), 0600, /*take_over=*/false);
   if (!file.ok()) return file.status();
   meeting = file->path();
   return carrier.listen(*std::move(file), loops, options, on_accept);
@@ -154,13 +154,14 @@ class Selection final : public std::enable_shared_from_this<Selection> {
 }  // namespace
 
 absl::StatusOr<SocketFile> ListenInRuntimeDir(const LocalOptions& options, const std::string& name,
-                                              mode_t mode) {
+                                              mode_t mode, bool take_over) {
   const absl::StatusOr<std::vector<std::string>> paths =
       RuntimeDirs(options.runtime_dir, RuntimeDirEnvironment::Current());
   if (!paths.ok()) return paths.status();
   absl::StatusOr<Directory> directory = MakeRuntimeDir(paths->front());
   if (!directory.ok()) return directory.status();
-  return SocketFile::Listen(*std::move(directory), name, {.mode = mode, .sweep = true});
+  return SocketFile::Listen(*std::move(directory), name,
+                            {.mode = mode, .sweep = true, .take_over = take_over});
 }
 
 absl::StatusOr<UniqueFd> ConnectInRuntimeDir(const LocalOptions& options, const std::string& name,

@@ -69,8 +69,9 @@ void RendezvousConnect(const Endpoint& endpoint, const LocalCarrier& carrier, Ev
 absl::StatusOr<UniqueFd> ConnectInRuntimeDir(const LocalOptions& options, const std::string& name,
                                              absl::string_view what, std::string& path);
 
-// Listens at `name` in the runtime directory, which is made if need be.
+// Listens at `name` in the runtime directory, which is made if need be. `take_over`: as
+// SocketFile::Options has it.
 absl::StatusOr<SocketFile> ListenInRuntimeDir(const LocalOptions& options, const std::string& name,
-                                              mode_t mode);
+                                              mode_t mode, bool take_over);
 
 }  // namespace mi7::transport

@@ -71,8 +71,8 @@ absl::StatusOr<std::unique_ptr<Listener>> ListenAtShm(const Endpoint& endpoint,
   if (!endpoint.path.empty()) {
     return ShmListen(endpoint, loops, options, TermsOf(options), std::move(on_accept));
   }
-  absl::StatusOr<SocketFile> file =
-      ListenInRuntimeDir(*options.local, ShmSocketName(endpoint.name), options.local->socket_mode);
+  absl::StatusOr<SocketFile> file = ListenInRuntimeDir(
+      *options.local, ShmSocketName(endpoint.name), options.local->socket_mode, options.take_over);
   if (!file.ok()) return Named("listening on", endpoint, file.status());
   const std::string path = file->path();
   return ShmListenOn(*std::move(file), path, endpoint, loops, options, TermsOf(options),

@@ -180,8 +180,8 @@ int Sweep(const Directory& directory) {
   return removed;
 }
 
-// OK when `name` can be made: there is nothing, or a stale socket.
-absl::Status CheckFree(const Directory& directory, const std::string& name) {
+// OK when `name` can be made: there is nothing, a stale socket, or one to `take_over`.
+absl::Status CheckFree(const Directory& directory, const std::string& name, bool take_over) {
   const std::string path = directory.PathOf(name);
   struct stat found;
   if (::fstatat(directory.fd(), name.c_str(), &found, AT_SYMLINK_NOFOLLOW) != 0) {
@@ -195,6 +195,7 @@ absl::Status CheckFree(const Directory& directory, const std::string& name) {
     case Life::kStale:
       return absl::OkStatus();
     case Life::kAlive:
+      if (take_over && found.st_uid == ::geteuid()) return absl::OkStatus();
       return absl::AlreadyExistsError(absl::StrCat("a server listens at ", path, " already"));
     case Life::kUnknown:
       break;
@@ -212,7 +213,7 @@ absl::StatusOr<SocketFile> SocketFile::Listen(Directory directory, const std::st
       DirectoryLock::Take(directory, Deadline::After(options.lock_patience));
   if (!lock.ok()) return lock.status();
   if (options.sweep) Sweep(directory);
-  if (absl::Status free = CheckFree(directory, name); !free.ok()) return free;
+  if (absl::Status free = CheckFree(directory, name, options.take_over); !free.ok()) return free;
 
   const std::string path = directory.PathOf(name);
   const std::string temporary = TemporaryName(name);

@@ -39,13 +39,15 @@ class SocketFile {
     int backlog = 4096;  // the system lowers it to net.core.somaxconn
     // Removes what is stale of other servers in the directory, too: a runtime directory.
     bool sweep = false;
+    // Takes the name from a server of our user that listens there.
+    bool take_over = false;
     // How long to wait for the directory's lock, which others hold for microseconds.
     absl::Duration lock_patience = absl::Seconds(5);
   };
   // Listens at `name` in `directory`, in place of a stale socket there; non-blocking.
-  // ALREADY_EXISTS: a server listens there, or it is no socket. PERMISSION_DENIED, NOT_FOUND,
-  // RESOURCE_EXHAUSTED: as the system says. UNAVAILABLE: another process holds the directory's lock
-  // for all of lock_patience. Blocks for no longer than that.
+  // ALREADY_EXISTS: a server listens there that is not to be taken over, or it is no socket.
+  // PERMISSION_DENIED, NOT_FOUND, RESOURCE_EXHAUSTED: as the system says. UNAVAILABLE: another
+  // process holds the directory's lock for all of lock_patience. Blocks for no longer than that.
   static absl::StatusOr<SocketFile> Listen(Directory directory, const std::string& name,
                                            const Options& options);
 

@@ -26,7 +26,8 @@ absl::StatusOr<std::unique_ptr<Listener>> ShmListen(const Endpoint& endpoint,
                                                     const ShmTerms& terms,
                                                     AcceptCallback on_accept) {
   if (absl::Status sound = CheckShmOptions(*terms.memory); !sound.ok()) return sound;
-  absl::StatusOr<SocketFile> file = MakeSocketFile(endpoint, endpoint.path, terms.unix_options);
+  absl::StatusOr<SocketFile> file =
+      MakeSocketFile(endpoint, endpoint.path, terms.unix_options, options.take_over);
   if (!file.ok()) return file.status();
   return UnixListenOn(*std::move(file), endpoint.path, endpoint, TermsFor(terms, options, endpoint),
                       loops, options, std::move(on_accept));

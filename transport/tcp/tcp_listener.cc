@@ -60,12 +60,14 @@ absl::StatusOr<std::vector<SocketAddress>> Resolve(const Endpoint& endpoint) {
 }
 
 // errno, 0 on success.
-int Open(SocketAddress& address, UniqueFd& socket) {
+int Open(SocketAddress& address, bool take_over, UniqueFd& socket) {
   socket =
       UniqueFd(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
   if (!socket) return errno;
   const int on = 1;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  // The system lets only sockets of one user, which all ask for it, share a port.
+  if (take_over) ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
   if (address.family() == AF_INET6) {
     const int only_v6 = address == SocketAddress::Any(AF_INET6, address.port()) ? 0 : 1;
     ::setsockopt(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, &only_v6, sizeof(only_v6));
@@ -95,10 +97,10 @@ absl::StatusOr<std::unique_ptr<Listener>> TcpListen(const Endpoint& endpoint,
     for (SocketAddress address : *addresses) {
       address.set_port(bound.port);
       UniqueFd socket;
-      error = Open(address, socket);
+      error = Open(address, options.take_over, socket);
       if (error == EAFNOSUPPORT && (endpoint.host.empty() || endpoint.host == "*")) {
         address = SocketAddress::Any(AF_INET, bound.port);  // a machine without IPv6
-        error = Open(address, socket);
+        error = Open(address, options.take_over, socket);
       }
       failed = address;
       // One of a name's addresses may be of a family that this machine does not have.

@@ -16,7 +16,7 @@
 namespace mi7::transport {
 namespace {
 
-absl::StatusOr<SocketFile> ListenAtPath(const std::string& path, mode_t mode) {
+absl::StatusOr<SocketFile> ListenAtPath(const std::string& path, mode_t mode, bool take_over) {
   // A client that has only the path must be able to connect.
   if (absl::StatusOr<sockaddr_un> address = UnixAddress(path); !address.ok()) {
     return address.status();
@@ -26,6 +26,7 @@ absl::StatusOr<SocketFile> ListenAtPath(const std::string& path, mode_t mode) {
   if (!directory.ok()) return directory.status();
   SocketFile::Options file_options;
   file_options.mode = mode;
+  file_options.take_over = take_over;
   file_options.backlog = kBacklog;
   return SocketFile::Listen(*std::move(directory), parts.name, file_options);
 }
@@ -38,8 +39,8 @@ absl::Status Named(const Endpoint& endpoint, const absl::Status& why) {
 }  // namespace
 
 absl::StatusOr<SocketFile> MakeSocketFile(const Endpoint& endpoint, const std::string& path,
-                                          const UnixOptions& unix_options) {
-  absl::StatusOr<SocketFile> file = ListenAtPath(path, unix_options.mode);
+                                          const UnixOptions& unix_options, bool take_over) {
+  absl::StatusOr<SocketFile> file = ListenAtPath(path, unix_options.mode, take_over);
   if (!file.ok()) return Named(endpoint, file.status());
   return file;
 }
@@ -67,7 +68,8 @@ absl::StatusOr<std::unique_ptr<Listener>> UnixListen(const Endpoint& endpoint,
                                                      const TransportOptions& options,
                                                      const UnixOptions& unix_options,
                                                      AcceptCallback on_accept) {
-  absl::StatusOr<SocketFile> file = MakeSocketFile(endpoint, endpoint.path, unix_options);
+  absl::StatusOr<SocketFile> file =
+      MakeSocketFile(endpoint, endpoint.path, unix_options, options.take_over);
   if (!file.ok()) return file.status();
   StreamTerms terms;
   terms.instance_id = options.instance_id;

@@ -28,9 +28,9 @@ absl::StatusOr<std::unique_ptr<Listener>> UnixListen(const Endpoint& endpoint,
                                                      AcceptCallback on_accept);
 
 // The socket that UnixListen listens on, for transports that begin with one. Errors as there, with
-// the name of `endpoint`.
+// the name of `endpoint`. `take_over`: as SocketFile::Options has it.
 absl::StatusOr<SocketFile> MakeSocketFile(const Endpoint& endpoint, const std::string& path,
-                                          const UnixOptions& unix_options);
+                                          const UnixOptions& unix_options, bool take_over);
 
 // UnixListen on a socket that listens already, for transports that begin with one. `path` is that
 // of `file`, for texts.

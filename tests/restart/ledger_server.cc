@@ -1,0 +1,125 @@
+// ledger_server ENDPOINT LEDGER: serves until it is told to stop by a byte or the end of its
+// standard input, then shuts down in order. Says "ENDPOINT\n" when it listens. Exits with 0 when no
+// call was cut off.
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "rpc/server.h"
+#include "tests/restart/ledger.mi7.h"
+#include "tests/restart/ledger_file.h"
+
+namespace mi7::restart {
+namespace {
+
+class LedgerImpl final : public LedgerService {
+ public:
+  explicit LedgerImpl(const std::string& path) : file_(path) {}
+  ~LedgerImpl() override {
+    {
+      absl::MutexLock lock(&mutex_);
+      stopped_ = true;
+    }
+    thread_.join();
+  }
+
+  Reply Inline(ServerContext&, Ledger::InlineParams::Reader params,
+               Ledger::InlineResults::Builder results) override {
+    file_.Append(params.getNumber());
+    results.setNumber(params.getNumber());
+    return absl::OkStatus();
+  }
+
+  Reply Late(ServerContext& context, Ledger::LateParams::Reader params,
+             Ledger::LateResults::Builder results) override {
+    file_.Append(params.getNumber());
+    results.setNumber(params.getNumber());
+    absl::MutexLock lock(&mutex_);
+    late_.push_back(context.Defer());
+    return Reply::Later();
+  }
+
+  Reply List(ServerContext&, Ledger::ListParams::Reader params,
+             StreamWriter<Ledger::ListResults> writer) override {
+    const uint64_t number = params.getNumber();
+    const uint32_t count = params.getCount();
+    file_.Append(number);
+    for (uint32_t i = 0; i < count; ++i) {
+      auto message = writer.NewMessage();
+      message->setNumber(number + i);
+      if (absl::Status written = co_await writer.Write(std::move(message)); !written.ok()) {
+        co_return written;
+      }
+    }
+    co_return absl::OkStatus();
+  }
+
+  Reply Sum(ServerContext&, StreamReader<Ledger::SumParams> reader,
+            Ledger::SumResults::Builder results) override {
+    uint64_t sum = 0;
+    for (bool first = true;; first = false) {
+      auto message = co_await reader.Read();
+      if (!message.ok()) co_return message.status();
+      if (!*message) break;
+      if (first) file_.Append((*message)->getNumber());
+      sum += (*message)->getNumber();
+    }
+    results.setSum(sum);
+    co_return absl::OkStatus();
+  }
+
+ private:
+  // Answers what came in the last two milliseconds, together.
+  void AnswerLate() {
+    absl::MutexLock lock(&mutex_);
+    const auto stopped = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopped_; };
+    while (!stopped_) {
+      mutex_.AwaitWithTimeout(absl::Condition(&stopped), absl::Milliseconds(2));
+      std::vector<DeferredCall> late = std::exchange(late_, {});
+      mutex_.Unlock();
+      for (DeferredCall& call : late) call.Finish(absl::OkStatus());
+      mutex_.Lock();
+    }
+  }
+
+  LedgerFile file_;
+  absl::Mutex mutex_;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<DeferredCall> late_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_{[this] { AnswerLate(); }};
+};
+
+int Serve(const std::string& endpoint, const std::string& ledger) {
+  LedgerImpl service(ledger);
+  ServerOptions options;
+  options.take_over = true;
+  absl::StatusOr<std::unique_ptr<Server>> server =
+      ServerBuilder().SetOptions(options).AddService(&service).Listen(endpoint).Start();
+  if (!server.ok()) {
+    std::fprintf(stderr, "ledger_server: %s\n", server.status().ToString().c_str());
+    return 2;
+  }
+  std::printf("%s\n", (*server)->endpoints()[0].c_str());
+  std::fflush(stdout);
+  char told;
+  static_cast<void>(!::read(STDIN_FILENO, &told, 1));
+  const absl::Status shut_down = (*server)->Shutdown(Deadline::After(absl::Seconds(60)));
+  if (shut_down.ok()) return 0;
+  std::fprintf(stderr, "ledger_server: %s\n", shut_down.ToString().c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace mi7::restart
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  return mi7::restart::Serve(argv[1], argv[2]);
+}

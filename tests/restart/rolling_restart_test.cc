@@ -1,0 +1,276 @@
+// A server that is restarted again and again under load, each time with a successor, in a process
+// of its own, that takes over before its predecessor shuts down: no call is lost, none runs twice.
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/time/time.h"
+#include "rpc/call_outcome.h"
+#include "rpc/channel.h"
+#include "rpc/status_testing.h"
+#include "tests/restart/ledger.mi7.h"
+#include "tests/restart/ledger_file.h"
+#include "transport/local/testing.h"
+
+namespace mi7::restart {
+namespace {
+
+constexpr absl::Duration kPatience = absl::Seconds(60);
+constexpr int kRestarts = 6;
+
+// A server process.
+class Instance {
+ public:
+  Instance(const std::string& endpoint, const std::string& ledger) {
+    int in[2], out[2];
+    MI7_CHECK(::pipe(in) == 0 && ::pipe(out) == 0, "a pipe can be made");
+    process_ = ::fork();
+    MI7_CHECK(process_ >= 0, "a process can be made");
+    if (process_ == 0) {
+      ::dup2(in[0], STDIN_FILENO);
+      ::dup2(out[1], STDOUT_FILENO);
+      // Not only its own: it must not keep its predecessor's input open.
+      for (int fd = 3; fd < 1024; ++fd) ::close(fd);
+      ::execl("tests/restart/ledger_server", "ledger_server", endpoint.c_str(), ledger.c_str(),
+              nullptr);
+      ::_exit(3);
+    }
+    ::close(in[0]);
+    ::close(out[1]);
+    input_ = in[1];
+    for (char c; ::read(out[0], &c, 1) == 1 && c != '\n';) endpoint_ += c;
+    ::close(out[0]);
+  }
+  ~Instance() { End(); }
+  Instance(const Instance&) = delete;
+  Instance& operator=(const Instance&) = delete;
+
+  // Empty: it does not listen.
+  const std::string& endpoint() const { return endpoint_; }
+  // Lets it shut down; its exit code.
+  int End() {
+    if (process_ < 0) return -1;
+    ::close(input_);
+    int status = 0;
+    ::waitpid(std::exchange(process_, -1), &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+ private:
+  pid_t process_;
+  int input_;
+  std::string endpoint_;
+};
+
+struct Case {
+  const char* name;
+  std::function<std::string(const std::string& directory)> endpoint;
+};
+
+class RollingRestartTest : public testing::TestWithParam<Case> {
+ protected:
+  RollingRestartTest() {
+    ::setenv("MI7_RUNTIME_DIR", directory_.path().c_str(), 1);
+    ledger_path_ = directory_ / "ledger";
+    instance_ = std::make_unique<Instance>(GetParam().endpoint(directory_.path()), ledger_path_);
+    endpoint_ = instance_->endpoint();
+  }
+
+  std::shared_ptr<Channel> NewChannel() const { return *Channel::Create(endpoint_); }
+
+  // Whether a call that ended so is to be made once more. Anything else than a call that certainly
+  // has not run is a failure of the test: an accepted call is answered.
+  bool ToRepeat(const absl::Status& status) {
+    const CallOutcome outcome = OutcomeOf(status);
+    if (outcome == CallOutcome::kNotSent || outcome == CallOutcome::kRefused) {
+      ++repeated_;
+      return true;
+    }
+    ADD_FAILURE() << status;
+    return false;
+  }
+
+  // Makes calls until the end, each until it is done. `call` makes one with the number given.
+  void Load(const std::function<absl::Status(uint64_t number)>& call) {
+    while (!stop_) {
+      const uint64_t number = next_number_.fetch_add(1000);
+      absl::Status status;
+      do {
+        status = call(number);
+      } while (!status.ok() && ToRepeat(status));
+      if (status.ok()) ++done_;
+      ++made_;
+    }
+  }
+
+  // A thread that blocks in each call.
+  void BlockingCalls(bool late) {
+    const auto channel = NewChannel();
+    Load([&](uint64_t number) {
+      if (late) {
+        auto request = LedgerStub(channel).Late();
+        request->setNumber(number);
+        const auto results = request.Send().Wait();
+        EXPECT_TRUE(!results.ok() || results->getNumber() == number);
+        return results.status();
+      }
+      auto request = LedgerStub(channel).Inline();
+      request->setNumber(number);
+      const auto results = request.Send().Wait();
+      EXPECT_TRUE(!results.ok() || results->getNumber() == number);
+      return results.status();
+    });
+  }
+
+  // Calls of a channel that all are in flight together.
+  void Bursts() {
+    const auto channel = NewChannel();
+    constexpr uint64_t kBurst = 64;
+    while (!stop_) {
+      std::vector<uint64_t> numbers;
+      for (uint64_t i = 0; i < kBurst; ++i) numbers.push_back(next_number_.fetch_add(1000));
+      made_ += kBurst;
+      while (!numbers.empty()) {
+        absl::BlockingCounter all(static_cast<int>(numbers.size()));
+        std::vector<absl::Status> statuses(numbers.size());
+        for (size_t i = 0; i < numbers.size(); ++i) {
+          auto request = LedgerStub(channel).Late();
+          request->setNumber(numbers[i]);
+          request.Send().Then([&, i](const auto& results) {
+            statuses[i] = results.status();
+            all.DecrementCount();
+          });
+        }
+        all.Wait();
+        std::vector<uint64_t> again;
+        for (size_t i = 0; i < numbers.size(); ++i) {
+          if (statuses[i].ok()) {
+            ++done_;
+          } else if (ToRepeat(statuses[i])) {
+            again.push_back(numbers[i]);
+          }
+        }
+        numbers = std::move(again);
+      }
+    }
+  }
+
+  void Lists() {
+    const auto channel = NewChannel();
+    Load([&](uint64_t number) {
+      constexpr uint32_t kCount = 200;
+      auto request = LedgerStub(channel).List();
+      request->setNumber(number);
+      request->setCount(kCount);
+      auto reader = request.Send();
+      for (uint64_t i = 0;; ++i) {
+        const auto message = reader.Read().Wait();
+        if (!message.ok()) return message.status();
+        if (!*message) {
+          EXPECT_EQ(i, kCount);
+          return absl::OkStatus();
+        }
+        EXPECT_EQ((*message)->getNumber(), number + i);
+      }
+    });
+  }
+
+  void Sums() {
+    const auto channel = NewChannel();
+    Load([&](uint64_t number) {
+      auto stream = LedgerStub(channel).Sum();
+      uint64_t sum = 0;
+      for (uint64_t i = 0; i < 100; ++i) {
+        auto message = stream.NewMessage();
+        message->setNumber(number + i);
+        sum += number + i;
+        if (!stream.Write(std::move(message)).Wait().ok()) break;  // Finish says why
+      }
+      const auto results = stream.Finish().Wait();
+      EXPECT_TRUE(!results.ok() || results->getSum() == sum);
+      return results.status();
+    });
+  }
+
+  // Waits until so many calls more are done, with every kind of load going on.
+  testing::AssertionResult Goes(uint64_t calls) {
+    const uint64_t until = done_ + calls;
+    const Deadline patience = Deadline::After(kPatience);
+    while (done_ < until) {
+      if (patience.passed()) return testing::AssertionFailure() << done_ << " calls are done";
+      std::this_thread::yield();
+    }
+    return testing::AssertionSuccess();
+  }
+
+  const transport::testing::TemporaryDirectory directory_;
+  std::string ledger_path_;
+  std::unique_ptr<Instance> instance_;
+  std::string endpoint_;
+  std::atomic<bool> stop_{false};
+  std::atomic<uint64_t> next_number_{1000};
+  std::atomic<uint64_t> made_{0}, done_{0}, repeated_{0};
+};
+
+TEST_P(RollingRestartTest, NoCallIsLostAndNoneRunsTwice) {
+  ASSERT_NE(endpoint_, "");
+  std::vector<std::thread> clients;
+  clients.emplace_back([this] { BlockingCalls(/*late=*/false); });
+  clients.emplace_back([this] { BlockingCalls(/*late=*/true); });
+  clients.emplace_back([this] { Bursts(); });
+  clients.emplace_back([this] { Lists(); });
+  clients.emplace_back([this] { Sums(); });
+  for (int i = 0; i < kRestarts; ++i) {
+    EXPECT_TRUE(Goes(500));
+    auto successor = std::make_unique<Instance>(endpoint_, ledger_path_);
+    EXPECT_EQ(successor->endpoint(), endpoint_);
+    EXPECT_EQ(instance_->End(), 0) << "a call was cut off";
+    instance_ = std::move(successor);
+  }
+  EXPECT_TRUE(Goes(500));
+  stop_ = true;
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(instance_->End(), 0);
+
+  absl::flat_hash_map<uint64_t, int> runs;
+  for (const uint64_t number : LedgerFile(ledger_path_).ReadAll()) ++runs[number];
+  for (const auto& [number, count] : runs) EXPECT_EQ(count, 1) << "call " << number;
+  EXPECT_EQ(done_, made_);
+  EXPECT_EQ(runs.size(), made_);
+  RecordProperty("calls", static_cast<int>(made_));
+  RecordProperty("repeated", static_cast<int>(repeated_));
+  std::printf("%d calls, of which %d attempts were repeated\n", static_cast<int>(made_),
+              static_cast<int>(repeated_));
+}
+
+std::string Port(const std::string&) { return "tcp:127.0.0.1:0"; }
+std::string UnixPath(const std::string& directory) {
+  return absl::StrCat("unix:", directory, "/u");
+}
+std::string ShmPath(const std::string& directory) { return absl::StrCat("shm:", directory, "/s"); }
+std::string ShmName(const std::string&) { return "shm:ledger"; }
+std::string Mi7Port(const std::string&) { return "mi7://127.0.0.1:0"; }
+
+INSTANTIATE_TEST_SUITE_P(Transports, RollingRestartTest,
+                         testing::Values(Case{"tcp", Port}, Case{"unix", UnixPath},
+                                         Case{"shm", ShmPath}, Case{"shm_name", ShmName},
+                                         Case{"mi7", Mi7Port}),
+                         [](const auto& of) { return std::string(of.param.name); });
+
+}  // namespace
+}  // namespace mi7::restart
