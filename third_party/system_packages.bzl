@@ -142,6 +142,7 @@ _ABSEIL_MODULES = [
     "failure_signal_handler",
     "fixed_array",
     "flags",
+    "flags_config",
     "flags_parse",
     "flags_reflection",
     "flags_usage",

@@ -3,10 +3,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -15,7 +18,10 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "absl/flags/usage_config.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "bench/harness/html_report.h"
@@ -47,6 +53,8 @@ namespace {
 
 // Above this share, other work on the machine is worth a warning.
 constexpr double kBusyShare = 0.10;
+// A figure is a median of so many rounds at least.
+constexpr int kRoundsMin = 9;
 
 std::string DefaultProgramDirectory() {
   char path[PATH_MAX];
@@ -130,6 +138,13 @@ int Main() {
   const int rounds = absl::GetFlag(FLAGS_rounds);
   const absl::Duration measure = absl::GetFlag(FLAGS_measure);
   const int idle_connections = absl::GetFlag(FLAGS_idle_connections);
+  if (rounds < 0 || idle_connections < 0) {
+    std::fprintf(stderr, "--rounds and --idle_connections are not negative\n");
+    return 2;
+  }
+  if (rounds > 0 && rounds < kRoundsMin) {
+    std::printf("Fewer than %d rounds: medians of so few are no results.\n", kRoundsMin);
+  }
   PlanOptions plan_options = {.quick = quick};
   plan_options.base.measure_ns = absl::ToInt64Nanoseconds(
       measure > absl::ZeroDuration() ? measure : absl::Milliseconds(quick ? 20 : 120));
@@ -153,7 +168,21 @@ int Main() {
     options.placements.push_back(*placement);
   }
   Plan plan = MakePlan(plan_options);
+  for (const std::string& prefix : absl::GetFlag(FLAGS_only)) {
+    const bool known = std::any_of(plan.rows.begin(), plan.rows.end(),
+                                   [&](const Row& row) { return row.id.rfind(prefix, 0) == 0; });
+    if (known) continue;
+    std::fprintf(stderr, "--only: no row's id begins with '%s'; bench/README.md lists them\n",
+                 prefix.c_str());
+    return 2;
+  }
   KeepOnly(plan, absl::GetFlag(FLAGS_only));
+  // Now, and not when everything has been measured.
+  for (const std::string& path : {absl::GetFlag(FLAGS_json), absl::GetFlag(FLAGS_html)}) {
+    if (path.empty() || std::ofstream(path, std::ios::app)) continue;
+    std::fprintf(stderr, "cannot write %s: %s\n", path.c_str(), std::strerror(errno));
+    return 2;
+  }
 
   RunNotes notes = {.machine = DescribeMachine(), .how = "", .others_share = 0};
   std::printf("%s\n", notes.machine.c_str());
@@ -185,6 +214,12 @@ int Main() {
 }  // namespace mi7::bench
 
 int main(int argc, char** argv) {
+  absl::FlagsUsageConfig usage;
+  // --help shows the flags of this file.
+  usage.contains_help_flags = usage.contains_helpshort_flags = [](absl::string_view file) {
+    return absl::EndsWith(file, "bench/harness/main.cc");
+  };
+  absl::SetFlagsUsageConfig(usage);
   absl::SetProgramUsageMessage("measures mi7, peers and limits side by side; see bench/README.md");
   const std::vector<char*> arguments = absl::ParseCommandLine(argc, argv);
   if (absl::GetFlag(FLAGS_compare)) return mi7::bench::Compare(arguments);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -195,6 +196,13 @@ int main(int argc, char** argv) {
     absl::FPrintF(stderr, "client: %s\n",
                   status.ToString(absl::StatusToStringMode::kWithNoExtraData));
     return 1;
+  }
+  const bool known = std::any_of(std::begin(kCommands), std::end(kCommands),
+                                 [&name](const Command& command) { return name == command.name; });
+  if (known) {
+    absl::FPrintF(stderr, "client: %s does not take %d arguments\n\n", name, arguments.size());
+  } else if (!name.empty()) {
+    absl::FPrintF(stderr, "client: unknown command '%s'\n\n", name);
   }
   absl::FPrintF(stderr, "%s\n", kUsage);
   return 2;

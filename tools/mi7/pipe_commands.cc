@@ -293,7 +293,8 @@ void AddPipeCommands(CLI::App& app, int& status) {
   CLI::App* receive = verb("receive", "Receives messages and prints each in a line", &Receive);
   named(receive);
   receive->add_option("--count", flags->count, "Messages to receive; 0: without end")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   receive->add_flag("--dead-letters", flags->dead_letters,
                     "Takes messages that were fetched too often instead");
   json(receive, "One JSON object a message, with slot and attempt");

@@ -79,6 +79,18 @@ printf 'a\nb\n' | "$mi7" pipe send jobs 2>/dev/null || fail 'lines of stdin are 
 run 0 "$mi7" pipe receive jobs --count=2
 expect_line '^b$'
 
+# Wrong words and numbers are named, with what may be there.
+run 106 "$mi7" pipe nope
+expect_line "unknown command 'nope'; after 'mi7 pipe' comes one of ls status send receive"
+run 105 "$mi7" pipe receive jobs --count=-1
+expect_line '--count'
+
+# What fits no slot is refused, not waited for, also where the pipe is full.
+run 0 "$mi7" pipe send small a --create --slots=1 --slot-bytes=8
+run 1 "$mi7" pipe send small much-more-than-eight-bytes
+expect_line 'INVALID_ARGUMENT: .*26 bytes is larger than a slot, which has 8'
+run 0 "$mi7" pipe rm small --force
+
 # Interrupted while it waits: a clean end.
 "$mi7" pipe receive jobs --count=0 >"$TEST_TMPDIR/received" 2>&1 &
 receiver=$!

@@ -154,6 +154,13 @@ absl::Status SlotPipe::Impl::Usable() const {
                              "this process is a fork of the one that connected; connect again"));
 }
 
+absl::Status SlotPipe::Impl::Fits(size_t size) const {
+  if (size <= region.geometry().slot_bytes) return absl::OkStatus();
+  return AboutPipe(name, absl::InvalidArgumentError(absl::StrCat(
+                             "a message of ", size, " bytes is larger than a slot, which has ",
+                             region.geometry().slot_bytes)));
+}
+
 absl::Status SlotPipe::Impl::Corrupt() const {
   return AboutPipe(name, absl::DataLossError("its shared memory contradicts itself: it was "
                                              "overwritten; remove it and create it anew"));
@@ -264,6 +271,9 @@ absl::StatusOr<WriteSlot> SlotPipe::Hold(Deadline deadline) {
 }
 
 absl::Status SlotPipe::SendBytes(absl::string_view bytes, Deadline deadline) {
+  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
+  // Before it waits for a slot: no slot will do.
+  if (absl::Status fits = impl_->Fits(bytes.size()); !fits.ok()) return fits;
   absl::StatusOr<WriteSlot> slot = Hold(deadline);
   return slot.ok() ? slot->SendBytes(bytes) : slot.status();
 }

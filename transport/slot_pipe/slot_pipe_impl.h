@@ -43,6 +43,8 @@ struct SlotPipe::Impl {
 
   // OK, or why this object is of no use.
   absl::Status Usable() const;
+  // INVALID_ARGUMENT: a message of `size` bytes is larger than a slot.
+  absl::Status Fits(size_t size) const;
   absl::Status WrongState(uint32_t index, absl::string_view what) const;
   absl::Status Failed(slot_pipe_internal::Outcome outcome, uint32_t index,
                       absl::string_view what) const;

@@ -20,13 +20,8 @@ absl::Status WriteSlot::Send(size_t size, PayloadKind kind) {
   if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
+  if (absl::Status fits = impl.Fits(size); !fits.ok()) return fits;
   const slot_pipe_internal::Geometry& geometry = impl.region.geometry();
-  if (size > geometry.slot_bytes) {
-    return AboutPipe(impl.name,
-                     absl::InvalidArgumentError(absl::StrCat(
-                         "a message of ", size, " bytes is larger than a slot, which has ",
-                         geometry.slot_bytes)));
-  }
   SlotHeader& header = impl.region.slot(claim_.slot);
   // Relaxed: published by the commit (W1).
   header.size.store(static_cast<uint32_t>(size), std::memory_order_relaxed);
