@@ -47,7 +47,7 @@ void BM_CallTable(benchmark::State& state) {
   NullConnection connection;
   const transport::Negotiated negotiated = connection.info().negotiated;
   SessionStreams streams(&connection, negotiated);
-  CallSide calls(&streams, negotiated, &limits);
+  CallSide calls(&streams, negotiated, limits);
   const auto channel = Channel::Create("tcp:127.0.0.1:1");
   MI7_CHECK(channel.ok(), "the benchmark's channel is sound");
   EchoImpl echo;
