@@ -91,7 +91,6 @@ Channel::Channel(Private, const transport::Endpoint& endpoint, const ChannelOpti
     : id_(next_channel_id.fetch_add(1, std::memory_order_relaxed)),
       endpoint_(absl::string_view(endpoint.ToString())),  // in no more memory than it takes
       settings_(ShareSettings(options)),
-      retry_budget_(options.retry.budget),
       loop_(options.event_loop) {}
 
 Channel::~Channel() {
@@ -121,10 +120,22 @@ DeadlineQueue& Channel::deadlines() {
   return *deadlines_;
 }
 
+Channel::Retrying::Retrying(const Channel& channel)
+    : budget(channel.settings_->retry.budget), timers(Timers::Create(channel.loop_)) {}
+
+Channel::Retrying& Channel::retrying() {
+  if (!retrying_) retrying_ = std::make_unique<Retrying>(*this);
+  return *retrying_;
+}
+
 std::shared_ptr<Timers> Channel::timers() {
   MutexLock lock(&mutex_);
-  if (!timers_) timers_ = Timers::Create(loop_);
-  return timers_;
+  return retrying().timers;
+}
+
+RetryBudget& Channel::retry_budget() {
+  MutexLock lock(&mutex_);
+  return retrying().budget;
 }
 
 std::shared_ptr<Session> Channel::ReadySession() const {

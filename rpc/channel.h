@@ -124,7 +124,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   DeadlineQueue& deadlines();
   // For retries.
   std::shared_ptr<Timers> timers();
-  RetryBudget& retry_budget() { return retry_budget_; }
+  RetryBudget& retry_budget();
   const RetryPolicy& retry_policy() const { return settings_->retry.policy; }
   const Limits& limits() const { return settings_->session.limits; }
   // How long a call of `method` may take that has no deadline of its own.
@@ -172,6 +172,14 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
     CondVar state_changed;  // for them
   };
 
+  // What a channel needs whose calls are repeated; once made it stays.
+  struct Retrying {
+    explicit Retrying(const Channel& channel);
+    RetryBudget budget;
+    const std::shared_ptr<Timers> timers;
+  };
+  Retrying& retrying() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   std::shared_ptr<Session> ReadySession() const;
   std::shared_ptr<Session> SessionForCall() const;
   // Begins an attempt; the caller has set kConnecting under the lock and released it.
@@ -193,7 +201,6 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   const uint64_t id_;           // no other channel of this process has or had it
   const std::string endpoint_;  // as text: shorter than Endpoint, and parsed when it connects
   const std::shared_ptr<const ChannelSettings> settings_;
-  RetryBudget retry_budget_;
   transport::EventLoop* const loop_;
 
   mutable Mutex mutex_;
@@ -201,7 +208,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // set in kReady
   // All made when first needed: many channels never do.
   std::shared_ptr<DeadlineQueue> deadlines_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<Timers> timers_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<Retrying> retrying_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Recovery> recovery_ ABSL_GUARDED_BY(mutex_);
   // Of the last connection: why it is not of a better transport; nullptr: it is of the best.
   std::unique_ptr<const std::string> why_not_better_ ABSL_GUARDED_BY(mutex_);
