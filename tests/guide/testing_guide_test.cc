@@ -6,6 +6,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -89,18 +90,14 @@ TEST(MockGuide, ClientPassesOnWhatTheServerSays) {
 
 // --- Time
 
-// Answers when it is told to.
+// Answers nothing while it lives.
 class SlowGreeter : public hello::GreeterService {
- public:
-  mi7::DeferredCall& call() { return call_; }
-
- private:
   mi7::Reply Greet(mi7::ServerContext& context, hello::Greeter::GreetParams::Reader,
                    hello::Greeter::GreetResults::Builder) override {
-    call_ = context.Defer();
+    calls_.push_back(context.Defer());
     return mi7::Reply::Later();
   }
-  mi7::DeferredCall call_;
+  std::vector<mi7::DeferredCall> calls_;  // of one connection, whose calls begin one by one
 };
 
 TEST(FakeClockGuide, CallEndsAtItsDeadline) {
