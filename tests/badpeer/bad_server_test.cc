@@ -99,6 +99,7 @@ TEST_F(BadServerTest, ServersReasonToRefuseIsTold) {
 
 TEST_F(BadServerTest, ServerThatSaysNothingIsUnavailable) {
   ChannelOptions options;
+  options.retry.policy.attempts_max = 1;
   options.connect_timeout = absl::Milliseconds(50);
   options.backoff.initial = absl::Hours(1);
   options.backoff.max = absl::Hours(1);
@@ -142,6 +143,7 @@ TEST_F(BadServerTest, CancelWhileTheServerSaysNothing) {
 
 TEST_F(BadServerTest, CallsThatWaitForTheConnectionAreBounded) {
   ChannelOptions options;
+  options.retry.policy.attempts_max = 1;
   options.limits.calls_in_flight_max = 3;
   channel_ = *Channel::Create(listener_.endpoint(), options);
   std::vector<Pending> waiting;
@@ -160,6 +162,7 @@ TEST_F(BadServerTest, CallsThatWaitForTheConnectionAreBounded) {
 
 TEST_F(BadServerTest, ClosedChannelGivesUpConnecting) {
   ChannelOptions options;
+  options.retry.policy.attempts_max = 1;
   options.connect_timeout = options.limits.handshake_timeout = absl::Hours(1);
   channel_ = *Channel::Create(listener_.endpoint(), options);
   Pending call = Send();
@@ -374,6 +377,7 @@ TEST_F(BadServerTest, CancelledCallIsNotHurtByItsLateAnswer) {
 
 TEST_F(BadServerTest, CallsFailWhenTheQueueIsFull) {
   ChannelOptions options;
+  options.retry.policy.attempts_max = 1;
   options.limits.message_bytes_max = 2 << 20;
   options.limits.queued_bytes_max = 8 << 20;
   channel_ = *Channel::Create(listener_.endpoint(), options);
