@@ -69,7 +69,8 @@ class CallTable {
 
   static uintptr_t OfCall(ClientCall* call) { return reinterpret_cast<uintptr_t>(call); }
   void Clear() {
-    entries_ = Entries();  // not {}, which would keep the memory
+    entries_.clear();
+    entries_.shrink_to_fit();
     first_free_ = kNone;
     in_use_ = 0;
   }

@@ -29,9 +29,13 @@ IncomingMessage CopyMessage(const IncomingMessage& message, std::span<std::byte>
     return Segment(reinterpret_cast<const capnp::word*>(begin), segment.size());
   };
   IncomingMessage result;
-  if (message.segments().size() <= 1) {
-    const Segment only = message.has_body() ? copy(message.segments()[0]) : Segment();
-    result.Set(message.header(), extra, {&only, message.segments().size()}, buffer, 0);
+  if (!message.has_body()) {
+    result.Set(message.header(), extra, {}, buffer, 0);
+    return result;
+  }
+  if (message.segments().size() == 1) {
+    const Segment only = copy(message.segments()[0]);
+    result.Set(message.header(), extra, {&only, 1}, buffer, 0);
     return result;
   }
   std::vector<Segment> segments;
