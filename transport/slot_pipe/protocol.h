@@ -114,6 +114,9 @@ class Protocol {
   }
   // `word`: REQUEUE of that slot.
   Outcome PushRequeued(uint32_t slot, SlotWord word);
+  // Asks for a slot's memory, to be written, before it is needed.
+  void Expect(uint32_t slot) const;
+  void ExpectNextHold() const;
   void SettleWriting(uint16_t dead, Swept& swept);
 
   Region region_;

@@ -1,8 +1,7 @@
 // bazel run -c opt //transport/slot_pipe:slot_pipe_benchmark
 //
-// The figures S1, S3 and S5 of the slot pipe (README.md), with the limit of S3, a raw ring of
-// one producer and one consumer, in the same run. Threads stand for processes: the memory and the
-// protocol are the same.
+// The figures S1, S2, S3 and S5 of the slot pipe (README.md) with their limits in the same run. Two
+// threads with a SlotPipe each stand for two processes: the memory and the protocol are the same.
 
 #include <unistd.h>
 
@@ -22,12 +21,19 @@ namespace {
 
 constexpr size_t kBytes = 64;
 
-std::unique_ptr<SlotPipe> MakePipe(uint32_t slots) {
+// A pipe and two participants in it.
+struct Ends {
+  std::unique_ptr<SlotPipe> mine;
+  std::unique_ptr<SlotPipe> peers;
+};
+
+Ends MakePipe(uint32_t slots, const JoinOptions& join = {}) {
   static int count = 0;
   const std::string name = absl::StrCat("benchmark-", ::getpid(), "-", count++);
-  auto pipe = SlotPipe::Create(name, {.slots = slots, .slot_bytes = 4096}).value();
+  Ends ends{SlotPipe::Create(name, {.slots = slots, .slot_bytes = 4096}, join).value(),
+            SlotPipe::Connect(name, join).value()};
   SlotPipe::Remove(name, true).IgnoreError();
-  return pipe;
+  return ends;
 }
 
 void SendOne(SlotPipe& pipe) {
@@ -46,29 +52,29 @@ void ReceiveOne(SlotPipe& pipe) {
 
 // S1 and S5: hold, write, send, fetch, read, release; one thread, nobody else.
 void OneThread(benchmark::State& state) {
-  auto pipe = MakePipe(static_cast<uint32_t>(state.range(0)));
+  const Ends pipe = MakePipe(static_cast<uint32_t>(state.range(0)));
   for (auto _ : state) {
-    SendOne(*pipe);
-    ReceiveOne(*pipe);
+    SendOne(*pipe.mine);
+    ReceiveOne(*pipe.mine);
   }
 }
 BENCHMARK(OneThread)->Arg(10)->Arg(100)->Arg(10'000);
 
 // S3: streaming from one thread to another.
 void Stream(benchmark::State& state) {
-  auto pipe = MakePipe(static_cast<uint32_t>(state.range(0)));
+  const Ends pipe = MakePipe(static_cast<uint32_t>(state.range(0)));
   std::atomic<int64_t> left{0};
   std::atomic<bool> stop{false};
   std::thread producer([&] {
     while (!stop.load(std::memory_order_relaxed)) {
       if (left.load(std::memory_order_relaxed) <= 0) continue;
       left.fetch_sub(100, std::memory_order_relaxed);
-      for (int i = 0; i < 100; ++i) SendOne(*pipe);
+      for (int i = 0; i < 100; ++i) SendOne(*pipe.peers);
     }
   });
   for (auto _ : state) {
     left.fetch_add(1000, std::memory_order_relaxed);
-    for (int i = 0; i < 1000; ++i) ReceiveOne(*pipe);
+    for (int i = 0; i < 1000; ++i) ReceiveOne(*pipe.mine);
   }
   stop = true;
   producer.join();
@@ -116,25 +122,21 @@ BENCHMARK(RawRing)->UseRealTime();
 
 // S2: there and back through two pipes, both sides spinning.
 void PingPong(benchmark::State& state) {
-  static int count = 0;
-  const std::string name = absl::StrCat("pingpong-", ::getpid(), "-", count++);
   const JoinOptions spin{.wait = transport::WaitPolicy::kSpin};
-  auto there = SlotPipe::Create(name, {}, spin).value();
-  SlotPipe::Remove(name, true).IgnoreError();
-  auto back = SlotPipe::Create(name, {}, spin).value();
-  SlotPipe::Remove(name, true).IgnoreError();
+  const Ends there = MakePipe(100, spin);
+  const Ends back = MakePipe(100, spin);
   std::thread peer([&] {
     for (;;) {
-      auto message = there->Fetch();
+      auto message = there.peers->Fetch();
       if (!message.ok() || !message->Release().ok()) return;
-      SendOne(*back);
+      SendOne(*back.peers);
     }
   });
   for (auto _ : state) {
-    SendOne(*there);
-    ReceiveOne(*back);
+    SendOne(*there.mine);
+    ReceiveOne(*back.mine);
   }
-  there->Cancel();
+  there.peers->Cancel();
   peer.join();
 }
 BENCHMARK(PingPong)->UseRealTime();
