@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/fake_clock.h"
 #include "rpc/session_fixture.h"
 
 namespace mi7 {
@@ -73,9 +74,12 @@ TEST_F(SessionTest, AnswersThatAreLostWithTheConnectionAreNotSentAgain) {
 }
 
 TEST_F(SessionTest, CallThatExpiresBeforeItLeftWasNotSent) {
+  FakeClock clock;  // or the deadline might pass before the call is sent
   Start();
   connection_->LetWithdraw();
-  const Pending::Result result = Send({.deadline = Deadline::After(absl::Milliseconds(1))}).Wait();
+  Pending call = Send({.deadline = Deadline::After(absl::Hours(1))});
+  clock.Advance(absl::Hours(1));
+  const Pending::Result result = call.Wait();
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded,
                                "Base.ping: deadline passed; the call was not sent"));
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));

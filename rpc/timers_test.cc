@@ -21,6 +21,14 @@ class TimersTest : public testing::Test {
     ASSERT_TRUE(done.WaitForNotificationWithTimeout(kSoon));
   }
 
+  // Keeps the loop busy until Go: what is scheduled meanwhile is not late, however slow this
+  // thread.
+  void Stop() {
+    loop_->Post([this] { go_.WaitForNotification(); });
+  }
+  void Go() { go_.Notify(); }
+
+  absl::Notification go_;
   const std::unique_ptr<transport::EventLoop> loop_ = *transport::EventLoop::Create({});
   const std::shared_ptr<Timers> timers_ = Timers::Create(loop_.get());
 };
@@ -38,23 +46,27 @@ TEST_F(TimersTest, FiresOnTheLoopAndNotBeforeItsTime) {
 
 TEST_F(TimersTest, FireInTheOrderOfTheirTimesThenOfTheirSchedule) {
   std::vector<int> order;
+  Stop();
   const Deadline now = Deadline::After(absl::Milliseconds(5));
   const Deadline later = Deadline::AtNanos(now.at_ns() + 1'000'000);
   timers_->Schedule(later, [&] { order.push_back(3); });
   timers_->Schedule(now, [&] { order.push_back(1); });
   timers_->Schedule(now, [&] { order.push_back(2); });
+  Go();
   RunTo(Deadline::AtNanos(later.at_ns() + 1));
   EXPECT_EQ(order, (std::vector<int>{1, 2, 3}));
 }
 
 TEST_F(TimersTest, CancelledTimerDoesNotFireAndFreesItsCallback) {
   const auto held = std::make_shared<int>(0);
+  Stop();
   const Deadline at = Deadline::After(absl::Milliseconds(5));
   const Timers::Handle timer =
       timers_->Schedule(at, [held] { ADD_FAILURE() << "it was cancelled"; });
   EXPECT_TRUE(timers_->Cancel(timer));
   EXPECT_EQ(held.use_count(), 1);
   EXPECT_FALSE(timers_->Cancel(timer));
+  Go();
   RunTo(Deadline::AtNanos(at.at_ns() + 1));
 }
 
@@ -77,11 +89,13 @@ TEST_F(TimersTest, CallbackMaySchedule) {
 TEST_F(TimersTest, NothingFiresAfterClose) {
   const auto held = std::make_shared<int>(0);
   const auto never = [held] { ADD_FAILURE() << "they are closed"; };
+  Stop();
   timers_->Schedule(Deadline::After(absl::Milliseconds(5)), never);
   timers_->Close();
   EXPECT_EQ(held.use_count(), 2) << "never's own and held";
   timers_->Schedule(Deadline::AtNanos(0), never);
   EXPECT_EQ(held.use_count(), 2);
+  Go();
   // What is posted to the loop now runs after what it would have done.
   absl::Notification done;
   transport::EventLoop::Timer after(loop_.get(), [&] { done.Notify(); });

@@ -75,11 +75,14 @@ TEST_P(EventLoopTest, TimersFireInOrderAndNotEarly) {
   EventLoop::Timer soon = timer(2);
   EventLoop::Timer middle = timer(5);
   EventLoop::Timer never = timer(1);
-  late.Schedule(Deadline::AtNanos(start_ns + 9'000'000));
-  soon.Schedule(Deadline::AtNanos(start_ns + 2'000'000));
-  middle.Schedule(Deadline::AtNanos(start_ns + 5'000'000));
-  never.Schedule(Deadline::AtNanos(start_ns + 3'600'000'000'000));
-  never.Cancel();
+  // On the loop: none fires before all are scheduled, however slow this is.
+  loop->Post([&] {
+    late.Schedule(Deadline::AtNanos(start_ns + 9'000'000));
+    soon.Schedule(Deadline::AtNanos(start_ns + 2'000'000));
+    middle.Schedule(Deadline::AtNanos(start_ns + 5'000'000));
+    never.Schedule(Deadline::AtNanos(start_ns + 3'600'000'000'000));
+    never.Cancel();
+  });
   done.wait();
   EXPECT_EQ(fired, (std::vector<int>{2, 5, 9}));
   EXPECT_FALSE(early);

@@ -17,7 +17,7 @@
 namespace mi7::bench {
 namespace {
 
-const Deadline kSoon = Deadline::After(absl::Seconds(20));
+Deadline Soon() { return Deadline::After(absl::Seconds(20)); }
 
 absl::StatusOr<ChildProcess> Shell(const std::string& script) {
   return ChildProcess::Start({.argv = {"/bin/sh", "-c", script}});
@@ -27,15 +27,15 @@ TEST(ChildProcessTest, TalksInLines) {
   absl::StatusOr<ChildProcess> child =
       Shell("echo hello >&3; read -r line <&3; echo \"got $line\" >&3");
   ASSERT_TRUE(child.ok()) << child.status();
-  EXPECT_EQ(child->ReadLine(kSoon).value(), "hello");
+  EXPECT_EQ(child->ReadLine(Soon()).value(), "hello");
   ASSERT_TRUE(child->WriteLine("this").ok());
-  EXPECT_EQ(child->ReadLine(kSoon).value(), "got this");
+  EXPECT_EQ(child->ReadLine(Soon()).value(), "got this");
 }
 
 TEST(ChildProcessTest, SaysHowAChildEnded) {
   absl::StatusOr<ChildProcess> child = Shell("exit 7");
   ASSERT_TRUE(child.ok()) << child.status();
-  const absl::Status ended = child->ReadLine(kSoon).status();
+  const absl::Status ended = child->ReadLine(Soon()).status();
   EXPECT_EQ(ended.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(ended.message(), "/bin/sh exited with 7");
 }
@@ -43,7 +43,7 @@ TEST(ChildProcessTest, SaysHowAChildEnded) {
 TEST(ChildProcessTest, MissingProgramIsNamed) {
   absl::StatusOr<ChildProcess> child = ChildProcess::Start({.argv = {"/nonexistent/program"}});
   ASSERT_TRUE(child.ok()) << child.status();
-  const absl::Status ended = child->ReadLine(kSoon).status();
+  const absl::Status ended = child->ReadLine(Soon()).status();
   EXPECT_EQ(ended.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(ended.message().find("/nonexistent/program"), std::string::npos) << ended;
 }
@@ -80,7 +80,7 @@ TEST(ChildProcessTest, ResultDescriptorArrivesWhateverItsNumberHere) {
         {.argv = {"/bin/sh", "-c", "printf x >&4; echo said >&3"}, .result_fd = number});
     ::close(number);
     ASSERT_TRUE(child.ok()) << child.status();
-    const absl::StatusOr<std::string> line = child->ReadLine(kSoon);
+    const absl::StatusOr<std::string> line = child->ReadLine(Soon());
     EXPECT_EQ(line.value_or(std::string(line.status().message())), "said") << number;
     pollfd readable = {.fd = read_end, .events = POLLIN, .revents = 0};
     ASSERT_EQ(::poll(&readable, 1, 0), 1) << number;
@@ -100,7 +100,7 @@ TEST(ChildProcessTest, DiesWithItsParent) {
   ASSERT_GE(parent, 0);
   if (parent == 0) {
     absl::StatusOr<ChildProcess> child = Shell("echo up >&3; read -r line <&3; sleep 1000");
-    if (!child.ok() || !child->ReadLine(kSoon).ok()) ::_exit(1);
+    if (!child.ok() || !child->ReadLine(Soon()).ok()) ::_exit(1);
     const pid_t pid = child->pid();
     if (::write(pipe_fds[1], &pid, sizeof(pid)) != sizeof(pid)) ::_exit(1);
     for (;;) ::pause();

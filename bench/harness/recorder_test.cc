@@ -16,10 +16,10 @@ struct Edges final : Recorder::Observer {
   int ended = 0;
 };
 
-Workload Short() {
+Workload Short(int64_t measure_ms = 10) {
   Workload workload;
   workload.warmup_ns = 100'000;
-  workload.measure_ns = 1'000'000;
+  workload.measure_ns = measure_ms * 1'000'000;
   return workload;
 }
 
@@ -45,7 +45,7 @@ TEST(RecorderTest, CountsOnlyTheMeasuredStretch) {
 TEST(RecorderTest, FullMemoryStopsStoringButNotCounting) {
   std::vector<uint32_t> latencies(3);
   Edges edges;
-  Recorder recorder(Short(), latencies, &edges);
+  Recorder recorder(Short(50), latencies, &edges);
   recorder.Begin();
   while (recorder.Continue()) {
   }
@@ -56,7 +56,7 @@ TEST(RecorderTest, FullMemoryStopsStoringButNotCounting) {
 TEST(RecorderTest, PipelinedCallsAreAllCountedAndSomeTimed) {
   std::vector<uint32_t> latencies(1 << 20);
   Edges edges;
-  Recorder recorder(Short(), latencies, &edges);
+  Recorder recorder(Short(50), latencies, &edges);
   recorder.Begin();
   while (recorder.Complete(recorder.Issue())) {
   }

@@ -6,11 +6,11 @@ export MI7_RUNTIME_DIR=$TEST_TMPDIR
 producer=examples/async_producer/async_producer
 consumer=examples/async_consumer/async_consumer
 
-timeout 50 "$consumer" --messages=600 --print >"$TEST_TMPDIR/received" &
+timeout 200 "$consumer" --messages=600 --print >"$TEST_TMPDIR/received" &
 receiver=$!
-timeout 50 "$producer" --messages=300 >"$TEST_TMPDIR/sent1" &
+timeout 200 "$producer" --messages=300 >"$TEST_TMPDIR/sent1" &
 first=$!
-timeout 50 "$producer" --messages=300 --workers=5 >"$TEST_TMPDIR/sent2" &
+timeout 200 "$producer" --messages=300 --workers=5 >"$TEST_TMPDIR/sent2" &
 second=$!
 wait "$first" "$second" "$receiver"
 grep -qx 'sent 300' "$TEST_TMPDIR/sent1"
@@ -23,12 +23,14 @@ sender=$!
 "$consumer" >"$TEST_TMPDIR/received" &
 receiver=$!
 trap 'kill -KILL $sender $receiver 2>/dev/null || :' EXIT
-until grep -q producing "$TEST_TMPDIR/sent" && grep -q consuming "$TEST_TMPDIR/received"; do :; done
+until grep -q producing "$TEST_TMPDIR/sent" && grep -q consuming "$TEST_TMPDIR/received"; do
+  kill -0 "$sender" "$receiver"  # or it would never end
+done
 kill -INT "$receiver"
 wait "$receiver"
 kill -TERM "$sender"
 wait "$sender"
-timeout 50 "$consumer" --idle_ms=100 >"$TEST_TMPDIR/rest"
+timeout 200 "$consumer" --idle_ms=100 >"$TEST_TMPDIR/rest"
 sent=$(sed -n 's/^sent //p' "$TEST_TMPDIR/sent")
 received=$(sed -n 's/^received //p' "$TEST_TMPDIR/received")
 rest=$(sed -n 's/^received //p' "$TEST_TMPDIR/rest")

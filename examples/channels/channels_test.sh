@@ -8,7 +8,7 @@ expect() {
   diff - "$TEST_TMPDIR/out"
 }
 
-timeout 50 "$channels" --values=1000 >"$TEST_TMPDIR/out"
+timeout 200 "$channels" --values=1000 >"$TEST_TMPDIR/out"
 expect <<'END'
 fan-in: 3000 values of 3 producers, sum 4498500
 back-pressure: 1000 values, at most 4 unread
@@ -22,7 +22,7 @@ errors
   closed and empty, to receive: CANCELLED
 END
 
-timeout 50 "$channels" --values=5 >"$TEST_TMPDIR/out"
+timeout 200 "$channels" --values=5 >"$TEST_TMPDIR/out"
 expect <<'END'
 fan-in: 15 values of 3 producers, sum 105
 back-pressure: 5 values, at most 4 unread

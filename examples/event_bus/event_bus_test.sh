@@ -11,10 +11,12 @@ for i in 1 2 3; do
   pids+=($!)
 done
 trap 'kill -KILL "${pids[@]}" 2>/dev/null || :' EXIT
-until [ "$(ls "$TEST_TMPDIR/pipes" 2>/dev/null | wc -l)" = 3 ]; do :; done
+until [ "$(ls "$TEST_TMPDIR/pipes" 2>/dev/null | wc -l)" = 3 ]; do
+  kill -0 "${pids[@]}"  # or it would never end
+done
 kill -KILL "${pids[2]}"
 wait "${pids[2]}" 2>/dev/null || :
-timeout 50 "$bus" --publish="$events" --wait_for=3 >"$TEST_TMPDIR/published" 2>&1
+timeout 200 "$bus" --publish="$events" --wait_for=3 >"$TEST_TMPDIR/published" 2>&1
 cat "$TEST_TMPDIR/published"
 grep -qx "published $events events to 2 subscribers" "$TEST_TMPDIR/published"
 grep -q "${pids[2]} does not listen" "$TEST_TMPDIR/published"

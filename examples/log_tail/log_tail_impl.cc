@@ -50,8 +50,9 @@ bool LogTailImpl::AwaitReaders(size_t count, absl::Duration timeout) {
 }
 
 size_t LogTailImpl::ReaderCount() const {
-  return static_cast<size_t>(std::count_if(readers_.begin(), readers_.end(),
-                                           [](const Reader& reader) { return !reader.done; }));
+  return static_cast<size_t>(
+      std::count_if(readers_.begin(), readers_.end(),
+                    [](const Reader& reader) { return reader.reads && !reader.done; }));
 }
 
 void LogTailImpl::JoinDone() {
@@ -100,6 +101,10 @@ mi7::Reply LogTailImpl::Tail(mi7::ServerContext& context, LogTail::TailParams::R
                                last_lines = params.getLastLines(), follow = params.getFollow(),
                                writer = std::move(writer)]() mutable {
     absl::StatusOr<LogFile> file = LogFile::Open(path, last_lines);
+    if (file.ok()) {
+      absl::MutexLock reads_lock(&mutex_);
+      reader.reads = true;
+    }
     later.Finish(file.ok() ? Follow(context, *std::move(file), follow, std::move(writer))
                            : file.status());
     absl::MutexLock done_lock(&mutex_);

@@ -34,7 +34,7 @@ class LogTailImpl final : public LogTailService {
   // Ends all streams with UNAVAILABLE, and refuses further ones. Before Server::Shutdown, which
   // would wait for them.
   void Stop();
-  // Waits until so many callers read; false: not within `timeout`.
+  // Waits until so many callers read, each from its place in the file; false: not within `timeout`.
   bool AwaitReaders(size_t count, absl::Duration timeout);
 
   mi7::Reply List(mi7::ServerContext& context, LogTail::ListParams::Reader params,
@@ -45,6 +45,7 @@ class LogTailImpl final : public LogTailService {
  private:
   struct Reader {
     std::thread thread;
+    bool reads = false;  // has its place in the file
     bool done = false;
   };
   // On a thread of its own: how the stream ends.

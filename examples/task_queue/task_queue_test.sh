@@ -2,7 +2,7 @@
 # Each task is answered, the killed worker's one by another, and nothing is left behind.
 set -eu
 export MI7_RUNTIME_DIR=$TEST_TMPDIR
-timeout 50 examples/task_queue/task_queue --tasks=60 --workers=3 >"$TEST_TMPDIR/output"
+timeout 200 examples/task_queue/task_queue --tasks=60 --workers=3 >"$TEST_TMPDIR/output"
 cat "$TEST_TMPDIR/output"
 grep -qx 'task 30 was answered at attempt 2' "$TEST_TMPDIR/output"
 grep -qx '60 of 60 tasks answered by 3 workers, 1 of which was killed' "$TEST_TMPDIR/output"

@@ -129,8 +129,8 @@ TEST_F(BadClientTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
   limits.write_stall_timeout = absl::Milliseconds(200);
   Start(limits);
   RawPeer peer = RawPeer::Greeted(endpoint_, /*receive_buffer=*/4096);
-  peer.Send(EchoCall(1));
   EXPECT_TRUE(HasConnections(2));
+  peer.Send(EchoCall(1));
   EXPECT_TRUE(HasConnections(1)) << "closed although the peer is still there";
 }
 

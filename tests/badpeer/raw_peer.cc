@@ -25,7 +25,7 @@
 namespace mi7::badpeer {
 namespace {
 
-constexpr int kPatienceMs = 20'000;
+constexpr int kPatienceMs = 40'000;
 
 uint64_t ProbeId() { return conformance::ProbeService::info().id; }
 

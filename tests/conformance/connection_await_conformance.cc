@@ -153,7 +153,7 @@ TEST_P(ConnectionConformance, AwaitEndsAtItsDeadlineWhileMessagesNeverEnd) {
   server_connection_->Start(server_);
   bool gave_up = false;
   std::thread sender([&] {
-    const Deadline patience = Deadline::After(absl::Seconds(10));
+    const Deadline patience = Deadline::After(absl::Seconds(30));
     while (!stream->over) {
       if (patience.passed()) {
         gave_up = true;

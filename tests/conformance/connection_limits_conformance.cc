@@ -1,6 +1,7 @@
 // Limits and back-pressure: memory stays bounded whatever the peer does, and nothing is lost.
 
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include <capnp/any.h>
@@ -12,6 +13,17 @@ namespace mi7::transport::conformance {
 namespace {
 
 using testing::HasSubstr;
+
+// Whether `what` holds, and goes on to for a while: the loops have done what they could.
+template <typename Predicate>
+bool Stays(Predicate what) {
+  const Deadline still = Deadline::After(absl::Milliseconds(50));
+  do {
+    if (!what()) return false;
+    std::this_thread::yield();
+  } while (!still.passed());
+  return true;
+}
 
 TEST_P(ConnectionConformance, MessageOverTheLimitIsRefusedAndTheConnectionGoesOn) {
   Limits limits;
@@ -198,15 +210,20 @@ TEST_P(ConnectionConformance, StreamsAreToldOfRoomAndAreNotRefused) {
       return sender.Send(std::move(message));
     };
     uint32_t sent = 0;
-    while (sender.HasRoom() && sent < 10'000) ASSERT_TRUE(send(++sent).ok());
+    size_t full = 0;  // times that there was no room
+    do {
+      while (sender.HasRoom() && sent < 10'000) ASSERT_TRUE(send(++sent).ok());
+      ++full;
+    } while (sent < 10'000 && !Stays([&] { return !sender.HasRoom(); }));
     EXPECT_LT(sent, 10'000u);
-    EXPECT_EQ(told->writable_count(), 0u);
+    const size_t told_before = told->writable_count();
+    EXPECT_LT(told_before, full);
     // The one who asked before sends one more each, whatever is queued by then.
     for (int i = 0; i < 30; ++i) ASSERT_TRUE(send(++sent).ok());
 
     taker.Start(reader);
     taker.SetBackground(true);
-    ASSERT_TRUE(told->WaitForWritable(1));
+    ASSERT_TRUE(told->WaitForWritable(told_before + 1));
     EXPECT_TRUE(sender.HasRoom());
     ASSERT_TRUE(reader->WaitForMessages(sent));
     uint32_t seen = 0;
@@ -226,9 +243,12 @@ TEST_P(ConnectionConformance, AServerWhoseRepliesAreNotTakenStopsTakingRequests)
   // way back and the server stops reading.
   uint32_t accepted = 0;
   absl::Status refused;
-  while (refused.ok() && accepted < 20'000) {
-    refused = SendCall(*client_connection_, accepted + 1, 20'000);
-    if (refused.ok()) ++accepted;
+  while (accepted < 20'000 && !Stays([&] {
+           refused = SendCall(*client_connection_, accepted + 1, 20'000);
+           if (!refused.ok()) return server_->message_count() < accepted;
+           ++accepted;
+           return false;
+         })) {
   }
   EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
   EXPECT_LT(server_->message_count(), accepted);
@@ -275,7 +295,12 @@ TEST_P(ConnectionConformance, WhatIsTakenBackBeforeItLeftIsNotSeenByThePeer) {
   // Until nothing more is taken, by a peer that does not read yet.
   constexpr size_t kBytes = 32 << 10;
   uint32_t sent = 0;
-  while (SendCall(*client_connection_, sent, kBytes).ok()) ++sent;
+  while (!Stays([&] {
+    if (!SendCall(*client_connection_, sent, kBytes).ok()) return true;
+    ++sent;
+    return false;
+  })) {
+  }
   std::vector<uint32_t> left;
   std::vector<uint32_t> taken_back;
   for (uint32_t id = 0; id < sent; ++id) {

@@ -133,7 +133,7 @@ TEST_P(ConnectionConformance, ListenersMayCloseWhileOthersConnect) {
     const Endpoint endpoint = listener_->endpoint();
     std::thread closer([this] { listener_->Close(); });
     absl::StatusOr<std::shared_ptr<Connection>> connection =
-        ConnectTo(endpoint, {}, Deadline::After(absl::Seconds(5)));
+        ConnectTo(endpoint, {}, Deadline::After(absl::Seconds(30)));
     closer.join();
     if (connection.ok()) {
       // Accepted, or refused by the end of the listener: either way it ends with its peer.

@@ -209,8 +209,8 @@ TEST_F(NamesTest, SlowResolverHoldsUpNobodyElseOnTheLoop) {
 TEST_F(NamesTest, ConnectingEndsAtItsTimeoutWhileANameIsResolved) {
   Names::The().Set("stuck.mi7.test", {"127.0.0.1"});
   Names::The().Hold("stuck.mi7.test");
-  const std::shared_ptr<Channel> channel = ChannelTo("stuck.mi7.test", absl::Milliseconds(50));
-  const Deadline timeout = Deadline::After(absl::Milliseconds(50));
+  const std::shared_ptr<Channel> channel = ChannelTo("stuck.mi7.test", absl::Milliseconds(500));
+  const Deadline timeout = Deadline::After(absl::Milliseconds(500));
   const EchoResult result = Send(channel).Wait();
   EXPECT_TRUE(timeout.passed());
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
@@ -295,7 +295,7 @@ TEST_F(NamesTest, WhenAllRefuseTheErrorNamesEach) {
 TEST_F(NamesTest, DeadFirstAddressLeavesTimeForTheNext) {
   const DeadListener dead("127.0.0.2", port_);
   Names::The().Set("half-dead.mi7.test", {"127.0.0.2", "127.0.0.1"});
-  const std::shared_ptr<Channel> channel = ChannelTo("half-dead.mi7.test", absl::Seconds(1));
+  const std::shared_ptr<Channel> channel = ChannelTo("half-dead.mi7.test", absl::Seconds(4));
   EXPECT_THAT(channel->Connect(Deadline::After(kSoon)), IsOk());
   EXPECT_THAT(channel->Describe(), HasSubstr(absl::StrCat("to tcp:127.0.0.1:", port_)));
 }

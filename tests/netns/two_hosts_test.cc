@@ -288,7 +288,7 @@ TEST_F(TwoHostsTest, ServerAtAnAddressOfThisMachineIsMetInSharedMemory) {
 TEST_F(TwoHostsTest, DeadlineEndsACallWhoseAnswerTheCableLost) {
   ASSERT_THAT(Echo("x", Soon()), IsOk());
   ASSERT_TRUE(host_->Do('d'));
-  const Deadline deadline = Deadline::After(absl::Milliseconds(200));
+  const Deadline deadline = Deadline::After(absl::Milliseconds(500));
   const EchoResult result = Echo("x", {.deadline = deadline});
   EXPECT_TRUE(deadline.passed());
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded));
@@ -322,7 +322,7 @@ TEST_F(TwoHostsTest, ConnectingIntoTheVoidEndsAtTheConnectTimeout) {
 
 TEST_F(TwoHostsTest, DeadlineEndsACallThatWaitsForTheConnection) {
   ASSERT_TRUE(host_->Do('d'));
-  const Deadline deadline = Deadline::After(absl::Milliseconds(200));
+  const Deadline deadline = Deadline::After(absl::Milliseconds(500));
   const EchoResult result = Echo("x", {.deadline = deadline});
   EXPECT_TRUE(deadline.passed());
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded));

@@ -240,17 +240,22 @@ TEST_F(NoticeTest, AForkedChildIsRefusedItsParentGoesOnAndItsDeathIsNoticedThoug
   ProbeImpl probe;
   const auto server = StartServer(probe);
   Board& board = SharedState().board;
-  const pid_t client = TheZygote().Start({.role = kClientThatForks});
-  ASSERT_TRUE(Happens([&] { return board.ready.load(); })) << board.text.data();
-  EXPECT_THAT(std::string(board.text.data()), HasSubstr("FAILED_PRECONDITION"));
-  EXPECT_THAT(std::string(board.text.data()), HasSubstr("fork"));
-  EXPECT_EQ(server->connection_count(), 1u);
-  const int64_t killed_ns = MonotonicNanos();
-  TheZygote().Kill(client);
-  EXPECT_TRUE(Happens([&] { return server->connection_count() == 0; }));
-  notices_.Add(MonotonicNanos() - killed_ns);
-  EXPECT_EQ(::kill(board.child.load(), 0), 0) << "the child lives";
-  TheZygote().Kill(board.child.load());
+  for (int round = 0; round < kRounds; ++round) {
+    board.ready = false;
+    board.steps = 0;
+    board.text.fill(0);
+    const pid_t client = TheZygote().Start({.role = kClientThatForks});
+    ASSERT_TRUE(Happens([&] { return board.ready.load(); })) << board.text.data();
+    EXPECT_THAT(std::string(board.text.data()), HasSubstr("FAILED_PRECONDITION"));
+    EXPECT_THAT(std::string(board.text.data()), HasSubstr("fork"));
+    EXPECT_EQ(server->connection_count(), 1u);
+    const int64_t killed_ns = MonotonicNanos();
+    TheZygote().Kill(client);
+    EXPECT_TRUE(Happens([&] { return server->connection_count() == 0; }));
+    notices_.Add(MonotonicNanos() - killed_ns);
+    EXPECT_EQ(::kill(board.child.load(), 0), 0) << "the child lives";
+    TheZygote().Kill(board.child.load());
+  }
 }
 
 }  // namespace

@@ -20,6 +20,10 @@ run() {
   [ "$status" = "$expected" ] || fail "exit status $status instead of $expected: $*"
 }
 expect_line() { grep -Eq -- "$1" "$output" || fail "no line matches: $1"; }
+# Between two looks at what $receiver does.
+still_runs() {
+  kill -0 "$receiver" 2>/dev/null || { fail 'the receiver has ended'; exit 1; }
+}
 # The output is JSON, a value a line.
 expect_json() {
   python3 -c 'import json, sys; [json.loads(line) for line in sys.stdin]' <"$output" ||
@@ -56,7 +60,7 @@ expect_line '1 empty, 0 writing, 3 ready, 0 reading'
 expect_line '3 sent, 0 received'
 run 0 "$mi7" pipe status jobs --json && expect_json
 expect_line '"ready":3'
-run 124 timeout 1 "$mi7" pipe status jobs --live --interval=0.01 --json
+run 124 timeout 5 "$mi7" pipe status jobs --live --interval=0.01 --json
 expect_json
 [ "$(wc -l <"$output")" -gt 5 ] || fail 'a live status is shown again and again'
 
@@ -94,18 +98,18 @@ run 0 "$mi7" pipe rm small --force
 # Interrupted while it waits: a clean end.
 "$mi7" pipe receive jobs --count=0 >"$TEST_TMPDIR/received" 2>&1 &
 receiver=$!
-until "$mi7" pipe status jobs | grep -q 'taking part: 1'; do :; done
+until "$mi7" pipe status jobs | grep -q 'taking part: 1'; do still_runs; done
 run 1 "$mi7" pipe rm jobs
 expect_line 'FAILED_PRECONDITION: .*takes part in it'
 run 0 "$mi7" pipe send jobs last --json && expect_json
-until grep -q last "$TEST_TMPDIR/received"; do :; done
+until grep -q last "$TEST_TMPDIR/received"; do still_runs; done
 kill -INT "$receiver"
 wait "$receiver" || fail 'an interrupted receive ends well'
 
 # One that is killed leaves a place, which is recovered.
 "$mi7" pipe receive jobs >/dev/null 2>&1 &
 receiver=$!
-until "$mi7" pipe status jobs | grep -q 'taking part: 1'; do :; done
+until "$mi7" pipe status jobs | grep -q 'taking part: 1'; do still_runs; done
 kill -KILL "$receiver"
 wait "$receiver" 2>/dev/null
 run 0 "$mi7" pipe status jobs

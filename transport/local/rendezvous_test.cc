@@ -197,6 +197,8 @@ TEST_F(RendezvousTest, EveryListenerHasANameOfItsOwn) {
   EXPECT_EQ(directory_.names().size(), 2u);
   EXPECT_NE(NameOf(one.endpoint()), NameOf(two.endpoint()));
   EXPECT_EQ(Connect(one).transport, "unix");
+  one.Accepted(2);  // waits for the last one
+  two.Accepted(0);
   EXPECT_EQ(one.accepted_count(), 3u);
   EXPECT_EQ(two.accepted_count(), 1u) << "asked for its name only";
 }

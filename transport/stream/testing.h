@@ -35,7 +35,7 @@
 
 namespace mi7::transport::testing {
 
-inline constexpr absl::Duration kPatience = absl::Seconds(20);
+inline constexpr absl::Duration kPatience = absl::Seconds(40);
 
 // A message whose body is a list of `bytes` bytes, each `fill`.
 inline OutgoingMessage MakeMessage(FrameType type, uint32_t call_id, size_t bytes,

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "transport/handshake.h"
 #include "transport/stream/descriptors.h"
@@ -195,15 +197,22 @@ TEST_F(UnixSocketTest, FullBacklogIsWaitedOutUntilTheDeadline) {
     waiting.push_back(std::move(fd));
   }
   const absl::Status late =
-      ConnectWith(At("full"), {}, Deadline::After(absl::Milliseconds(30))).status();
+      ConnectWith(At("full"), {}, Deadline::After(absl::Milliseconds(200))).status();
   EXPECT_EQ(late.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(std::string(late.message()), HasSubstr("no room for another client"));
 }
 
 TEST_F(UnixSocketTest, CredentialsAreReadOnBothSidesAndMayRefuse) {
-  PeerCredentials seen_by_server, seen_by_client;
-  auto listener = Listen(At("s"), {.mode = 0600, .admit = [&](const PeerCredentials& peer) {
-                                     seen_by_server = peer;
+  PeerCredentials seen_by_client;
+  // By the loop, whose later clients the test does not wait for.
+  struct Seen {
+    absl::Mutex mutex;
+    PeerCredentials peer;
+  };
+  const auto seen = std::make_shared<Seen>();
+  auto listener = Listen(At("s"), {.mode = 0600, .admit = [seen](const PeerCredentials& peer) {
+                                     absl::MutexLock lock(&seen->mutex);
+                                     seen->peer = peer;
                                      return absl::OkStatus();
                                    }});
   ASSERT_TRUE(listener.ok()) << listener.status();
@@ -213,11 +222,16 @@ TEST_F(UnixSocketTest, CredentialsAreReadOnBothSidesAndMayRefuse) {
     return absl::OkStatus();
   };
   ASSERT_TRUE(ConnectWith(At("s"), client).ok());
-  for (const PeerCredentials& seen : {seen_by_server, seen_by_client}) {
-    EXPECT_EQ(seen.pid, ::getpid());
-    EXPECT_EQ(seen.uid, ::geteuid());
-    EXPECT_EQ(seen.gid, ::getegid());
-    EXPECT_EQ(seen.groups.size(), static_cast<size_t>(::getgroups(0, nullptr)));
+  PeerCredentials seen_by_server;
+  {
+    absl::MutexLock lock(&seen->mutex);
+    seen_by_server = seen->peer;
+  }
+  for (const PeerCredentials& peer : {seen_by_server, seen_by_client}) {
+    EXPECT_EQ(peer.pid, ::getpid());
+    EXPECT_EQ(peer.uid, ::geteuid());
+    EXPECT_EQ(peer.gid, ::getegid());
+    EXPECT_EQ(peer.groups.size(), static_cast<size_t>(::getgroups(0, nullptr)));
   }
   client.admit = [](const PeerCredentials&) { return absl::PermissionDeniedError("an impostor"); };
   EXPECT_EQ(ConnectWith(At("s"), client).status(),

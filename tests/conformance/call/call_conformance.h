@@ -31,6 +31,22 @@ class CallTest : public testing::TestWithParam<CallTransport> {
   void RestartServer(const ServerOptions& options = {});
   // Ends server_ at once; nobody listens on endpoint_ then.
   void StopServer() { server_ = nullptr; }
+  // Ends channel_ and server_, and with them the handlers and the calls that go on, before what
+  // these use of a test's own variables: declared after those, in a test that may return early.
+  class Ends {
+   public:
+    explicit Ends(CallTest* test) : test_(test) {}
+    ~Ends() {
+      if (test_->channel_ != nullptr) test_->channel_->Close();
+      test_->channel_ = nullptr;
+      test_->server_ = nullptr;
+    }
+    Ends(const Ends&) = delete;
+    Ends& operator=(const Ends&) = delete;
+
+   private:
+    CallTest* const test_;
+  };
   // A channel to endpoint_.
   std::shared_ptr<Channel> NewChannel(ChannelOptions options = {}) const;
   // Server and channel_, not connected yet.

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/blocking_counter.h"
 #include "rpc/task.h"
 #include "tests/conformance/call/call_conformance.h"
 
@@ -192,7 +191,7 @@ TEST_P(CallTest, QueuedCallsLeaveInTheirOrder) {
   StopServer();
   channel_ = NewChannel(ShortBackoff());
   constexpr int kCalls = 100;
-  absl::BlockingCounter all(kCalls);
+  Countdown all(kCalls);
   for (int i = 0; i < kCalls; ++i) {
     SendEcho(std::to_string(i), {.wait_for_ready = true}).Then([&](EchoResult) {
       all.DecrementCount();

@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
-#include <future>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
-#include "absl/synchronization/blocking_counter.h"
 #include "rpc/task.h"
 #include "tests/conformance/call/call_conformance.h"
 
@@ -19,6 +18,22 @@ namespace {
 
 using testing::HasSubstr;
 using testing::StartsWith;
+
+// How a call ended, by its callback.
+class End {
+ public:
+  void Set(absl::Status status) {
+    status_ = std::move(status);
+    done_.Notify();
+  }
+  absl::Status Get() {
+    return Happens(done_) ? status_ : absl::InternalError("the call does not end");
+  }
+
+ private:
+  absl::Status status_;
+  absl::Notification done_;
+};
 
 TEST_P(CallTest, CallIsStartedBySendAlone) {
   Start();
@@ -209,10 +224,11 @@ TEST_P(CallTest, CancellersRaceWithAnswers) {
   for (int i = 0; i < kCalls; ++i) {
     auto call = SendEcho("x");
     const CallCanceller canceller = call.canceller();
-    std::promise<absl::Status> done;
+    // The callback's own: it may not have left Notify yet when this thread goes on.
+    const auto end = std::make_shared<End>();
     std::thread other([&canceller] { canceller.Cancel(); });
-    call.Then([&done](EchoResult result) { done.set_value(result.status()); });
-    const absl::Status status = done.get_future().get();
+    call.Then([end](EchoResult result) { end->Set(result.status()); });
+    const absl::Status status = end->Get();
     answered += status.ok();
     EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
     other.join();
@@ -229,7 +245,9 @@ TEST_P(CallTest, CallbacksThatRepeatAFailedCallDoNotRecurse) {
   options.backoff.initial = options.backoff.max = absl::Hours(1);
   channel_ = NewChannel(options);
   EXPECT_FALSE(SendEcho("x").Wait().ok());
-  ASSERT_EQ(channel_->state(), ChannelState::kBackoff);  // from now on calls fail at once
+  const Deadline patience = Deadline::After(kSoon);
+  while (channel_->state() != ChannelState::kBackoff)
+    ASSERT_FALSE(patience.passed());  // from now on calls fail at once
   int left = 20'000, depth = 0, depth_max = 0;
   std::vector<int> order;
   std::function<void()> repeat = [&] {
@@ -253,12 +271,12 @@ TEST_P(CallTest, CallbacksThatRepeatAFailedCallDoNotRecurse) {
 
 TEST_P(CallTest, CancelAfterThenDoesNothing) {
   Start(Echo);
-  std::promise<absl::Status> done;
+  const auto end = std::make_shared<End>();
   auto request = stub().Echo();
   auto call = request.Send();
-  call.Then([&done](auto response) { done.set_value(response.status()); });
+  call.Then([end](auto response) { end->Set(response.status()); });
   call.Cancel();
-  EXPECT_THAT(done.get_future().get(), IsOk());
+  EXPECT_THAT(end->Get(), IsOk());
 }
 
 // Cap'n Proto counts a list's words against the traversal limit each time its getter is called.
@@ -283,8 +301,14 @@ TEST_P(CallTest, GettersOfListsMayBeCalledInALoop) {
 TEST_P(CallTest, ExpiredCallDoesNotKeepItsChannel) {
   Start();
   ASSERT_TRUE(Works());
-  EXPECT_THAT(SendHold(1, {.deadline = Deadline::After(absl::Milliseconds(50))}).Wait(),
-              StatusIs(absl::StatusCode::kDeadlineExceeded));
+  // Longer and longer ones, until one is sent before its deadline passes.
+  absl::Status expired;
+  absl::Duration time = absl::Milliseconds(50);
+  do {
+    expired = SendHold(1, {.deadline = Deadline::After(time)}).Wait().status();
+    ASSERT_THAT(expired, StatusIs(absl::StatusCode::kDeadlineExceeded));
+    time *= 4;
+  } while (OutcomeOf(expired) == CallOutcome::kNotSent && time < kSoon);
   ProbeImpl::Held held = probe_.TakeHeld();
   const std::weak_ptr<Channel> channel = channel_;
   channel_ = nullptr;

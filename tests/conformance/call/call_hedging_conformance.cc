@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/blocking_counter.h"
 #include "tests/conformance/call/call_conformance.h"
 
 namespace mi7::conformance {
@@ -43,6 +42,7 @@ TEST_P(CallTest, HedgeAnswersForACallThatHangs) {
   const auto result = call.Wait();
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->getNumber(), 1u);
+  ASSERT_NE(hanging.context, nullptr);
   // The loser is cancelled.
   const Deadline patience = Deadline::After(kSoon);
   while (!hanging.context->cancelled()) ASSERT_FALSE(patience.passed());
@@ -51,8 +51,9 @@ TEST_P(CallTest, HedgeAnswersForACallThatHangs) {
 }
 
 TEST_P(CallTest, HedgeIsCancelledWhenTheFirstAttemptAnswers) {
-  Start();
   absl::Notification done;
+  const Ends ends(this);
+  Start();
   SendHold(1, Hedged(absl::Milliseconds(5), 2)).Then([&](auto result) {
     EXPECT_THAT(result, IsOk());
     done.Notify();
@@ -117,7 +118,7 @@ TEST_P(CallTest, HedgesAndAnswersRace) {
   Start();
   channel_ = NewChannel(Impatient());
   constexpr int kCalls = 500;
-  absl::BlockingCounter all(kCalls);
+  Countdown all(kCalls);
   std::atomic<int> right{0};
   for (int i = 0; i < kCalls; ++i) {
     const CallOptions hedged = Hedged(absl::Microseconds(i % 100));
@@ -139,6 +140,7 @@ TEST_P(CallTest, HedgesAndAnswersRace) {
 TEST_P(CallTest, LedgerOfRepeatedCallsIsRight) {
   std::mutex mutex;
   std::vector<int> ran(1);  // by number of the call
+  const Ends ends(this);
   probe_.on_echo = [&](ServerContext& context, Probe::EchoParams::Reader params,
                        Probe::EchoResults::Builder results) {
     const auto number = static_cast<size_t>(std::stoi(params.getText().cStr()));

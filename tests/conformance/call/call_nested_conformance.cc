@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/fake_clock.h"
 #include "rpc/trace_context.h"
 #include "tests/conformance/call/call_conformance.h"
 
@@ -19,8 +20,12 @@ using Params = Probe::EchoParams::Reader;
 using Results = Probe::EchoResults::Builder;
 
 // Ways in which a caller gives up.
-enum class Ends { kCancel, kDisconnect, kDeadline };
-constexpr Ends kEnds[] = {Ends::kCancel, Ends::kDisconnect, Ends::kDeadline};
+enum class WaysToEnd { kCancel, kDisconnect, kDeadline };
+constexpr WaysToEnd kEnds[] = {WaysToEnd::kCancel, WaysToEnd::kDisconnect, WaysToEnd::kDeadline};
+// How long the caller waits that gives up at a deadline. It passes by a fake clock, or a slow
+// machine would let it pass before the call is where it should be by then. Shorter than
+// write_stall_timeout.
+constexpr absl::Duration kTime = absl::Seconds(40);
 
 // A server before the one of the test, whose handlers call that one.
 class Front {
@@ -43,18 +48,19 @@ class Front {
     return ProbeStub(channel_).Echo(options).Send();
   }
   // A call whose caller gives up, in the way asked for, when GiveUp is called.
-  void SendToGiveUp(Ends ends) {
+  void SendToGiveUp(WaysToEnd ends) {
     CallOptions options;
-    if (ends == Ends::kDeadline) options.deadline = Deadline::After(absl::Milliseconds(50));
+    if (ends == WaysToEnd::kDeadline) options.deadline = Deadline::After(kTime);
     call_.emplace(Send(options));
-    if (ends == Ends::kDeadline) {
+    if (ends == WaysToEnd::kDeadline) {
       // So that the caller notices by itself; the server does, too.
       call_->Then([](EchoResult) {});
     }
   }
-  void GiveUp(Ends ends) {
-    if (ends == Ends::kCancel) call_->Cancel();
-    if (ends == Ends::kDisconnect) channel_->Close();
+  void GiveUp(WaysToEnd ends, FakeClock& clock) {
+    if (ends == WaysToEnd::kCancel) call_->Cancel();
+    if (ends == WaysToEnd::kDisconnect) channel_->Close();
+    if (ends == WaysToEnd::kDeadline) clock.Advance(kTime);
   }
   Server& server() { return *server_; }
 
@@ -84,9 +90,9 @@ class Ending {
 // Whether `status` is what work ends with whose caller has given up. A deadline passes on three
 // clocks: the caller's, whose cancellation may be the first to arrive, the server's, and that of
 // the work itself.
-testing::AssertionResult IsEndOf(Ends ends, const absl::Status& status) {
-  const bool right =
-      absl::IsCancelled(status) || (ends == Ends::kDeadline && absl::IsDeadlineExceeded(status));
+testing::AssertionResult IsEndOf(WaysToEnd ends, const absl::Status& status) {
+  const bool right = absl::IsCancelled(status) ||
+                     (ends == WaysToEnd::kDeadline && absl::IsDeadlineExceeded(status));
   return right ? testing::AssertionSuccess() : testing::AssertionFailure() << status;
 }
 
@@ -110,6 +116,7 @@ TEST_P(CallTest, NestedCallHasWhatIsLeftOfTheTime) {
   const auto remaining = [&](const CallOptions& options) {
     auto call = front.Send(options);
     ProbeImpl::Held held = probe_.TakeHeld();
+    if (held.context == nullptr) return absl::ZeroDuration();
     const absl::Duration left = held.context->deadline().remaining();
     held.Answer();
     EXPECT_THAT(call.Wait(), IsOk());
@@ -126,7 +133,8 @@ TEST_P(CallTest, NestedCallHasWhatIsLeftOfTheTime) {
 }
 
 TEST_P(CallTest, NestedCallEndsWithItsCaller) {
-  for (const Ends ends : kEnds) {
+  FakeClock clock;
+  for (const WaysToEnd ends : kEnds) {
     SCOPED_TRACE(static_cast<int>(ends));
     Start();
     ASSERT_TRUE(Works());
@@ -140,7 +148,7 @@ TEST_P(CallTest, NestedCallEndsWithItsCaller) {
     front.SendToGiveUp(ends);
     ProbeImpl::Held held = probe_.TakeHeld();
     ASSERT_NE(held.context, nullptr);
-    front.GiveUp(ends);
+    front.GiveUp(ends, clock);
     // The coroutine goes on though its call is not answered.
     EXPECT_TRUE(IsEndOf(ends, ending.Get()));
     EXPECT_TRUE(Stops(held.context->stop_token())) << "the end has reached the backend";
@@ -149,6 +157,7 @@ TEST_P(CallTest, NestedCallEndsWithItsCaller) {
 }
 
 TEST_P(CallTest, ThreadThatWaitsForANestedCallIsWokenByTheEndOfItsCaller) {
+  FakeClock clock;
   Start();
   ASSERT_TRUE(Works());
   const ProbeStub backend = stub();
@@ -161,9 +170,9 @@ TEST_P(CallTest, ThreadThatWaitsForANestedCallIsWokenByTheEndOfItsCaller) {
     });
     return Reply::Later();
   });
-  front.SendToGiveUp(Ends::kCancel);
+  front.SendToGiveUp(WaysToEnd::kCancel);
   ProbeImpl::Held held = probe_.TakeHeld();
-  front.GiveUp(Ends::kCancel);
+  front.GiveUp(WaysToEnd::kCancel, clock);
   EXPECT_THAT(ending.Get(), StatusIs(absl::StatusCode::kCancelled));
   worker.join();
   held.Answer();
@@ -231,19 +240,21 @@ TEST_P(CallTest, NestedCallBelongsToTheSameTrace) {
 }
 
 TEST_P(CallTest, HandlerIsToldThatItsCallerHasGivenUp) {
-  for (const Ends ends : kEnds) {
+  FakeClock clock;
+  for (const WaysToEnd ends : kEnds) {
     SCOPED_TRACE(static_cast<int>(ends));
     Start();
     CallOptions options;
-    if (ends == Ends::kDeadline) options.deadline = Deadline::After(absl::Milliseconds(50));
+    if (ends == WaysToEnd::kDeadline) options.deadline = Deadline::After(kTime);
     std::optional<PendingCall<Probe::HoldResults>> call(SendHold(1, options));
     ProbeImpl::Held held = probe_.TakeHeld();
     ASSERT_NE(held.context, nullptr);
     absl::Notification told;
     std::stop_callback on_cancel(held.context->stop_token(), [&] { told.Notify(); });
-    if (ends == Ends::kCancel) call->Cancel();
-    if (ends == Ends::kDisconnect) channel_->Close();
-    // For the deadline nobody does anything here: the server has a clock of its own.
+    if (ends == WaysToEnd::kCancel) call->Cancel();
+    if (ends == WaysToEnd::kDisconnect) channel_->Close();
+    // Nobody waits for the call: the server looks at the clock by itself.
+    if (ends == WaysToEnd::kDeadline) clock.Advance(kTime);
     EXPECT_TRUE(Happens(told));
     EXPECT_TRUE(held.context->cancelled());
     held.Answer();
@@ -264,15 +275,19 @@ TEST_P(CallTest, HandlerThatAsksLateIsToldAtOnce) {
 }
 
 TEST_P(CallTest, AnswerIsNoReasonToTellAnybody) {
+  FakeClock clock;
   Start();
-  auto call = SendHold(1, {.deadline = Deadline::After(absl::Milliseconds(500))});
+  auto call = SendHold(1, {.deadline = Deadline::After(kTime)});
   ProbeImpl::Held held = probe_.TakeHeld();
+  ASSERT_NE(held.context, nullptr);
   const std::stop_token token = held.context->stop_token();
   const Deadline deadline = held.context->deadline();
   held.Answer();
   ASSERT_THAT(call.Wait(), IsOk());
   // Nor is the deadline, which passes later.
   auto other = SendHold(2, {.deadline = Deadline::AtNanos(deadline.at_ns() + 20'000'000)});
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  clock.Advance(kTime);
   EXPECT_THAT(other.Wait(), StatusIs(absl::StatusCode::kDeadlineExceeded));
   EXPECT_FALSE(token.stop_requested());
   probe_.TakeHeld().Answer();
@@ -292,7 +307,8 @@ TEST_P(CallTest, SleepOfAHandlerLastsAsLongAsItShould) {
 }
 
 TEST_P(CallTest, SleepOfAHandlerEndsWithItsCaller) {
-  for (const Ends ends : kEnds) {
+  FakeClock clock;
+  for (const WaysToEnd ends : kEnds) {
     SCOPED_TRACE(static_cast<int>(ends));
     absl::Notification asleep;
     Ending ending;
@@ -303,13 +319,14 @@ TEST_P(CallTest, SleepOfAHandlerEndsWithItsCaller) {
     });
     front.SendToGiveUp(ends);
     ASSERT_TRUE(Happens(asleep));
-    front.GiveUp(ends);
+    front.GiveUp(ends, clock);
     EXPECT_TRUE(IsEndOf(ends, ending.Get()));
   }
 }
 
 TEST_P(CallTest, SleepsEndWhenTheServerDoes) {
   std::atomic<int> asleep{0}, ended{0};
+  const Ends ends(this);
   Start([&](ServerContext& context, Params, Results) -> Reply {
     ++asleep;
     const absl::Status slept = co_await context.Sleep(absl::Hours(1));
@@ -326,6 +343,7 @@ TEST_P(CallTest, SleepsEndWhenTheServerDoes) {
 
 TEST_P(CallTest, SleepsAndCancellationsRace) {
   std::atomic<int> running{0};
+  const Ends ends(this);
   Start([&](ServerContext& context, Params params, Results results) -> Reply {
     ++running;
     const auto us = static_cast<int64_t>(params.getText().size());

@@ -85,10 +85,11 @@ TEST_P(CallTest, UnsentCallGoesAlongWithAttemptsToConnect) {
   ASSERT_NO_FATAL_FAILURE(StartServer());
   StopServer();
   ChannelOptions options = Impatient();
-  options.retry.policy.attempts_max = 200;
+  options.retry.policy.attempts_max = 100'000;  // as long as it takes
   channel_ = NewChannel(options);
-  auto blocking = SendEcho("blocking");
   absl::Notification done;
+  const Ends ends(this);
+  auto blocking = SendEcho("blocking");
   SendEcho("callback").Then([&](EchoResult result) {
     EXPECT_THAT(result, IsOk());
     done.Notify();
@@ -168,15 +169,19 @@ TEST_P(CallTest, CallThatMayHaveRunIsNotRepeated) {
 }
 
 TEST_P(CallTest, IdempotentCallIsRepeatedWhenItMayHaveRun) {
-  Start({}, Impatient());
-  auto blocking = SendHold(1, {.repeat = Repeat::kIdempotent});
+  ChannelOptions options = Impatient();
+  options.retry.policy.attempts_max = 100'000;  // until there is a server again
+  Start({}, options);
   absl::Notification done;
+  const Ends ends(this);
+  auto blocking = SendHold(1, {.repeat = Repeat::kIdempotent});
   SendHold(2, {.repeat = Repeat::kIdempotent}).Then([&](auto result) {
     EXPECT_THAT(result, IsOk());
     done.Notify();
   });
   ASSERT_TRUE(probe_.AwaitHeld(2));
   ProbeImpl::Held first = probe_.TakeHeld(), second = probe_.TakeHeld();
+  ASSERT_NE(second.context, nullptr);
   EXPECT_EQ(first.context->attempt(), 1);
   StopServer();
   first.Answer();
@@ -185,8 +190,10 @@ TEST_P(CallTest, IdempotentCallIsRepeatedWhenItMayHaveRun) {
   std::thread answerer([&] {
     for (int i = 0; i < 2; ++i) {
       ProbeImpl::Held again = probe_.TakeHeld();
-      ASSERT_NE(again.context, nullptr);
-      EXPECT_EQ(again.context->attempt(), 2);
+      EXPECT_NE(again.context, nullptr);
+      if (again.context == nullptr) return channel_->Close();  // or the call would wait for ever
+      // More than one when the server took its time to come back.
+      EXPECT_GE(again.context->attempt(), 2);
       again.Answer();
     }
   });
@@ -223,13 +230,14 @@ TEST_P(CallTest, AnswerThatTheServiceIsUnavailableIsFinalUnlessTheMethodIsRetrya
 TEST_P(CallTest, RetryableCallIsRepeatedUntilItIsAnswered) {
   Attempts attempts = FailsUntil(3);
   probe_.on_again = attempts.handler();
+  absl::Notification done;
+  const Ends ends(this);
   Start({}, Impatient());
   const CallOptions options = {.repeat = Repeat::kRetryable};
   const AgainResult blocking = stub().Again(options).Send().Wait();
   ASSERT_THAT(blocking, IsOk());
   EXPECT_EQ(blocking->getAttempt(), 3u);
 
-  absl::Notification done;
   stub().Again(options).Send().Then([&](AgainResult result) {
     EXPECT_THAT(result, IsOk());
     done.Notify();
@@ -347,6 +355,7 @@ TEST_P(CallTest, FailureIsToldAtOnceWhenTheNextAttemptWouldBeTooLate) {
 
 TEST_P(CallTest, DeadlineCountsForAllAttemptsTogether) {
   Attempts attempts = FailsUntil(1000);
+  const Ends ends(this);  // a handler may still run when the deadline has passed
   probe_.on_again = attempts.handler();
   Start();
   RetryPolicy policy;
@@ -376,9 +385,11 @@ TEST_P(CallTest, CancelBetweenTwoAttemptsEndsTheCall) {
   Attempts attempts = FailsUntil(2);
   absl::Notification failed;
   probe_.on_again = [&, handler = attempts.handler()](auto& context, auto params, auto results) {
+    Reply reply = handler(context, params, results);
     if (context.attempt() == 1) failed.Notify();
-    return handler(context, params, results);
+    return reply;
   };
+  const Ends ends(this);
   Start();
   RetryPolicy policy;
   policy.backoff.initial = policy.backoff.max = absl::Hours(1);
@@ -393,6 +404,7 @@ TEST_P(CallTest, CancelBetweenTwoAttemptsEndsTheCall) {
 
 TEST_P(CallTest, CancellationsAndAttemptsRace) {
   Attempts attempts = FailsUntil(4);
+  const Ends ends(this);  // those that were cancelled may still run
   probe_.on_again = attempts.handler();
   ChannelOptions options = Impatient();
   options.retry.budget.tokens_max = 1e9;

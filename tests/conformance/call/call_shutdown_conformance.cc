@@ -7,7 +7,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/synchronization/blocking_counter.h"
 #include "tests/conformance/call/call_conformance.h"
 
 namespace mi7::conformance {
@@ -97,6 +96,7 @@ TEST_P(CallTest, ShutdownCutsOffAtItsDeadline) {
   Start();
   auto first = SendHold(1), second = SendHold(2);
   ASSERT_TRUE(probe_.AwaitHeld(2));
+  ASSERT_TRUE(HasConnections(1));
   const Deadline deadline = Deadline::After(absl::Milliseconds(30));
   EXPECT_THAT(server_->Shutdown(deadline),
               StatusIs(absl::StatusCode::kDeadlineExceeded,
@@ -139,7 +139,7 @@ TEST_P(CallTest, ShutdownUnderLoadAnswersOrRefusesEveryCall) {
     Start();
     std::atomic<uint64_t> answered{0};
     std::atomic<bool> stop{false};
-    absl::BlockingCounter busy(3);
+    Countdown busy(3);
     std::vector<std::thread> threads;
     for (int t = 0; t < 3; ++t) {
       threads.emplace_back([&] {
@@ -345,7 +345,7 @@ TEST_P(CallTest, ServersWithSeveralLoopsAnswerOnAll) {
     ASSERT_THAT(channels.back()->Connect(Deadline::After(kSoon)), IsOk());
   }
   constexpr int kCalls = 50;
-  absl::BlockingCounter all(static_cast<int>(channels.size()) * kCalls);
+  Countdown all(static_cast<int>(channels.size()) * kCalls);
   std::atomic<int> right{0};
   // Callbacks: where client and server are one process, a caller that waits may run the handler.
   for (int call = 0; call < kCalls; ++call) {
@@ -371,7 +371,7 @@ TEST_P(CallTest, AnswersOfOtherThreadsRaceWithTheEndOfTheServer) {
   for (int round = 0; round < 30; ++round) {
     Start();
     std::atomic<uint32_t> answered{0};
-    absl::BlockingCounter ended(kCalls);
+    Countdown ended(kCalls);
     for (uint32_t i = 0; i < kCalls; ++i) {
       SendHold(i).Then([&](auto result) {
         if (result.ok()) {

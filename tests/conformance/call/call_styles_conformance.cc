@@ -9,7 +9,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/synchronization/blocking_counter.h"
 #include "rpc/task.h"
 #include "tests/conformance/call/call_conformance.h"
 
@@ -134,12 +133,14 @@ TEST_P(CallTest, InlineHandlerAnswersEveryClientStyle) {
 
 TEST_P(CallTest, DeferredHandlerAnswersEveryClientStyle) {
   Worker worker;
+  const Ends ends(this);
   Start(Deferred(&worker));
   ExpectEveryClientStyleWorks(stub());
 }
 
 TEST_P(CallTest, CoroutineHandlerAnswersEveryClientStyle) {
   Worker worker;
+  const Ends ends(this);
   Start(Coroutine(&worker));
   ExpectEveryClientStyleWorks(stub());
 }
@@ -189,7 +190,7 @@ TEST_P(CallTest, ManyCallbacksInFlight) {
   Start();
   constexpr int kCalls = 2000;
   std::atomic<int> right{0};
-  absl::BlockingCounter all(kCalls);
+  Countdown all(kCalls);
   for (int i = 0; i < kCalls; ++i) {
     SendEcho(std::to_string(i)).Then([&, i](EchoResult result) {
       right += result.ok() && result->getText() == std::to_string(i).c_str();
@@ -237,10 +238,11 @@ TEST_P(CallTest, ManyThreadsShareOneChannel) {
 
 TEST_P(CallTest, ThreadsCallbacksAndDeferredAnswersMixOnOneChannel) {
   Worker worker;
+  const Ends ends(this);
   Start(Deferred(&worker));
   constexpr int kThreads = 4, kCalls = 150;
   std::atomic<int> right{0};
-  absl::BlockingCounter callbacks(kThreads * kCalls);
+  Countdown callbacks(kThreads * kCalls);
   std::vector<std::thread> threads;
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
@@ -337,8 +339,8 @@ TEST_P(CallTest, HandlerSeesPeerAndTransport) {
 TEST_P(CallTest, HandlerMayBlockOnACallOfAnotherChannel) {
   // A backend, and a front that asks it.
   Start();
-  std::unique_ptr<Server> front;
   ProbeImpl front_probe;
+  std::unique_ptr<Server> front;  // ends before its service
   const ProbeStub backend = stub();
   front_probe.on_echo = [backend](ServerContext& context, Probe::EchoParams::Reader params,
                                   Probe::EchoResults::Builder results) -> Reply {
@@ -381,7 +383,7 @@ TEST_P(CallTest, CoroutineHandlerAwaitsAnotherChannel) {
   const std::shared_ptr<Channel> to_front = NewChannel();
   constexpr int kCalls = 100;
   std::atomic<int> right{0};
-  absl::BlockingCounter all(kCalls);
+  Countdown all(kCalls);
   for (int i = 0; i < kCalls; ++i) {
     auto request = ProbeStub(to_front).Echo();
     request->setText("through");

@@ -2,7 +2,20 @@
 
 #include <utility>
 
+#include "base/check.h"
+
 namespace mi7::conformance {
+
+void Countdown::DecrementCount() {
+  absl::MutexLock lock(&mutex_);
+  --left_;
+}
+
+void Countdown::Wait() {
+  absl::MutexLock lock(&mutex_);
+  const auto over = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return left_ <= 0; };
+  MI7_CHECK(mutex_.AwaitWithTimeout(absl::Condition(&over), 4 * kSoon), "the calls end");
+}
 
 Reply Echo(ServerContext&, Probe::EchoParams::Reader params, Probe::EchoResults::Builder results) {
   results.setText(params.getText());

@@ -9,6 +9,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
+#include "base/fake_clock.h"
 #include "rpc/call_outcome.h"
 #include "rpc/task.h"
 #include "tests/conformance/call/stream_conformance.h"
@@ -242,19 +243,26 @@ TEST_P(StreamTest, ADroppedReaderWithACallbackTellsIt) {
 
 // --- Deadlines
 
+// By a fake clock, or a slow machine would let it pass before the stream is under way. Shorter than
+// write_stall_timeout.
+constexpr absl::Duration kTime = absl::Seconds(40);
+
 TEST_P(StreamTest, TheDeadlineIsTheWholeStreams) {
+  FakeClock clock;
   ChatHolder holder;
   feed_.on_chat = holder.Handler();
   Start();
   ASSERT_TRUE(Answers());
-  const Deadline deadline = Deadline::After(absl::Milliseconds(100));
+  const Deadline deadline = Deadline::After(kTime);
   auto chat = stub().Chat({.deadline = deadline});
   ASSERT_THAT(chat.writer().Write(NewItem(chat.writer(), 1)).Wait(), IsOk());
   HeldChat held = holder.Take();
   EXPECT_FALSE(held.context->deadline().infinite());
   ASSERT_TRUE(GivesItems(held.reader, 1, 2));
+  std::thread passing([&] { clock.Advance(kTime); });
   EXPECT_THAT(chat.reader().Read().Wait(),
               StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("Feed.chat")));
+  passing.join();
   EXPECT_TRUE(deadline.passed());
   const absl::Status at_the_server = held.reader.Read().Wait().status();
   EXPECT_TRUE(absl::IsDeadlineExceeded(at_the_server) || absl::IsCancelled(at_the_server))
@@ -262,9 +270,11 @@ TEST_P(StreamTest, TheDeadlineIsTheWholeStreams) {
 }
 
 TEST_P(StreamTest, TheDeadlineEndsAStreamOnWhichNobodyWaits) {
-  absl::Notification ended;
+  FakeClock clock;
+  absl::Notification began, ended;
   feed_.on_watch = [&](ServerContext&, Feed::WatchParams::Reader,
                        StreamWriter<Item> writer) -> Reply {
+    began.Notify();
     absl::Status last;
     do {
       last = co_await writer.Write(NewItem(writer, 0, 10'000));
@@ -273,7 +283,9 @@ TEST_P(StreamTest, TheDeadlineEndsAStreamOnWhichNobodyWaits) {
     co_return last;
   };
   Start();
-  auto reader = Watch(0, 0, {.deadline = Deadline::After(absl::Milliseconds(100))});
+  auto reader = Watch(0, 0, {.deadline = Deadline::After(kTime)});
+  EXPECT_TRUE(Happens(began));
+  clock.Advance(kTime);
   ASSERT_TRUE(Happens(ended)) << "the client's loop has told the server";
   EXPECT_THAT(EndOf(reader), StatusIs(absl::StatusCode::kDeadlineExceeded));
 }

@@ -378,14 +378,16 @@ TEST_P(StreamTest, InlineHandlersMustNotBlock) {
 
 TEST_P(StreamTest, CallbacksMustNotBlock) {
   Start();
-  auto chat = stub().Chat();
+  auto chat = stub().Chat({.deadline = Deadline::After(kSoon)});
   absl::Notification done;
   absl::Status read;
-  auto request = stub().Ask();
-  request.Send().Then([&](auto) {
+  auto other = stub().Chat();
+  other.reader().Read().Then([&](const ItemRead&) {
     read = chat.reader().Read().Wait().status();
     done.Notify();
   });
+  // Comes after Then, which would run the callback on this thread, where it may block.
+  ASSERT_THAT(other.writer().Write(NewItem(other.writer(), 1)).Wait(), IsOk());
   ASSERT_TRUE(Happens(done));
   EXPECT_THAT(read, StatusIs(absl::StatusCode::kFailedPrecondition,
                              testing::HasSubstr("Feed.chat: Wait() inside a callback")));
