@@ -98,7 +98,7 @@ class Notices {
     late_ += took_ns > kNoticeNs ? 1 : 0;
     if (took_ns > worst_ns_) worst_ns_ = took_ns;
   }
-  bool InTime() const { return late_ * (count_ < 100 ? 2 : 10) <= count_; }
+  bool InTime() const { return late_ * (count_ < 100 ? 2 : 50) <= count_; }
   std::string ToString() const;
 
  private:
