@@ -31,13 +31,17 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
   if (config_->dispatcher == nullptr) {
     return Refuse(call_id, absl::UnimplementedError("this end of the connection serves nothing"));
   }
-  if (absl::Status admitted = Admit(call_id); !admitted.ok()) {
+  if (absl::Status admitted = Admit(message.header()); !admitted.ok()) {
     // An id that is in use is a broken peer, not a call to refuse: its answer would be ambiguous.
     if (absl::IsInvalidArgument(admitted)) return owner_->connection().Close(std::move(admitted));
     return Refuse(call_id, admitted);
   }
   if (!message.has_body()) {
     return Refuse(call_id, absl::InvalidArgumentError("call without a body"));
+  }
+  LoadControl::Share share;
+  if (config_->load != nullptr) [[unlikely]] {
+    if (absl::Status taken = TakeOn(message, share); !taken.ok()) return Refuse(call_id, taken);
   }
   // The queue's limit stops reading before it stops answering, so what was read is answered.
   const FrameHeader& header = message.header();
@@ -47,6 +51,8 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
       this, std::move(message),
       response.ok() ? *std::move(response) : transport::NewHeapMessage(guess.bytes()));
   call->response_->size_guess = &guess;
+  if (config_->load != nullptr) [[unlikely]]
+    call->extras().load = std::move(share);
   if (!call->request_.extra().empty()) [[unlikely]] {
     if (absl::Status read = call->ReadExtra(); !read.ok()) {
       ObjectPool<ServerCall>::Delete(call);
@@ -64,7 +70,23 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
   config_->dispatcher->Run(*call).Deliver(*call);
 }
 
-absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
+bool AnswerSide::IsControl(const FrameHeader& header) const {
+  const MethodInfo* const method = config_->dispatcher->FindMethod(header);
+  if (config_->load != nullptr) return config_->load->IsControl(method);
+  return method != nullptr && method->priority == Priority::kControl;
+}
+
+absl::Status AnswerSide::TakeOn(const transport::IncomingMessage& message,
+                                LoadControl::Share& share) {
+  const FrameHeader& header = message.header();
+  const MethodInfo* const method = config_->dispatcher->FindMethod(header);
+  uint64_t bytes = header.size;
+  if (method != nullptr && StreamsParams(method->kind)) bytes += limits().stream_window_bytes;
+  return config_->load->Admit(method, bytes, load_bytes_, share);
+}
+
+absl::Status AnswerSide::AdmitSlow(const FrameHeader& header) const {
+  const uint32_t call_id = header.call_id;
   MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("server is shutting down");
   if (async_calls_ == nullptr || async_calls_->empty()) return absl::OkStatus();
@@ -72,7 +94,9 @@ absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
     return absl::InvalidArgumentError(
         absl::StrCat("call id ", call_id, " is in use by a call in flight"));
   }
-  if (async_unfinished_ >= limits().calls_in_flight_max) {
+  if (async_unfinished_ >= limits().calls_in_flight_max &&
+      (!IsControl(header) ||
+       async_unfinished_ - limits().calls_in_flight_max >= kControlCallsReserved)) {
     return absl::ResourceExhaustedError(
         absl::StrCat("calls_in_flight_max is ", limits().calls_in_flight_max));
   }

@@ -15,6 +15,7 @@
 #include "base/mutex.h"
 #include "rpc/call_scope.h"
 #include "rpc/dispatcher.h"
+#include "rpc/load_control.h"
 #include "rpc/server_call.h"
 #include "rpc/session_config.h"
 #include "rpc/timers.h"
@@ -81,10 +82,14 @@ class AnswerSide {
 
  private:
   // OK when a new call may start; INVALID_ARGUMENT when the peer broke the protocol.
-  absl::Status Admit(uint32_t call_id) const {
-    return admits_all_.load(std::memory_order_relaxed) ? absl::OkStatus() : AdmitSlow(call_id);
+  absl::Status Admit(const transport::FrameHeader& header) const {
+    return admits_all_.load(std::memory_order_relaxed) ? absl::OkStatus() : AdmitSlow(header);
   }
-  absl::Status AdmitSlow(uint32_t call_id) const;
+  absl::Status AdmitSlow(const transport::FrameHeader& header) const;
+  // Whether the call is of control priority.
+  bool IsControl(const transport::FrameHeader& header) const;
+  // What the server's limits say to a call that arrived; its share of them.
+  absl::Status TakeOn(const transport::IncomingMessage& message, LoadControl::Share& share);
   void SendReturn(ServerCall& call, const absl::Status& status);
   // nullptr: none in flight has the id.
   ServerCall* FindAsync(uint32_t call_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -104,6 +109,8 @@ class AnswerSide {
   const SessionConfig* const config_;
   // By id; nullptr until there is one.
   std::unique_ptr<absl::flat_hash_map<uint32_t, ServerCall*>> async_calls_ ABSL_GUARDED_BY(mutex_);
+  // Of requests in flight, where the server limits them (LoadControl).
+  std::atomic<uint64_t> load_bytes_{0};
   mutable Mutex mutex_;
   // Asynchronous calls whose return was not handed to the connection yet; those of async_calls_ and
   // those that are just being answered.

@@ -60,6 +60,11 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
     return sessions_.size();
   }
 
+  LoadFigures load() const {
+    return config_ != nullptr && config_->load != nullptr ? config_->load->figures()
+                                                          : LoadFigures();
+  }
+
   // --- Session::Observer ---
   void OnGoAway(Session&) override {}  // servers make no calls
   void OnSessionClosed(Session& session, const absl::Status&) override {
@@ -78,6 +83,7 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
     std::vector<std::unique_ptr<Service>> owned;
   };
 
+  absl::Status LimitLoad(const Dispatcher& dispatcher);
   void OnAccept(std::shared_ptr<transport::Connection> connection);
   std::vector<std::shared_ptr<Session>> Sessions() const;
 
@@ -111,6 +117,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
   config_->dispatcher = &shared->dispatcher;
   config_->dispatcher_owner = shared;
   config_->interceptors = options_.interceptors;
+  if (absl::Status limited = LimitLoad(shared->dispatcher); !limited.ok()) return limited;
 
   const int loop_count =
       options_.event_loops > 0
@@ -148,6 +155,17 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
     Log(LogLevel::kInfo, absl::StrCat("listening on ", (*listener)->Describe()));
     listeners_.push_back(*std::move(listener));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Server::Core::LimitLoad(const Dispatcher& dispatcher) {
+  if (absl::Status sound = CheckLoadLimits(options_.load); !sound.ok()) return sound;
+  if (!options_.load.any()) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<LoadControl>> load = LoadControl::Create(
+      options_.load,
+      [&dispatcher](absl::string_view name) { return dispatcher.FindMethodByName(name); });
+  if (!load.ok()) return load.status();
+  config_->load = *std::move(load);
   return absl::OkStatus();
 }
 
@@ -227,6 +245,8 @@ Server::~Server() {
 std::vector<std::string> Server::endpoints() const { return core_->endpoints(); }
 
 absl::Status Server::Shutdown(Deadline deadline) { return core_->Shutdown(deadline); }
+
+LoadFigures Server::load() const { return core_->load(); }
 
 size_t Server::connection_count() const { return core_->connection_count(); }
 

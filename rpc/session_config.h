@@ -10,6 +10,7 @@
 namespace mi7 {
 
 class Dispatcher;
+class LoadControl;
 class Timers;
 
 // Constant once a session has it.
@@ -17,8 +18,9 @@ struct SessionConfig {
   Limits limits;
   const Dispatcher* dispatcher = nullptr;  // nullptr: serves nothing
   std::shared_ptr<const void> dispatcher_owner = nullptr;
-  Interceptors interceptors = {};            // of the calls that are served
-  std::shared_ptr<Timers> timers = nullptr;  // for handlers; nullptr: serves nothing
+  Interceptors interceptors = {};               // of the calls that are served
+  std::shared_ptr<LoadControl> load = nullptr;  // nullptr: what is taken on is not limited
+  std::shared_ptr<Timers> timers = nullptr;     // for handlers; nullptr: serves nothing
 };
 
 }  // namespace mi7
