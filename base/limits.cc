@@ -32,7 +32,8 @@ absl::Status CheckLimits(const Limits& limits) {
         {"queued_bytes_max", limits.queued_bytes_max},
         {"unread_answer_bytes_max", limits.unread_answer_bytes_max},
         {"stream_queued_bytes_max", limits.stream_queued_bytes_max},
-        {"stream_window_bytes", limits.stream_window_bytes}}) {
+        {"stream_window_bytes", limits.stream_window_bytes},
+        {"stray_frames_max", limits.stray_frames_max}}) {
     if (value == 0) return Wrong(name, value, "at least 1");
   }
   for (const auto& [name, value] :
@@ -41,6 +42,19 @@ absl::Status CheckLimits(const Limits& limits) {
     if (value <= absl::ZeroDuration()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "limits.", name, " is ", absl::FormatDuration(value), ", must be longer than 0"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckKeepalive(const Keepalive& keepalive, absl::Duration idle_timeout) {
+  for (const auto& [name, value] :
+       {std::pair<absl::string_view, absl::Duration>{"keepalive.interval", keepalive.interval},
+        {"keepalive.timeout", keepalive.timeout},
+        {"idle_timeout", idle_timeout}}) {
+    if (value <= absl::ZeroDuration()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " is ", absl::FormatDuration(value), ", must be longer than 0"));
     }
   }
   return absl::OkStatus();

@@ -60,12 +60,47 @@ struct Limits {
   // taken them: what a stream can make us keep is this and one message. Told in Hello. What a
   // distant peer sends on one stream in a round trip is at most this.
   uint32_t stream_window_bytes = 256u << 10;
+  // Frames that serve nothing which a peer may send within kStrayPeriod: pings, pongs,
+  // cancellations of calls that are not in flight, frames of streams that are not open. Honest
+  // peers send some, as things cross on the way. One that sends more is closed with
+  // RESOURCE_EXHAUSTED.
+  uint32_t stray_frames_max = 1'000'000;
   // How long a peer may take none of our queued bytes before its connection is closed. One that
   // reads slowly is not closed.
   absl::Duration write_stall_timeout = absl::Seconds(60);
 
   friend bool operator==(const Limits&, const Limits&) = default;
 };
+
+// How an end of a connection finds out that the other one is gone without a word: its host has
+// crashed or was cut off, or its process does nothing any more (ChannelOptions::keepalive,
+// ServerOptions::keepalive). Both ends do it, each by its own settings. A value type.
+//
+// While calls are in flight and nothing has arrived for `interval`, a Ping is sent; when nothing
+// has arrived for another `timeout`, the connection ends with UNAVAILABLE. Both are kept to within
+// a quarter of the shorter one. Where no calls are in flight nothing is sent and no time is spent:
+// there the system's probes notice a host that is gone (TCP, after about a minute), and a call that
+// is made on such a connection finds it out like any other.
+//
+// The defaults notice a lost peer within 45 s: before Limits::write_stall_timeout, and with less
+// silence than firewalls and NAT bear (RFC 5382 asks for two hours, some forget after 30 s). They
+// cost a waiting connection 64 bytes every 20 s.
+struct Keepalive {
+  // Infinite: no keepalive.
+  absl::Duration interval = absl::Seconds(20);
+  absl::Duration timeout = absl::Seconds(20);
+  // Also over transports within this machine (shm, unix, inproc). The system tells there when the
+  // peer's process ends, so that only one that hangs, or was stopped, is left to be found; and it
+  // may be a person with a debugger who has stopped it.
+  bool on_this_machine = false;
+
+  bool enabled() const { return interval != absl::InfiniteDuration(); }
+  friend bool operator==(const Keepalive&, const Keepalive&) = default;
+};
+
+// OK when both times, and `idle_timeout`, are longer than 0; else INVALID_ARGUMENT naming the one
+// that is not.
+absl::Status CheckKeepalive(const Keepalive& keepalive, absl::Duration idle_timeout);
 
 // So many calls of methods with control priority ($Mi7.priority(control)) may be in flight on one
 // connection beyond Limits::calls_in_flight_max: a health check is answered where everything else
@@ -90,7 +125,8 @@ struct AdaptiveLimit {
   double tolerance = 1.5;
   // How much of each change is made, 0 to 1.
   double smoothing = 0.2;
-  // Windows of which the long-term latency is an average.
+  // Windows of which the long-term latency is an average. After so many with overload it is
+  // measured anew, with a quarter of the calls.
   uint32_t long_windows = 600;
   // What one short-term latency is the minimum of: calls of at least so long a time, and so many.
   absl::Duration window = absl::Milliseconds(100);
@@ -131,6 +167,9 @@ struct LoadLimits {
 // OK when `limits` make sense; else INVALID_ARGUMENT naming what is wrong. Which methods there are
 // is the server's to check.
 absl::Status CheckLoadLimits(const LoadLimits& limits);
+
+// What Limits::stray_frames_max is counted in.
+inline constexpr absl::Duration kStrayPeriod = absl::Seconds(10);
 
 // Queued bytes at which streams wait.
 constexpr uint64_t StreamMark(const Limits& limits) {

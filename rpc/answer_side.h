@@ -47,6 +47,9 @@ class AnswerSide {
   AnswerSide(Owner* owner, const SessionConfig* config) : owner_(owner), config_(config) {}
 
   void OnCall(transport::IncomingMessage&& message);
+  // The peer sent a frame that serves nothing (Limits::stray_frames_max). With too many of them the
+  // connection is closed.
+  void OnStray();
   void OnCancel(uint32_t call_id);
   // A frame of a stream; INVALID_ARGUMENT when the peer broke the protocol. Those of calls that are
   // over, which it may not know yet, are dropped.
@@ -107,10 +110,20 @@ class AnswerSide {
 
   Owner* const owner_;
   const SessionConfig* const config_;
-  // By id; nullptr until there is one.
-  std::unique_ptr<absl::flat_hash_map<uint32_t, ServerCall*>> async_calls_ ABSL_GUARDED_BY(mutex_);
-  // Of requests in flight, where the server limits them (LoadControl).
-  std::atomic<uint64_t> load_bytes_{0};
+  // By id; and what most idle connections do without.
+  struct AsyncCalls : absl::flat_hash_map<uint32_t, ServerCall*> {
+    // Of requests in flight, where the server limits them (LoadControl). Not under the mutex.
+    std::atomic<uint64_t> load_bytes{0};
+    // Frames that served nothing since stray_since_s.
+    uint32_t stray_frames = 0;
+    uint32_t stray_since_s = 0;
+  };
+  AsyncCalls& async_calls() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (async_calls_ == nullptr) async_calls_ = std::make_unique<AsyncCalls>();
+    return *async_calls_;
+  }
+  // nullptr until needed; then it stays.
+  std::unique_ptr<AsyncCalls> async_calls_ ABSL_GUARDED_BY(mutex_);
   mutable Mutex mutex_;
   // Asynchronous calls whose return was not handed to the connection yet; those of async_calls_ and
   // those that are just being answered.

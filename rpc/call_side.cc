@@ -278,6 +278,13 @@ void CallSide::StopSending() {
   stopped_ = true;
 }
 
+bool CallSide::StopSendingIfIdle() {
+  BiasedLock lock(&mutex_);
+  if (calls_.in_use() != 0) return false;
+  stopped_ = true;
+  return true;
+}
+
 bool CallSide::idle() const {
   BiasedLock lock(&mutex_);
   return calls_.in_use() == 0;

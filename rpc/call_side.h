@@ -58,6 +58,8 @@ class CallSide {
   // reported by OnReturn's caller checking idle().
   void StopSending();
   bool idle() const;
+  // StopSending, and true, if no call is in flight.
+  bool StopSendingIfIdle();
 
  private:
   transport::Connection& connection() const;

@@ -8,6 +8,7 @@
 #include "base/fork_guard.h"
 #include "base/log.h"
 #include "base/mutex.h"
+#include "rpc/liveness_watch.h"
 
 namespace mi7 {
 
@@ -104,6 +105,9 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
                                 std::vector<std::unique_ptr<Service>> owned,
                                 const std::vector<std::string>& endpoints) {
   if (absl::Status sound = CheckLimits(options_.limits); !sound.ok()) return sound;
+  if (absl::Status sound = CheckKeepalive(options_.keepalive, options_.idle_timeout); !sound.ok()) {
+    return sound;
+  }
   if (absl::Status sound = transport::CheckLocalOptions(options_.local); !sound.ok()) return sound;
   auto shared = std::make_shared<Services>();
   shared->owned = std::move(owned);
@@ -132,6 +136,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
     loops_.push_back(*std::move(loop));
   }
   config_->timers = Timers::Create(loops[0]);
+  config_->liveness = LivenessWatch::Create(loops[0], options_.keepalive, options_.idle_timeout);
   transport::TransportOptions transport_options;
   transport_options.limits = options_.limits;
   transport_options.wait = options_.wait;
@@ -180,6 +185,8 @@ void Server::Core::OnAccept(std::shared_ptr<transport::Connection> connection) {
     MutexLock lock(&mutex_);
     sessions_.emplace(session.get(), session);
   }
+  // From the start: it may never make a call.
+  if (options_.idle_timeout != absl::InfiniteDuration()) session->NoteCall();
   connection->Start(std::move(session));
 }
 
@@ -230,6 +237,7 @@ absl::Status Server::Core::Shutdown(Deadline deadline) {
   // A deferred handler may still keep its session, and with it the connection: without its loop it
   // is closed already and does nothing. What it waits for has ended with the connection.
   if (config_ && config_->timers) config_->timers->Close();
+  if (config_ && config_->liveness) config_->liveness->Close();
   loops_.clear();
   return result;
 }

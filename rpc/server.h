@@ -36,6 +36,11 @@ struct ServerOptions {
   transport::WaitPolicy wait = transport::WaitPolicy::kAdaptive;
   // Event loops, a thread each, over which connections are spread; 0: one for every two CPUs.
   int event_loops = 0;
+  // How it finds out that a client is gone without a word.
+  Keepalive keepalive = {};
+  // A client that has made no call for so long is asked to close; its channel connects again for
+  // the next call, which does not fail by that. Infinite: connections are kept.
+  absl::Duration idle_timeout = absl::InfiniteDuration();
   // How much it takes on at a time; by default there is no limit (docs/OPERATIONS.md).
   LoadLimits load = {};
   // Run around every call that is not refused, the first as the outermost.
