@@ -32,7 +32,8 @@ absl::Status CheckLimits(const Limits& limits) {
         {"queued_bytes_max", limits.queued_bytes_max},
         {"unread_answer_bytes_max", limits.unread_answer_bytes_max},
         {"stream_queued_bytes_max", limits.stream_queued_bytes_max},
-        {"stream_window_bytes", limits.stream_window_bytes}}) {
+        {"stream_window_bytes", limits.stream_window_bytes},
+        {"stray_frames_max", limits.stray_frames_max}}) {
     if (value == 0) return Wrong(name, value, "at least 1");
   }
   for (const auto& [name, value] :
@@ -42,6 +43,56 @@ absl::Status CheckLimits(const Limits& limits) {
       return absl::InvalidArgumentError(absl::StrCat(
           "limits.", name, " is ", absl::FormatDuration(value), ", must be longer than 0"));
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckKeepalive(const Keepalive& keepalive, absl::Duration idle_timeout) {
+  for (const auto& [name, value] :
+       {std::pair<absl::string_view, absl::Duration>{"keepalive.interval", keepalive.interval},
+        {"keepalive.timeout", keepalive.timeout},
+        {"idle_timeout", idle_timeout}}) {
+    if (value <= absl::ZeroDuration()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " is ", absl::FormatDuration(value), ", must be longer than 0"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLoadLimits(const LoadLimits& limits) {
+  const auto wrong = [](absl::string_view what, const auto& value, absl::string_view rule) {
+    return absl::InvalidArgumentError(absl::StrCat("load.", what, " is ", value, ", ", rule));
+  };
+  for (const MethodLoadLimit& method : limits.methods) {
+    if (method.calls_max == 0) {
+      return wrong(absl::StrCat("methods calls_max of ", method.method), 0, "must be at least 1");
+    }
+  }
+  if (limits.any() && limits.control_calls_max == 0) {
+    return wrong("control_calls_max", 0, "must be at least 1");
+  }
+  if (limits.retry_after < absl::ZeroDuration()) {
+    return wrong("retry_after", absl::FormatDuration(limits.retry_after), "must not be negative");
+  }
+  const AdaptiveLimit& adaptive = limits.adaptive;
+  if (!adaptive.enabled) return absl::OkStatus();
+  if (adaptive.calls_min == 0) return wrong("adaptive.calls_min", 0, "must be at least 1");
+  if (adaptive.calls_min > adaptive.calls_initial || adaptive.calls_initial > adaptive.calls_max) {
+    return wrong("adaptive.calls_initial", adaptive.calls_initial,
+                 "must be from calls_min to calls_max");
+  }
+  if (!(adaptive.tolerance >= 1)) {
+    return wrong("adaptive.tolerance", adaptive.tolerance, "must be at least 1");
+  }
+  if (!(adaptive.smoothing > 0 && adaptive.smoothing <= 1)) {
+    return wrong("adaptive.smoothing", adaptive.smoothing, "must be above 0 and at most 1");
+  }
+  if (adaptive.long_windows == 0 || adaptive.window_calls_min == 0) {
+    return wrong("adaptive.long_windows or window_calls_min", 0, "must be at least 1");
+  }
+  if (adaptive.window <= absl::ZeroDuration()) {
+    return wrong("adaptive.window", absl::FormatDuration(adaptive.window), "must be longer than 0");
   }
   return absl::OkStatus();
 }

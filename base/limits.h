@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -37,7 +39,8 @@ struct Limits {
   uint32_t traversal_words_extra = 1u << 20;
   // Connections that one endpoint of a server accepts at a time; one more is closed at once.
   uint32_t connections_max = 100'000;
-  // Calls in flight on one connection, each direction.
+  // Calls in flight on one connection, each direction. A call that was cancelled counts until its
+  // handler has ended, so opening and cancelling calls in a loop starts no more handlers than this.
   uint32_t calls_in_flight_max = 65'536;
   // Time a new connection has to complete its handshake.
   absl::Duration handshake_timeout = absl::Seconds(10);
@@ -57,12 +60,116 @@ struct Limits {
   // taken them: what a stream can make us keep is this and one message. Told in Hello. What a
   // distant peer sends on one stream in a round trip is at most this.
   uint32_t stream_window_bytes = 256u << 10;
+  // Frames that serve nothing which a peer may send within kStrayPeriod: pings, pongs,
+  // cancellations of calls that are not in flight, frames of streams that are not open. Honest
+  // peers send some, as things cross on the way. One that sends more is closed with
+  // RESOURCE_EXHAUSTED.
+  uint32_t stray_frames_max = 1'000'000;
   // How long a peer may take none of our queued bytes before its connection is closed. One that
   // reads slowly is not closed.
   absl::Duration write_stall_timeout = absl::Seconds(60);
 
   friend bool operator==(const Limits&, const Limits&) = default;
 };
+
+// How an end of a connection finds out that the other one is gone without a word: its host has
+// crashed or was cut off, or its process does nothing any more (ChannelOptions::keepalive,
+// ServerOptions::keepalive). Both ends do it, each by its own settings. A value type.
+//
+// While calls are in flight and nothing has arrived for `interval`, a Ping is sent; when nothing
+// has arrived for another `timeout`, the connection ends with UNAVAILABLE. Both are kept to within
+// a quarter of the shorter one. Where no calls are in flight nothing is sent and no time is spent:
+// there the system's probes notice a host that is gone (TCP, after about a minute), and a call that
+// is made on such a connection finds it out like any other.
+//
+// The defaults notice a lost peer within 45 s: before Limits::write_stall_timeout, and with less
+// silence than firewalls and NAT bear (RFC 5382 asks for two hours, some forget after 30 s). They
+// cost a waiting connection 64 bytes every 20 s.
+struct Keepalive {
+  // Infinite: no keepalive.
+  absl::Duration interval = absl::Seconds(20);
+  absl::Duration timeout = absl::Seconds(20);
+  // Also over transports within this machine (shm, unix, inproc). The system tells there when the
+  // peer's process ends, so that only one that hangs, or was stopped, is left to be found; and it
+  // may be a person with a debugger who has stopped it.
+  bool on_this_machine = false;
+
+  bool enabled() const { return interval != absl::InfiniteDuration(); }
+  friend bool operator==(const Keepalive&, const Keepalive&) = default;
+};
+
+// OK when both times, and `idle_timeout`, are longer than 0; else INVALID_ARGUMENT naming the one
+// that is not.
+absl::Status CheckKeepalive(const Keepalive& keepalive, absl::Duration idle_timeout);
+
+// So many calls of methods with control priority ($Mi7.priority(control)) may be in flight on one
+// connection beyond Limits::calls_in_flight_max: a health check is answered where everything else
+// is refused.
+inline constexpr uint32_t kControlCallsReserved = 64;
+
+// One method's calls in flight in a server.
+struct MethodLoadLimit {
+  std::string method;  // as the schema has it, "Store.scan"
+  uint32_t calls_max;
+  friend bool operator==(const MethodLoadLimit&, const MethodLoadLimit&) = default;
+};
+
+// A limit on the calls in flight in a server that follows what the server is able to do
+// (rpc/gradient_limit.h). A value type.
+struct AdaptiveLimit {
+  bool enabled = false;
+  uint32_t calls_initial = 32;
+  uint32_t calls_min = 4;
+  uint32_t calls_max = 4096;
+  // How many times the long-term latency the short-term latency may be before the limit sinks.
+  double tolerance = 1.5;
+  // How much of each change is made, 0 to 1.
+  double smoothing = 0.2;
+  // Windows of which the long-term latency is an average. After so many with overload it is
+  // measured anew, with a quarter of the calls.
+  uint32_t long_windows = 600;
+  // What one short-term latency is the minimum of: calls of at least so long a time, and so many.
+  absl::Duration window = absl::Milliseconds(100);
+  uint32_t window_calls_min = 10;
+  friend bool operator==(const AdaptiveLimit&, const AdaptiveLimit&) = default;
+};
+
+// How much a server takes on at a time (ServerOptions::load). What exceeds it is refused with
+// RESOURCE_EXHAUSTED and advice when to come again (rpc/retry_info.h), before its parameters are
+// parsed. A call is in flight until its handler has answered or dropped it, whatever became of its
+// caller. By default none of these limits is set, and then nothing is counted. A value type.
+struct LoadLimits {
+  // Calls in flight in the server; 0: no limit. Limits::calls_in_flight_max is a connection's.
+  uint32_t calls_max = 0;
+  // Bytes of the requests of calls in flight, in the server and of one connection; 0: no limit. A
+  // stream of parameters counts with its whole window (Limits::stream_window_bytes).
+  uint64_t bytes_max = 0;
+  uint64_t connection_bytes_max = 0;
+  // Of single methods.
+  std::vector<MethodLoadLimit> methods = {};
+  AdaptiveLimit adaptive = {};
+  // Methods that have control priority besides those whose schema says so.
+  std::vector<std::string> control_methods = {};
+  // Calls of such methods in flight in the server. They count for no other limit but their own
+  // method's.
+  uint32_t control_calls_max = 64;
+  // What callers that are refused are told to wait.
+  absl::Duration retry_after = absl::Milliseconds(50);
+
+  // Whether any limit is set.
+  bool any() const {
+    return calls_max != 0 || bytes_max != 0 || connection_bytes_max != 0 || !methods.empty() ||
+           !control_methods.empty() || adaptive.enabled;
+  }
+  friend bool operator==(const LoadLimits&, const LoadLimits&) = default;
+};
+
+// OK when `limits` make sense; else INVALID_ARGUMENT naming what is wrong. Which methods there are
+// is the server's to check.
+absl::Status CheckLoadLimits(const LoadLimits& limits);
+
+// What Limits::stray_frames_max is counted in.
+inline constexpr absl::Duration kStrayPeriod = absl::Seconds(10);
 
 // Queued bytes at which streams wait.
 constexpr uint64_t StreamMark(const Limits& limits) {

@@ -51,6 +51,7 @@ TableMethod DescribeMethod(::capnp::schema::Method::Reader method) {
   if (HasAnnotation(annotations, kRetryableAnnotation)) result.repeat = Repeat::kRetryable;
   if (HasAnnotation(annotations, kIdempotentAnnotation)) result.repeat = Repeat::kIdempotent;
   result.deduplicate = HasAnnotation(annotations, kDeduplicateAnnotation);
+  result.control = HasControlPriority(method);
   return result;
 }
 

@@ -35,6 +35,7 @@ std::vector<std::string> MethodFields(const Table& table, size_t ordinal) {
                      (method.repeat == Repeat::kIdempotent ? "kIdempotent" : "kRetryable"));
   }
   if (method.deduplicate) fields.push_back(".deduplicate = true");
+  if (method.control) fields.push_back(".priority = ::mi7::Priority::kControl");
   return fields;
 }
 

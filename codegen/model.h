@@ -38,6 +38,7 @@ struct TableMethod {
   uint32_t timeout_ms = 0;  // $Mi7.timeout; 0: none
   Repeat repeat = Repeat::kUnlessItRan;
   bool deduplicate = false;
+  bool control = false;  // $Mi7.priority(control)
 };
 
 // The description of one interface, as the runtime sees it (mi7::InterfaceInfo). A source file

@@ -34,6 +34,15 @@ std::optional<Streaming> StreamingOf(::capnp::schema::Method::Reader method) {
   return std::nullopt;
 }
 
+bool HasControlPriority(::capnp::schema::Method::Reader method) {
+  constexpr uint16_t kControl = 1;  // Priority.control of annotations.capnp
+  for (auto annotation : method.getAnnotations()) {
+    if (annotation.getId() != kPriorityAnnotation || !annotation.getValue().isEnum()) continue;
+    return annotation.getValue().getEnum() == kControl;
+  }
+  return false;
+}
+
 bool HasAnnotation(::capnp::List<::capnp::schema::Annotation>::Reader annotations,
                    uint64_t annotation) {
   for (auto candidate : annotations) {

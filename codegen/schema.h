@@ -24,6 +24,7 @@ constexpr uint64_t kStreamingAnnotation = 0xf8e6c4a529e8e02b;     // $Mi7.stream
 constexpr uint64_t kTimeoutAnnotation = 0xd35e516e102fab01;       // $Mi7.timeout
 constexpr uint64_t kRetryableAnnotation = 0xfca296045ef6faef;     // $Mi7.retryable
 constexpr uint64_t kIdempotentAnnotation = 0xc2f31c6ae1ecd4d6;    // $Mi7.idempotent
+constexpr uint64_t kPriorityAnnotation = 0x8f2a6c1d94e5b370;      // $Mi7.priority
 constexpr uint64_t kDeduplicateAnnotation = 0xba58983b3f1d63c4;   // $Mi7.deduplicate
 constexpr uint64_t kStreamResult = 0x995f9a3377c0b16e;            // what "-> stream" returns
 
@@ -47,6 +48,9 @@ std::string NameInCpp(T declaration) {
 enum class Streaming { kClient = 0, kServer = 1, kBidirectional = 2 };
 // Nothing where the annotation is absent, or has a value that only a later mi7 knows.
 std::optional<Streaming> StreamingOf(::capnp::schema::Method::Reader method);
+
+// Whether a method is $Mi7.priority(control).
+bool HasControlPriority(::capnp::schema::Method::Reader method);
 
 // Why a node that a method refers to has no place in the scopes of the schema: it is the struct
 // that Cap'n Proto makes of a parameter or result list.

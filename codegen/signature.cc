@@ -40,6 +40,7 @@ class SignatureWriter {
     if (HasAnnotation(annotations, kRetryableAnnotation)) result += " $Mi7.retryable";
     if (HasAnnotation(annotations, kIdempotentAnnotation)) result += " $Mi7.idempotent";
     if (HasAnnotation(annotations, kDeduplicateAnnotation)) result += " $Mi7.deduplicate";
+    if (HasControlPriority(method_)) result += " $Mi7.priority(control)";
     return result;
   }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/deadline.h"
 #include "base/object_pool.h"
 #include "rpc/callee_stream.h"
 #include "rpc/error_codec.h"
@@ -31,13 +32,17 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
   if (config_->dispatcher == nullptr) {
     return Refuse(call_id, absl::UnimplementedError("this end of the connection serves nothing"));
   }
-  if (absl::Status admitted = Admit(call_id); !admitted.ok()) {
+  if (absl::Status admitted = Admit(message.header()); !admitted.ok()) {
     // An id that is in use is a broken peer, not a call to refuse: its answer would be ambiguous.
     if (absl::IsInvalidArgument(admitted)) return owner_->connection().Close(std::move(admitted));
     return Refuse(call_id, admitted);
   }
   if (!message.has_body()) {
     return Refuse(call_id, absl::InvalidArgumentError("call without a body"));
+  }
+  LoadControl::Share share;
+  if (config_->load != nullptr) [[unlikely]] {
+    if (absl::Status taken = TakeOn(message, share); !taken.ok()) return Refuse(call_id, taken);
   }
   // The queue's limit stops reading before it stops answering, so what was read is answered.
   const FrameHeader& header = message.header();
@@ -47,6 +52,8 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
       this, std::move(message),
       response.ok() ? *std::move(response) : transport::NewHeapMessage(guess.bytes()));
   call->response_->size_guess = &guess;
+  if (config_->load != nullptr) [[unlikely]]
+    call->extras().load = std::move(share);
   if (!call->request_.extra().empty()) [[unlikely]] {
     if (absl::Status read = call->ReadExtra(); !read.ok()) {
       ObjectPool<ServerCall>::Delete(call);
@@ -64,7 +71,51 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
   config_->dispatcher->Run(*call).Deliver(*call);
 }
 
-absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
+bool AnswerSide::IsControl(const FrameHeader& header) const {
+  const MethodInfo* const method = config_->dispatcher->FindMethod(header);
+  if (config_->load != nullptr) return config_->load->IsControl(method);
+  return method != nullptr && method->priority == Priority::kControl;
+}
+
+absl::Status AnswerSide::TakeOn(const transport::IncomingMessage& message,
+                                LoadControl::Share& share) {
+  const FrameHeader& header = message.header();
+  const MethodInfo* const method = config_->dispatcher->FindMethod(header);
+  uint64_t bytes = header.size;
+  if (method != nullptr && StreamsParams(method->kind)) bytes += limits().stream_window_bytes;
+  std::atomic<uint64_t>* connection_bytes;
+  {
+    MutexLock lock(&mutex_);
+    connection_bytes = &async_calls().load_bytes;
+  }
+  return config_->load->Admit(method, bytes, *connection_bytes, share);
+}
+
+void AnswerSide::OnStray() {
+  const uint32_t most = limits().stray_frames_max;
+  {
+    MutexLock lock(&mutex_);
+    AsyncCalls& counts = async_calls();
+    if (counts.stray_frames != 0 && counts.stray_frames < most) [[likely]] {
+      ++counts.stray_frames;
+      return;
+    }
+    // The clock is read once for as many frames as are allowed.
+    const auto now_s = static_cast<uint32_t>(MonotonicNanos() / 1'000'000'000);
+    if (counts.stray_frames != most ||
+        now_s - counts.stray_since_s >= absl::ToInt64Seconds(kStrayPeriod)) {
+      counts.stray_frames = 1;
+      counts.stray_since_s = now_s;
+      return;
+    }
+  }
+  owner_->connection().Close(absl::ResourceExhaustedError(absl::StrCat(
+      "limits.stray_frames_max, ", most, ", pings, pongs, and frames of calls and streams that ",
+      "are not in flight, within ", absl::FormatDuration(kStrayPeriod))));
+}
+
+absl::Status AnswerSide::AdmitSlow(const FrameHeader& header) const {
+  const uint32_t call_id = header.call_id;
   MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("server is shutting down");
   if (async_calls_ == nullptr || async_calls_->empty()) return absl::OkStatus();
@@ -72,7 +123,9 @@ absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
     return absl::InvalidArgumentError(
         absl::StrCat("call id ", call_id, " is in use by a call in flight"));
   }
-  if (async_unfinished_ >= limits().calls_in_flight_max) {
+  if (async_unfinished_ >= limits().calls_in_flight_max &&
+      (!IsControl(header) ||
+       async_unfinished_ - limits().calls_in_flight_max >= kControlCallsReserved)) {
     return absl::ResourceExhaustedError(
         absl::StrCat("calls_in_flight_max is ", limits().calls_in_flight_max));
   }
@@ -82,15 +135,20 @@ absl::Status AnswerSide::AdmitSlow(uint32_t call_id) const {
 void AnswerSide::OnCancel(uint32_t call_id) {
   CalleeStream* stream = nullptr;
   std::shared_ptr<CallScope> scope;
+  bool stray;
   {
     MutexLock lock(&mutex_);
     ServerCall* const call = FindAsync(call_id);
-    if (call == nullptr) return;
-    call->Cancel();
-    stream = call->stream_;
-    if (stream != nullptr) stream->Ref();
-    scope = call->scope_;
+    // One cancellation a call is all that makes sense.
+    stray = call == nullptr || call->cancelled_.load(std::memory_order_relaxed);
+    if (!stray) {
+      call->Cancel();
+      stream = call->stream_;
+      if (stream != nullptr) stream->Ref();
+      scope = call->scope_;
+    }
   }
+  if (stray) return OnStray();
   if (scope) scope->Cancel();
   if (stream == nullptr) return;
   stream->OnCancelled(absl::StatusCode::kCancelled, "cancelled by the caller");
@@ -107,7 +165,10 @@ CalleeStream* AnswerSide::FindStream(uint32_t call_id) {
 
 absl::Status AnswerSide::OnStreamFrame(transport::IncomingMessage&& message) {
   CalleeStream* const stream = FindStream(message.header().call_id);
-  if (stream == nullptr) return absl::OkStatus();
+  if (stream == nullptr) {
+    OnStray();
+    return absl::OkStatus();
+  }
   absl::Status valid = stream->OnFrame(std::move(message));
   stream->Unref();
   return valid;
@@ -179,10 +240,7 @@ size_t AnswerSide::in_flight() const {
 
 std::shared_ptr<void> AnswerSide::RegisterAsync(ServerCall& call) {
   MutexLock lock(&mutex_);
-  if (async_calls_ == nullptr) {
-    async_calls_ = std::make_unique<absl::flat_hash_map<uint32_t, ServerCall*>>();
-  }
-  (*async_calls_)[call.header().call_id] = &call;
+  async_calls()[call.header().call_id] = &call;
   ++async_unfinished_;
   admits_all_.store(false, std::memory_order_relaxed);
   return owner_->KeepAlive();

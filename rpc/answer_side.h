@@ -15,6 +15,7 @@
 #include "base/mutex.h"
 #include "rpc/call_scope.h"
 #include "rpc/dispatcher.h"
+#include "rpc/load_control.h"
 #include "rpc/server_call.h"
 #include "rpc/session_config.h"
 #include "rpc/timers.h"
@@ -46,6 +47,9 @@ class AnswerSide {
   AnswerSide(Owner* owner, const SessionConfig* config) : owner_(owner), config_(config) {}
 
   void OnCall(transport::IncomingMessage&& message);
+  // The peer sent a frame that serves nothing (Limits::stray_frames_max). With too many of them the
+  // connection is closed.
+  void OnStray();
   void OnCancel(uint32_t call_id);
   // A frame of a stream; INVALID_ARGUMENT when the peer broke the protocol. Those of calls that are
   // over, which it may not know yet, are dropped.
@@ -81,10 +85,14 @@ class AnswerSide {
 
  private:
   // OK when a new call may start; INVALID_ARGUMENT when the peer broke the protocol.
-  absl::Status Admit(uint32_t call_id) const {
-    return admits_all_.load(std::memory_order_relaxed) ? absl::OkStatus() : AdmitSlow(call_id);
+  absl::Status Admit(const transport::FrameHeader& header) const {
+    return admits_all_.load(std::memory_order_relaxed) ? absl::OkStatus() : AdmitSlow(header);
   }
-  absl::Status AdmitSlow(uint32_t call_id) const;
+  absl::Status AdmitSlow(const transport::FrameHeader& header) const;
+  // Whether the call is of control priority.
+  bool IsControl(const transport::FrameHeader& header) const;
+  // What the server's limits say to a call that arrived; its share of them.
+  absl::Status TakeOn(const transport::IncomingMessage& message, LoadControl::Share& share);
   void SendReturn(ServerCall& call, const absl::Status& status);
   // nullptr: none in flight has the id.
   ServerCall* FindAsync(uint32_t call_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -102,8 +110,20 @@ class AnswerSide {
 
   Owner* const owner_;
   const SessionConfig* const config_;
-  // By id; nullptr until there is one.
-  std::unique_ptr<absl::flat_hash_map<uint32_t, ServerCall*>> async_calls_ ABSL_GUARDED_BY(mutex_);
+  // By id; and what most idle connections do without.
+  struct AsyncCalls : absl::flat_hash_map<uint32_t, ServerCall*> {
+    // Of requests in flight, where the server limits them (LoadControl). Not under the mutex.
+    std::atomic<uint64_t> load_bytes{0};
+    // Frames that served nothing since stray_since_s.
+    uint32_t stray_frames = 0;
+    uint32_t stray_since_s = 0;
+  };
+  AsyncCalls& async_calls() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (async_calls_ == nullptr) async_calls_ = std::make_unique<AsyncCalls>();
+    return *async_calls_;
+  }
+  // nullptr until needed; then it stays.
+  std::unique_ptr<AsyncCalls> async_calls_ ABSL_GUARDED_BY(mutex_);
   mutable Mutex mutex_;
   // Asynchronous calls whose return was not handed to the connection yet; those of async_calls_ and
   // those that are just being answered.

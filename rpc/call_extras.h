@@ -7,6 +7,7 @@
 
 #include "rpc/call_options.h"
 #include "rpc/client_interception.h"
+#include "rpc/load_control.h"
 #include "rpc/metadata.h"
 #include "rpc/metadata_codec.h"
 #include "rpc/server_interception.h"
@@ -32,6 +33,8 @@ struct ServerCallExtras {
   CallExtra received;
   ResponseMetadata response;
   bool initial_is_sent = false;  // with the first message of a stream
+  // Where the server limits what it takes on.
+  LoadControl::Share load;
   // Where the server has interceptors.
   std::optional<ServerInterception> interception;
 };

@@ -34,6 +34,11 @@ CallSide::CallSide(SessionStreams* streams, const transport::Negotiated& negotia
     : streams_(streams),
       in_flight_max_(std::min(limits.calls_in_flight_max, negotiated.calls_in_flight_max)) {}
 
+bool CallSide::HasControlRoom(const ClientCall& call) const {
+  return call.method_->priority == Priority::kControl &&
+         calls_.in_use() - in_flight_max_ < kControlCallsReserved;
+}
+
 transport::Connection& CallSide::connection() const { return streams_->connection(); }
 
 void CallSide::Send(ClientCall* call) {
@@ -61,7 +66,7 @@ bool CallSide::TrySend(ClientCall* call) {
   {
     BiasedLock lock(&mutex_);
     if (stopped()) return false;
-    if (calls_.in_use() >= in_flight_max_) [[unlikely]] {
+    if (calls_.in_use() >= in_flight_max_ && !HasControlRoom(*call)) [[unlikely]] {
       failure = absl::ResourceExhaustedError(absl::StrCat(
           calls_.in_use(), " calls in flight, calls_in_flight_max is ", in_flight_max_));
     } else if (call->stream_ != nullptr && !streams_->supported()) [[unlikely]] {
@@ -271,6 +276,13 @@ void CallSide::GiveBackBackground(ClientCall* call) {
 void CallSide::StopSending() {
   BiasedLock lock(&mutex_);
   stopped_ = true;
+}
+
+bool CallSide::StopSendingIfIdle() {
+  BiasedLock lock(&mutex_);
+  if (calls_.in_use() != 0) return false;
+  stopped_ = true;
+  return true;
 }
 
 bool CallSide::idle() const {

@@ -58,10 +58,14 @@ class CallSide {
   // reported by OnReturn's caller checking idle().
   void StopSending();
   bool idle() const;
+  // StopSending, and true, if no call is in flight.
+  bool StopSendingIfIdle();
 
  private:
   transport::Connection& connection() const;
   absl::Status closed() const;
+  // Whether `call` may go beyond in_flight_max_, where it is.
+  bool HasControlRoom(const ClientCall& call) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveBackBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendCancelOf(uint32_t call_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -72,6 +72,9 @@ absl::StatusOr<std::shared_ptr<Channel>> Channel::Create(absl::string_view endpo
   absl::StatusOr<transport::Endpoint> parsed = transport::Endpoint::Parse(endpoint);
   if (!parsed.ok()) return parsed.status();
   if (absl::Status sound = CheckLimits(options.limits); !sound.ok()) return sound;
+  if (absl::Status sound = CheckKeepalive(options.keepalive, options.idle_timeout); !sound.ok()) {
+    return sound;
+  }
   if (absl::Status sound = transport::CheckLocalOptions(options.local); !sound.ok()) return sound;
   ChannelOptions complete = options;
   if (complete.event_loop == nullptr) {
@@ -225,7 +228,8 @@ void Channel::StartCall(ClientCall* call) {
     return;
   }
   // The session may have stopped meanwhile: then it is the next one's turn.
-  if (!call->session_->calls().TrySend(call)) StartCall(call);
+  if (!call->session_->calls().TrySend(call)) return StartCall(call);
+  call->session_->NoteCall();
 }
 
 Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {

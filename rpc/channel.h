@@ -67,6 +67,11 @@ struct ChannelOptions {
   RetryOptions retry = {};
   // Peers on this machine: whom to talk to, where to meet, whether to use shared memory.
   transport::LocalOptions local = {};
+  // How it finds out that the server is gone without a word.
+  Keepalive keepalive = {};
+  // A connection without calls for so long is closed; the next call makes another one, and does not
+  // fail by that. Infinite: it is kept.
+  absl::Duration idle_timeout = absl::InfiniteDuration();
   // Run around every call, the first as the outermost.
   Interceptors interceptors = {};
   // What stands between its connections and it, for tests of what goes wrong; nullptr: nothing.

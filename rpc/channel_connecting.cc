@@ -136,6 +136,7 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
       call->background_ = true;  // whoever waits for it is not in Connection::Await
     }
     session->calls().Send(call);
+    session->NoteCall();
     call->Unref();
   }
   // Close came between, and did not know this connection.

@@ -22,6 +22,9 @@ struct ChannelOptions;
 struct ChannelSettings {
   SessionConfig session;
   transport::WaitPolicy wait;
+  const transport::EventLoop* loop;  // that of session.liveness, only to be compared
+  Keepalive keepalive;
+  absl::Duration idle_timeout;
   absl::Duration connect_timeout;
   absl::Duration default_timeout;
   RetryOptions retry;
@@ -31,7 +34,7 @@ struct ChannelSettings {
   std::shared_ptr<transport::ConnectionDecorator> decorator;
 };
 
-// `options` without their event loop, shared with the channels made just before with equal ones.
+// `options`, whose event loop is set, shared with the channels made just before with equal ones.
 // Never null; thread-safe.
 std::shared_ptr<const ChannelSettings> ShareSettings(const ChannelOptions& options);
 

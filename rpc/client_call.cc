@@ -95,7 +95,7 @@ void ClientCall::Start() {
   if ((repeat_ > Repeat::kUnlessItRan || extras_ != nullptr) && !PrepareToStart()) return;
   // What went wrong with the connection since the request was begun is the channel's affair.
   if (session_ && session_->calls().TrySend(this)) [[likely]]
-    return;
+    return session_->NoteCall();
   channel_->StartCall(this);
 }
 

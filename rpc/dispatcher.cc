@@ -17,6 +17,17 @@ const MethodInfo* MethodOf(const Service& service, const transport::FrameHeader&
   return &interface->methods[header.code];
 }
 
+// Of the interface or one that it extends.
+const MethodInfo* MethodNamed(const InterfaceInfo& interface, absl::string_view name) {
+  for (size_t i = 0; i < interface.method_count; ++i) {
+    if (name == interface.methods[i].name) return &interface.methods[i];
+  }
+  for (size_t i = 0; i < interface.base_count; ++i) {
+    if (const MethodInfo* found = MethodNamed(*interface.bases[i], name)) return found;
+  }
+  return nullptr;
+}
+
 // "handler of Calculator.add", for error messages.
 std::string HandlerName(const Service& service, const transport::FrameHeader& header) {
   const MethodInfo* const method = MethodOf(service, header);
@@ -73,6 +84,14 @@ const MethodInfo* Dispatcher::FindMethod(const transport::FrameHeader& header) c
   const Entry* const found = Find(header.target_id);
   return found != nullptr && found->service != nullptr ? MethodOf(*found->service, header)
                                                        : nullptr;
+}
+
+const MethodInfo* Dispatcher::FindMethodByName(absl::string_view name) const {
+  for (const auto& [key, entry] : by_key_) {
+    if (entry.service == nullptr) continue;
+    if (const MethodInfo* found = MethodNamed(entry.service->interface_info(), name)) return found;
+  }
+  return nullptr;
 }
 
 Reply Dispatcher::Run(ServerCall& call) const noexcept {

@@ -9,6 +9,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "rpc/reply.h"
 #include "rpc/service.h"
 #include "transport/frame.h"
@@ -34,6 +35,10 @@ class Dispatcher {
 
   // The method that a call's header names; nullptr when no service has it.
   const MethodInfo* FindMethod(const transport::FrameHeader& header) const;
+
+  // The method with this name, as MethodInfo has it ("Calculator.add"); nullptr when no service has
+  // it.
+  const MethodInfo* FindMethodByName(absl::string_view name) const;
 
   size_t service_count() const { return names_.size(); }
 

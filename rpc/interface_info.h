@@ -35,6 +35,14 @@ enum class Repeat : uint8_t {
   kIdempotent,
 };
 
+// How a call fares when the server is full.
+enum class Priority : uint8_t {
+  kNormal,
+  // It has room of its own ($Mi7.priority(control)): for the few calls by which a server is watched
+  // and steered.
+  kControl,
+};
+
 // One method. What comes after the kind is what the schema's annotations say.
 struct MethodInfo {
   uint64_t interface_id;  // of the interface that declares the method
@@ -44,6 +52,7 @@ struct MethodInfo {
   uint32_t timeout_ms = 0;  // of calls that bring no deadline; 0: none
   Repeat repeat = Repeat::kUnlessItRan;
   bool deduplicate = false;  // the server is to recognize repeated calls; it does not yet
+  Priority priority = Priority::kNormal;
 };
 
 // One interface. The same interface may have several of these in a program: compare ids.

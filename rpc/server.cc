@@ -8,6 +8,7 @@
 #include "base/fork_guard.h"
 #include "base/log.h"
 #include "base/mutex.h"
+#include "rpc/liveness_watch.h"
 
 namespace mi7 {
 
@@ -60,6 +61,11 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
     return sessions_.size();
   }
 
+  LoadFigures load() const {
+    return config_ != nullptr && config_->load != nullptr ? config_->load->figures()
+                                                          : LoadFigures();
+  }
+
   // --- Session::Observer ---
   void OnGoAway(Session&) override {}  // servers make no calls
   void OnSessionClosed(Session& session, const absl::Status&) override {
@@ -78,6 +84,7 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
     std::vector<std::unique_ptr<Service>> owned;
   };
 
+  absl::Status LimitLoad(const Dispatcher& dispatcher);
   void OnAccept(std::shared_ptr<transport::Connection> connection);
   std::vector<std::shared_ptr<Session>> Sessions() const;
 
@@ -98,6 +105,9 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
                                 std::vector<std::unique_ptr<Service>> owned,
                                 const std::vector<std::string>& endpoints) {
   if (absl::Status sound = CheckLimits(options_.limits); !sound.ok()) return sound;
+  if (absl::Status sound = CheckKeepalive(options_.keepalive, options_.idle_timeout); !sound.ok()) {
+    return sound;
+  }
   if (absl::Status sound = transport::CheckLocalOptions(options_.local); !sound.ok()) return sound;
   auto shared = std::make_shared<Services>();
   shared->owned = std::move(owned);
@@ -111,6 +121,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
   config_->dispatcher = &shared->dispatcher;
   config_->dispatcher_owner = shared;
   config_->interceptors = options_.interceptors;
+  if (absl::Status limited = LimitLoad(shared->dispatcher); !limited.ok()) return limited;
 
   const int loop_count =
       options_.event_loops > 0
@@ -125,6 +136,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
     loops_.push_back(*std::move(loop));
   }
   config_->timers = Timers::Create(loops[0]);
+  config_->liveness = LivenessWatch::Create(loops[0], options_.keepalive, options_.idle_timeout);
   transport::TransportOptions transport_options;
   transport_options.limits = options_.limits;
   transport_options.wait = options_.wait;
@@ -151,6 +163,17 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
   return absl::OkStatus();
 }
 
+absl::Status Server::Core::LimitLoad(const Dispatcher& dispatcher) {
+  if (absl::Status sound = CheckLoadLimits(options_.load); !sound.ok()) return sound;
+  if (!options_.load.any()) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<LoadControl>> load = LoadControl::Create(
+      options_.load,
+      [&dispatcher](absl::string_view name) { return dispatcher.FindMethodByName(name); });
+  if (!load.ok()) return load.status();
+  config_->load = *std::move(load);
+  return absl::OkStatus();
+}
+
 void Server::Core::OnAccept(std::shared_ptr<transport::Connection> connection) {
   if (options_.decorator != nullptr) [[unlikely]] {
     auto decorated = options_.decorator->Decorate(connection, loops_[0].get());
@@ -162,6 +185,8 @@ void Server::Core::OnAccept(std::shared_ptr<transport::Connection> connection) {
     MutexLock lock(&mutex_);
     sessions_.emplace(session.get(), session);
   }
+  // From the start: it may never make a call.
+  if (options_.idle_timeout != absl::InfiniteDuration()) session->NoteCall();
   connection->Start(std::move(session));
 }
 
@@ -212,6 +237,7 @@ absl::Status Server::Core::Shutdown(Deadline deadline) {
   // A deferred handler may still keep its session, and with it the connection: without its loop it
   // is closed already and does nothing. What it waits for has ended with the connection.
   if (config_ && config_->timers) config_->timers->Close();
+  if (config_ && config_->liveness) config_->liveness->Close();
   loops_.clear();
   return result;
 }
@@ -227,6 +253,8 @@ Server::~Server() {
 std::vector<std::string> Server::endpoints() const { return core_->endpoints(); }
 
 absl::Status Server::Shutdown(Deadline deadline) { return core_->Shutdown(deadline); }
+
+LoadFigures Server::load() const { return core_->load(); }
 
 size_t Server::connection_count() const { return core_->connection_count(); }
 

@@ -20,6 +20,7 @@
 #include "base/limits.h"
 #include "rpc/dispatcher.h"
 #include "rpc/interceptor.h"
+#include "rpc/load_control.h"
 #include "rpc/session.h"
 #include "transport/connection_decorator.h"
 #include "transport/event_loop.h"
@@ -35,6 +36,13 @@ struct ServerOptions {
   transport::WaitPolicy wait = transport::WaitPolicy::kAdaptive;
   // Event loops, a thread each, over which connections are spread; 0: one for every two CPUs.
   int event_loops = 0;
+  // How it finds out that a client is gone without a word.
+  Keepalive keepalive = {};
+  // A client that has made no call for so long is asked to close; its channel connects again for
+  // the next call, which does not fail by that. Infinite: connections are kept.
+  absl::Duration idle_timeout = absl::InfiniteDuration();
+  // How much it takes on at a time; by default there is no limit (docs/OPERATIONS.md).
+  LoadLimits load = {};
   // Run around every call that is not refused, the first as the outermost.
   Interceptors interceptors = {};
   // Listens also where another server of the same user does, which has this set, too: to restart
@@ -74,6 +82,10 @@ class Server {
   // tells them to hurry). A service that the server owns is kept by each call that is still held,
   // and destroyed with the last one, on that one's thread.
   absl::Status Shutdown(Deadline deadline);
+
+  // What is in flight, and was refused, where ServerOptions::load sets a limit; zeros otherwise.
+  // Any thread.
+  LoadFigures load() const;
 
   // Connections that are open.
   size_t connection_count() const;

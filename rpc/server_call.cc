@@ -99,6 +99,7 @@ void ServerCall::Finish(absl::Status status) {
     stream_->OnAnswering();
   if (extras_ != nullptr) [[unlikely]] {
     if (extras_->interception) extras_->interception->RunEnd(status);
+    extras_->load.Release(status.ok());
     if (extras_->initial_is_sent) extras_->response.initial = {};
   }
   side_->Finish(*this, status);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "rpc/liveness_watch.h"
 
 namespace mi7 {
 
@@ -22,7 +23,46 @@ Session::Session(std::shared_ptr<transport::Connection> connection,
       config_(std::move(config)),
       streams_(connection_.get(), negotiated),
       calls_(&streams_, negotiated, config_->limits),
-      answers_(this, config_.get()) {}
+      answers_(this, config_.get()),
+      watched_(config_->liveness == nullptr) {
+  if (config_->liveness == nullptr) return;
+  const Keepalive& keepalive = config_->liveness->keepalive();
+  const bool may_be_half_open =
+      keepalive.enabled() && (keepalive.on_this_machine || connection_->info().transport == "tcp");
+  looks_.may_be_half_open = may_be_half_open ? 1 : 0;
+  watched_ = !may_be_half_open && !config_->liveness->closes_idle();
+}
+
+void Session::BeWatched() {
+  if (!watched_.exchange(true, std::memory_order_relaxed)) {
+    config_->liveness->Add(weak_from_this());
+  }
+}
+
+bool Session::StopWatching() {
+  // Whoever has a call in flight before the calls are looked at here is seen; whoever has it later
+  // took their lock after us, and sees that nobody watches.
+  watched_.store(false, std::memory_order_relaxed);
+  return !has_calls() || watched_.exchange(true, std::memory_order_relaxed);
+}
+
+void Session::GiveUpPeer(const Keepalive& keepalive) {
+  connection_->Close(absl::UnavailableError(
+      absl::StrCat(connection_->info().peer, " has sent nothing for keepalive.interval, ",
+                   absl::FormatDuration(keepalive.interval), ", and has not answered a ping for ",
+                   "keepalive.timeout, ", absl::FormatDuration(keepalive.timeout))));
+}
+
+void Session::EndIdle(bool asked) {
+  if (config_->dispatcher == nullptr) {
+    // A call that is made at this moment either comes before, or is made on another connection.
+    if (calls_.StopSendingIfIdle()) connection_->Close(absl::OkStatus());
+    return;
+  }
+  // The server goes on answering: what crosses this on its way is an ordinary call.
+  if (!asked) return SendControl(FrameType::kGoAway, 0);
+  connection_->Close(absl::OkStatus());
+}
 
 void Session::Drain() {
   // Refusing begins before the peer is told, so every call that came later is answered "refused".
@@ -32,6 +72,7 @@ void Session::Drain() {
 }
 
 void Session::OnMessage(transport::IncomingMessage&& message) {
+  heard_.store(true, std::memory_order_relaxed);
   const FrameHeader& header = message.header();
   switch (header.type) {
     case FrameType::kCall:
@@ -47,11 +88,14 @@ void Session::OnMessage(transport::IncomingMessage&& message) {
       answers_.OnCancel(header.call_id);
       return;
     case FrameType::kPing:
+      answers_.OnStray();
       SendControl(FrameType::kPong, header.call_id);
       return;
     case FrameType::kPong:
+      answers_.OnStray();
       return;
     case FrameType::kGoAway:
+      if (gone_away_) answers_.OnStray();
       calls_.StopSending();
       gone_away_ = true;
       if (std::shared_ptr<Observer> observer = observer_.lock()) observer->OnGoAway(*this);

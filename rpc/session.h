@@ -46,6 +46,40 @@ class Session final : public transport::Receiver,
   CallSide& calls() { return calls_; }
   AnswerSide& answers() { return answers_; }
 
+  // --- Whether the peer lives: for LivenessWatch, which calls it on its loop's thread
+
+  // To be called after a call has come to be in flight. Any thread.
+  void NoteCall() {
+    // Relaxed: either side takes the lock of the calls in between, see StopWatching.
+    if (!watched_.load(std::memory_order_relaxed)) [[unlikely]]
+      BeWatched();
+  }
+  // What LivenessWatch has seen of it; nobody else uses it.
+  struct Looks {
+    uint32_t quiet : 15 = 0;       // looks since something arrived; saturates
+    uint32_t unanswered : 14 = 0;  // since a ping was sent, the one at which it was included
+    uint32_t used : 1 = 0;         // something has arrived
+    uint32_t going : 1 = 0;        // it was asked to go away, being idle
+    // Constant: whether a peer can be gone, or hang, unnoticed.
+    uint32_t may_be_half_open : 1 = 0;
+  };
+  Looks& looks() { return looks_; }
+  // Whether something has arrived since the last time.
+  bool TakeSignsOfLife() {
+    return static_cast<int>(heard_.exchange(false, std::memory_order_relaxed)) +
+               static_cast<int>(connection_->TakeSignsOfLife()) !=
+           0;
+  }
+  bool has_calls() const { return !calls_.idle() || answers_.in_flight() != 0; }
+  void Ping() { SendControl(transport::FrameType::kPing, 0); }
+  // It has not answered that.
+  void GiveUpPeer(const Keepalive& keepalive);
+  // No call is in flight, for long. A client closes; a server asks the client to, and closes itself
+  // when `asked` says that it did so before.
+  void EndIdle(bool asked);
+  // False: a call has come, it is watched further.
+  bool StopWatching();
+
   // Tells the peer that calls are refused from now on, and refuses them. OnDrained follows, at
   // once when nothing is in flight. Any thread.
   void Drain();
@@ -59,7 +93,10 @@ class Session final : public transport::Receiver,
 
   // --- AnswerSide::Owner ---
   SessionStreams& streams() override { return streams_; }
-  std::shared_ptr<void> KeepAlive() override { return shared_from_this(); }
+  std::shared_ptr<void> KeepAlive() override {
+    NoteCall();
+    return shared_from_this();
+  }
   const std::shared_ptr<Timers>& timers() const override { return config_->timers; }
   void OnAnswersDone(bool draining) override;
 
@@ -68,6 +105,7 @@ class Session final : public transport::Receiver,
           std::shared_ptr<const SessionConfig> config, const transport::Negotiated& negotiated);
   void OnStreamFrame(transport::IncomingMessage&& message);
   void SendControl(transport::FrameType type, uint32_t call_id);
+  void BeWatched();
   // After a return: a connection that both sides are done with is closed.
   void CloseIfGoneAway();
 
@@ -80,6 +118,11 @@ class Session final : public transport::Receiver,
   // The peer sent GoAway. Set by the driving thread; seq_cst with the answers' count, so that
   // either it or the last answer's thread sees that both are done.
   std::atomic<bool> gone_away_{false};
+  // By config_->liveness, or there is no need to be.
+  std::atomic<bool> watched_;
+  // A message has arrived. Relaxed: one that a look misses is seen by the next.
+  std::atomic<bool> heard_{false};
+  Looks looks_;
 };
 
 }  // namespace mi7

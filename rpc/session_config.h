@@ -10,6 +10,8 @@
 namespace mi7 {
 
 class Dispatcher;
+class LivenessWatch;
+class LoadControl;
 class Timers;
 
 // Constant once a session has it.
@@ -17,8 +19,10 @@ struct SessionConfig {
   Limits limits;
   const Dispatcher* dispatcher = nullptr;  // nullptr: serves nothing
   std::shared_ptr<const void> dispatcher_owner = nullptr;
-  Interceptors interceptors = {};            // of the calls that are served
-  std::shared_ptr<Timers> timers = nullptr;  // for handlers; nullptr: serves nothing
+  Interceptors interceptors = {};                     // of the calls that are served
+  std::shared_ptr<LoadControl> load = nullptr;        // nullptr: what is taken on is not limited
+  std::shared_ptr<LivenessWatch> liveness = nullptr;  // nullptr: silence and idleness are nothing
+  std::shared_ptr<Timers> timers = nullptr;           // for handlers; nullptr: serves nothing
 };
 
 }  // namespace mi7

@@ -55,6 +55,22 @@ annotation idempotent @0xc2f31c6ae1ecd4d6 (method) :Void;
 # Calling it twice does what calling it once does. So a call can also be repeated when it may have run
 # already, and may be sent twice at once to get the quicker answer. Includes $Mi7.retryable.
 
+enum Priority {
+  # How a call fares when the server is full.
+
+  normal @0;
+  # It is refused when one of the server's limits is reached.
+
+  control @1;
+  # It has room of its own.
+}
+
+annotation priority @0x8f2a6c1d94e5b370 (method) :Priority;
+# Marks the few methods by which a server is watched and steered: its health, its administration. With
+# $Mi7.priority(control) their calls count for none of the limits that hold back others, but for one of
+# their own, so that they are answered when the server takes on nothing else (docs/OPERATIONS.md). They
+# should be quick, and answer inline.
+
 annotation deduplicate @0xba58983b3f1d63c4 (method) :Void;
 # A server is to recognize a call that is repeated, and to answer what it answered before instead of
 # running the method again. For methods that must not run twice.

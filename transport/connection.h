@@ -150,6 +150,11 @@ class Connection {
   // that is in this process and served by the same thread (where Await would wait for itself).
   virtual bool InCallback() const = 0;
 
+  // Whether, since the last time, the peer has shown in another way than by a message that is
+  // delivered that it is there: a part of a large one has arrived, or it has taken bytes that had
+  // to wait for it. False where that does not happen. One thread at a time, any.
+  virtual bool TakeSignsOfLife() { return false; }
+
   // Built on demand, so that an idle connection does not hold the texts. Any thread, also after
   // the end.
   virtual ConnectionInfo info() const = 0;

@@ -32,6 +32,9 @@ class BadClientTest : public testing::Test {
   void Start(const Limits& limits = {}) {
     ServerOptions options;
     options.limits = limits;
+    StartWith(options);
+  }
+  void StartWith(ServerOptions options) {
     options.event_loops = 1;  // the good client shares it with the bad one
     server_ =
         *ServerBuilder().SetOptions(options).AddService(&probe_).Listen("tcp:127.0.0.1:0").Start();

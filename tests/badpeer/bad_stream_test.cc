@@ -150,6 +150,72 @@ TEST_F(BadStreamTest, FramesForUnknownCallsCostNothing) {
   EXPECT_LT(ResidentBytes(), before + (8u << 20));
 }
 
+TEST_F(BadStreamTest, FloodOfFramesForUnknownCallsClosesTheConnection) {
+  Limits limits;
+  limits.stray_frames_max = 1000;
+  Start(limits);
+  for (const std::string& frame :
+       {SmallMessage(7), Message(StreamHeader(FrameType::kCredit, 7, 1, 1)),
+        Message(ControlHeader(FrameType::kStreamEnd, 7))}) {
+    RawPeer peer = RawPeer::Greeted(endpoint_);
+    std::string many;
+    for (int i = 0; i < 1000; ++i) many += frame;
+    ASSERT_TRUE(peer.Send(many));
+    peer.Send(frame);
+    const std::optional<Received> close = peer.ReadMessageOf(FrameType::kClose);
+    ASSERT_TRUE(close) << "ended without a word";
+    EXPECT_THAT(close->status(), StatusIs(absl::StatusCode::kResourceExhausted,
+                                          HasSubstr("limits.stray_frames_max, 1000")));
+    EXPECT_TRUE(peer.Ends());
+    EXPECT_TRUE(GoodClientIsServed());
+  }
+}
+
+// A stream that was cancelled counts until its handler has ended, so cancelling makes no room.
+TEST_F(BadStreamTest, StreamsThatAreOpenedAndResetInALoopStartNoMoreHandlers) {
+  Limits limits;
+  limits.calls_in_flight_max = 10;
+  Start(limits);
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  std::string many;
+  for (uint32_t id = 0; id < 5000; ++id) {
+    many += FeedCall(id, kUpload) + Message(ControlHeader(FrameType::kCancel, id));
+  }
+  ASSERT_TRUE(peer.Send(many));
+  for (uint32_t id = 10; id < 5000; ++id) {
+    const std::optional<Received> refused = peer.ReadMessageOf(FrameType::kReturn);
+    ASSERT_TRUE(refused);
+    ASSERT_EQ(refused->header.call_id, id);
+    ASSERT_THAT(refused->status(),
+                StatusIs(absl::StatusCode::kResourceExhausted, "calls_in_flight_max is 10"));
+  }
+  EXPECT_TRUE(GoodClientIsServed());
+  absl::MutexLock lock(&mutex_);
+  EXPECT_EQ(held_.size(), 10u);
+  held_.clear();
+}
+
+// What a window of the smallest messages takes is bounded by their number.
+TEST_F(BadStreamTest, TinyMessagesThatAreNotReadAreBoundedByTheWindow) {
+  Start();
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  constexpr uint32_t kStreams = 20;
+  constexpr uint32_t kEach = (256u << 10) / kSmallMessageBytes;
+  std::string calls;
+  for (uint32_t id = 0; id < kStreams; ++id) calls += FeedCall(id, kUpload);
+  ASSERT_TRUE(peer.Send(calls));
+  ASSERT_TRUE(IsThrough(peer));
+  const size_t before = ResidentBytes();
+  for (uint32_t id = 0; id < kStreams; ++id) {
+    std::string many;
+    for (uint32_t i = 0; i < kEach; ++i) many += SmallMessage(id);
+    ASSERT_TRUE(peer.Send(many));
+  }
+  ASSERT_TRUE(IsThrough(peer));
+  EXPECT_TRUE(GoodClientIsServed());
+  EXPECT_LT(ResidentBytes(), before + (64u << 20)) << "for 5 MiB of messages";
+}
+
 // Each small message arrives in a buffer with much else, which must not stay for its sake.
 TEST_F(BadStreamTest, SmallMessagesThatAreNotReadPinLittle) {
   Start();

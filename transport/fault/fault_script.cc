@@ -28,6 +28,8 @@ bool IsAbout(const FaultRule& rule, Way way, const FrameHeader& header) {
       return header.type == FrameType::kCancel;
     case FaultFrames::kStreamMessages:
       return header.type == FrameType::kStreamMessage;
+    case FaultFrames::kPings:
+      return header.type == FrameType::kPing || header.type == FrameType::kPong;
   }
   return false;
 }

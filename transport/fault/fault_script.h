@@ -32,6 +32,7 @@ enum class FaultFrames : uint8_t {
   kReturns,         // the ends of calls, with results or without
   kCancels,         //
   kStreamMessages,  // both ways
+  kPings,           // and the answers to them
 };
 
 // Seen from the end that has the script.

@@ -70,6 +70,7 @@ class StreamConnection final : public Connection,
   bool Await(Completion& completion, Deadline deadline) override;
   void SetBackground(bool wanted) override;
   bool InCallback() const override;
+  bool TakeSignsOfLife() override { return peer_lives_.exchange(false, std::memory_order_relaxed); }
   ConnectionInfo info() const override;
 
   // Loop thread only.
@@ -177,6 +178,9 @@ class StreamConnection final : public Connection,
   std::atomic<bool> lent_{false};
   std::atomic<uint8_t> hot_drives_{0};
   std::atomic<bool> stall_watched_{false};
+  // Something was read, or there was room again for what had to wait. Relaxed: what one look misses
+  // the next one sees.
+  std::atomic<bool> peer_lives_{false};
   std::atomic<int> write_error_{0};
   std::atomic<uint32_t> drives_{0};
   std::atomic<uint32_t> writes_{0};

@@ -135,6 +135,7 @@ StreamConnection::Read StreamConnection::ReadOnce(int flags) {
   const ssize_t got = sys::Recv(socket_.get(), space.data(), space.size(), flags);
   if (got > 0) [[likely]] {
     assembler_.Filled(static_cast<size_t>(got));
+    peer_lives_.store(true, std::memory_order_relaxed);
     Dispatch();
     return static_cast<size_t>(got) == space.size() ? Read::kFull : Read::kSome;
   }
@@ -301,7 +302,9 @@ void StreamConnection::LoopTurn() {
 
 void StreamConnection::OnReady(uint32_t events) {
   if ((events & EPOLLOUT) != 0) {
-    AfterWrite(writer_.Resume(socket_.get()));
+    const Writer::Result resumed = writer_.Resume(socket_.get());
+    if (resumed.wrote) peer_lives_.store(true, std::memory_order_relaxed);
+    AfterWrite(resumed);
     watch_.WatchWrites(writer_.blocked_flag());
   }
   if ((events & ~uint32_t{EPOLLOUT}) == 0) return;

@@ -33,6 +33,9 @@ interface Probe extends(Named) {
 
   again @4 (text :Text) -> (attempt :UInt32) $Mi7.idempotent;
   # Answers as the test says.
+
+  health @5 () -> (held :UInt32) $Mi7.priority(control);
+  # How many calls of hold are held.
 }
 
 interface Counter extends(Named) {

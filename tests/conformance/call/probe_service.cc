@@ -43,6 +43,13 @@ Reply ProbeImpl::Hold(ServerContext& context, Probe::HoldParams::Reader params,
   return Reply::Later();
 }
 
+Reply ProbeImpl::Health(ServerContext&, Probe::HealthParams::Reader,
+                        Probe::HealthResults::Builder results) {
+  absl::MutexLock lock(&mutex_);
+  results.setHeld(static_cast<uint32_t>(held_.size()));
+  return absl::OkStatus();
+}
+
 ProbeImpl::Held ProbeImpl::TakeHeld() {
   if (!AwaitHeld(1)) return {~0u, nullptr, nullptr, DeferredCall()};
   absl::MutexLock lock(&mutex_);

@@ -87,6 +87,9 @@ class ProbeImpl final : public ProbeService {
     return absl::OkStatus();
   }
 
+  Reply Health(ServerContext&, Probe::HealthParams::Reader,
+               Probe::HealthResults::Builder results) override;
+
   // Waits for the oldest held call and takes it; number is ~0u when none came.
   Held TakeHeld();
   // Waits until `count` calls are held.

@@ -22,7 +22,7 @@ class DirectoryService : public ::mi7::Service {
 
   // Must not happen twice.
   //
-  // order @1 (item :Text) -> (number :UInt64) $Mi7.deduplicate
+  // order @1 (item :Text) -> (number :UInt64) $Mi7.deduplicate $Mi7.priority(control)
   virtual ::mi7::Reply Order(::mi7::ServerContext& context, Directory::OrderParams::Reader params,
                              Directory::OrderResults::Builder results);
 
@@ -54,7 +54,7 @@ class DirectoryStub : public ::mi7::Stub {
 
   // Must not happen twice.
   //
-  // order @1 (item :Text) -> (number :UInt64) $Mi7.deduplicate
+  // order @1 (item :Text) -> (number :UInt64) $Mi7.deduplicate $Mi7.priority(control)
   ::mi7::Request<Directory::OrderParams, Directory::OrderResults> Order(
       const ::mi7::CallOptions& options = {}) const;
 
@@ -80,7 +80,7 @@ class ExtendedService : public ::mi7::Service {
 
   // Must not happen twice.
   //
-  // Directory.order @1 (item :Text) -> (number :UInt64) $Mi7.deduplicate
+  // Directory.order @1 (item :Text) -> (number :UInt64) $Mi7.deduplicate $Mi7.priority(control)
   virtual ::mi7::Reply Order(::mi7::ServerContext& context, Directory::OrderParams::Reader params,
                              Directory::OrderResults::Builder results);
 
@@ -112,7 +112,7 @@ class ExtendedStub : public ::mi7::Stub {
 
   // Must not happen twice.
   //
-  // Directory.order @1 (item :Text) -> (number :UInt64) $Mi7.deduplicate
+  // Directory.order @1 (item :Text) -> (number :UInt64) $Mi7.deduplicate $Mi7.priority(control)
   ::mi7::Request<Directory::OrderParams, Directory::OrderResults> Order(
       const ::mi7::CallOptions& options = {}) const;
 

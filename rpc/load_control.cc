@@ -1,0 +1,188 @@
+#include "rpc/load_control.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/deadline.h"
+#include "rpc/retry_info.h"
+
+namespace mi7 {
+namespace {
+
+// Adds `amount` to `count` unless that exceeds `limit`; 0: there is no limit.
+template <typename T>
+bool Take(std::atomic<T>& count, T amount, T limit) {
+  const T before = count.fetch_add(amount, std::memory_order_relaxed);
+  if (limit == 0 || (amount <= limit && before <= limit - amount)) return true;
+  count.fetch_sub(amount, std::memory_order_relaxed);
+  return false;
+}
+
+// The same, except that what is larger than the limit is taken where there is nothing else: it
+// would never be taken otherwise.
+bool TakeBytes(std::atomic<uint64_t>& count, uint64_t bytes, uint64_t limit) {
+  const uint64_t before = count.fetch_add(bytes, std::memory_order_relaxed);
+  if (limit == 0 || before == 0 || (bytes <= limit && before <= limit - bytes)) return true;
+  count.fetch_sub(bytes, std::memory_order_relaxed);
+  return false;
+}
+
+}  // namespace
+
+LoadControl::Share& LoadControl::Share::operator=(Share&& other) noexcept {
+  if (this == &other) return *this;
+  Release(/*succeeded=*/false);
+  control_ = std::exchange(other.control_, nullptr);
+  method_calls_ = other.method_calls_;
+  connection_bytes_ = other.connection_bytes_;
+  bytes_ = other.bytes_;
+  started_ns_ = other.started_ns_;
+  is_control_ = other.is_control_;
+  measured_ = other.measured_;
+  return *this;
+}
+
+void LoadControl::Share::Release(bool succeeded) {
+  LoadControl* const control = std::exchange(control_, nullptr);
+  if (control == nullptr) return;
+  if (method_calls_ != nullptr) method_calls_->fetch_sub(1, std::memory_order_relaxed);
+  connection_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
+  control->bytes_.fetch_sub(bytes_, std::memory_order_relaxed);
+  std::atomic<uint32_t>& calls = is_control_ ? control->control_calls_ : control->calls_;
+  const uint32_t in_flight = calls.fetch_sub(1, std::memory_order_relaxed);
+  if (!succeeded || !measured_) return;
+  const int64_t now_ns = MonotonicNanos();
+  control->adaptive_->OnSuccess(now_ns - started_ns_, in_flight, now_ns);
+}
+
+LoadControl::LoadControl(const LoadLimits& limits)
+    : limits_(limits),
+      too_many_calls_(Refusal("calls_max", limits.calls_max)),
+      too_many_control_calls_(Refusal("control_calls_max", limits.control_calls_max)),
+      too_many_bytes_(Refusal("bytes_max", limits.bytes_max)),
+      too_many_connection_bytes_(Refusal("connection_bytes_max", limits.connection_bytes_max)),
+      over_adaptive_limit_(WithRetryAfter(
+          absl::ResourceExhaustedError("server is overloaded: over its adaptive limit of calls"),
+          limits.retry_after)) {
+  if (limits.adaptive.enabled) adaptive_ = std::make_unique<GradientLimit>(limits.adaptive);
+}
+
+absl::Status LoadControl::Refusal(absl::string_view what, uint64_t limit) const {
+  return WithRetryAfter(absl::ResourceExhaustedError(
+                            absl::StrCat("server is overloaded: load.", what, " is ", limit)),
+                        limits_.retry_after);
+}
+
+absl::StatusOr<std::unique_ptr<LoadControl>> LoadControl::Create(
+    const LoadLimits& limits, absl::FunctionRef<const MethodInfo*(absl::string_view name)> find) {
+  std::unique_ptr<LoadControl> control(new LoadControl(limits));
+  const auto unknown = [](absl::string_view list, absl::string_view name) {
+    return absl::NotFoundError(
+        absl::StrCat("load.", list, " names ", name, ", which no service of this server has"));
+  };
+  for (const MethodLoadLimit& limit : limits.methods) {
+    const MethodInfo* const info = find(limit.method);
+    if (info == nullptr) return unknown("methods", limit.method);
+    Method& method = control->AddMethod(*info);
+    if (method.calls_max != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("load.methods names ", limit.method, " twice"));
+    }
+    method.calls_max = limit.calls_max;
+    method.refusal =
+        control->Refusal(absl::StrCat("methods calls_max of ", limit.method), limit.calls_max);
+  }
+  for (const std::string& name : limits.control_methods) {
+    const MethodInfo* const info = find(name);
+    if (info == nullptr) return unknown("control_methods", name);
+    control->AddMethod(*info).is_control = true;
+  }
+  return control;
+}
+
+LoadControl::Method& LoadControl::AddMethod(const MethodInfo& info) {
+  std::unique_ptr<Method>& method = methods_[{info.interface_id, info.method_id}];
+  if (method == nullptr) {
+    method = std::make_unique<Method>(0);
+    method->is_control = info.priority == Priority::kControl;
+  }
+  return *method;
+}
+
+LoadControl::Method* LoadControl::Find(const MethodInfo* method) const {
+  if (methods_.empty() || method == nullptr) return nullptr;
+  const auto found = methods_.find({method->interface_id, method->method_id});
+  return found == methods_.end() ? nullptr : found->second.get();
+}
+
+bool LoadControl::IsControl(const MethodInfo* method) const {
+  if (method == nullptr) return false;
+  if (method->priority == Priority::kControl) return true;
+  const Method* const named = Find(method);
+  return named != nullptr && named->is_control;
+}
+
+absl::Status LoadControl::Refuse(const absl::Status& refusal) {
+  refused_.fetch_add(1, std::memory_order_relaxed);
+  return refusal;
+}
+
+absl::Status LoadControl::Admit(const MethodInfo* method, uint64_t bytes,
+                                std::atomic<uint64_t>& connection_bytes, Share& share) {
+  Method* const named = Find(method);
+  const bool is_control = IsControl(method);
+  if (is_control) {
+    if (!Take(control_calls_, 1u, limits_.control_calls_max)) {
+      return Refuse(too_many_control_calls_);
+    }
+  } else {
+    if (!Take(calls_, 1u, limits_.calls_max)) return Refuse(too_many_calls_);
+    if (adaptive_ != nullptr && calls_.load(std::memory_order_relaxed) > adaptive_->limit()) {
+      calls_.fetch_sub(1, std::memory_order_relaxed);
+      return Refuse(over_adaptive_limit_);
+    }
+  }
+  std::atomic<uint32_t>& calls = is_control ? control_calls_ : calls_;
+  std::atomic<uint32_t>* method_calls = nullptr;
+  if (named != nullptr && named->calls_max != 0) {
+    if (!Take(named->calls, 1u, named->calls_max)) {
+      calls.fetch_sub(1, std::memory_order_relaxed);
+      return Refuse(named->refusal);
+    }
+    method_calls = &named->calls;
+  }
+  // A control call's bytes are counted, so that others see them, and limited by its number only.
+  const bool in_connection =
+      TakeBytes(connection_bytes, bytes, is_control ? 0 : limits_.connection_bytes_max);
+  const bool in_server =
+      in_connection && TakeBytes(bytes_, bytes, is_control ? 0 : limits_.bytes_max);
+  if (!in_server) {
+    if (in_connection) connection_bytes.fetch_sub(bytes, std::memory_order_relaxed);
+    if (method_calls != nullptr) method_calls->fetch_sub(1, std::memory_order_relaxed);
+    calls.fetch_sub(1, std::memory_order_relaxed);
+    return Refuse(in_connection ? too_many_bytes_ : too_many_connection_bytes_);
+  }
+  share.Release(/*succeeded=*/false);
+  share.control_ = this;
+  share.method_calls_ = method_calls;
+  share.connection_bytes_ = &connection_bytes;
+  share.bytes_ = bytes;
+  share.is_control_ = is_control;
+  // How long a stream lasts is its users' affair.
+  share.measured_ = adaptive_ != nullptr && !is_control && method != nullptr &&
+                    method->kind == MethodKind::kUnary;
+  if (share.measured_) share.started_ns_ = MonotonicNanos();
+  return absl::OkStatus();
+}
+
+LoadFigures LoadControl::figures() const {
+  LoadFigures figures;
+  figures.calls = calls_.load(std::memory_order_relaxed);
+  figures.control_calls = control_calls_.load(std::memory_order_relaxed);
+  figures.bytes = bytes_.load(std::memory_order_relaxed);
+  figures.refused = refused_.load(std::memory_order_relaxed);
+  if (adaptive_ != nullptr) figures.adaptive_limit = adaptive_->limit();
+  return figures;
+}
+
+}  // namespace mi7

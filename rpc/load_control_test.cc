@@ -1,0 +1,229 @@
+#include "rpc/load_control.h"
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "rpc/retry_info.h"
+#include "rpc/status_testing.h"
+
+namespace mi7 {
+namespace {
+
+constexpr MethodInfo kGet = {.interface_id = 1, .method_id = 0, .name = "Store.get"};
+constexpr MethodInfo kScan = {.interface_id = 1, .method_id = 1, .name = "Store.scan"};
+constexpr MethodInfo kHealth = {
+    .interface_id = 1, .method_id = 2, .name = "Store.health", .priority = Priority::kControl};
+
+const MethodInfo* Named(absl::string_view name) {
+  for (const MethodInfo* method : {&kGet, &kScan, &kHealth}) {
+    if (name == method->name) return method;
+  }
+  return nullptr;
+}
+
+class LoadControlTest : public testing::Test {
+ protected:
+  void Make(const LoadLimits& limits) {
+    ASSERT_THAT(CheckLoadLimits(limits), IsOk());
+    auto made = LoadControl::Create(limits, Named);
+    ASSERT_THAT(made, IsOk());
+    control_ = *std::move(made);
+  }
+  absl::Status Admit(const MethodInfo* method, uint64_t bytes = 100,
+                     std::atomic<uint64_t>* connection = nullptr) {
+    LoadControl::Share share;
+    absl::Status admitted = control_->Admit(
+        method, bytes, connection != nullptr ? *connection : connection_bytes_, share);
+    if (admitted.ok()) shares_.push_back(std::move(share));
+    return admitted;
+  }
+  void ExpectNothingInFlight() {
+    const LoadFigures figures = control_->figures();
+    EXPECT_EQ(figures.calls, 0u);
+    EXPECT_EQ(figures.control_calls, 0u);
+    EXPECT_EQ(figures.bytes, 0u);
+    EXPECT_EQ(connection_bytes_, 0u);
+  }
+  std::unique_ptr<LoadControl> control_;
+  std::atomic<uint64_t> connection_bytes_{0};
+  std::vector<LoadControl::Share> shares_;
+};
+
+TEST_F(LoadControlTest, CallsBeyondTheServersLimitAreRefusedWithAdvice) {
+  Make({.calls_max = 2, .retry_after = absl::Milliseconds(70)});
+  EXPECT_THAT(Admit(&kGet), IsOk());
+  EXPECT_THAT(Admit(nullptr), IsOk());  // a method that there is not takes room as any other
+  const absl::Status refused = Admit(&kScan);
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
+                                "server is overloaded: load.calls_max is 2"));
+  EXPECT_EQ(RetryAfter(refused), absl::Milliseconds(70));
+  EXPECT_EQ(control_->figures().calls, 2u);
+  EXPECT_EQ(control_->figures().refused, 1u);
+  shares_.pop_back();
+  EXPECT_THAT(Admit(&kScan), IsOk());
+  shares_.clear();
+  ExpectNothingInFlight();
+}
+
+TEST_F(LoadControlTest, OneMethodHasItsOwnLimit) {
+  Make({.methods = {{"Store.scan", 1}}});
+  EXPECT_THAT(Admit(&kScan), IsOk());
+  EXPECT_THAT(Admit(&kScan),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       "server is overloaded: load.methods calls_max of Store.scan is 1"));
+  for (int i = 0; i < 10; ++i) EXPECT_THAT(Admit(&kGet), IsOk());
+  EXPECT_EQ(control_->figures().calls, 11u) << "what was refused is given back";
+  shares_.clear();
+  ExpectNothingInFlight();
+  EXPECT_THAT(Admit(&kScan), IsOk());
+}
+
+TEST_F(LoadControlTest, BytesAreLimitedInTheServerAndByConnection) {
+  Make({.bytes_max = 1000, .connection_bytes_max = 600});
+  std::atomic<uint64_t> other{0};
+  EXPECT_THAT(Admit(&kGet, 500), IsOk());
+  EXPECT_THAT(Admit(&kGet, 101),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       "server is overloaded: load.connection_bytes_max is 600"));
+  EXPECT_THAT(Admit(&kGet, 100), IsOk());
+  EXPECT_THAT(Admit(&kGet, 401, &other), StatusIs(absl::StatusCode::kResourceExhausted,
+                                                  "server is overloaded: load.bytes_max is 1000"));
+  EXPECT_EQ(other, 0u);
+  EXPECT_THAT(Admit(&kGet, 400, &other), IsOk());
+  EXPECT_EQ(control_->figures().bytes, 1000u);
+  EXPECT_EQ(connection_bytes_, 600u);
+  shares_.clear();
+  ExpectNothingInFlight();
+  EXPECT_EQ(other, 0u);
+}
+
+TEST_F(LoadControlTest, OneRequestLargerThanTheLimitIsTakenAlone) {
+  Make({.bytes_max = 1000});
+  EXPECT_THAT(Admit(&kGet, 5000), IsOk());
+  EXPECT_THAT(Admit(&kGet, 1), StatusIs(absl::StatusCode::kResourceExhausted));
+  shares_.clear();
+  EXPECT_THAT(Admit(&kGet, 1), IsOk());
+  EXPECT_THAT(Admit(&kGet, 5000), StatusIs(absl::StatusCode::kResourceExhausted));
+}
+
+TEST_F(LoadControlTest, ControlCallsHaveRoomOfTheirOwn) {
+  Make(
+      {.calls_max = 1, .bytes_max = 100, .control_methods = {"Store.get"}, .control_calls_max = 2});
+  EXPECT_TRUE(control_->IsControl(&kHealth));
+  EXPECT_TRUE(control_->IsControl(&kGet));
+  EXPECT_FALSE(control_->IsControl(&kScan));
+  EXPECT_FALSE(control_->IsControl(nullptr));
+  EXPECT_THAT(Admit(&kScan, 100), IsOk());
+  EXPECT_THAT(Admit(&kScan, 100), StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(Admit(&kHealth), IsOk());
+  EXPECT_THAT(Admit(&kGet), IsOk());
+  EXPECT_THAT(Admit(&kHealth), StatusIs(absl::StatusCode::kResourceExhausted,
+                                        "server is overloaded: load.control_calls_max is 2"));
+  EXPECT_EQ(control_->figures().control_calls, 2u);
+  shares_.clear();
+  ExpectNothingInFlight();
+}
+
+TEST_F(LoadControlTest, SharesAreGivenBackOnceHoweverTheyAreMoved) {
+  Make({.calls_max = 10, .methods = {{"Store.get", 5}}});
+  {
+    LoadControl::Share first, second;
+    ASSERT_THAT(control_->Admit(&kGet, 8, connection_bytes_, first), IsOk());
+    ASSERT_THAT(control_->Admit(&kGet, 8, connection_bytes_, second), IsOk());
+    LoadControl::Share moved = std::move(first);
+    EXPECT_EQ(control_->figures().calls, 2u);
+    moved = std::move(second);
+    EXPECT_EQ(control_->figures().calls, 1u);
+    moved.Release(true);
+    moved.Release(true);
+    ExpectNothingInFlight();
+  }
+  ExpectNothingInFlight();
+}
+
+TEST_F(LoadControlTest, AdaptiveLimitRefuses) {
+  LoadLimits limits;
+  limits.adaptive = {.enabled = true, .calls_initial = 3, .calls_min = 2, .calls_max = 100};
+  Make(limits);
+  EXPECT_EQ(control_->figures().adaptive_limit, 3u);
+  for (int i = 0; i < 3; ++i) ASSERT_THAT(Admit(&kGet), IsOk());
+  const absl::Status refused = Admit(&kGet);
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
+                                "server is overloaded: over its adaptive limit of calls"));
+  EXPECT_TRUE(RetryAfter(refused).has_value());
+  EXPECT_THAT(Admit(&kHealth), IsOk());
+  for (auto& share : shares_) share.Release(true);
+  ExpectNothingInFlight();
+}
+
+TEST_F(LoadControlTest, ManyThreadsNeverExceedTheLimitAndLoseNothing) {
+  Make({.calls_max = 3, .bytes_max = 250});
+  std::atomic<int> inside{0};
+  std::atomic<int> admitted{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      std::atomic<uint64_t> own{0};
+      for (int call = 0; call < 5000; ++call) {
+        LoadControl::Share share;
+        if (!control_->Admit(&kGet, 100, own, share).ok()) continue;
+        EXPECT_LE(inside.fetch_add(1) + 1, 2) << "of 100 bytes each";
+        ++admitted;
+        inside.fetch_sub(1);
+      }
+      EXPECT_EQ(own, 0u);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  ExpectNothingInFlight();
+  EXPECT_GT(admitted, 0);
+  EXPECT_EQ(control_->figures().refused, 20'000u - static_cast<uint64_t>(admitted));
+}
+
+TEST_F(LoadControlTest, MethodsThatThereAreNotAreNamed) {
+  EXPECT_THAT(LoadControl::Create({.methods = {{"Store.scann", 1}}}, Named),
+              StatusIs(absl::StatusCode::kNotFound,
+                       "load.methods names Store.scann, which no service of this server has"));
+  EXPECT_THAT(LoadControl::Create({.control_methods = {"health"}}, Named),
+              StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(LoadControl::Create({.methods = {{"Store.get", 1}, {"Store.get", 2}}}, Named),
+              StatusIs(absl::StatusCode::kInvalidArgument, "load.methods names Store.get twice"));
+}
+
+TEST_F(LoadControlTest, SenselessLimitsAreNamed) {
+  const auto adaptive = [](auto change) {
+    LoadLimits limits;
+    limits.adaptive.enabled = true;
+    change(limits.adaptive);
+    return CheckLoadLimits(limits);
+  };
+  EXPECT_THAT(CheckLoadLimits({}), IsOk());
+  EXPECT_FALSE(LoadLimits().any());
+  EXPECT_THAT(CheckLoadLimits({.methods = {{"Store.get", 0}}}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(CheckLoadLimits({.calls_max = 1, .control_calls_max = 0}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(CheckLoadLimits({.retry_after = -absl::Seconds(1)}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(adaptive([](AdaptiveLimit&) {}), IsOk());
+  EXPECT_THAT(adaptive([](AdaptiveLimit& limit) { limit.calls_min = 0; }),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(adaptive([](AdaptiveLimit& limit) { limit.calls_initial = 5000; }),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(adaptive([](AdaptiveLimit& limit) { limit.tolerance = 0.5; }),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(adaptive([](AdaptiveLimit& limit) { limit.smoothing = 0; }),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(adaptive([](AdaptiveLimit& limit) { limit.window = absl::ZeroDuration(); }),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+}  // namespace
+}  // namespace mi7

@@ -1,0 +1,264 @@
+// How much a server takes on at a time (ServerOptions::load), and who has room all the same.
+
+#include <atomic>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "rpc/call_outcome.h"
+#include "rpc/retry_info.h"
+#include "tests/conformance/call/call_conformance.h"
+
+namespace mi7::conformance {
+namespace {
+
+using testing::HasSubstr;
+
+ServerOptions WithLoad(const LoadLimits& load) {
+  ServerOptions options;
+  options.load = load;
+  return options;
+}
+
+TEST_P(CallTest, CallsBeyondTheServersLimitAreRefusedBeforeTheyRun) {
+  std::atomic<int> ran{0};
+  probe_.on_echo = [&ran](ServerContext& context, Probe::EchoParams::Reader params,
+                          Probe::EchoResults::Builder results) {
+    ++ran;
+    return Echo(context, params, results);
+  };
+  Start(WithLoad({.calls_max = 2, .retry_after = absl::Milliseconds(30)}));
+  auto first = SendHold(1), second = SendHold(2);
+  ASSERT_TRUE(probe_.AwaitHeld(2));
+  const absl::Status refused = EchoText("too many").status();
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
+                                HasSubstr("server is overloaded: load.calls_max is 2")));
+  EXPECT_THAT(refused, OutcomeIs(CallOutcome::kRefused));
+  EXPECT_EQ(RetryAfter(refused), absl::Milliseconds(30));
+  // The limit is the server's, not the connection's.
+  channel_ = NewChannel();
+  EXPECT_THAT(EchoText("on another connection"), StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_EQ(ran, 0);
+  EXPECT_EQ(server_->load().calls, 2u);
+  EXPECT_EQ(server_->load().refused, 2u);
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_THAT(EchoText("room"), IsOk());
+  EXPECT_EQ(ran, 1);
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(second.Wait(), IsOk());
+  EXPECT_EQ(server_->load().calls, 0u);
+  EXPECT_EQ(server_->load().bytes, 0u);
+}
+
+// One call at a time, which is what a caller makes that waits for each answer: its share is given
+// back before it has the answer.
+TEST_P(CallTest, CallsOneAfterAnotherNeedRoomForOne) {
+  Start(WithLoad({.calls_max = 1}));
+  for (int i = 0; i < 200; ++i) ASSERT_THAT(EchoText("again"), IsOk()) << i;
+  for (uint32_t i = 0; i < 50; ++i) {
+    auto call = SendHold(i);
+    probe_.TakeHeld().Answer();
+    ASSERT_THAT(call.Wait(), IsOk()) << i;
+  }
+}
+
+TEST_P(CallTest, EveryWayACallEndsGivesItsShareBack) {
+  probe_.on_echo = [](ServerContext& context, Probe::EchoParams::Reader params,
+                      Probe::EchoResults::Builder results) -> Reply {
+    if (params.getText() == "throws") throw std::runtime_error("what a bug throws");
+    if (params.getText() == "throws, deferred") {
+      const DeferredCall deferred = context.Defer();
+      throw std::runtime_error("what a bug throws");
+    }
+    if (params.getText() == "fails") return absl::NotFoundError("it fails");
+    if (params.getText() == "drops") {
+      context.Defer();
+      return Reply::Later();
+    }
+    if (params.getText() == "lies") return Reply::Later();
+    return Echo(context, params, results);
+  };
+  Start(WithLoad({.calls_max = 1, .bytes_max = 1 << 20, .methods = {{"Probe.echo", 1}}}));
+  for (const char* text : {"throws", "throws, deferred", "fails", "drops", "lies"}) {
+    EXPECT_FALSE(EchoText(text).ok()) << text;
+    EXPECT_THAT(EchoText("works"), IsOk()) << "after " << text;
+  }
+  // A method that the service does not implement.
+  EXPECT_THAT(stub().Unheard().Send().Wait(), StatusIs(absl::StatusCode::kUnimplemented));
+  EXPECT_THAT(EchoText("works"), IsOk());
+  // A call that was cancelled has its share until its handler has ended.
+  {
+    auto cancelled = SendHold(1);
+    ASSERT_TRUE(probe_.AwaitHeld(1));
+    cancelled.Cancel();
+    EXPECT_THAT(EchoText("not yet"), StatusIs(absl::StatusCode::kResourceExhausted));
+    probe_.TakeHeld().Answer();
+    EXPECT_TRUE(Works());
+  }
+  // And one whose connection is gone.
+  {
+    auto lost = SendHold(2);
+    ASSERT_TRUE(probe_.AwaitHeld(1));
+    channel_->Close();
+    channel_ = NewChannel();
+    EXPECT_THAT(EchoText("not yet"), StatusIs(absl::StatusCode::kResourceExhausted));
+    probe_.TakeHeld();  // drops the call
+    EXPECT_THAT(EchoText("works"), IsOk());
+  }
+  EXPECT_EQ(server_->load().calls, 0u);
+  EXPECT_EQ(server_->load().bytes, 0u);
+}
+
+TEST_P(CallTest, OneMethodsLimitLeavesTheOthersAlone) {
+  Start(WithLoad({.methods = {{"Probe.hold", 1}}}));
+  auto held = SendHold(1);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  EXPECT_THAT(
+      SendHold(2).Wait(),
+      StatusIs(absl::StatusCode::kResourceExhausted,
+               HasSubstr("server is overloaded: load.methods calls_max of Probe.hold is 1")));
+  EXPECT_THAT(EchoText("another method"), IsOk());
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(held.Wait(), IsOk());
+}
+
+TEST_P(CallTest, BytesInFlightAreLimited) {
+  Start(WithLoad({.connection_bytes_max = 100'000}));
+  auto large = EchoRequest("large");
+  large->initData(99'000);
+  auto held = SendHold(1);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  EXPECT_THAT(large.Send().Wait(), IsOk());
+  auto too_large = EchoRequest("too large");
+  too_large->initData(100'000);
+  EXPECT_THAT(too_large.Send().Wait(),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       HasSubstr("server is overloaded: load.connection_bytes_max is 100000")));
+  EXPECT_THAT(EchoText("small"), IsOk());
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(held.Wait(), IsOk());
+  auto alone = EchoRequest("alone");
+  alone->initData(100'000);
+  EXPECT_THAT(alone.Send().Wait(), IsOk());
+}
+
+// The client's channel takes the advice: what was refused is repeated until there is room.
+TEST_P(CallTest, RefusedCallsOfIdempotentMethodsWaitAsAdvised) {
+  Start(WithLoad({.calls_max = 1, .retry_after = absl::Milliseconds(1)}),
+        {.retry = {.policy = {.attempts_max = 1000}}});
+  auto held = SendHold(1);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  auto request = stub().Again({.deadline = Deadline::After(kSoon)});
+  absl::Notification done;
+  uint32_t attempt = 0;
+  request.Send().Then([&](auto result) {
+    EXPECT_THAT(result, IsOk());
+    if (result.ok()) attempt = result->getAttempt();
+    done.Notify();
+  });
+  const Deadline patience = Deadline::After(kSoon);
+  while (server_->load().refused < 2) ASSERT_FALSE(patience.passed());
+  EXPECT_FALSE(done.HasBeenNotified());
+  probe_.TakeHeld().Answer();
+  EXPECT_TRUE(Happens(done));
+  EXPECT_GE(attempt, 3u);
+  EXPECT_THAT(held.Wait(), IsOk());
+}
+
+TEST_P(CallTest, ControlCallsAreAnsweredUnderFullLoad) {
+  ServerOptions server =
+      WithLoad({.calls_max = 4, .bytes_max = 10'000, .connection_bytes_max = 8'000});
+  server.limits.calls_in_flight_max = 4;
+  Start(server);
+  std::vector<PendingCall<Probe::HoldResults>> held;
+  for (uint32_t i = 0; i < 4; ++i) held.push_back(SendHold(i));
+  ASSERT_TRUE(probe_.AwaitHeld(4));
+  const std::shared_ptr<Channel> other = NewChannel();
+  for (const std::shared_ptr<Channel>& channel : {channel_, other}) {
+    auto request = ProbeStub(channel).Echo({.deadline = Deadline::After(kSoon)});
+    EXPECT_THAT(request.Send().Wait(), StatusIs(absl::StatusCode::kResourceExhausted));
+    for (int i = 0; i < 3; ++i) {
+      auto health = ProbeStub(channel).Health({.deadline = Deadline::After(kSoon)}).Send().Wait();
+      ASSERT_THAT(health, IsOk());
+      EXPECT_EQ(health->getHeld(), 4u);
+    }
+  }
+  for (int i = 0; i < 4; ++i) probe_.TakeHeld().Answer();
+  for (auto& call : held) EXPECT_THAT(call.Wait(), IsOk());
+  EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, ControlMethodsMayBeNamedByTheServer) {
+  Start(WithLoad({.calls_max = 1, .control_methods = {"Probe.echo"}, .control_calls_max = 1}));
+  auto held = SendHold(1);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  EXPECT_THAT(EchoText("control"), IsOk());
+  EXPECT_THAT(SendHold(2).Wait(), StatusIs(absl::StatusCode::kResourceExhausted));
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(held.Wait(), IsOk());
+}
+
+TEST_P(CallTest, AdaptiveLimitRefusesAndLetsGo) {
+  LoadLimits load;
+  load.adaptive = {.enabled = true, .calls_initial = 4, .calls_min = 4, .calls_max = 4};
+  Start(WithLoad(load));
+  EXPECT_EQ(server_->load().adaptive_limit, 4u);
+  std::vector<PendingCall<Probe::HoldResults>> held;
+  for (uint32_t i = 0; i < 4; ++i) held.push_back(SendHold(i));
+  ASSERT_TRUE(probe_.AwaitHeld(4));
+  EXPECT_THAT(EchoText("too many"),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("adaptive limit")));
+  for (int i = 0; i < 4; ++i) probe_.TakeHeld().Answer();
+  for (auto& call : held) EXPECT_THAT(call.Wait(), IsOk());
+  EXPECT_THAT(EchoText("room"), IsOk());
+}
+
+TEST_P(CallTest, ManyCallersOfALimitedServerAreAllAnsweredOrRefused) {
+  Start(WithLoad({.calls_max = 2}));
+  std::atomic<int> ok{0}, refused{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      const std::shared_ptr<Channel> own = NewChannel();
+      for (int call = 0; call < 100; ++call) {
+        auto request = ProbeStub(own).Echo({.deadline = Deadline::After(kSoon)});
+        const absl::Status status = request.Send().Wait().status();
+        if (status.ok()) {
+          ++ok;
+        } else {
+          EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted));
+          ++refused;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GT(ok, 0);
+  EXPECT_EQ(ok + refused, 400);
+  EXPECT_EQ(server_->load().refused, static_cast<uint64_t>(refused));
+  EXPECT_EQ(server_->load().calls, 0u);
+}
+
+TEST_P(CallTest, SenselessLoadLimitsStartNoServer) {
+  const auto start = [this](const LoadLimits& load) {
+    return ServerBuilder()
+        .SetOptions(WithLoad(load))
+        .AddService(&probe_)
+        .Listen(GetParam().new_endpoint())
+        .Start()
+        .status();
+  };
+  EXPECT_THAT(start({.methods = {{"Probe.ecco", 1}}}),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("Probe.ecco")));
+  EXPECT_THAT(start({.calls_max = 1, .control_calls_max = 0}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("control_calls_max")));
+  // What the service extends has names, too.
+  EXPECT_THAT(start({.methods = {{"Named.name", 1}}}), IsOk());
+}
+
+}  // namespace
+}  // namespace mi7::conformance

@@ -1,0 +1,126 @@
+// Streams on servers that limit what they take on, and on connections whose peer falls silent.
+
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "rpc/call_outcome.h"
+#include "tests/conformance/call/stream_conformance.h"
+#include "transport/fault/fault_script.h"
+
+namespace mi7::conformance {
+namespace {
+
+using testing::HasSubstr;
+
+// Sends an item through `chat` and gets it back.
+testing::AssertionResult Echoes(BidiStream<Item, Item>& chat) {
+  const absl::Status sent = chat.writer().Write(NewItem(chat.writer(), 7, 100)).Wait();
+  if (!sent.ok()) return testing::AssertionFailure() << sent;
+  const ItemRead item = chat.reader().Read().Wait();
+  if (!item.ok()) return testing::AssertionFailure() << item.status();
+  if (!*item || !IsItem(**item, 7, 100)) return testing::AssertionFailure() << "another item";
+  return testing::AssertionSuccess();
+}
+
+TEST_P(StreamTest, StreamHasItsShareOfTheServerUntilItsHandlerHasEnded) {
+  ServerOptions server;
+  server.load.calls_max = 1;
+  Start(server, ChannelOptions());
+  const auto refused = [this] {
+    auto chat = stub().Chat({.deadline = Deadline::After(kSoon)});
+    const ItemRead read = chat.reader().Read().Wait();
+    EXPECT_THAT(read, StatusIs(absl::StatusCode::kResourceExhausted,
+                               HasSubstr("server is overloaded: load.calls_max is 1")));
+    EXPECT_THAT(read.status(), OutcomeIs(CallOutcome::kRefused));
+  };
+  const auto comes_to_nothing = [this] {
+    const Deadline patience = Deadline::After(kSoon);
+    while (server_->load().calls != 0) {
+      if (patience.passed()) return testing::AssertionFailure() << server_->load().calls;
+      std::this_thread::yield();
+    }
+    return server_->load().bytes == 0 ? testing::AssertionSuccess()
+                                      : testing::AssertionFailure() << server_->load().bytes;
+  };
+  {
+    // Ended in order.
+    auto chat = stub().Chat({.deadline = Deadline::After(kSoon)});
+    ASSERT_TRUE(Echoes(chat));
+    EXPECT_GT(server_->load().bytes, Limits().stream_window_bytes) << "what its window may hold";
+    refused();
+    chat.writer().Close();
+    const ItemRead end = chat.reader().Read().Wait();
+    ASSERT_THAT(end, IsOk());
+    EXPECT_FALSE(*end);
+    EXPECT_EQ(server_->load().calls, 0u) << "given back before the end was told";
+  }
+  {
+    // Dropped by the caller.
+    std::optional<BidiStream<Item, Item>> chat = stub().Chat();
+    ASSERT_TRUE(Echoes(*chat));
+    chat.reset();
+    EXPECT_TRUE(comes_to_nothing());
+  }
+  {
+    // Its connection is lost.
+    auto chat = stub().Chat();
+    ASSERT_TRUE(Echoes(chat));
+    channel_->Close();
+    EXPECT_TRUE(comes_to_nothing());
+    channel_ = NewChannel();
+  }
+  EXPECT_TRUE(Answers());
+}
+
+TEST_P(StreamTest, SilentPeerOfAnIdleStreamIsNoticedAtBothEnds) {
+  const Keepalive quick = {.interval = absl::Milliseconds(100),
+                           .timeout = absl::Milliseconds(400),
+                           .on_this_machine = true};
+  for (const bool at_server : {false, true}) {
+    SCOPED_TRACE(at_server ? "the server looks" : "the client looks");
+    auto script = std::make_shared<FaultScript>();
+    ServerOptions server;
+    ChannelOptions channel;
+    (at_server ? server.keepalive : channel.keepalive) = quick;
+    (at_server ? channel.keepalive : server.keepalive).interval = absl::InfiniteDuration();
+    (at_server ? server.decorator : channel.decorator) = script;
+    Start(server, channel);
+    auto chat = stub().Chat();
+    ASSERT_TRUE(Echoes(chat));
+    script->Add({.count = FaultRule::kAll});
+    const ItemRead read = chat.reader().Read().Wait();
+    EXPECT_THAT(read, StatusIs(absl::StatusCode::kUnavailable));
+    EXPECT_THAT(read.status(), OutcomeIs(CallOutcome::kUnknown));
+    channel_ = nullptr;
+    server_ = nullptr;
+  }
+}
+
+// Nothing is said on the stream for longer than every time that is kept.
+TEST_P(StreamTest, IdleStreamSurvivesKeepaliveAndIdleTimeouts) {
+  auto script = std::make_shared<FaultScript>();
+  script->Add({.frames = FaultFrames::kPings,
+               .action = FaultAction::kDelay,
+               .count = FaultRule::kAll});  // to count them
+  const Keepalive often = {
+      .interval = absl::Milliseconds(4), .timeout = kSoon, .on_this_machine = true};
+  ServerOptions server;
+  ChannelOptions channel;
+  server.keepalive = channel.keepalive = often;
+  server.idle_timeout = channel.idle_timeout = absl::Milliseconds(4);
+  channel.decorator = script;
+  Start(server, channel);
+  auto chat = stub().Chat();
+  ASSERT_TRUE(Echoes(chat));
+  const Deadline patience = Deadline::After(kSoon);
+  while (script->hits() < 20) {
+    ASSERT_FALSE(patience.passed()) << script->hits();
+    std::this_thread::yield();
+  }
+  EXPECT_TRUE(Echoes(chat));
+}
+
+}  // namespace
+}  // namespace mi7::conformance
