@@ -36,6 +36,10 @@ absl::Status CheckLimits(const Limits& limits) {
         {"stray_frames_max", limits.stray_frames_max}}) {
     if (value == 0) return Wrong(name, value, "at least 1");
   }
+  if (limits.stream_kept_bytes_max < limits.stream_window_bytes) {
+    return Wrong("stream_kept_bytes_max", limits.stream_kept_bytes_max,
+                 absl::StrCat("at least stream_window_bytes, ", limits.stream_window_bytes));
+  }
   for (const auto& [name, value] :
        {std::pair<absl::string_view, absl::Duration>{"handshake_timeout", limits.handshake_timeout},
         {"write_stall_timeout", limits.write_stall_timeout}}) {

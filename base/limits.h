@@ -65,6 +65,10 @@ struct Limits {
   // peers send some, as things cross on the way. One that sends more is closed with
   // RESOURCE_EXHAUSTED.
   uint32_t stray_frames_max = 1'000'000;
+  // The same of all streams of one connection together, whatever their number: a message that comes
+  // when so much is kept already ends its own stream with RESOURCE_EXHAUSTED. Streams whose users
+  // keep up never come near it.
+  uint64_t stream_kept_bytes_max = 64u << 20;
   // How long a peer may take none of our queued bytes before its connection is closed. One that
   // reads slowly is not closed.
   absl::Duration write_stall_timeout = absl::Seconds(60);
@@ -187,5 +191,6 @@ static_assert(Limits{}.message_bytes_max % 8 == 0);
 static_assert(Limits{}.queued_bytes_max >= Limits{}.message_bytes_max);
 static_assert(Limits{}.queued_bytes_max >= Limits{}.stream_queued_bytes_max);
 static_assert(Limits{}.stream_queued_bytes_max >= Limits{}.stream_window_bytes);
+static_assert(Limits{}.stream_kept_bytes_max >= Limits{}.stream_window_bytes);
 
 }  // namespace mi7

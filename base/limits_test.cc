@@ -27,6 +27,8 @@ TEST(LimitsTest, WhatMakesNoSenseIsNamedWithItsValue) {
       {[](Limits& limits) { limits.calls_in_flight_max = 0; }, "calls_in_flight_max is 0"},
       {[](Limits& limits) { limits.queued_bytes_max = 0; }, "queued_bytes_max is 0"},
       {[](Limits& limits) { limits.unread_answer_bytes_max = 0; }, "unread_answer_bytes_max is 0"},
+      {[](Limits& limits) { limits.stream_kept_bytes_max = limits.stream_window_bytes - 1; },
+       "stream_kept_bytes_max is 262143"},
       {[](Limits& limits) { limits.handshake_timeout = absl::ZeroDuration(); },
        "handshake_timeout is 0"},
       {[](Limits& limits) { limits.write_stall_timeout = absl::Seconds(-1); },

@@ -65,10 +65,39 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
     if (absl::Status ended; !call->Intercept(config_->interceptors, method, ended)) {
       // The return of a stream of results only ends it.
       if (method != nullptr && StreamsResults(method->kind)) call->response_->has_body = false;
+      accepted_.Add();
       return call->Answer(std::move(ended));
     }
   }
-  config_->dispatcher->Run(*call).Deliver(*call);
+  Begin(*call);
+}
+
+void AnswerSide::Begin(ServerCall& call) {
+  if (call.deadline_.passed()) [[unlikely]] {
+    dropped_late_.Add();
+    const MethodInfo* const method = config_->dispatcher->FindMethod(call.header());
+    const absl::Status late = absl::DeadlineExceededError(absl::StrCat(
+        method != nullptr ? method->name : "call", ": deadline passed before the handler began"));
+    // Interceptors that have seen its start see its end.
+    if (call.interceptors() != nullptr) return call.Answer(late);
+    const uint32_t call_id = call.header().call_id;
+    ObjectPool<ServerCall>::Delete(&call);
+    return SendError(call_id, late, /*refused=*/true);
+  }
+  accepted_.Add();
+  if (call.extras_ != nullptr && !call.extras_->received.request_id.empty()) [[unlikely]] {
+    if (!RunsOnce(call)) return;
+  }
+  config_->dispatcher->Run(call).Deliver(call);
+}
+
+ServerStatistics AnswerSide::statistics() const {
+  ServerStatistics statistics;
+  statistics.calls_accepted = accepted_.get();
+  statistics.calls_refused = refused_.get();
+  statistics.calls_dropped_late = dropped_late_.get();
+  statistics.calls_recognized = recognized_.get();
+  return statistics;
 }
 
 bool AnswerSide::IsControl(const FrameHeader& header) const {
@@ -208,6 +237,8 @@ void AnswerSide::OnClosed() {
     MutexLock lock(&mutex_);
     if (async_calls_ == nullptr) return;
     for (const auto& [id, call] : *async_calls_) {
+      // Its caller may come back for the answer.
+      if (call->runs_once_ && !draining_) continue;
       call->Cancel();
       if (call->scope_) scopes.emplace_back(id, call->scope_);
       if (call->stream_ == nullptr) continue;

@@ -17,6 +17,7 @@
 #include "rpc/dispatcher.h"
 #include "rpc/load_control.h"
 #include "rpc/server_call.h"
+#include "rpc/server_statistics.h"
 #include "rpc/session_config.h"
 #include "rpc/timers.h"
 #include "transport/connection.h"
@@ -62,23 +63,35 @@ class AnswerSide {
   // A return that the connection dropped unsent. When it was for want of memory, its caller is told
   // so instead.
   void OnUnsent(const transport::FrameHeader& header, const absl::Status& why);
-  // Marks everything in flight as cancelled; nothing is sent any more.
+  // Marks what is in flight as cancelled, but for calls whose caller may come back for the answer;
+  // nothing is sent any more.
   void OnClosed();
+  // After OnClosed: those are cancelled, too. Any thread.
+  void Abandon() {
+    Drain();
+    OnClosed();
+  }
 
   // From now on calls are refused. True when none is in flight, else OnAnswersDone follows.
   bool Drain();
   size_t in_flight() const;
+  // Of this connection. Any thread.
+  ServerStatistics statistics() const;
 
   // --- For ServerCall ---
   const Limits& limits() const { return config_->limits; }
   std::string peer() { return owner_->connection().info().peer; }
   std::string transport_name() { return owner_->connection().info().transport; }
   SessionStreams& streams() { return owner_->streams(); }
+  const std::shared_ptr<Timers>& timers() const { return owner_->timers(); }
   std::shared_ptr<void> RegisterAsync(ServerCall& call);
   // The call's scope, made when it is first asked for.
   std::shared_ptr<CallScope> ScopeOf(ServerCall& call);
   // Sends the return. Once a call. In a forked child: nothing, the call is the parent's.
   void Finish(ServerCall& call, const absl::Status& status);
+
+  // The handler of a call that is in SavedAnswers has answered.
+  void SaveAnswer(ServerCall& call, const absl::Status& status);
 
   // Whether this process was forked from the one that was called.
   bool forked() const { return ForkGuard::generation() != made_in_; }
@@ -93,6 +106,10 @@ class AnswerSide {
   bool IsControl(const transport::FrameHeader& header) const;
   // What the server's limits say to a call that arrived; its share of them.
   absl::Status TakeOn(const transport::IncomingMessage& message, LoadControl::Share& share);
+  // Runs the handler of a call that is ready for it, unless it is too late for that.
+  void Begin(ServerCall& call);
+  // Of a call with a request id. False: it is not to be run; somebody answers it, or has.
+  bool RunsOnce(ServerCall& call);
   void SendReturn(ServerCall& call, const absl::Status& status);
   // nullptr: none in flight has the id.
   ServerCall* FindAsync(uint32_t call_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -102,8 +119,9 @@ class AnswerSide {
   }
   // The stream with this call id, with a reference for the caller; nullptr: there is none.
   CalleeStream* FindStream(uint32_t call_id);
-  // Answers a call that no ServerCall exists for.
+  // Answers a call that no ServerCall exists for. The driving thread.
   void Refuse(uint32_t call_id, const absl::Status& status) {
+    refused_.Add();
     SendError(call_id, status, /*refused=*/true);
   }
   void SendError(uint32_t call_id, const absl::Status& status, bool refused);
@@ -134,6 +152,11 @@ class AnswerSide {
   // that come after it told the peer.
   std::atomic<bool> admits_all_{true};
   const uint32_t made_in_ = ForkGuard::generation();
+  // Raised by the driving thread.
+  EventCount accepted_;
+  EventCount refused_;
+  EventCount dropped_late_;
+  EventCount recognized_;
 };
 
 }  // namespace mi7

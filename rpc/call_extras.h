@@ -3,6 +3,7 @@
 // What most calls do without, kept apart so that they pay one null pointer for all of it.
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "rpc/call_options.h"
@@ -10,6 +11,7 @@
 #include "rpc/load_control.h"
 #include "rpc/metadata.h"
 #include "rpc/metadata_codec.h"
+#include "rpc/saved_answers.h"
 #include "rpc/server_interception.h"
 
 namespace mi7 {
@@ -26,6 +28,8 @@ struct ClientCallExtras {
   std::optional<ClientInterception> interception;
   // Of the call of which this is a further attempt (CallRepeats).
   uint32_t previous_attempts = 0;
+  // When that call began, if an attempt at it may have run; 0: none. MonotonicNanos.
+  int64_t may_have_run_since_ns = 0;
 };
 
 // Of a call on the side that answers it.
@@ -35,6 +39,8 @@ struct ServerCallExtras {
   bool initial_is_sent = false;  // with the first message of a stream
   // Where the server limits what it takes on.
   LoadControl::Share load;
+  // What it is in its server's SavedAnswers, while its handler runs; nullptr: nothing.
+  std::shared_ptr<SavedAnswers::Entry> running;
   // Where the server has interceptors.
   std::optional<ServerInterception> interception;
 };

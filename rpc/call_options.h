@@ -6,6 +6,7 @@
 #include "base/deadline.h"
 #include "rpc/interface_info.h"
 #include "rpc/metadata.h"
+#include "rpc/request_id.h"
 #include "rpc/retry_policy.h"
 #include "rpc/trace_context.h"
 
@@ -38,12 +39,19 @@ struct CallOptions {
   // done; until then the runtime writes it. Of a stream: the initial ones once its first message
   // was read, the trailing ones once its end was.
   std::shared_ptr<ResponseMetadata> received = {};
+  // Of a $Mi7.deduplicate method: by what the server recognizes the call when it is made again. By
+  // default each call has a new one, for all its attempts. One that is kept outside this process
+  // can be given to a call with the same parameters once more, after a restart for instance: the
+  // answer is that of the first one, as long as the server has it (docs/RETRIES.md).
+  std::optional<RequestId> request_id = {};
   // The call that this one is a part of: ServerContext::ForNestedCall.
   std::shared_ptr<CallScope> within = {};
 
   // Whether the call has nothing of what most calls do without: what this says no to is tested once
   // when a call is made, and costs a call that is plain nothing more.
-  bool plain() const { return !metadata && !trace && !received && !within && !retry; }
+  bool plain() const {
+    return !metadata && !trace && !received && !within && !retry && !request_id;
+  }
 };
 
 }  // namespace mi7

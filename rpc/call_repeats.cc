@@ -31,14 +31,29 @@ ClientCallRef Share(ClientCall& call) {
 }  // namespace
 
 CallRepeats::CallRepeats(ClientCall& call, Repeat may_repeat, const RetryPolicy& policy)
-    : call_(call), may_repeat_(may_repeat), policy_(policy) {}
+    : call_(call), may_repeat_(may_repeat), policy_(policy), began_ns_(MonotonicNanos()) {}
 
 void CallRepeats::KeepRequest(transport::MessageBody& request) {
   MutexLock lock(&mutex_);
+  CopyRequest(request);
+}
+
+void CallRepeats::CopyRequest(transport::MessageBody& request) {
   for (const auto& segment : request.Segments()) {
     const auto* const words = reinterpret_cast<const uint64_t*>(segment.begin());
     words_.insert(words_.end(), words, words + segment.size());
     segment_words_.push_back(segment.size());
+  }
+}
+
+void CallRepeats::TakeBack(OutgoingMessage request) {
+  // Its memory may be that of a connection that ends.
+  transport::EnsureHeapMessage(request);
+  request->segment_source = nullptr;
+  if (transport::IsSole(*request)) {
+    returned_ = std::move(request);
+  } else if (segment_words_.empty()) {
+    CopyRequest(*request);  // a connection has not let go of it yet
   }
 }
 
@@ -97,7 +112,9 @@ void CallRepeats::Launch() {
   {
     MutexLock lock(&mutex_);
     if (stopped_) return;
-    attempt = call_.NewAttempt(static_cast<uint32_t>(attempts_), MakeRequest());
+    const bool others = may_have_run_ || answered_ || first_runs_ || !running_.empty();
+    attempt =
+        call_.NewAttempt(static_cast<uint32_t>(attempts_), others ? began_ns_ : 0, MakeRequest());
     ++attempts_;
     // Beside the handle's reference, which the continuation gives back: Stop may come at any
     // moment.
@@ -111,12 +128,10 @@ void CallRepeats::Launch() {
 
 std::optional<absl::Status> CallRepeats::OnFirstFailed(const absl::Status& failure,
                                                        OutgoingMessage request, bool hopeless) {
-  // Its memory may be that of a connection that ends.
-  if (request) transport::EnsureHeapMessage(request);
   {
     MutexLock lock(&mutex_);
     first_runs_ = false;
-    if (request) returned_ = std::move(request);
+    if (request) TakeBack(std::move(request));
   }
   return OnFailed(failure, hopeless);
 }
@@ -129,9 +144,11 @@ void CallRepeats::OnAttemptDone(ClientCall& attempt) {
     if (found == running_.end()) return;  // stopped
     running_.erase(found);
     attempt.Unref();
-    if (attempt.request_) {
-      transport::EnsureHeapMessage(attempt.request_);
-      returned_ = std::move(attempt.request_);
+    const CallOutcome outcome = OutcomeOf(attempt.status());
+    // Of others it may be in a connection's hands still.
+    if ((outcome == CallOutcome::kNotSent || outcome == CallOutcome::kRefused) &&
+        attempt.request_) {
+      TakeBack(std::move(attempt.request_));
     }
   }
   absl::Status end = attempt.status();
@@ -163,7 +180,7 @@ std::optional<absl::Status> CallRepeats::OnFailed(const absl::Status& failure, b
     const CallOutcome outcome = OutcomeOf(failure);
     may_have_run_ |= outcome == CallOutcome::kUnknown;
     answered_ |= outcome == CallOutcome::kAnswered;
-    const RetryJudgement judgement = JudgeFailure(failure, may_repeat_);
+    const RetryJudgement judgement = JudgeFailure(failure, may_repeat_, call_.method().deduplicate);
     // Others may do better, unless this is what any of them would be told.
     const bool others_run = first_runs_ || !running_.empty();
     if (others_run && (judgement.repeat || outcome != CallOutcome::kAnswered)) return std::nullopt;

@@ -44,7 +44,8 @@ class CallRepeats {
   // says.
   void BeginHedging();
 
-  // The first attempt failed. `request`: if no connection has taken it, else empty. `hopeless`:
+  // The first attempt failed. `request`: if no connection has taken it, or if it was kept for this,
+  // else empty. `hopeless`:
   // another attempt would fail in the same way. What to end the call with; nullopt: nothing, the
   // call goes on, or somebody else ends it.
   std::optional<absl::Status> OnFirstFailed(const absl::Status& failure,
@@ -69,6 +70,9 @@ class CallRepeats {
   // Makes an attempt, unless the call is over.
   void Launch();
   transport::OutgoingMessage MakeRequest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Keeps the request of an attempt that has certainly not run, for the next one.
+  void TakeBack(transport::OutgoingMessage request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CopyRequest(transport::MessageBody& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnAttemptDone(ClientCall& attempt);
   // Takes the first attempt back from the server, if it runs.
   void WithdrawFirst();
@@ -76,6 +80,7 @@ class CallRepeats {
   ClientCall& call_;
   const Repeat may_repeat_;
   const RetryPolicy& policy_;
+  const int64_t began_ns_;  // before any attempt was sent that may have run, MonotonicNanos
 
   Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
@@ -87,8 +92,7 @@ class CallRepeats {
   std::vector<ClientCall*> running_ ABSL_GUARDED_BY(mutex_);  // but the first; a reference each
   Timers::Handle timer_ ABSL_GUARDED_BY(mutex_);              // of the next attempt
   std::optional<Backoff> backoff_ ABSL_GUARDED_BY(mutex_);    // made when first needed
-  // The request: as an attempt left it that no connection has taken, or its words and how many each
-  // of its segments has.
+  // The request: as an attempt left it, or its words and how many each of its segments has.
   transport::OutgoingMessage returned_ ABSL_GUARDED_BY(mutex_);
   absl::InlinedVector<uint64_t, 24> words_ ABSL_GUARDED_BY(mutex_);
   absl::InlinedVector<size_t, 1> segment_words_ ABSL_GUARDED_BY(mutex_);

@@ -20,11 +20,21 @@ using transport::FrameType;
 // arrives. The call itself is let go at once, so that a server that never answers pins nothing.
 ClientCall* const kGivenUp = reinterpret_cast<ClientCall*>(alignof(ClientCall));
 
+// A request of at most so many bytes is kept until the answer comes, in case that the server
+// refuses the call or the connection never sends it.
+constexpr size_t kKeptRequestBytesMax = 4096;
+
 // How a call ends that was in flight when its connection was lost. `closed`: CallSide::closed_.
 absl::Status LostStatus(const ClientCall& call, const absl::Status& closed) {
   return WithOutcome(
       absl::Status(closed.code(), absl::StrCat(call.method().name, ": ", closed.message())),
       CallOutcome::kUnknown);
+}
+
+absl::Status NotSentStatus(const ClientCall& call, const absl::Status& why) {
+  return WithOutcome(
+      absl::Status(why.code(), absl::StrCat(call.method().name, ": ", why.message())),
+      CallOutcome::kNotSent);
 }
 
 }  // namespace
@@ -52,6 +62,7 @@ void CallSide::Send(ClientCall* call) {
 }
 
 bool CallSide::TrySend(ClientCall* call) {
+  call->UpdateAge();
   FrameHeader& header = call->request_->header;
   header.type = FrameType::kCall;
   header.target = transport::TargetKind::kService;
@@ -62,6 +73,10 @@ bool CallSide::TrySend(ClientCall* call) {
     header.timeout = transport::EncodeTimeout(deadline.remaining_ns());
   }
 
+  // What is kept of the request belongs to whoever takes the call out of the table, from the moment
+  // that it is there.
+  transport::OutgoingMessage request;
+  if (call->keeps_request()) request = ShareMessage(*call->request_, kKeptRequestBytesMax);
   absl::Status failure;
   {
     BiasedLock lock(&mutex_);
@@ -72,6 +87,7 @@ bool CallSide::TrySend(ClientCall* call) {
     } else if (call->stream_ != nullptr && !streams_->supported()) [[unlikely]] {
       failure = absl::UnimplementedError("the server's mi7 knows no streams");
     } else {
+      if (!request) request = std::move(call->request_);
       call->call_id_ = header.call_id = calls_.Add(call);
       call->Ref();
       if (call->stream_ != nullptr) [[unlikely]]
@@ -81,7 +97,7 @@ bool CallSide::TrySend(ClientCall* call) {
   }
   if (failure.ok()) [[likely]] {
     const uint32_t call_id = header.call_id;
-    failure = connection().Send(std::move(call->request_));
+    failure = connection().Send(std::move(request));
     // OnClosed leaves a call to us that it finds here, because it cannot know whether it was sent;
     // so does Withdraw, because a cancellation must not overtake its call. seq_cst: either it
     // sees our kSent, or we see the claim that came before it.
@@ -99,12 +115,17 @@ bool CallSide::TrySend(ClientCall* call) {
     }
     // Nothing of it was sent, so no return is due; but OnClosed may have taken it meanwhile, or a
     // return that a broken peer made up, and the id may be another call's by now.
-    if (Take(call_id, call) != nullptr) call->Unref();
+    const bool in_table = Take(call_id, call) != nullptr;
+    if (in_table) call->Unref();
+    if (!in_table && !lost) [[unlikely]] {
+      // Who delivers that return ends the call, and what was kept of it is theirs.
+      if (call->Claim()) call->CompleteWith(NotSentStatus(*call, failure));
+      return true;
+    }
+  } else {
+    call->request_.reset();
   }
-  call->request_.reset();
-  call->Fail(WithOutcome(
-      absl::Status(failure.code(), absl::StrCat(call->method().name, ": ", failure.message())),
-      CallOutcome::kNotSent));
+  call->Fail(NotSentStatus(*call, failure));
   return true;
 }
 
@@ -163,6 +184,7 @@ absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
         absl::StrCat(call->method().name, ": the server's return has neither error nor results"));
   }
   if ((status.ok() || !call->Continues(status)) && call->Claim()) {
+    if (status.ok()) call->request_.reset();  // which may have been kept
     if (call->extras_ != nullptr) [[unlikely]]
       call->ReceiveExtras(message, status);
     if (status.ok()) [[likely]] {
@@ -222,9 +244,7 @@ void CallSide::OnRejectedStreamMessage(const FrameHeader& header, const absl::St
 void CallSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
   ClientCall* const call = Take(header.call_id);
   if (call == nullptr || call == kGivenUp) return;
-  call->Fail(
-      WithOutcome(absl::Status(why.code(), absl::StrCat(call->method().name, ": ", why.message())),
-                  CallOutcome::kNotSent));
+  call->Fail(NotSentStatus(*call, why));
   call->Unref();
 }
 

@@ -10,16 +10,19 @@
 namespace mi7 {
 
 CalleeStream::CalleeStream(ServerCall& call, const MethodInfo& method, const Limits& limits,
-                           Deadline deadline, std::shared_ptr<void> keep_alive)
+                           Deadline deadline, std::shared_ptr<Timers> timers,
+                           std::shared_ptr<void> keep_alive)
     : Stream(method, transport::StreamDirection::kToCaller, limits, call.interceptors()),
       call_(call),
       deadline_(deadline),
+      timers_(std::move(timers)),
       keep_alive_(std::move(keep_alive)) {}
 
 CalleeStream* CalleeStream::New(ServerCall& call, const MethodInfo& method, SessionStreams& streams,
-                                Deadline deadline, std::shared_ptr<void> keep_alive) {
-  CalleeStream* const stream =
-      ObjectPool<CalleeStream>::New(call, method, call.limits(), deadline, std::move(keep_alive));
+                                Deadline deadline, std::shared_ptr<Timers> timers,
+                                std::shared_ptr<void> keep_alive) {
+  CalleeStream* const stream = ObjectPool<CalleeStream>::New(
+      call, method, call.limits(), deadline, std::move(timers), std::move(keep_alive));
   stream->Connect(streams, call.header().call_id);
   stream->outbox().Open(streams.peer_window());
   return stream;
@@ -29,6 +32,27 @@ void CalleeStream::Unref() {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
     ObjectPool<CalleeStream>::Delete(this);
   }
+}
+
+void CalleeStream::WantBackground() {
+  if (deadline_.infinite() || timers_ == nullptr) return;
+  MutexLock lock(&timer_mutex_);
+  if (std::exchange(timed_, true)) return;
+  Ref();
+  timer_ = timers_->Schedule(deadline_, [self = StreamRef(this)] {
+    static_cast<CalleeStream*>(self.get())->OnDeadline();
+  });
+}
+
+void CalleeStream::StopTimer() {
+  Timers::Handle timer;
+  {
+    MutexLock lock(&timer_mutex_);
+    timed_ = true;
+    timer = std::exchange(timer_, {});
+  }
+  // A server's timers are closed before its last streams end.
+  if (timer != Timers::Handle()) timers_->Cancel(timer);
 }
 
 transport::OutgoingMessage CalleeStream::NewMessage() {
@@ -63,6 +87,7 @@ void CalleeStream::OnAnswering() {
 }
 
 void CalleeStream::OnAnswered() {
+  StopTimer();
   const absl::Status why =
       Named(absl::StatusCode::kFailedPrecondition, "the call has been answered");
   FailInput(why);

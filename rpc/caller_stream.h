@@ -45,6 +45,8 @@ class CallerStream final : public Stream {
 
  public:  // constructed by the object pool only
   explicit CallerStream(ClientCall* call);
+  // What is kept is counted in the session, which may go with the call.
+  ~CallerStream() { inbox().Clear(); }
 
  private:
   absl::Status OnUnexpectedMessage() override;

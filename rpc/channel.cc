@@ -200,8 +200,9 @@ void Channel::StartCall(ClientCall* call) {
     if (session_ && session_->calls().stopped()) LetDepartLocked(*session_);
     if (call->session_ != session_) call->session_ = session_;
     if (!session_) {
-      const bool waits = state_ != ChannelState::kBackoff ||
-                         call->WaitsToConnect(recovery().next_attempt.remaining());
+      const bool waits =
+          state_ != ChannelState::kBackoff ||
+          call->WaitsToConnect(recovery().next_attempt.remaining(), recovery().hopeless);
       if (state_ == ChannelState::kClosed) {
         failure = absl::FailedPreconditionError("channel is closed");
       } else if (!waits) {

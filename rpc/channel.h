@@ -8,7 +8,8 @@
 // A channel connects when it is first used, and again after its connection was lost, waiting
 // longer after each failed attempt. Calls that were in flight when a connection is lost end with
 // UNAVAILABLE and say whether they may have run (call_outcome.h). What certainly has not run is
-// repeated by itself, anything else only where the schema allows it (docs/RETRIES.md).
+// repeated by itself (while its request is at hand), anything else only where the schema allows it
+// (docs/RETRIES.md).
 
 #include <cstdint>
 #include <list>
@@ -170,6 +171,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
     Backoff backoff;
     std::unique_ptr<transport::EventLoop::Timer> backoff_timer;  // made when first needed
     Deadline next_attempt;                                       // in kBackoff
+    bool hopeless = false;  // the last attempt failed so that waiting a little mends nothing
     uint64_t attempts_ended = 0;
     // Of the attempt that runs; without a state otherwise.
     std::stop_source cancel{std::nostopstate};

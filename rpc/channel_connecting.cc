@@ -83,12 +83,13 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
       state_ = ChannelState::kBackoff;
       NotifyStateChanged();
       failure = last_failure_ = ConnectFailure(connection.status());
+      own.hopeless = !absl::IsUnavailable(failure);
       const absl::Duration wait = own.backoff.Next();
-      const auto first_failed =
-          std::stable_partition(own.queue.begin(), own.queue.end(), [wait](ClientCall* call) {
+      const auto first_failed = std::stable_partition(
+          own.queue.begin(), own.queue.end(), [wait, hopeless = own.hopeless](ClientCall* call) {
             // Saturates: those that wait for ready may wait for ever.
             if (call->connects_failed_ != UINT8_MAX) ++call->connects_failed_;
-            return call->WaitsToConnect(wait);
+            return call->WaitsToConnect(wait, hopeless);
           });
       failed.assign(first_failed, own.queue.end());
       own.queue.erase(first_failed, own.queue.end());

@@ -37,8 +37,12 @@ ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session
       repeat_(options.repeat.value_or(method.repeat)),
       request_(std::move(request)),
       limits_(&channel_->limits()) {
-  if (!options.plain()) [[unlikely]]
+  if (!options.plain() || method.deduplicate) [[unlikely]] {
     extras_ = MakePooled<ClientCallExtras>(options);
+    if (method.deduplicate && !options.request_id) {
+      extras_->options.request_id = RequestId::Random();
+    }
+  }
   if (deadline_.infinite() && !options.no_deadline) {
     if (const absl::Duration timeout = channel_->TimeoutOf(method);
         timeout != absl::InfiniteDuration()) [[unlikely]] {
@@ -105,7 +109,9 @@ bool ClientCall::WouldWaitForItself() const {
 
 bool ClientCall::PrepareToStart() {
   // A stream is not repeated: its messages are not kept.
-  if (repeat_ > Repeat::kUnlessItRan && stream_ == nullptr) {
+  const bool keeps_copy =
+      repeat_ > Repeat::kUnlessItRan || (repeat_ == Repeat::kUnlessItRan && method_->deduplicate);
+  if (keeps_copy && stream_ == nullptr) {
     // The call is nobody else's yet, so it is not claimed.
     AddRepeats();
     channel_->retry_budget().OnCall();
@@ -276,6 +282,7 @@ bool ClientCall::OnlyOurs() const {
 
 void ClientCall::TakeReturn(transport::IncomingMessage&& response) {
   if (OnlyOurs()) [[likely]] {
+    request_.reset();
     response_ = std::move(response);
     const uint32_t state = state_.load(std::memory_order_relaxed);
     state_.store(state | kClaimed | kDone, std::memory_order_release);
@@ -287,6 +294,7 @@ void ClientCall::TakeReturn(transport::IncomingMessage&& response) {
     }
     return;
   }
+  request_.reset();
   if (Claim()) CompleteWith(std::move(response));
   Unref();
 }
@@ -294,9 +302,11 @@ void ClientCall::TakeReturn(transport::IncomingMessage&& response) {
 absl::Status ClientCall::EncodeExtras() {
   static const Metadata kNone;
   const CallOptions& options = extras_->options;
-  const absl::Status encoded =
-      EncodeCallExtra(options.metadata ? *options.metadata : kNone, options.trace.get(),
-                      extras_->previous_attempts, *limits_, *request_);
+  const int64_t since_ns = extras_->may_have_run_since_ns;
+  const absl::Status encoded = EncodeCallExtra(
+      options.metadata ? *options.metadata : kNone, options.trace.get(), extras_->previous_attempts,
+      *limits_, *request_, options.request_id ? options.request_id->bytes() : absl::string_view(),
+      since_ns == 0 ? 0 : 1 + static_cast<uint64_t>(MonotonicNanos() - since_ns) / 1000);
   if (encoded.ok()) return encoded;
   return WithOutcome(
       absl::Status(encoded.code(), absl::StrCat(method_->name, ": ", encoded.message())),
@@ -411,8 +421,10 @@ bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
   if (stream_ != nullptr) return false;
   CallRepeats* own = repeats();
   if (own == nullptr) {
-    // Nothing of it was kept, so it can be repeated only as long as no connection has taken it.
-    if (hopeless_ || !request_ || !JudgeFailure(failure, repeat_).repeat) return false;
+    // It can be repeated if its request is still here.
+    if (hopeless_ || !request_ || !JudgeFailure(failure, repeat_, method_->deduplicate).repeat) {
+      return false;
+    }
     if (!AddRepeats()) return false;
     own = repeats_;
   }
@@ -422,7 +434,8 @@ bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
   return false;
 }
 
-ClientCall* ClientCall::NewAttempt(uint32_t previous_attempts, transport::OutgoingMessage request) {
+ClientCall* ClientCall::NewAttempt(uint32_t previous_attempts, int64_t may_have_run_since_ns,
+                                   transport::OutgoingMessage request) {
   CallOptions options;
   if (extras_ != nullptr) options = extras_->options;
   options.deadline = deadline_;
@@ -439,6 +452,7 @@ ClientCall* ClientCall::NewAttempt(uint32_t previous_attempts, transport::Outgoi
   attempt->is_attempt_ = true;
   if (attempt->extras_ == nullptr) attempt->extras_ = MakePooled<ClientCallExtras>(options);
   attempt->extras_->previous_attempts = previous_attempts;
+  attempt->extras_->may_have_run_since_ns = may_have_run_since_ns;
   return attempt;
 }
 
@@ -453,8 +467,9 @@ void ClientCall::CompleteByAttempt(ClientCall& attempt, absl::Status failure) {
   }
 }
 
-bool ClientCall::WaitsToConnect(absl::Duration wait) const {
+bool ClientCall::WaitsToConnect(absl::Duration wait, bool hopeless) const {
   if (wait_for_ready_) return true;
+  if (hopeless) return false;
   if (repeat_ == Repeat::kNever && !is_attempt_) return false;
   const RetryPolicy& policy = retry_policy();
   return connects_failed_ < policy.attempts_max && wait <= policy.backoff.max &&

@@ -75,9 +75,21 @@ class ClientCall : private Turn {
   bool forked() const;
   absl::Status ForkedError() const;
 
+  // Whether the request is kept while it is in flight, if it is small, so that the call can be
+  // repeated when it was refused or not sent. Those that may be repeated for other reasons have a
+  // copy (CallRepeats).
+  bool keeps_request() const {
+    return stream_ == nullptr && !in_order_ &&
+           ((repeat_ == Repeat::kUnlessItRan && !method_->deduplicate) || is_attempt_);
+  }
+
   transport::MessageBody& request() { return *request_; }
   const MethodInfo& method() const { return *method_; }
   Deadline deadline() const { return deadline_; }
+
+  // Before Start: it must not come after calls that are made later (flow_stub.h), so it is not
+  // repeated once a connection has taken it.
+  void KeepOrder() { in_order_ = true; }
 
   // Sends the request. Once.
   void Start();
@@ -208,13 +220,20 @@ class ClientCall : private Turn {
     return (state_.load(std::memory_order_acquire) & kRepeats) != 0 ? repeats_ : nullptr;
   }
   const RetryPolicy& retry_policy() const;
-  // A call like this one.
-  ClientCall* NewAttempt(uint32_t previous_attempts, transport::OutgoingMessage request);
+  // A call like this one. `may_have_run_since_ns`: ClientCallExtras.
+  ClientCall* NewAttempt(uint32_t previous_attempts, int64_t may_have_run_since_ns,
+                         transport::OutgoingMessage request);
+  // An attempt is about to be sent: says for how long another one may have run by now.
+  void UpdateAge() {
+    if (extras_ != nullptr && extras_->may_have_run_since_ns != 0) [[unlikely]]
+      EncodeExtras().IgnoreError();  // it was encoded before
+  }
   // As CompleteWith: `attempt` is how it went, or how it last failed (`failure`).
   void CompleteByAttempt(ClientCall& attempt, absl::Status failure);
   // Whether a call that is not sent waits for the attempt to connect that begins after `wait`.
-  // Under the channel's mutex.
-  bool WaitsToConnect(absl::Duration wait) const;
+  // `hopeless`: the last attempt has met something other than a server that is away (one of another
+  // protocol, a peer that is not admitted). Under the channel's mutex.
+  bool WaitsToConnect(absl::Duration wait, bool hopeless) const;
 
   template <typename F>
   static void RunStored(void* storage, ClientCall* call);
@@ -251,11 +270,15 @@ class ClientCall : private Turn {
   Deadline deadline_;
   bool wait_for_ready_;
   Repeat repeat_;                // kNever for an attempt
+  bool in_order_ = false;        // KeepOrder
   bool is_attempt_ = false;      // made by the CallRepeats of another call
   bool hopeless_ = false;        // written before the call fails: FailForGood
   uint8_t connects_failed_ = 0;  // while it waited; under the channel's mutex
   // nullptr when the options are plain and the channel has no interceptors.
   PooledPtr<ClientCallExtras> extras_;
+  // Until it is sent; then what keeps_request() says, until the call's return or failure. Touched
+  // by nobody but the call's sender before, and by whoever has taken it out of CallSide's table
+  // afterwards.
   transport::OutgoingMessage request_;
   CallerStream* stream_ = nullptr;  // owned; nullptr: the call is unary
   absl::Status early_failure_;      // found while building, reported by Start

@@ -24,6 +24,7 @@ absl::Status FlowGroup::Send(ClientCallRef call) {
     ++calls_;
   }
   last_ = call.Share();
+  call->KeepOrder();
   call->Start();
   ClientCall* const started = call.get();
   Ref();

@@ -25,11 +25,11 @@ constexpr bool StreamsResults(MethodKind kind) {
 // Which calls that failed may be made once more; each includes those before it.
 enum class Repeat : uint8_t {
   kNever,
-  // What was not sent because there was no connection. Right for every method.
+  // What was not sent, and what the server refused, as far as the request is still there: while no
+  // connection has taken it, and afterwards if it is small (4 KiB). Right for every method.
   kUnlessItRan,
-  // Also what a connection that was lost did not send, what the server refused, and a call whose
-  // handler answered that it is worth trying again ($Mi7.retryable). From here on each call keeps a
-  // copy of its request.
+  // Also a call whose handler answered that it is worth trying again ($Mi7.retryable). From here on
+  // each call keeps a copy of its request, whatever its size.
   kRetryable,
   // Also one that may have run ($Mi7.idempotent).
   kIdempotent,
@@ -51,7 +51,7 @@ struct MethodInfo {
   MethodKind kind = MethodKind::kUnary;
   uint32_t timeout_ms = 0;  // of calls that bring no deadline; 0: none
   Repeat repeat = Repeat::kUnlessItRan;
-  bool deduplicate = false;  // the server is to recognize repeated calls; it does not yet
+  bool deduplicate = false;  // the server recognizes repeated calls, which may therefore have run
   Priority priority = Priority::kNormal;
 };
 

@@ -98,9 +98,11 @@ void SetExtra(capnp::MessageBuilder& extra, MessageBody& message) {
 }  // namespace
 
 absl::Status EncodeCallExtra(const Metadata& metadata, const TraceContext* trace,
-                             uint32_t previous_attempts, const Limits& limits,
-                             MessageBody& message) {
-  if (metadata.empty() && trace == nullptr && previous_attempts == 0) return absl::OkStatus();
+                             uint32_t previous_attempts, const Limits& limits, MessageBody& message,
+                             absl::string_view request_id, uint64_t may_have_run_for_us) {
+  if (metadata.empty() && trace == nullptr && previous_attempts == 0 && request_id.empty()) {
+    return absl::OkStatus();
+  }
   if (absl::Status sound = CheckMetadata(metadata, limits); !sound.ok()) return sound;
   capnp::MallocMessageBuilder builder;
   auto extra = builder.initRoot<protocol::CallExtra>();
@@ -113,6 +115,11 @@ absl::Status EncodeCallExtra(const Metadata& metadata, const TraceContext* trace
     if (!trace->state.empty()) context.setTracestate(TextOf(trace->state));
   }
   extra.setPreviousAttempts(static_cast<uint16_t>(std::min<uint32_t>(previous_attempts, 0xffff)));
+  if (!request_id.empty()) {
+    extra.setRequestId(
+        kj::arrayPtr(reinterpret_cast<const kj::byte*>(request_id.data()), request_id.size()));
+  }
+  extra.setMayHaveRunForUs(may_have_run_for_us);
   SetExtra(builder, message);
   return absl::OkStatus();
 }
@@ -122,6 +129,14 @@ absl::Status DecodeCallExtra(const IncomingMessage& message, const Limits& limit
   return ReadExtra(message, limits, [&](capnp::MessageReader& reader) {
     const auto from = reader.getRoot<protocol::CallExtra>();
     extra.previous_attempts = from.getPreviousAttempts();
+    const auto request_id = from.getRequestId().asChars();
+    if (request_id.size() > kRequestIdBytesMax) {
+      return absl::InvalidArgumentError(absl::StrCat("request id of ", request_id.size(),
+                                                     " bytes, at most ", kRequestIdBytesMax,
+                                                     " are allowed"));
+    }
+    extra.request_id.assign(request_id.begin(), request_id.size());
+    extra.may_have_run_for_us = from.getMayHaveRunForUs();
     if (from.hasTraceContext()) {
       const auto context = from.getTraceContext();
       if (std::optional<TraceContext> trace =

@@ -3,10 +3,13 @@
 // What travels in the extra part of calls and returns besides errors (rpc/error_codec.h): metadata
 // and trace context, as CallExtra and ReturnExtra of schema/protocol.capnp.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "base/limits.h"
 #include "rpc/metadata.h"
 #include "rpc/trace_context.h"
@@ -20,13 +23,18 @@ struct CallExtra {
   Metadata metadata;
   std::shared_ptr<const TraceContext> trace;  // nullptr: none
   uint32_t previous_attempts = 0;
+  std::string request_id;            // at most kRequestIdBytesMax; empty: none
+  uint64_t may_have_run_for_us = 0;  // protocol.capnp
 };
+
+inline constexpr size_t kRequestIdBytesMax = 64;
 
 // Makes these the extra part of the call `message`; none when there is nothing to say. On failure
 // (CheckMetadata's) the message is as it was.
 absl::Status EncodeCallExtra(const Metadata& metadata, const TraceContext* trace,
                              uint32_t previous_attempts, const Limits& limits,
-                             transport::MessageBody& message);
+                             transport::MessageBody& message, absl::string_view request_id = {},
+                             uint64_t may_have_run_for_us = 0);
 
 // Reads the extra part of a received call; nothing when it is absent. A malformed trace context
 // counts as none (TraceContext::Parse). INVALID_ARGUMENT: malformed Cap'n Proto, or

@@ -70,6 +70,25 @@ TEST(MetadataCodecTest, CallExtraTravels) {
   EXPECT_EQ(extra.previous_attempts, 2u);
 }
 
+TEST(MetadataCodecTest, RequestIdMakesTheRoundTripAndIsBounded) {
+  for (const size_t bytes : {size_t{1}, size_t{16}, kRequestIdBytesMax, kRequestIdBytesMax + 1}) {
+    SCOPED_TRACE(bytes);
+    OutgoingMessage call = NewMessage(FrameType::kCall);
+    const std::string id(bytes, '\xff');
+    ASSERT_THAT(EncodeCallExtra({}, nullptr, 1, {}, *call, id, 4711), IsOk());
+    CallExtra extra;
+    const absl::Status decoded = DecodeCallExtra(Received(std::move(call)), {}, extra);
+    if (bytes > kRequestIdBytesMax) {
+      EXPECT_THAT(decoded, StatusIs(absl::StatusCode::kInvalidArgument,
+                                    "request id of 65 bytes, at most 64 are allowed"));
+      continue;
+    }
+    ASSERT_THAT(decoded, IsOk());
+    EXPECT_EQ(extra.request_id, id);
+    EXPECT_EQ(extra.may_have_run_for_us, 4711u);
+  }
+}
+
 TEST(MetadataCodecTest, NothingToSayIsNoExtraPart) {
   OutgoingMessage call = NewMessage(FrameType::kCall);
   ASSERT_THAT(EncodeCallExtra({}, nullptr, 0, {}, *call), IsOk());

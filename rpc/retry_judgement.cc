@@ -5,7 +5,7 @@
 
 namespace mi7 {
 
-RetryJudgement JudgeFailure(const absl::Status& failure, Repeat may_repeat) {
+RetryJudgement JudgeFailure(const absl::Status& failure, Repeat may_repeat, bool deduplicated) {
   RetryJudgement judgement;
   if (may_repeat == Repeat::kNever) return judgement;
   const bool unavailable = absl::IsUnavailable(failure);
@@ -20,7 +20,7 @@ RetryJudgement JudgeFailure(const absl::Status& failure, Repeat may_repeat) {
       judgement.free = unavailable && !judgement.advice.has_value();
       break;
     case CallOutcome::kUnknown:
-      judgement.repeat = unavailable && may_repeat == Repeat::kIdempotent;
+      judgement.repeat = unavailable && (may_repeat == Repeat::kIdempotent || deduplicated);
       return judgement;
     case CallOutcome::kAnswered:
       if (may_repeat < Repeat::kRetryable) return judgement;

@@ -20,7 +20,9 @@ struct RetryJudgement {
 };
 
 // `failure`: how the attempt ended, its outcome recorded (call_outcome.h). `may_repeat`: of the
-// call. Pure.
-RetryJudgement JudgeFailure(const absl::Status& failure, Repeat may_repeat);
+// call. `deduplicated`: the server recognizes it when it is repeated, so that it may be when it may
+// have run. Pure.
+RetryJudgement JudgeFailure(const absl::Status& failure, Repeat may_repeat,
+                            bool deduplicated = false);
 
 }  // namespace mi7

@@ -81,6 +81,14 @@ TEST(RetryJudgementTest, AdviceNotToTryAgainIsTaken) {
   EXPECT_EQ(RepeatedFrom(WithOutcome(answer, CallOutcome::kRefused)), std::nullopt);
 }
 
+TEST(RetryJudgementTest, WhatMayHaveRunIsRepeatedWhenTheServerRecognizesIt) {
+  const absl::Status lost = Unavailable(CallOutcome::kUnknown);
+  EXPECT_TRUE(JudgeFailure(lost, Repeat::kUnlessItRan, /*deduplicated=*/true).repeat);
+  EXPECT_FALSE(JudgeFailure(lost, Repeat::kNever, true).repeat);
+  EXPECT_FALSE(JudgeFailure(absl::UnavailableError("x"), Repeat::kUnlessItRan, true).repeat)
+      << "it is saved, and would be the same";
+}
+
 TEST(RetryJudgementTest, IsFreeWhereTheServerSpentNothing) {
   const auto free = [](const absl::Status& failure) {
     return JudgeFailure(failure, Repeat::kIdempotent).free;

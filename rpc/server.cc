@@ -66,12 +66,30 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
                                                           : LoadFigures();
   }
 
+  ServerStatistics statistics() const {
+    if (forked()) return {};
+    MutexLock lock(&mutex_);
+    ServerStatistics statistics = of_closed_;
+    for (const auto& [key, session] : sessions_) statistics += session->answers().statistics();
+    return statistics;
+  }
+
   // --- Session::Observer ---
   void OnGoAway(Session&) override {}  // servers make no calls
   void OnSessionClosed(Session& session, const absl::Status&) override {
-    MutexLock lock(&mutex_);
-    sessions_.erase(&session);
-    if (sessions_.empty()) session_closed_.NotifyAll();
+    bool nobody_comes_back;
+    {
+      MutexLock lock(&mutex_);
+      // It gets no further calls.
+      if (sessions_.erase(&session) != 0) of_closed_ += session.answers().statistics();
+      if (sessions_.empty()) session_closed_.NotifyAll();
+      std::erase_if(left_behind_, [](const auto& weak) { return weak.expired(); });
+      nobody_comes_back = shutting_down_;
+      if (!nobody_comes_back && session.answers().in_flight() != 0) {
+        left_behind_.push_back(session.weak_from_this());
+      }
+    }
+    if (nobody_comes_back) session.answers().Abandon();
   }
   // The client closes when it has its answers, see Session::CloseIfGoneAway. Were we to close
   // first, the system could discard answers that the client has not read yet.
@@ -98,6 +116,11 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
   mutable Mutex mutex_;
   absl::flat_hash_map<Session*, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
+  // What sessions did that are gone, and all connections.
+  ServerStatistics of_closed_ ABSL_GUARDED_BY(mutex_);
+  // Sessions that are gone, with handlers whose callers may come back (AnswerSide::OnClosed).
+  std::vector<std::weak_ptr<Session>> left_behind_ ABSL_GUARDED_BY(mutex_);
+  bool shutting_down_ ABSL_GUARDED_BY(mutex_) = false;
   CondVar session_closed_;  // the last one
 };
 
@@ -122,6 +145,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
   config_->dispatcher_owner = shared;
   config_->interceptors = options_.interceptors;
   if (absl::Status limited = LimitLoad(shared->dispatcher); !limited.ok()) return limited;
+  config_->saved_answers = std::make_shared<SavedAnswers>(options_.deduplication, MonotonicNanos());
 
   const int loop_count =
       options_.event_loops > 0
@@ -184,6 +208,7 @@ void Server::Core::OnAccept(std::shared_ptr<transport::Connection> connection) {
   {
     MutexLock lock(&mutex_);
     sessions_.emplace(session.get(), session);
+    ++of_closed_.connections_accepted;
   }
   // From the start: it may never make a call.
   if (options_.idle_timeout != absl::InfiniteDuration()) session->NoteCall();
@@ -210,7 +235,16 @@ absl::Status Server::Core::Shutdown(Deadline deadline) {
   if (shut_down_) return absl::OkStatus();
   shut_down_ = true;
   for (auto& listener : listeners_) listener->Close();
+  std::vector<std::weak_ptr<Session>> left_behind;
+  {
+    MutexLock lock(&mutex_);
+    shutting_down_ = true;
+    left_behind.swap(left_behind_);
+  }
   for (const auto& session : Sessions()) session->Drain();
+  for (const auto& weak : left_behind) {
+    if (const std::shared_ptr<Session> session = weak.lock()) session->answers().Abandon();
+  }
 
   const auto closed = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return sessions_.empty(); };
   bool all_closed;
@@ -257,6 +291,8 @@ absl::Status Server::Shutdown(Deadline deadline) { return core_->Shutdown(deadli
 LoadFigures Server::load() const { return core_->load(); }
 
 size_t Server::connection_count() const { return core_->connection_count(); }
+
+ServerStatistics Server::statistics() const { return core_->statistics(); }
 
 ServerBuilder& ServerBuilder::SetOptions(const ServerOptions& options) {
   options_ = options;

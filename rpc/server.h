@@ -21,6 +21,8 @@
 #include "rpc/dispatcher.h"
 #include "rpc/interceptor.h"
 #include "rpc/load_control.h"
+#include "rpc/saved_answers.h"
+#include "rpc/server_statistics.h"
 #include "rpc/session.h"
 #include "transport/connection_decorator.h"
 #include "transport/event_loop.h"
@@ -52,6 +54,8 @@ struct ServerOptions {
   bool take_over = false;
   // Peers on this machine: whom to talk to, where to meet, whether to offer shared memory.
   transport::LocalOptions local = {};
+  // How it recognizes repeated calls of $Mi7.deduplicate methods.
+  DeduplicationOptions deduplication = {};
   // What stands between its connections and it, for tests of what goes wrong; nullptr: nothing.
   std::shared_ptr<transport::ConnectionDecorator> decorator = {};
 };
@@ -89,6 +93,8 @@ class Server {
 
   // Connections that are open.
   size_t connection_count() const;
+  // What it has done so far; after a Shutdown, in all. Looks at each connection that is open.
+  ServerStatistics statistics() const;
 
  private:
   friend class ServerBuilder;

@@ -5,6 +5,7 @@
 #include "base/object_pool.h"
 #include "rpc/answer_side.h"
 #include "rpc/callee_stream.h"
+#include "transport/callback_scope.h"
 
 namespace mi7 {
 
@@ -14,9 +15,11 @@ ServerCall::ServerCall(AnswerSide* side, transport::IncomingMessage&& request,
       limits_(&side->limits()),
       request_(std::move(request)),
       response_(std::move(response)) {
-  const int64_t timeout_ns = transport::DecodeTimeout(request_.header().timeout);
   if (request_.header().timeout != 0) {
-    deadline_ = Deadline::AtNanos(MonotonicNanos() + timeout_ns);
+    // Of the batch in which it came: work of the others must not give it more time.
+    transport::CallbackScope* const scope = transport::CallbackScope::innermost();
+    const int64_t arrived_ns = scope != nullptr ? scope->ArrivedNanos() : MonotonicNanos();
+    deadline_ = Deadline::AtNanos(arrived_ns + transport::DecodeTimeout(request_.header().timeout));
   }
 }
 
@@ -29,7 +32,7 @@ bool ServerCall::OpenStream(const MethodInfo& method) {
   SessionStreams& streams = side_->streams();
   if (!streams.supported()) return false;
   PrepareAsync();
-  stream_ = CalleeStream::New(*this, method, streams, deadline_, keep_side_alive_);
+  stream_ = CalleeStream::New(*this, method, streams, deadline_, side_->timers(), keep_side_alive_);
   if (StreamsResults(method.kind)) {
     // The return only ends the stream, for which no memory is kept all the while.
     response_ = transport::NewHeapMessage(0);
@@ -94,6 +97,8 @@ void ServerCall::Unref() {
 }
 
 void ServerCall::Finish(absl::Status status) {
+  if (extras_ != nullptr && extras_->running != nullptr) [[unlikely]]
+    side_->SaveAnswer(*this, status);
   // Before the interceptors see what is to be sent.
   if (stream_ != nullptr && !side_->forked()) [[unlikely]]
     stream_->OnAnswering();

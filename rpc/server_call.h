@@ -28,6 +28,7 @@ namespace mi7 {
 
 class AnswerSide;
 class CalleeStream;
+struct SavedAnswer;
 template <typename T>
 class StreamReader;
 template <typename T>
@@ -84,6 +85,8 @@ class ServerCall {
   void Answer(absl::Status status);
   // The handler returned Reply::Later().
   void ReturnedLater();
+  // The same, with what a handler has answered to the same call before.
+  void AnswerAgain(const SavedAnswer& answer);
   // The call outlives the handler's return. Idempotent.
   void PrepareAsync();
   void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }  // a hint, orders nothing
@@ -122,6 +125,7 @@ class ServerCall {
   // Whether Defer was called: then the handler's return and the DeferredCall both hold a
   // reference, and the first answer counts.
   bool deferred_ = false;
+  bool runs_once_ = false;  // SavedAnswers knows it; set before the handler runs
   std::atomic<bool> answered_{false};
   std::atomic<int> references_{1};
 };

@@ -56,6 +56,8 @@ class ServerContext {
   // Cancellations and the connection's end are noticed by the thread that drives the connection,
   // which is the one that an inline handler, and a coroutine until it first waits, keeps busy:
   // there, only the deadline shows. Work that shall end when its caller gives up is deferred.
+  // A call of a $Mi7.deduplicate method survives its connection: its caller may come back for the
+  // answer.
   bool cancelled() const;
 
   // The same for those who would rather be told:

@@ -21,7 +21,7 @@ Session::Session(std::shared_ptr<transport::Connection> connection,
     : connection_(std::move(connection)),
       observer_(std::move(observer)),
       config_(std::move(config)),
-      streams_(connection_.get(), negotiated),
+      streams_(connection_.get(), negotiated, config_->limits),
       calls_(&streams_, negotiated, config_->limits),
       answers_(this, config_.get()),
       watched_(config_->liveness == nullptr) {
@@ -144,6 +144,8 @@ void Session::OnRejected(const FrameHeader& header, const absl::Status& why) {
 }
 
 void Session::OnUnsent(const FrameHeader& header, const absl::Status& why) {
+  // It is dying: what is repeated goes to the next one.
+  if (absl::IsUnavailable(why)) calls_.StopSending();
   if (header.type == FrameType::kCall) calls_.OnUnsent(header, why);
   if (header.type == FrameType::kReturn) answers_.OnUnsent(header, why);
   if (header.type == FrameType::kStreamMessage && !absl::IsUnavailable(why)) {

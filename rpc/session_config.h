@@ -12,6 +12,7 @@ namespace mi7 {
 class Dispatcher;
 class LivenessWatch;
 class LoadControl;
+class SavedAnswers;
 class Timers;
 
 // Constant once a session has it.
@@ -23,6 +24,7 @@ struct SessionConfig {
   std::shared_ptr<LoadControl> load = nullptr;        // nullptr: what is taken on is not limited
   std::shared_ptr<LivenessWatch> liveness = nullptr;  // nullptr: silence and idleness are nothing
   std::shared_ptr<Timers> timers = nullptr;           // for handlers; nullptr: serves nothing
+  std::shared_ptr<SavedAnswers> saved_answers = nullptr;  // nullptr: recognizes no repeated calls
 };
 
 }  // namespace mi7

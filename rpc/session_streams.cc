@@ -7,11 +7,12 @@
 namespace mi7 {
 
 SessionStreams::SessionStreams(transport::Connection* connection,
-                               const transport::Negotiated& negotiated)
+                               const transport::Negotiated& negotiated, const Limits& limits)
     : connection_(connection),
       peer_window_((negotiated.features & transport::kFeatureStreams) != 0
                        ? negotiated.stream_window_bytes
-                       : 0) {}
+                       : 0),
+      kept_bytes_max_(limits.stream_kept_bytes_max) {}
 
 bool SessionStreams::HasRoom(Stream* stream) {
   if (connection_->HasRoom()) [[likely]]

@@ -20,7 +20,7 @@ constexpr size_t kBytesWithoutMemory = 192;
 
 TEST_F(SessionTest, CallThatTheConnectionDroppedUnsentWasNotSent) {
   Start();
-  Pending sent = Send(), unsent = Send();
+  Pending sent = Send(), unsent = Send({.repeat = Repeat::kNever});
   connection_->TakeSent();
   connection_->DeliverUnsent(connection_->TakeSent().header());
   connection_->DeliverClosed(absl::UnavailableError("reset by peer"));
@@ -28,6 +28,18 @@ TEST_F(SessionTest, CallThatTheConnectionDroppedUnsentWasNotSent) {
   const Pending::Result result = unsent.Wait();
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
                                "Base.ping: connection lost; the call was not sent"));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_F(SessionTest, CallThatTheConnectionDroppedUnsentGoesToTheChannelsNext) {
+  Start();
+  Pending unsent = Send();
+  connection_->DeliverUnsent(connection_->TakeSent().header());
+  EXPECT_TRUE(session_->calls().stopped()) << "this connection gets no more";
+  // The channel's endpoint is nobody's.
+  const Pending::Result result = unsent.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
+                               testing::HasSubstr("inproc:never-connected")));
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
 }
 

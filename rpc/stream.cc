@@ -77,6 +77,14 @@ absl::Status Stream::Await(Readiness& half) {
   return absl::OkStatus();
 }
 
+void Stream::FailTooMuchKept() {
+  FailInput(Named(
+      absl::StatusCode::kResourceExhausted,
+      absl::StrCat("limits.stream_kept_bytes_max, ", streams()->kept_bytes_max(),
+                   " bytes, is reached by what the streams of this connection have received and "
+                   "nobody has read yet")));
+}
+
 bool Stream::HasRoom() {
   SessionStreams* const of_session = streams();
   return of_session == nullptr || of_session->HasRoom(this);

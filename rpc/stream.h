@@ -103,6 +103,11 @@ class Stream : public Readiness::Owner {
   absl::Status SendMessage(transport::OutgoingMessage message);
   void SendEnd() { SendControl(transport::FrameType::kStreamEnd, 0, 0); }
   void SendCredit(uint32_t bytes);
+  // SessionStreams' for messages that have been received.
+  bool Keep(uint64_t bytes) { return streams()->Keep(bytes); }
+  void LetGo(uint64_t bytes) { streams()->LetGo(bytes); }
+  // A message came for which there was no room.
+  void FailTooMuchKept();
 
  protected:
   // `outgoing`: the direction in which this end sends. `interceptors`: nullptr, or those whose

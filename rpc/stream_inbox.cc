@@ -16,6 +16,7 @@ absl::Status StreamInbox::OnMessage(transport::IncomingMessage&& message, bool i
   const uint64_t bytes = message.header().size;
   Waiter waiter;
   uint32_t credit = 0;
+  bool too_much = false;
   {
     MutexLock lock(&mutex_);
     if (cleared_) return absl::OkStatus();
@@ -25,7 +26,10 @@ absl::Status StreamInbox::OnMessage(transport::IncomingMessage&& message, bool i
           "stream message of ", bytes, " bytes without credit; streamWindowBytes is ", window_));
     }
     granted_ -= static_cast<int64_t>(bytes);
-    if (message.has_body()) {
+    if (message.has_body() && !stream_->Keep(bytes)) {
+      too_much = true;
+    } else if (message.has_body()) {
+      kept_bytes_ += bytes;
       ReceivedMessage* const received =
           ObjectPool<ReceivedMessage>::New(std::move(message), is_first);
       (first_ == nullptr ? first_ : last_->next) = received;
@@ -36,6 +40,8 @@ absl::Status StreamInbox::OnMessage(transport::IncomingMessage&& message, bool i
       credit = Give(bytes);
     }
   }
+  if (too_much) [[unlikely]]
+    stream_->FailTooMuchKept();
   if (credit != 0) stream_->SendCredit(credit);
   waiter.Wake();
   return absl::OkStatus();
@@ -70,6 +76,7 @@ void StreamInbox::Clear() {
     MutexLock lock(&mutex_);
     cleared_ = true;
     dropped = std::exchange(first_, nullptr);
+    if (kept_bytes_ != 0) stream_->LetGo(std::exchange(kept_bytes_, 0));
   }
   Drop(dropped);
 }
@@ -90,7 +97,10 @@ StreamInbox::Taken StreamInbox::Take(ReceivedMessageRef& message) {
     if (first_ == nullptr) return closed_ ? Taken::kEnd : Taken::kNothing;
     ReceivedMessage* const taken = first_;
     first_ = taken->next;
-    credit = Give(taken->message.header().size);
+    const uint32_t bytes = taken->message.header().size;
+    kept_bytes_ -= bytes;
+    stream_->LetGo(bytes);
+    credit = Give(bytes);
     message = ReceivedMessageRef(taken);
   }
   if (credit != 0) stream_->SendCredit(credit);

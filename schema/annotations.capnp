@@ -37,8 +37,8 @@ annotation streaming @0xf8e6c4a529e8e02b (method) :Streaming;
 # $Mi7.retryable and its like are not for it. (Cap'n Proto's own `-> stream` means another thing, a
 # one-way call with flow control.)
 
-# How a method may be called: $timeout, $retryable, $idempotent and $deduplicate. Channels act on the
-# first three by themselves (docs/RETRIES.md); on $deduplicate nobody does yet.
+# How a method may be called: $timeout, $retryable, $idempotent and $deduplicate. Channels and servers
+# act on them by themselves (docs/RETRIES.md).
 
 annotation timeout @0xd35e516e102fab01 (method) :UInt32;
 # How long a caller waits for the method's answer, in milliseconds, unless its call has a deadline of
@@ -49,7 +49,8 @@ annotation timeout @0xd35e516e102fab01 (method) :UInt32;
 
 annotation retryable @0xfca296045ef6faef (method) :Void;
 # The service promises that an answer UNAVAILABLE means that nothing was done: such a call can be
-# repeated. One of which it is not known whether it ran cannot.
+# repeated. One of which it is not known whether it ran cannot. (What was refused, or not sent, is
+# repeated whatever its method.)
 
 annotation idempotent @0xc2f31c6ae1ecd4d6 (method) :Void;
 # Calling it twice does what calling it once does. So a call can also be repeated when it may have run
@@ -72,5 +73,8 @@ annotation priority @0x8f2a6c1d94e5b370 (method) :Priority;
 # should be quick, and answer inline.
 
 annotation deduplicate @0xba58983b3f1d63c4 (method) :Void;
-# A server is to recognize a call that is repeated, and to answer what it answered before instead of
-# running the method again. For methods that must not run twice.
+# The server recognizes a call that is repeated, and answers what it answered before instead of
+# running the method again. For methods that must not run twice: a call of one can also be repeated
+# when it may have run already. It costs a random id and a copy of the request at the client, and a
+# copy of the answer, kept for a while, at the server (ServerOptions::deduplication). What is kept
+# does not survive the server; a call that may have run before a restart is not run by itself.

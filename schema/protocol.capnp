@@ -67,10 +67,15 @@ struct CallExtra {
   # For target kind promised answer: the pointer fields to follow from the root of that answer.
 
   requestId @4 :Data;
-  # Identifies the request across retries, for servers that deduplicate. At most 64 bytes.
+  # Identifies the request across retries, for servers that deduplicate. At most 64 bytes, of which
+  # 16 should be random.
 
   previousAttempts @5 :UInt16;
   # How many attempts at this call the caller has made before this one.
+
+  mayHaveRunForUs @6 :UInt64;
+  # With a request id: so many microseconds, rounded up, before this attempt was sent the caller sent
+  # the first one of which it does not know that it has not run. 0: there is none.
 }
 
 struct ReturnExtra {

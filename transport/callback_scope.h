@@ -4,6 +4,10 @@
 // may be held back until the scope ends; a thread that is about to wait for another connection has
 // every scope around it let go of what it holds (FlushAll), on whatever transport.
 
+#include <cstdint>
+
+#include "base/deadline.h"
+
 namespace mi7::transport {
 
 // Lives on the stack of the thread that dispatches. Scopes nest when a callback of one connection
@@ -22,13 +26,24 @@ class CallbackScope {
   static CallbackScope* innermost() { return innermost_; }
   CallbackScope* outer() const { return outer_; }
 
+  // A time (MonotonicNanos) at which the message that is being delivered had arrived, as early a
+  // one as is known without reading the clock for messages that nobody asks about: now, or, in a
+  // scope whose messages had all arrived when it began, when this was first asked in it.
+  int64_t ArrivedNanos() {
+    if (!one_arrival_) return MonotonicNanos();
+    if (arrived_ns_ == 0) arrived_ns_ = MonotonicNanos();
+    return arrived_ns_;
+  }
+
   // Hands on what the scopes of this thread hold back.
   static void FlushAll() {
     for (CallbackScope* scope = innermost_; scope != nullptr; scope = scope->outer_) scope->Flush();
   }
 
  protected:
-  explicit CallbackScope(const void* connection) : connection_(connection), outer_(innermost_) {
+  // `one_arrival`: all messages that are delivered inside have arrived before.
+  explicit CallbackScope(const void* connection, bool one_arrival = false)
+      : connection_(connection), outer_(innermost_), one_arrival_(one_arrival) {
     innermost_ = this;
   }
   ~CallbackScope() { innermost_ = outer_; }
@@ -39,6 +54,8 @@ class CallbackScope {
 
   const void* const connection_;
   CallbackScope* const outer_;
+  const bool one_arrival_;
+  int64_t arrived_ns_ = 0;  // 0: nobody has asked
 };
 
 }  // namespace mi7::transport

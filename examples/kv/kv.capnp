@@ -17,10 +17,10 @@ interface Store {
   get @0 (key :Text) -> (value :Data, revision :UInt64) $Mi7.idempotent;
   # NOT_FOUND: there is no such key.
 
-  put @1 (key :Text, value :Data, condition :Condition) -> (revision :UInt64);
+  put @1 (key :Text, value :Data, condition :Condition) -> (revision :UInt64) $Mi7.deduplicate;
   # ABORTED: the condition does not hold; the message says what does.
 
-  remove @2 (key :Text, condition :Condition) -> (revision :UInt64);
+  remove @2 (key :Text, condition :Condition) -> (revision :UInt64) $Mi7.deduplicate;
   # NOT_FOUND: there is no such key. ABORTED as put.
 
   list @3 (prefix :Text, after :Text, limit :UInt32) -> (entries :List(Entry), more :Bool)

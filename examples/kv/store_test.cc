@@ -18,6 +18,7 @@
 #include "rpc/channel.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
+#include "transport/fault/fault_script.h"
 
 namespace kv {
 namespace {
@@ -43,6 +44,9 @@ class StoreTest : public testing::Test {
     ASSERT_THAT(database, mi7::IsOk());
     store_ = std::make_unique<StoreImpl>(*std::move(database));
     mi7::ServerBuilder builder;
+    mi7::ServerOptions options;
+    options.decorator = faults_;
+    builder.SetOptions(options);
     builder.AddService(store_.get()).Listen("inproc:store_test");
     absl::StatusOr<std::unique_ptr<mi7::Server>> server = builder.Start();
     ASSERT_THAT(server, mi7::IsOk());
@@ -95,10 +99,25 @@ class StoreTest : public testing::Test {
   }
 
   const std::string directory_ = testing::TempDir() + "/store_test";
+  const std::shared_ptr<mi7::FaultScript> faults_ = std::make_shared<mi7::FaultScript>();
   std::unique_ptr<StoreImpl> store_;
   std::unique_ptr<mi7::Server> server_;
   std::optional<StoreStub> stub_;
 };
+
+TEST_F(StoreTest, ChangeWhoseAnswerIsLostIsMadeOnce) {
+  const absl::StatusOr<uint64_t> first = Put("a", "0");
+  ASSERT_THAT(first, mi7::IsOk());
+  for (uint64_t i = 1; i <= 5; ++i) {
+    faults_->Add({.frames = mi7::FaultFrames::kReturns, .action = mi7::FaultAction::kLose});
+    const absl::StatusOr<uint64_t> next = Put("a", absl::StrCat(i), *first + i - 1);
+    ASSERT_THAT(next, mi7::IsOk()) << "the condition held once";
+    EXPECT_EQ(*next, *first + i);
+  }
+  EXPECT_EQ(faults_->hits(), 5u);
+  faults_->Add({.frames = mi7::FaultFrames::kReturns, .action = mi7::FaultAction::kLose});
+  EXPECT_THAT(Remove("a"), mi7::IsOk()) << "it was there the first time";
+}
 
 TEST_F(StoreTest, PutsGetsAndRemoves) {
   EXPECT_THAT(Put("a", "one"), mi7::IsOk());

@@ -36,7 +36,6 @@ class BadServerTest : public testing::Test {
     good_channel_ = *Channel::Create(good_server_->endpoints()[0]);
     ChannelOptions options;
     options.backoff.initial = options.backoff.max = absl::Milliseconds(1);
-    options.retry.policy.attempts_max = 1;  // what the server does to one attempt is to be seen
     channel_ = *Channel::Create(listener_.endpoint(), options);
   }
   void TearDown() override {

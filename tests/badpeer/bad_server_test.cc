@@ -46,6 +46,27 @@ TEST_F(BadServerTest, ServerThatSpeaksSomethingElseIsNamed) {
   ExpectRecovers();
 }
 
+// Calls wait for a server that is away; this one is there, and will not come to speak mi7 soon.
+TEST_F(BadServerTest, CallsDoNotWaitForAServerOfAnotherProtocol) {
+  ChannelOptions options;
+  options.connect_timeout = absl::Seconds(2);
+  // No longer than calls wait for a server that is away.
+  options.backoff.initial = options.backoff.max = options.retry.policy.backoff.max / 2;
+  channel_ = *Channel::Create(listener_.endpoint(), options);
+  Pending waiting = Send();
+  RawPeer server = listener_.Accept();
+  server.Send("HTTP/1.1 400 Bad Request\r\n\r\n");
+  const EchoResult result = waiting.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("HTTP")));
+  EXPECT_EQ(channel_->state(), ChannelState::kBackoff);
+  // Until the next attempt, which nobody has asked for.
+  const EchoResult next = Send().Wait();
+  EXPECT_EQ(next.status(), result.status());
+  EXPECT_THAT(next, OutcomeIs(CallOutcome::kNotSent));
+  // Nor when their options say that they may be repeated.
+  EXPECT_EQ(Send(channel_, "x", {.repeat = Repeat::kIdempotent}).Wait().status(), result.status());
+}
+
 TEST_F(BadServerTest, ServerOfAnotherVersionIsNamed) {
   Pending call = Send();
   RawPeer server = listener_.Accept();
@@ -67,7 +88,8 @@ TEST_F(BadServerTest, ServerThatClosesDuringTheHandshakeIsUnavailable) {
   const std::string greeting = Greeting();
   for (const size_t bytes : {size_t{0}, size_t{5}, size_t{8}, size_t{30}, greeting.size() - 1}) {
     SCOPED_TRACE(bytes);
-    Pending call = Send();
+    // The server seems to be away for a moment, for which others would wait.
+    Pending call = Send(channel_, "x", {.repeat = Repeat::kNever});
     RawPeer server = listener_.Accept();
     server.ReadGreeting();
     server.Send(greeting.substr(0, bytes));
@@ -99,7 +121,6 @@ TEST_F(BadServerTest, ServersReasonToRefuseIsTold) {
 
 TEST_F(BadServerTest, ServerThatSaysNothingIsUnavailable) {
   ChannelOptions options;
-  options.retry.policy.attempts_max = 1;
   options.connect_timeout = absl::Seconds(1);
   options.backoff.initial = absl::Hours(1);
   options.backoff.max = absl::Hours(1);
@@ -143,7 +164,6 @@ TEST_F(BadServerTest, CancelWhileTheServerSaysNothing) {
 
 TEST_F(BadServerTest, CallsThatWaitForTheConnectionAreBounded) {
   ChannelOptions options;
-  options.retry.policy.attempts_max = 1;
   options.limits.calls_in_flight_max = 3;
   channel_ = *Channel::Create(listener_.endpoint(), options);
   std::vector<Pending> waiting;
@@ -162,7 +182,6 @@ TEST_F(BadServerTest, CallsThatWaitForTheConnectionAreBounded) {
 
 TEST_F(BadServerTest, ClosedChannelGivesUpConnecting) {
   ChannelOptions options;
-  options.retry.policy.attempts_max = 1;
   options.connect_timeout = options.limits.handshake_timeout = absl::Hours(1);
   channel_ = *Channel::Create(listener_.endpoint(), options);
   Pending call = Send();
@@ -248,6 +267,69 @@ TEST_F(BadServerTest, GoAwayMovesLaterCallsToANewConnection) {
   first.Send(Message(ReturnHeader(id), EchoBody()));
   EXPECT_THAT(before.Wait(), IsOk()) << "the old connection lives until its calls have ended";
   EXPECT_TRUE(first.Ends());
+}
+
+// --- What has certainly not run is made once more ---
+
+TEST_F(BadServerTest, RefusedCallIsMadeOnceMore) {
+  Pending call = Send("small");
+  RawPeer server = listener_.AcceptGreeted();
+  server.Send(Refusal(TakeCall(server)));
+  const std::optional<Received> again = server.ReadMessageOf(FrameType::kCall);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->text(), "small");
+  server.Send(Message(ReturnHeader(again->header.call_id), EchoBody()));
+  EXPECT_THAT(call.Wait(), IsOk());
+}
+
+TEST_F(BadServerTest, CallThatIsRefusedAgainAndAgainFailsAfterSoManyAttempts) {
+  auto policy = std::make_shared<RetryPolicy>();
+  policy->attempts_max = 4;
+  policy->backoff.initial = absl::Milliseconds(1);
+  Pending call = Send(channel_, "small", {.retry = policy});
+  RawPeer server = listener_.AcceptGreeted();
+  for (int i = 0; i < policy->attempts_max; ++i) {
+    const std::optional<Received> attempt = server.ReadMessageOf(FrameType::kCall);
+    ASSERT_TRUE(attempt);
+    EXPECT_EQ(attempt->text(), "small") << i;
+    server.Send(Refusal(attempt->header.call_id));
+  }
+  const EchoResult result = call.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("(4 attempts)")));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kRefused));
+}
+
+TEST_F(BadServerTest, RefusedCallWithALargeRequestIsTheCallersToRepeat) {
+  Pending call = Send(std::string(5000, 'x'));
+  RawPeer server = listener_.AcceptGreeted();
+  server.Send(Refusal(TakeCall(server)));
+  EXPECT_THAT(call.Wait(), OutcomeIs(CallOutcome::kRefused));
+  // Also when it may not be repeated at all.
+  Pending never = Send(channel_, "small", {.repeat = Repeat::kNever});
+  server.Send(Refusal(TakeCall(server)));
+  EXPECT_THAT(never.Wait(), OutcomeIs(CallOutcome::kRefused));
+}
+
+TEST_F(BadServerTest, CallsThatALostConnectionDidNotSendGoToTheNext) {
+  Pending first = Send();
+  RawPeer server = listener_.AcceptGreeted(/*receive_buffer=*/4096);
+  TakeCall(server);
+  // What stops the small ones behind it: much more than the system takes.
+  std::vector<Pending> large;
+  for (int i = 0; i < 40; ++i) large.push_back(Send(std::string(1 << 20, 'x')));
+  std::vector<Pending> small;
+  for (int i = 0; i < 10; ++i) small.push_back(Send(absl::StrCat("small ", i)));
+  server.Reset();
+  RawPeer next = listener_.AcceptGreeted();
+  for (int i = 0; i < 10; ++i) {
+    const std::optional<Received> call = next.ReadMessageOf(FrameType::kCall);
+    ASSERT_TRUE(call);
+    EXPECT_THAT(call->text(), StartsWith("small "));
+    next.Send(Message(ReturnHeader(call->header.call_id), EchoBody()));
+  }
+  for (Pending& call : small) EXPECT_THAT(call.Wait(), IsOk());
+  EXPECT_THAT(first.Wait(), OutcomeIs(CallOutcome::kUnknown));
+  EXPECT_THAT(large.back().Wait(), OutcomeIs(CallOutcome::kNotSent));
 }
 
 // --- Answers ---
@@ -377,7 +459,6 @@ TEST_F(BadServerTest, CancelledCallIsNotHurtByItsLateAnswer) {
 
 TEST_F(BadServerTest, CallsFailWhenTheQueueIsFull) {
   ChannelOptions options;
-  options.retry.policy.attempts_max = 1;
   options.limits.message_bytes_max = 2 << 20;
   options.limits.queued_bytes_max = 8 << 20;
   channel_ = *Channel::Create(listener_.endpoint(), options);

@@ -112,6 +112,58 @@ class BadStreamTest : public testing::Test {
   std::shared_ptr<Channel> channel_;
 };
 
+// A stream's coroutine and a callback that wait for a client which says nothing, not even that it
+// has given up.
+TEST_F(BadStreamTest, DeadlineEndsHandlersThatWaitForASilentClient) {
+  absl::Notification read_ended;
+  absl::Status by_callback;
+  std::optional<StreamReader<Item>> reader;
+  std::optional<DeferredCall> later;
+  std::atomic<int> uploads{0};
+  feed_.on_upload = [&](ServerContext& context, StreamReader<Item> from,
+                        conformance::Feed::UploadResults::Builder results) {
+    if (++uploads != 2) return conformance::CountItems(context, std::move(from), results);
+    reader.emplace(std::move(from));
+    later.emplace(context.Defer());
+    reader->Read().Then([&](conformance::ItemRead read) {
+      by_callback = read.status();
+      read_ended.Notify();
+    });
+    return Reply::Later();
+  };
+  server_ = *ServerBuilder().AddService(&feed_).Listen("tcp:127.0.0.1:0").Start();
+  endpoint_ = server_->endpoints()[0];
+  channel_ = *Channel::Create(endpoint_);
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  const auto upload_within = [](uint32_t call_id, uint32_t us) {
+    std::string call = FeedCall(call_id, kUpload);
+    call.replace(offsetof(FrameHeader, timeout), sizeof(us), reinterpret_cast<const char*>(&us),
+                 sizeof(us));
+    return call;
+  };
+  const auto end_of = [&peer](uint32_t call_id) {
+    for (;;) {
+      const std::optional<Received> end = peer.ReadMessageOf(FrameType::kReturn);
+      if (!end) return absl::DataLossError("no return");
+      if (end->header.call_id == call_id) return end->status();
+    }
+  };
+  // A coroutine.
+  ASSERT_TRUE(peer.Send(upload_within(1, 20'000)));
+  EXPECT_THAT(end_of(1),
+              StatusIs(absl::StatusCode::kDeadlineExceeded, "Feed.upload: deadline passed"));
+  // A callback.
+  ASSERT_TRUE(peer.Send(upload_within(2, 20'000)));
+  ASSERT_TRUE(conformance::Happens(read_ended));
+  EXPECT_THAT(by_callback, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  later->Finish(by_callback);
+  EXPECT_THAT(end_of(2), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  // One that ends in time.
+  ASSERT_TRUE(
+      peer.Send(upload_within(3, 60'000'000) + Message(ControlHeader(FrameType::kStreamEnd, 3))));
+  EXPECT_THAT(end_of(3), IsOk());
+}
+
 TEST_F(BadStreamTest, MessagesWithoutCreditCloseTheConnection) {
   Limits limits;
   limits.stream_window_bytes = 4096;
@@ -124,6 +176,56 @@ TEST_F(BadStreamTest, MessagesWithoutCreditCloseTheConnection) {
   ASSERT_TRUE(IsThrough(peer));
   peer.Send(SmallMessage(1));
   ExpectClosed(peer, "without credit");
+}
+
+// Each of many streams within its window.
+TEST_F(BadStreamTest, WhatAllStreamsOfAConnectionKeepTogetherIsBounded) {
+  Limits limits;
+  limits.stream_window_bytes = 4096;
+  limits.stream_kept_bytes_max = 10'000;
+  Start(limits);
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  constexpr uint32_t kStreams = 50;
+  constexpr uint32_t kEach = 20;
+  std::string all;
+  for (uint32_t call = 0; call < kStreams; ++call) all += FeedCall(call, kUpload);
+  for (uint32_t i = 0; i < kEach; ++i) {
+    for (uint32_t call = 0; call < kStreams; ++call) all += SmallMessage(call);
+  }
+  ASSERT_TRUE(peer.Send(all));
+  ASSERT_TRUE(IsThrough(peer)) << "the connection lives";
+  uint64_t kept_bytes = 0;
+  uint32_t failed = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    ASSERT_EQ(held_.size(), kStreams);
+    for (Held& held : held_) {
+      while (auto item = held.reader.TryRead()) {
+        if (item->ok()) {
+          kept_bytes += kSmallMessageBytes;
+          continue;
+        }
+        ++failed;
+        EXPECT_THAT(item->status(),
+                    StatusIs(absl::StatusCode::kResourceExhausted,
+                             HasSubstr("limits.stream_kept_bytes_max, 10000 bytes, is reached")));
+        break;
+      }
+    }
+  }
+  EXPECT_LE(kept_bytes, limits.stream_kept_bytes_max);
+  EXPECT_GT(failed, 0u);
+  // What was read and dropped makes room again.
+  for (uint32_t i = 0; i < 5; ++i) {
+    ASSERT_TRUE(peer.Send(FeedCall(1000 + i, kUpload) + SmallMessage(1000 + i)));
+  }
+  ASSERT_TRUE(IsThrough(peer));
+  absl::MutexLock lock(&mutex_);
+  for (size_t i = kStreams; i < held_.size(); ++i) {
+    auto item = held_[i].reader.TryRead();
+    ASSERT_TRUE(item);
+    EXPECT_THAT(*item, IsOk());
+  }
 }
 
 TEST_F(BadStreamTest, CreditThatOverflowsClosesTheConnection) {

@@ -129,6 +129,18 @@ std::string HoldCall(uint32_t call_id) {
   return Message(HoldHeader(call_id), MessageWords(builder));
 }
 
+std::string Refusal(uint32_t call_id) {
+  capnp::MallocMessageBuilder builder;
+  auto error = builder.initRoot<protocol::ReturnExtra>().initError();
+  error.setMessage("going away");
+  error.setRefused(true);
+  const Words extra = MessageWords(builder);
+  FrameHeader header = ReturnHeader(call_id);
+  header.code = static_cast<uint16_t>(absl::StatusCode::kUnavailable);
+  header.extra_size = static_cast<uint32_t>(extra.size() * sizeof(extra[0]));
+  return Message(header, extra);
+}
+
 namespace {
 
 // The words of a part of a received message, aligned.

@@ -42,6 +42,8 @@ Words EchoBody();
 // Whole messages.
 std::string EchoCall(uint32_t call_id);
 std::string HoldCall(uint32_t call_id);
+// A return that refuses the call: UNAVAILABLE, and the promise that it has not run.
+std::string Refusal(uint32_t call_id);
 
 // --- A socket ---
 

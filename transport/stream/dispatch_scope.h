@@ -18,7 +18,7 @@ namespace mi7::transport {
 class StreamConnection::DispatchScope final : public CallbackScope {
  public:
   explicit DispatchScope(StreamConnection* connection)
-      : CallbackScope(connection), owner_(connection) {}
+      : CallbackScope(connection, /*one_arrival=*/true), owner_(connection) {}
   ~DispatchScope() {
     MI7_CHECK(first_ == nullptr, "what is corked is written before the scope ends");
   }

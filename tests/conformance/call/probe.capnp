@@ -34,7 +34,10 @@ interface Probe extends(Named) {
   again @4 (text :Text) -> (attempt :UInt32) $Mi7.idempotent;
   # Answers as the test says.
 
-  health @5 () -> (held :UInt32) $Mi7.priority(control);
+  once @5 (text :Text, data :Data) -> (text :Text, data :Data, run :UInt32) $Mi7.deduplicate;
+  # As the test says.
+
+  health @6 () -> (held :UInt32) $Mi7.priority(control);
   # How many calls of hold are held.
 }
 

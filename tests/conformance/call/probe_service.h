@@ -51,8 +51,11 @@ using AgainHandler =
 Reply Again(ServerContext& context, Probe::AgainParams::Reader params,
             Probe::AgainResults::Builder results);
 
-// Answers echo and again with a handler of the test, and holds calls of hold until the test answers
-// them.
+using OnceHandler =
+    std::function<Reply(ServerContext&, Probe::OnceParams::Reader, Probe::OnceResults::Builder)>;
+
+// Answers echo, again and once with a handler of the test, and holds calls of hold until the test
+// answers them.
 class ProbeImpl final : public ProbeService {
  public:
   struct Held {
@@ -81,6 +84,10 @@ class ProbeImpl final : public ProbeService {
               Probe::AgainResults::Builder results) override {
     return on_again(context, params, results);
   }
+  Reply Once(ServerContext& context, Probe::OnceParams::Reader params,
+             Probe::OnceResults::Builder results) override {
+    return on_once(context, params, results);
+  }
   Reply Name(ServerContext&, Named::NameParams::Reader,
              Named::NameResults::Builder results) override {
     results.setName("probe");
@@ -98,6 +105,7 @@ class ProbeImpl final : public ProbeService {
   // Set before the server starts.
   EchoHandler on_echo = conformance::Echo;
   AgainHandler on_again = conformance::Again;
+  OnceHandler on_once;
 
  private:
   absl::Mutex mutex_;

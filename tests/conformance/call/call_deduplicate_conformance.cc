@@ -1,0 +1,294 @@
+// Calls that the server recognizes when they are made again ($Mi7.deduplicate).
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "rpc/request_id.h"
+#include "rpc/retry_info.h"
+#include "tests/conformance/call/call_conformance.h"
+#include "transport/fault/fault_script.h"
+
+namespace mi7::conformance {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+using OnceResult = absl::StatusOr<Response<Probe::OnceResults>>;
+
+// Numbers its runs, and answers with what it got.
+class Runs {
+ public:
+  OnceHandler handler() {
+    return [this](ServerContext& context, Probe::OnceParams::Reader params,
+                  Probe::OnceResults::Builder results) -> Reply {
+      const uint32_t run = ++count;
+      results.setRun(run);
+      results.setText(params.getText());
+      results.setData(params.getData());
+      context.trailing_metadata().Add("run", absl::StrCat(run));
+      return absl::OkStatus();
+    };
+  }
+  std::atomic<uint32_t> count{0};
+};
+
+PendingCall<Probe::OnceResults> SendOnce(const ProbeStub& stub, const std::string& text,
+                                         const CallOptions& options = {}, size_t bytes = 0) {
+  auto request = stub.Once(options);
+  request->setText(text);
+  if (bytes != 0) request->initData(static_cast<unsigned>(bytes));
+  return request.Send();
+}
+
+CallOptions WithId(const RequestId& id) {
+  CallOptions options;
+  options.request_id = id;
+  options.received = std::make_shared<ResponseMetadata>();
+  return options;
+}
+
+TEST_P(CallTest, CallWithAKnownIdGetsTheSameAnswer) {
+  Runs runs;
+  probe_.on_once = runs.handler();
+  Start();
+  for (const size_t bytes : {0u, 1000u, 300'000u}) {
+    SCOPED_TRACE(bytes);
+    const uint32_t before = runs.count;
+    const RequestId id = RequestId::Random();
+    for (int i = 0; i < 3; ++i) {
+      const CallOptions options = WithId(id);
+      const OnceResult result = SendOnce(stub(), "a text", options, bytes).Wait();
+      ASSERT_THAT(result, IsOk());
+      EXPECT_EQ(result->getRun(), before + 1);
+      EXPECT_EQ(result->getText(), "a text");
+      EXPECT_EQ(result->getData().size(), bytes);
+      EXPECT_EQ(options.received->trailing, (Metadata{{"run", absl::StrCat(before + 1)}}));
+    }
+    EXPECT_EQ(runs.count, before + 1);
+  }
+  EXPECT_EQ(server_->statistics().calls_recognized, 6u);
+  // From another connection as well.
+  const RequestId id = RequestId::Random();
+  EXPECT_THAT(SendOnce(stub(), "x", WithId(id)).Wait(), IsOk());
+  const uint32_t before = runs.count;
+  EXPECT_THAT(SendOnce(ProbeStub(NewChannel()), "x", WithId(id)).Wait(), IsOk());
+  EXPECT_EQ(runs.count, before);
+}
+
+TEST_P(CallTest, EachCallHasAnIdOfItsOwn) {
+  Runs runs;
+  probe_.on_once = runs.handler();
+  Start();
+  for (int i = 0; i < 3; ++i) EXPECT_THAT(SendOnce(stub(), "x").Wait(), IsOk());
+  EXPECT_EQ(runs.count, 3u);
+}
+
+TEST_P(CallTest, KnownIdWithOtherParametersIsAnError) {
+  Runs runs;
+  probe_.on_once = runs.handler();
+  Start();
+  const RequestId id = RequestId::Random();
+  EXPECT_THAT(SendOnce(stub(), "a", WithId(id)).Wait(), IsOk());
+  EXPECT_THAT(SendOnce(stub(), "b", WithId(id)).Wait(),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       "Probe.once: the request id is that of a call with other parameters"));
+  EXPECT_EQ(runs.count, 1u);
+  EXPECT_THAT(SendOnce(stub(), "a", WithId(id)).Wait(), IsOk()) << "the first is kept";
+}
+
+TEST_P(CallTest, FailureIsAnAnswerToo) {
+  int runs = 0;
+  probe_.on_once = [&](auto&, auto, auto) -> Reply {
+    return absl::NotFoundError(absl::StrCat("run ", ++runs));
+  };
+  Start();
+  const RequestId id = RequestId::Random();
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(SendOnce(stub(), "x", WithId(id)).Wait(),
+                StatusIs(absl::StatusCode::kNotFound, "run 1"));
+  }
+}
+
+TEST_P(CallTest, AnswerThatNothingWasDoneIsNotKept) {
+  int runs = 0;
+  probe_.on_once = [&](auto&, auto, auto) -> Reply {
+    if (++runs == 1) {
+      return WithRetryAfter(absl::ResourceExhaustedError("full"), absl::ZeroDuration());
+    }
+    return absl::OkStatus();
+  };
+  Start();
+  const RequestId id = RequestId::Random();
+  EXPECT_THAT(SendOnce(stub(), "x", WithId(id)).Wait(),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(SendOnce(stub(), "x", WithId(id)).Wait(), IsOk());
+  EXPECT_EQ(runs, 2);
+}
+
+TEST_P(CallTest, CallThatComesWhileTheFirstRunsWaitsForItsAnswer) {
+  absl::Notification begun;
+  std::optional<DeferredCall> later;
+  std::optional<Probe::OnceResults::Builder> answer;
+  std::atomic<int> runs{0};
+  probe_.on_once = [&](ServerContext& context, auto, auto results) {
+    ++runs;
+    answer.emplace(results);
+    later.emplace(context.Defer());
+    begun.Notify();
+    return Reply::Later();
+  };
+  Start();
+  const RequestId id = RequestId::Random();
+  auto first = SendOnce(stub(), "x", WithId(id));
+  ASSERT_TRUE(Happens(begun));
+  const std::shared_ptr<Channel> other = NewChannel();
+  auto second = SendOnce(stub(), "x", WithId(id));
+  auto third = SendOnce(ProbeStub(other), "x", WithId(id));
+  const Deadline patience = Deadline::After(kSoon);
+  while (server_->statistics().calls_recognized < 2) ASSERT_FALSE(patience.passed());
+  answer->setRun(7);
+  later->Finish(absl::OkStatus());
+  for (auto* call : {&first, &second, &third}) {
+    const OnceResult result = call->Wait();
+    ASSERT_THAT(result, IsOk());
+    EXPECT_EQ(result->getRun(), 7u);
+  }
+  EXPECT_EQ(runs, 1);
+}
+
+TEST_P(CallTest, CallWhoseAnswerIsLostIsMadeAgainAndRunsOnce) {
+  Runs runs;
+  probe_.on_once = runs.handler();
+  ServerOptions options;
+  const auto faults = std::make_shared<FaultScript>();
+  options.decorator = faults;
+  Start(options);
+  ASSERT_TRUE(Works());
+  for (uint32_t i = 1; i <= 5; ++i) {
+    faults->Add({.frames = FaultFrames::kReturns, .action = FaultAction::kLose});
+    const OnceResult result = SendOnce(stub(), "x", {.deadline = Deadline::After(kSoon)}).Wait();
+    ASSERT_THAT(result, IsOk());
+    EXPECT_EQ(result->getRun(), i);
+  }
+  EXPECT_EQ(runs.count, 5u);
+  // One that may not be repeated is not.
+  faults->Add({.frames = FaultFrames::kReturns, .action = FaultAction::kLose});
+  CallOptions never;
+  never.repeat = Repeat::kNever;
+  EXPECT_THAT(SendOnce(stub(), "x", never).Wait(), OutcomeIs(CallOutcome::kUnknown));
+}
+
+TEST_P(CallTest, HandlerOfACallThatMayComeAgainSurvivesTheConnection) {
+  absl::Notification begun;
+  std::optional<DeferredCall> later;
+  ServerContext* of_first = nullptr;
+  std::optional<Probe::OnceResults::Builder> answer;
+  std::atomic<int> runs{0};
+  probe_.on_once = [&](ServerContext& context, auto, auto results) {
+    ++runs;
+    of_first = &context;
+    answer.emplace(results);
+    later.emplace(context.Defer());
+    begun.Notify();
+    return Reply::Later();
+  };
+  Start();
+  const RequestId id = RequestId::Random();
+  auto lost = SendOnce(stub(), "x", WithId(id));
+  ASSERT_TRUE(Happens(begun));
+  channel_->Close();
+  EXPECT_THAT(lost.Wait(), OutcomeIs(CallOutcome::kUnknown));
+  ASSERT_TRUE(HasConnections(0));
+  EXPECT_FALSE(of_first->cancelled());
+  const std::shared_ptr<Channel> next = NewChannel();
+  auto again = SendOnce(ProbeStub(next), "x", WithId(id));
+  const Deadline patience = Deadline::After(kSoon);
+  while (server_->statistics().calls_recognized == 0) ASSERT_FALSE(patience.passed());
+  answer->setRun(9);
+  later->Finish(absl::OkStatus());
+  const OnceResult result = again.Wait();
+  ASSERT_THAT(result, IsOk());
+  EXPECT_EQ(result->getRun(), 9u);
+  EXPECT_EQ(runs, 1);
+}
+
+TEST_P(CallTest, HandlerWhoseCallerIsGoneLearnsOfTheShutdown) {
+  absl::Notification begun;
+  absl::Notification told;
+  std::optional<DeferredCall> later;
+  std::optional<std::stop_callback<std::function<void()>>> on_stop;
+  probe_.on_once = [&](ServerContext& context, auto, auto) {
+    later.emplace(context.Defer());
+    on_stop.emplace(context.stop_token(), [&told] { told.Notify(); });
+    begun.Notify();
+    return Reply::Later();
+  };
+  Start();
+  auto lost = SendOnce(stub(), "x");
+  ASSERT_TRUE(Happens(begun));
+  channel_->Close();
+  ASSERT_TRUE(HasConnections(0));
+  EXPECT_FALSE(told.HasBeenNotified());
+  EXPECT_THAT(server_->Shutdown(Deadline::After(kSoon)), IsOk());
+  EXPECT_TRUE(told.HasBeenNotified()) << "nobody can come back";
+  on_stop.reset();
+  later->Finish(absl::OkStatus());
+}
+
+TEST_P(CallTest, ServerThatWasRestartedDoesNotRunWhatMayHaveRun) {
+  absl::Notification begun;
+  std::optional<DeferredCall> later;
+  std::atomic<int> runs{0};
+  probe_.on_once = [&](ServerContext& context, auto, auto) {
+    if (++runs == 1) {
+      later.emplace(context.Defer());
+      begun.Notify();
+      return Reply::Later();
+    }
+    return Reply(absl::OkStatus());
+  };
+  ChannelOptions options;
+  options.backoff.initial = options.backoff.max = absl::Milliseconds(5);
+  options.retry.policy.attempts_max = 100;
+  Start({}, options);
+  auto call = SendOnce(stub(), "x", {.deadline = Deadline::After(kSoon)});
+  ASSERT_TRUE(Happens(begun));
+  StopServer();
+  ASSERT_NO_FATAL_FAILURE(RestartServer());
+  const OnceResult result = call.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kAborted,
+                               AllOf(StartsWith("Probe.once: an earlier attempt may have run"),
+                                     HasSubstr("it was restarted"))));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  EXPECT_EQ(runs, 1);
+  EXPECT_THAT(SendOnce(stub(), "x").Wait(), IsOk()) << "new calls are run";
+}
+
+TEST_P(CallTest, WhatIsKeptOfAnswersIsBounded) {
+  Runs runs;
+  probe_.on_once = runs.handler();
+  ServerOptions options;
+  options.deduplication = {.answers_max = 2, .answer_bytes_max = 10'000};
+  Start(options);
+  const RequestId first = RequestId::Random();
+  EXPECT_THAT(SendOnce(stub(), "x", WithId(first)).Wait(), IsOk());
+  for (int i = 0; i < 2; ++i) EXPECT_THAT(SendOnce(stub(), "x").Wait(), IsOk());
+  EXPECT_THAT(SendOnce(stub(), "x", WithId(first)).Wait(), IsOk());
+  EXPECT_EQ(runs.count, 4u) << "its answer was the oldest";
+  const RequestId large = RequestId::Random();
+  EXPECT_THAT(SendOnce(stub(), "x", WithId(large), 20'000).Wait(), IsOk());
+  EXPECT_THAT(SendOnce(stub(), "x", WithId(large), 20'000).Wait(),
+              StatusIs(absl::StatusCode::kAborted, HasSubstr("answer_bytes_max")));
+  EXPECT_EQ(runs.count, 5u);
+}
+
+}  // namespace
+}  // namespace mi7::conformance
