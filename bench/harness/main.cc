@@ -145,7 +145,8 @@ int Main() {
   if (rounds > 0 && rounds < kRoundsMin) {
     std::printf("Fewer than %d rounds: medians of so few are no results.\n", kRoundsMin);
   }
-  PlanOptions plan_options = {.quick = quick};
+  const std::vector<std::string> only = absl::GetFlag(FLAGS_only);
+  PlanOptions plan_options = {.quick = quick, .all_rows = !quick || !only.empty()};
   plan_options.base.measure_ns = absl::ToInt64Nanoseconds(
       measure > absl::ZeroDuration() ? measure : absl::Milliseconds(quick ? 20 : 120));
   if (quick) plan_options.base.warmup_ns = 5'000'000;
@@ -168,7 +169,7 @@ int Main() {
     options.placements.push_back(*placement);
   }
   Plan plan = MakePlan(plan_options);
-  for (const std::string& prefix : absl::GetFlag(FLAGS_only)) {
+  for (const std::string& prefix : only) {
     const bool known = std::any_of(plan.rows.begin(), plan.rows.end(),
                                    [&](const Row& row) { return row.id.rfind(prefix, 0) == 0; });
     if (known) continue;
@@ -176,7 +177,7 @@ int Main() {
                  prefix.c_str());
     return 2;
   }
-  KeepOnly(plan, absl::GetFlag(FLAGS_only));
+  KeepOnly(plan, only);
   // Now, and not when everything has been measured.
   for (const std::string& path : {absl::GetFlag(FLAGS_json), absl::GetFlag(FLAGS_html)}) {
     if (path.empty() || std::ofstream(path, std::ios::app)) continue;
