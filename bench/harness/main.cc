@@ -11,8 +11,10 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <set>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -63,6 +65,7 @@ std::string DefaultProgramDirectory() {
   return absl::StrCat(self.substr(0, self.rfind('/')), "/../subjects");
 }
 
+// Keeps the rows whose ids begin so, and of the charts what these rows measure.
 void KeepOnly(Plan& plan, const std::vector<std::string>& prefixes) {
   if (prefixes.empty()) return;
   std::erase_if(plan.rows, [&](const Row& row) {
@@ -71,7 +74,22 @@ void KeepOnly(Plan& plan, const std::vector<std::string>& prefixes) {
     }
     return true;
   });
-  plan.charts.clear();  // they would need all rows
+  std::set<std::pair<size_t, Placement>> measured;
+  for (const Row& row : plan.rows) {
+    for (Placement placement : row.placements) {
+      measured.emplace(row.cell, placement);
+      if (row.limit.has_value()) measured.emplace(*row.limit, placement);
+    }
+  }
+  for (Chart& chart : plan.charts) {
+    for (Chart::Series& series : chart.series) {
+      std::erase_if(series.points, [&](const Chart::Point& point) {
+        return !measured.contains({point.cell, chart.placement});
+      });
+    }
+    std::erase_if(chart.series, [](const Chart::Series& series) { return series.points.empty(); });
+  }
+  std::erase_if(plan.charts, [](const Chart& chart) { return chart.series.empty(); });
 }
 
 // The share of the machine that others keep busy right now; warns when that is much.
