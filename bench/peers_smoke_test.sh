@@ -9,6 +9,8 @@ programs=$(cd "$(dirname "$1")" && pwd)
   --json="$json" --only=grpc,thrift,zeromq,nng,boost
 for peer in grpc_sync grpc_callback thrift zeromq nng boost_queue; do
   grep -q "\"id\":\"$peer\." "$json" || { echo "no row of $peer" >&2; exit 1; }
+  grep -q "\"id\":\"$peer\.[a-z]*\.stream\.1MiB\"" "$json" ||
+    { echo "no stream of $peer" >&2; exit 1; }
 done
 if grep -v -e '"missing":null' -e '"missing":"[a-z_]*: not installed: apt-get install ' "$json"; then
   echo "some peers neither work nor say what they need" >&2

@@ -149,6 +149,10 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
     figure.server_cpu_ns =
         Quantile(Collect(cell, [](const Sample& s) { return s.calls.server_cpu_ns; }), 0.5);
   }
+  const Workload& workload = plan.cells[row.cell].workload;
+  if (IsStream(workload.call) && row.quantity == Quantity::kPerCall && figure.value.median > 0) {
+    figure.bytes_per_s = 1e9 * static_cast<double>(workload.payload_bytes) / figure.value.median;
+  }
   if (IsMemory(row.quantity)) {
     figure.heap_bytes =
         Quantile(Collect(cell,

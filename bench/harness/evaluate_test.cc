@@ -172,6 +172,17 @@ TEST_P(PlanTest, EveryTargetHasARowOfItsId) {
 
 INSTANTIATE_TEST_SUITE_P(QuickAndFull, PlanTest, ::testing::Bool());
 
+TEST_F(EvaluateTest, AStreamHasABandwidth) {
+  AddRound(110, 100);
+  EXPECT_FALSE(Evaluated().bytes_per_s.has_value()) << "a call has none";
+  plan_.cells[0].workload.call = Call::kStream;
+  plan_.cells[0].workload.payload_bytes = 1'000'000;
+  plan_.rows[0].quantity = Quantity::kPerCall;
+  result_.cells[{0, Placement::kUnpinned}].rounds[0]->calls.per_call_ns = 500'000;
+  EXPECT_DOUBLE_EQ(Evaluated().bytes_per_s.value(), 2e9);
+  EXPECT_NE(ToTable({Evaluated()}, result_).find("2 GB/s"), std::string::npos);
+}
+
 TEST(HumanValueTest, PicksTheUnit) {
   EXPECT_EQ(HumanValue(91.5, "ns"), "91.5 ns");
   EXPECT_EQ(HumanValue(83'420, "ns"), "83.42 us");

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "bench/harness/report.h"
 #include "bench/harness/stats.h"
 #include "bench/harness/svg_chart.h"
 
@@ -46,12 +47,6 @@ std::string RateText(double per_second) {
                           : absl::StrFormat("%.3g M/s", per_second / 1e6);
 }
 
-std::string BandwidthText(double bytes_per_second) {
-  if (bytes_per_second < 1e6) return absl::StrFormat("%.3g kB/s", bytes_per_second / 1e3);
-  return bytes_per_second < 1e9 ? absl::StrFormat("%.3g MB/s", bytes_per_second / 1e6)
-                                : absl::StrFormat("%.3g GB/s", bytes_per_second / 1e9);
-}
-
 std::string BytesText(double bytes) {
   if (bytes < 1024) return absl::StrFormat("%g B", bytes);
   return bytes < 1024 * 1024 ? absl::StrFormat("%g KiB", bytes / 1024)
@@ -75,7 +70,7 @@ std::optional<double> Median(const RunResult& result, size_t cell, Placement pla
 std::optional<double> ValueAt(const Chart& chart, const Chart::Point& point, const Plan& plan,
                               const RunResult& result) {
   const Workload& workload = plan.cells[point.cell].workload;
-  const bool alone = workload.outstanding == 1;
+  const bool alone = workload.outstanding == 1 && !IsStream(workload.call);
   const std::optional<double> ns =
       Median(result, point.cell, chart.placement, [&](const CallFigures& calls) {
         return chart.kind == Chart::Kind::kTime && alone ? calls.p50_ns() : calls.per_call_ns;
@@ -118,7 +113,7 @@ std::string ToSvg(const Chart& chart, const Plan& plan, const RunResult& result)
   };
   svg.y_text = [&](double y) {
     if (chart.kind == Chart::Kind::kRate) return RateText(y);
-    return chart.kind == Chart::Kind::kBandwidth ? BandwidthText(y) : HumanValue(y, "ns");
+    return chart.kind == Chart::Kind::kBandwidth ? HumanBandwidth(y) : HumanValue(y, "ns");
   };
   for (const Chart::Series& series : chart.series) {
     if (distribution) {

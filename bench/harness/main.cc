@@ -11,8 +11,10 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <set>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -63,6 +65,7 @@ std::string DefaultProgramDirectory() {
   return absl::StrCat(self.substr(0, self.rfind('/')), "/../subjects");
 }
 
+// Keeps the rows whose ids begin so, and of the charts what these rows measure.
 void KeepOnly(Plan& plan, const std::vector<std::string>& prefixes) {
   if (prefixes.empty()) return;
   std::erase_if(plan.rows, [&](const Row& row) {
@@ -71,7 +74,22 @@ void KeepOnly(Plan& plan, const std::vector<std::string>& prefixes) {
     }
     return true;
   });
-  plan.charts.clear();  // they would need all rows
+  std::set<std::pair<size_t, Placement>> measured;
+  for (const Row& row : plan.rows) {
+    for (Placement placement : row.placements) {
+      measured.emplace(row.cell, placement);
+      if (row.limit.has_value()) measured.emplace(*row.limit, placement);
+    }
+  }
+  for (Chart& chart : plan.charts) {
+    for (Chart::Series& series : chart.series) {
+      std::erase_if(series.points, [&](const Chart::Point& point) {
+        return !measured.contains({point.cell, chart.placement});
+      });
+    }
+    std::erase_if(chart.series, [](const Chart::Series& series) { return series.points.empty(); });
+  }
+  std::erase_if(plan.charts, [](const Chart& chart) { return chart.series.empty(); });
 }
 
 // The share of the machine that others keep busy right now; warns when that is much.
@@ -145,7 +163,8 @@ int Main() {
   if (rounds > 0 && rounds < kRoundsMin) {
     std::printf("Fewer than %d rounds: medians of so few are no results.\n", kRoundsMin);
   }
-  PlanOptions plan_options = {.quick = quick};
+  const std::vector<std::string> only = absl::GetFlag(FLAGS_only);
+  PlanOptions plan_options = {.quick = quick, .all_rows = !quick || !only.empty()};
   plan_options.base.measure_ns = absl::ToInt64Nanoseconds(
       measure > absl::ZeroDuration() ? measure : absl::Milliseconds(quick ? 20 : 120));
   if (quick) plan_options.base.warmup_ns = 5'000'000;
@@ -168,7 +187,7 @@ int Main() {
     options.placements.push_back(*placement);
   }
   Plan plan = MakePlan(plan_options);
-  for (const std::string& prefix : absl::GetFlag(FLAGS_only)) {
+  for (const std::string& prefix : only) {
     const bool known = std::any_of(plan.rows.begin(), plan.rows.end(),
                                    [&](const Row& row) { return row.id.rfind(prefix, 0) == 0; });
     if (known) continue;
@@ -176,7 +195,7 @@ int Main() {
                  prefix.c_str());
     return 2;
   }
-  KeepOnly(plan, absl::GetFlag(FLAGS_only));
+  KeepOnly(plan, only);
   // Now, and not when everything has been measured.
   for (const std::string& path : {absl::GetFlag(FLAGS_json), absl::GetFlag(FLAGS_html)}) {
     if (path.empty() || std::ofstream(path, std::ios::app)) continue;

@@ -10,6 +10,7 @@ Plan MakePlan(const PlanOptions& options) {
   AddLocal(plan);
   AddPeers(plan);
   AddSlotPipe(plan);
+  AddStreams(plan);
   AddCounts(plan);
   AddCurves(plan);
   return plan.Take();

@@ -98,6 +98,7 @@ struct Plan {
 struct PlanOptions {
   Workload base = {};             // gives the times of a run
   bool quick = false;             // fewer points of charts
+  bool all_rows = true;           // otherwise without those for which a quick run has no time
   int idle_connections = 10'000;  // of T5
   int local_connections = 1'000;  // of L8
 };

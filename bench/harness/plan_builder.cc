@@ -17,7 +17,7 @@ bool Same(const Cell& a, const Cell& b) {
 Quantity UsualQuantity(const Cell& cell) {
   const Workload& workload = cell.workload;
   const bool alone = workload.outstanding == 1 && workload.threads == 1 && cell.clients == 1 &&
-                     workload.call != Call::kStream;
+                     !IsStream(workload.call);
   return alone ? Quantity::kP50 : Quantity::kPerCall;
 }
 

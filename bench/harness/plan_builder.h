@@ -71,6 +71,7 @@ void AddTcp(PlanBuilder& plan);       // T
 void AddLocal(PlanBuilder& plan);     // L
 void AddPeers(PlanBuilder& plan);     // V
 void AddSlotPipe(PlanBuilder& plan);  // S
+void AddStreams(PlanBuilder& plan);   // messages that nobody answers
 void AddCounts(PlanBuilder& plan);    // what is counted, start-up, sizes
 void AddCurves(PlanBuilder& plan);    // the charts
 

@@ -89,22 +89,29 @@ void AddMany(PlanBuilder& plan) {
       .placements = {Placement::kUnpinned};
 }
 
-void AddTogether(PlanBuilder& plan) {
-  const size_t one = plan.AddNumber("mi7", "shm", Waiting::kDefault, 1);
-  Cell threads = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
+// Several clients against one. Only over shared memory something is promised.
+void AddTogether(PlanBuilder& plan, const char* transport, const std::string& threads_id,
+                 const std::string& processes_id, bool promised) {
+  const size_t one = plan.AddNumber("mi7", transport, Waiting::kDefault, 1);
+  Cell threads = plan.Calls("mi7", transport, Waiting::kDefault, 1);
   threads.workload.threads = kTogether;
-  Cell processes = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
+  Cell processes = plan.Calls("mi7", transport, Waiting::kDefault, 1);
   processes.clients = kTogether;
   const size_t by_threads = plan.AddCell(threads);
   const size_t by_processes = plan.AddCell(processes);
-  const std::vector<Placement> placements = {Placement::kDifferentCpus, Placement::kUnpinned};
-  const auto promise = [&](const std::string& id, const std::string& who, size_t cell) {
-    plan.Promise(id, who + " / 1", cell, one, kNoFall, Quantity::kPerCall).placements = placements;
-    plan.PromiseValue(id + ".fair", who + ", max/min", cell, 2, Quantity::kUnfairness).placements =
-        placements;
+  const auto add = [&](const std::string& id, const std::string& who, size_t cell) {
+    const std::string what = absl::StrCat("mi7 ", transport, ", ", who);
+    Row& rate = plan.Show(id, what + " / 1", cell, Quantity::kPerCall);
+    Row& fair = plan.Show(id + ".fair", what + ", max/min", cell, Quantity::kUnfairness);
+    rate.limit = one;
+    if (promised) {
+      rate.target = kNoFall;
+      fair.target = 2;
+    }
+    rate.placements = fair.placements = {Placement::kDifferentCpus, Placement::kUnpinned};
   };
-  promise("L9", "mi7 shm, 4 threads on one channel", by_threads);
-  promise("L9.processes", "mi7 shm, 4 client processes", by_processes);
+  add(threads_id, "4 threads on one channel", by_threads);
+  add(processes_id, "4 client processes", by_processes);
 }
 
 }  // namespace
@@ -114,7 +121,10 @@ void AddLocal(PlanBuilder& plan) {
   AddRing(plan);
   AddInPlace(plan);
   AddMany(plan);
-  AddTogether(plan);
+  AddTogether(plan, "shm", "L9", "L9.processes", true);
+  if (plan.options().all_rows) {
+    AddTogether(plan, "tcp", "threads.tcp", "processes.tcp", false);
+  }
 }
 
 }  // namespace mi7::bench

@@ -1,5 +1,8 @@
 // S: the slot pipe.
 
+#include <string>
+#include <vector>
+
 #include "absl/strings/str_cat.h"
 #include "bench/harness/plan_builder.h"
 
@@ -41,12 +44,19 @@ void AddSlotPipe(PlanBuilder& plan) {
   const Cell adaptive = Stream(plan, "slot_pipe", "pipe", Waiting::kDefault);
   const size_t one_to_one = plan.AddCell(adaptive);
   plan.Show("S3.adaptive", "slot pipe stream, adaptive", one_to_one).placements = two_places;
-  for (int count : {2, 4}) {
+  constexpr struct {
+    const char* id;
+    int producers;
+    int consumers;
+  } kManySided[] = {{"S4", 2, 2}, {"S4.4x4", 4, 4}, {"S4.1x4", 1, 4}, {"S4.4x1", 4, 1}};
+  for (const auto& [id_of_row, producers, consumers] : kManySided) {
+    if (producers != consumers && !plan.options().all_rows) continue;
     Cell cell = adaptive;
-    cell.clients = cell.servers = count;
+    cell.clients = producers;
+    cell.servers = consumers;
     const size_t many = plan.AddCell(cell);
-    const std::string id = count == 2 ? "S4" : "S4.4x4";
-    const std::string what = absl::StrCat("slot pipe ", count, " x ", count);
+    const std::string id = id_of_row;
+    const std::string what = absl::StrCat("slot pipe ", producers, " x ", consumers);
     // Half the throughput is twice the time a message.
     plan.Promise(id, what + " / 1 x 1, adaptive", many, one_to_one, 2.0).placements = two_places;
     plan.PromiseValue(id + ".fair", what + ", max/min", many, 2, Quantity::kUnfairness).placements =

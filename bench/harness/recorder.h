@@ -3,6 +3,19 @@
 // Times calls inside the client process: a warm-up, then a measured stretch whose edges it
 // announces. Latencies go into memory that was allocated and touched before; nothing here
 // allocates.
+//
+// Messages that nobody answers (streams) are sent in two portions, the warm-up and the measured
+// one. Each is over only when the other side has confirmed all of it, so that what lies in buffers
+// counts as what it is, not as arrived:
+//
+//   recorder.Begin();
+//   do {
+//     do {
+//       stamp_ns = recorder.Issue();
+//       ...  // send a message
+//     } while (recorder.Sent(stamp_ns));
+//     ...    // hear that all have arrived
+//   } while (recorder.Confirm());
 
 #include <cstddef>
 #include <cstdint>
@@ -63,11 +76,11 @@ class Recorder {
 
   // Several outstanding: the stamp to give to Complete when the call now being sent is answered.
   // Reads the clock for one call in 17 only (a number that shares no factor with batch sizes), so
-  // that measuring costs a pipelined call little.
+  // that measuring costs a pipelined call little; for every one that carries much.
   int64_t Issue() {
     if (--until_stamp_ != 0) [[likely]]
       return kNoStamp;
-    until_stamp_ = kStampEvery;
+    until_stamp_ = stamp_every_;
     return MonotonicNanos();
   }
 
@@ -85,6 +98,20 @@ class Recorder {
     return PassEdge();
   }
 
+  // A message of a stream was sent; false when no further one is to be sent before all are
+  // confirmed. Latencies are those of sending, with the wait for room.
+  bool Sent(int64_t stamp_ns) {
+    ++calls_;
+    if (stamp_ns == kNoStamp) [[likely]]
+      return true;
+    const int64_t now_ns = MonotonicNanos();
+    if (measuring_) Store(now_ns - stamp_ns);
+    return now_ns < edge_ns_;
+  }
+
+  // Everything sent has arrived. True: the warm-up is over, send on; false: all is over.
+  bool Confirm() { return PassEdge(); }
+
   // After the last call: calls made in the measured stretch, its length, latencies stored.
   uint64_t calls() const { return calls_; }
   int64_t elapsed_ns() const { return elapsed_ns_; }
@@ -95,6 +122,7 @@ class Recorder {
  private:
   static constexpr int64_t kNoStamp = 0;
   static constexpr int kStampEvery = 17;
+  static constexpr size_t kLargeBytes = 16 * 1024;
 
   void Store(int64_t latency_ns) {
     if (stored_ == latencies_.size()) return;
@@ -120,6 +148,7 @@ class Recorder {
   const Workload workload_;
   const std::span<uint32_t> latencies_;
   Observer* const observer_;
+  const int stamp_every_ = workload_.payload_bytes < kLargeBytes ? kStampEvery : 1;
   bool measuring_ = false;
   bool done_ = false;
   int until_stamp_ = 1;

@@ -1,7 +1,10 @@
 #include "bench/harness/recorder.h"
 
+#include <cstdint>
 #include <vector>
 
+#include "base/deadline.h"
+#include "bench/harness/workload.h"
 #include "gtest/gtest.h"
 
 namespace mi7::bench {
@@ -65,6 +68,42 @@ TEST(RecorderTest, PipelinedCallsAreAllCountedAndSomeTimed) {
   const uint64_t calls = recorder.calls();
   EXPECT_FALSE(recorder.Complete(recorder.Issue())) << "a late answer asks for no further call";
   EXPECT_EQ(recorder.calls(), calls) << "and is not counted";
+}
+
+TEST(RecorderTest, WhatNobodyAnswersIsOverWhenItIsConfirmed) {
+  std::vector<uint32_t> latencies(1 << 20);
+  Edges edges;
+  Recorder recorder(Short(), latencies, &edges);
+  recorder.Begin();
+  uint64_t sent = 0;
+  while (recorder.Sent(recorder.Issue())) ++sent;
+  EXPECT_EQ(edges.begun, 0) << "the warm-up is not confirmed";
+  EXPECT_TRUE(recorder.Confirm());
+  EXPECT_EQ(edges.begun, 1);
+  EXPECT_EQ(recorder.calls(), 0u) << "the warm-up does not count";
+  sent = 1;
+  while (recorder.Sent(recorder.Issue())) ++sent;
+  EXPECT_FALSE(recorder.done()) << "some may not have arrived";
+  const int64_t sent_ns = MonotonicNanos() - recorder.begun_ns();
+  while (MonotonicNanos() - recorder.begun_ns() < 2 * sent_ns) {
+  }
+  EXPECT_FALSE(recorder.Confirm());
+  EXPECT_TRUE(recorder.done());
+  EXPECT_EQ(edges.ended, 1);
+  EXPECT_EQ(recorder.calls(), sent) << "all of them count";
+  EXPECT_GE(recorder.elapsed_ns(), 2 * sent_ns) << "and the time until they had arrived";
+}
+
+TEST(RecorderTest, LargeMessagesAreTimedOneByOne) {
+  Workload workload = Short();
+  workload.payload_bytes = 1 << 20;
+  std::vector<uint32_t> latencies(1 << 20);
+  Edges edges;
+  Recorder recorder(workload, latencies, &edges);
+  recorder.Begin();
+  while (recorder.Complete(recorder.Issue())) {
+  }
+  EXPECT_EQ(recorder.stored(), recorder.calls());
 }
 
 }  // namespace

@@ -39,9 +39,11 @@ std::string Verdict(const Figure& figure) {
 
 std::string Columns(const std::string& value, const std::string& spread, const std::string& p99,
                     const std::string& ratio, const std::string& target, const std::string& verdict,
-                    const std::string& others) {
-  return absl::StrFormat("%9s %5s %9s %7s %10s %-8s %s", value, spread, p99, ratio, target, verdict,
-                         others);
+                    const std::string& others, const std::string& bandwidth) {
+  std::string text = absl::StrFormat("%9s %5s %9s %7s %10s %-8s %-6s %s", value, spread, p99, ratio,
+                                     target, verdict, others, bandwidth);
+  while (text.back() == ' ') text.pop_back();
+  return text;
 }
 
 std::string TargetText(const Figure& figure) {
@@ -67,6 +69,12 @@ std::string HumanValue(double value, const std::string& unit) {
                      : absl::StrFormat("%.2f s", value / 1e9);
 }
 
+std::string HumanBandwidth(double bytes_per_s) {
+  if (bytes_per_s < 1e6) return absl::StrFormat("%.3g kB/s", bytes_per_s / 1e3);
+  return bytes_per_s < 1e9 ? absl::StrFormat("%.3g MB/s", bytes_per_s / 1e6)
+                           : absl::StrFormat("%.3g GB/s", bytes_per_s / 1e9);
+}
+
 std::string ToTable(const std::vector<Figure>& figures, const RunResult& result) {
   size_t id_width = 0;
   size_t what_width = 0;
@@ -86,7 +94,8 @@ std::string ToTable(const std::vector<Figure>& figures, const RunResult& result)
     if (placement != figure.placement) {
       placement = figure.placement;
       absl::StrAppend(&table, "\n", Title(*placement, result), "\n");
-      add("id", "what", Columns("value", "+-", "p99", "ratio", "target", "", "others"));
+      add("id", "what",
+          Columns("value", "+-", "p99", "ratio", "target", "", "others", "bandwidth"));
     }
     if (!figure.missing.empty()) {
       add(figure.id, figure.what, absl::StrCat("not measured: ", figure.missing));
@@ -96,7 +105,8 @@ std::string ToTable(const std::vector<Figure>& figures, const RunResult& result)
         Columns(HumanValue(figure.value.median, figure.unit), Percent(figure.value.relative() / 2),
                 figure.p99.has_value() ? HumanValue(*figure.p99, "ns") : "",
                 figure.ratio.has_value() ? Ratio(figure.ratio->median) : "", TargetText(figure),
-                Verdict(figure), Percent(figure.others_share)));
+                Verdict(figure), Percent(figure.others_share),
+                figure.bytes_per_s.has_value() ? HumanBandwidth(*figure.bytes_per_s) : ""));
   }
   return table;
 }

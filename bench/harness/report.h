@@ -20,6 +20,7 @@ struct Figure {
   std::string unit;  // "ns", "bytes", "count", "1/s" or "x"
   Spread value;
   std::optional<double> p99;            // median over the rounds, where the figure is a latency
+  std::optional<double> bytes_per_s;    // of payload, where the figure is a message's time
   std::optional<double> client_cpu_ns;  // per call, median over the rounds
   std::optional<double> server_cpu_ns;
   std::optional<double> heap_bytes;  // of a memory figure, its two parts, medians
@@ -46,5 +47,7 @@ std::string ToTable(const std::vector<Figure>& figures, const RunResult& result)
 
 // "83.4 us", "1.20 ms", "512 B", "0.25".
 std::string HumanValue(double value, const std::string& unit);
+// "640 MB/s", "1.2 GB/s".
+std::string HumanBandwidth(double bytes_per_s);
 
 }  // namespace mi7::bench

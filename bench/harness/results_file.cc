@@ -138,7 +138,8 @@ std::string ToJson(const Figure& figure) {
   absl::StrAppend(
       &json, ",\"min\":", Number(figure.value.min), ",\"max\":", Number(figure.value.max),
       ",\"ratio_spread\":", figure.ratio.has_value() ? Number(figure.ratio->relative()) : "null",
-      ",\"p99\":", OrNull(figure.p99), ",\"client_cpu_ns\":", OrNull(figure.client_cpu_ns),
+      ",\"p99\":", OrNull(figure.p99), ",\"bytes_per_s\":", OrNull(figure.bytes_per_s),
+      ",\"client_cpu_ns\":", OrNull(figure.client_cpu_ns),
       ",\"server_cpu_ns\":", OrNull(figure.server_cpu_ns),
       ",\"heap_bytes\":", OrNull(figure.heap_bytes),
       ",\"resident_bytes\":", OrNull(figure.resident_bytes));

@@ -48,7 +48,8 @@ TEST(ResultsFileTest, JsonHasEveryPromisedField) {
             "{\"id\":\"X1\",\"what\":\"a \\\"quoted\\\" name\",\"placement\":\"unpinned\","
             "\"value\":150,\"unit\":\"ns\",\"limit\":100,\"ratio\":1.5,\"target\":1.2,"
             "\"met\":false,\"stable\":true,\"rounds\":9,\"spread\":0,\"min\":150,\"max\":150,"
-            "\"ratio_spread\":0,\"p99\":null,\"client_cpu_ns\":null,\"server_cpu_ns\":null,"
+            "\"ratio_spread\":0,\"p99\":null,\"bytes_per_s\":null,\"client_cpu_ns\":null,\"server_"
+            "cpu_ns\":null,"
             "\"heap_bytes\":null,\"resident_bytes\":null,\"others_share\":0,\"missing\":null}");
 }
 

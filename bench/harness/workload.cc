@@ -10,8 +10,9 @@ namespace mi7::bench {
 namespace {
 
 constexpr Waiting kWaitings[] = {Waiting::kBlocking, Waiting::kSpinning, Waiting::kDefault};
-constexpr Call kCalls[] = {Call::kNumber, Call::kEcho, Call::kPrebuilt, Call::kTouched,
-                           Call::kStream};
+constexpr Call kCalls[] = {Call::kNumber,      Call::kEcho,      Call::kPrebuilt,
+                           Call::kTouched,     Call::kStream,    Call::kStreamCallbacks,
+                           Call::kStreamCalls, Call::kStreamBack};
 
 // Finds the one of `all` that is called `name`.
 template <typename Enum, size_t kCount, typename NameOf>
@@ -50,8 +51,19 @@ std::string_view CallName(Call call) {
       return "touched";
     case Call::kStream:
       return "stream";
+    case Call::kStreamCallbacks:
+      return "stream-callbacks";
+    case Call::kStreamCalls:
+      return "stream-calls";
+    case Call::kStreamBack:
+      return "stream-back";
   }
   return "?";
+}
+
+bool IsStream(Call call) {
+  return call == Call::kStream || call == Call::kStreamCallbacks || call == Call::kStreamCalls ||
+         call == Call::kStreamBack;
 }
 
 std::string Workload::Encode() const {

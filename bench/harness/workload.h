@@ -27,10 +27,17 @@ enum class Call {
   kEcho,      // payload_bytes there, the same bytes back; the caller has them in memory of its own
   kPrebuilt,  // payload_bytes there that lie ready and nobody looks at; a word back
   kTouched,   // payload_bytes there, written by the caller and read by the server; their sum back
-  kStream,    // payload_bytes there and nothing back: a message, not a call
+  // Messages, not calls: payload_bytes and nothing back for each.
+  kStream,           // to the server
+  kStreamCallbacks,  // to the server, each from the callback of the one before
+  kStreamCalls,      // to the server, as calls without results (Cap'n Proto's `-> stream`)
+  kStreamBack,       // from the server
 };
 
 std::string_view CallName(Call call);  // "number", "echo", ...
+
+// Whether it is messages that one side sends and nobody answers.
+bool IsStream(Call call);
 
 struct Workload {
   Waiting waiting = Waiting::kBlocking;

@@ -1,5 +1,6 @@
 // Subject "boost_queue": two message queues of Boost.Interprocess, one each way, in shared memory.
-// Each has room for all messages in flight, of exactly the size that is sent.
+// Each has room for all messages in flight, of exactly the size that is sent. A stream is one way:
+// the queue back is for the tally, which an empty message asks for.
 
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "bench/harness/subject.h"
 #include "bench/subjects/echo_bytes.h"
+#include "bench/subjects/stream_tally.h"
 
 namespace mi7::bench {
 namespace {
@@ -36,11 +38,14 @@ class BoostQueue final : public Subject {
                      const std::function<void(const std::string&)>& ready) override {
     return Guard([&]() -> absl::Status {
       const std::string name = absl::StrCat("mi7-bench-", ::getpid());
-      const auto room = static_cast<size_t>(workload.outstanding);
+      const bool stream = workload.call == Call::kStream;
+      const auto room =
+          static_cast<size_t>(stream ? StreamQueueLength(workload) : workload.outstanding);
       ipc::message_queue there(ipc::create_only, name.c_str(), room, workload.payload_bytes);
       ipc::message_queue back(ipc::create_only, BackOf(name).c_str(), room, workload.payload_bytes);
       ready(name);
       std::string buffer(workload.payload_bytes, 0);
+      if (stream) Consume(there, back, buffer);
       for (;;) {
         const std::string_view bytes = Receive(there, buffer);
         back.send(bytes.data(), bytes.size(), 0);
@@ -57,11 +62,41 @@ class BoostQueue final : public Subject {
       // Both sides have them now; the names would outlive the processes.
       ipc::message_queue::remove(address.c_str());
       ipc::message_queue::remove(BackOf(address).c_str());
+      if (workload.call == Call::kStream) return Produce(there, back, workload, recorder);
       return MakeCalls(there, back, workload, recorder);
     });
   }
 
  private:
+  [[noreturn]] static void Consume(ipc::message_queue& there, ipc::message_queue& back,
+                                   std::string& buffer) {
+    StreamTally tally;
+    for (;;) {
+      const std::string_view bytes = Receive(there, buffer);
+      if (!bytes.empty()) {
+        tally.Add(bytes);
+        continue;
+      }
+      back.send(&tally, sizeof(tally), 0);
+      tally = {};
+    }
+  }
+
+  static absl::Status Produce(ipc::message_queue& there, ipc::message_queue& back,
+                              const Workload& workload, Recorder& recorder) {
+    std::string buffer(workload.payload_bytes, 0);
+    return SendStream(
+        workload, recorder,
+        [&](const std::string& bytes) {
+          Send(there, bytes);
+          return absl::OkStatus();
+        },
+        [&]() -> absl::StatusOr<StreamTally> {
+          Send(there, "");
+          return ParseTally(Receive(back, buffer));
+        });
+  }
+
   static absl::Status MakeCalls(ipc::message_queue& there, ipc::message_queue& back,
                                 const Workload& workload, Recorder& recorder) {
     EchoBytes bytes(workload);

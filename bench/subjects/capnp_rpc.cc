@@ -2,8 +2,8 @@
 // and at its best reasonable settings: size hints on both messages (without them each allocates and
 // zeroes 8 KiB), no traversal limit on large ones, one capability for all calls, TCP_NODELAY (which
 // its sockets have by themselves). One outstanding: the client waits for each promise. Many: each
-// answer sends the next call from its continuation. It has no spinning mode; blocking is what it
-// does.
+// answer sends the next call from its continuation. A stream is calls of a `-> stream` method, each
+// made when the one before lets it. It has no spinning mode; blocking is what it does.
 
 #include <cstring>
 #include <memory>
@@ -19,6 +19,7 @@
 #include "bench/harness/subject.h"
 #include "bench/subjects/echo.capnp.h"
 #include "bench/subjects/socket_path.h"
+#include "bench/subjects/stream_tally.h"
 
 namespace mi7::bench {
 namespace {
@@ -55,6 +56,25 @@ class EchoServer final : public Echo::Server {
   }
 };
 
+class SinkServer final : public Sink::Server {
+ public:
+  kj::Promise<void> pour(PourContext context) override {
+    const capnp::Data::Reader data = context.getParams().getData();
+    tally_.Add({reinterpret_cast<const char*>(data.begin()), data.size()});
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> drain(DrainContext context) override {
+    const StreamTally tally = std::exchange(tally_, {});
+    auto results = context.getResults();
+    results.setMessages(tally.messages);
+    results.setDigest(tally.digest);
+    return kj::READY_NOW;
+  }
+
+ private:
+  StreamTally tally_;
+};
+
 // What goes wrong on a connection ends that one only; the client tells of it.
 class Failures final : public kj::TaskSet::ErrorHandler {
  public:
@@ -74,11 +94,11 @@ class Connection {
         network_(*stream_, capnp::rpc::twoparty::Side::CLIENT, NoLimits()),
         system_(capnp::makeRpcClient(network_)) {}
 
-  Echo::Client Bootstrap() {
+  capnp::Capability::Client Bootstrap() {
     capnp::MallocMessageBuilder message(4);
     auto vat = message.initRoot<capnp::rpc::twoparty::VatId>();
     vat.setSide(capnp::rpc::twoparty::Side::SERVER);
-    return system_.bootstrap(vat).castAs<Echo>();
+    return system_.bootstrap(vat);
   }
 
  private:
@@ -132,6 +152,23 @@ class Caller {
   uint64_t value_ = 0;
 };
 
+// Calls that nobody answers; one that asks for the tally comes behind them.
+absl::Status Pour(Sink::Client sink, const Workload& workload, Recorder& recorder,
+                  kj::WaitScope& wait_scope) {
+  return SendStream(
+      workload, recorder,
+      [&](const std::string& bytes) {
+        auto request = sink.pourRequest(ReflectSize(bytes.size()));
+        request.setData({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+        request.send().wait(wait_scope);
+        return absl::OkStatus();
+      },
+      [&]() -> absl::StatusOr<StreamTally> {
+        const auto response = sink.drainRequest().send().wait(wait_scope);
+        return StreamTally{.messages = response.getMessages(), .digest = response.getDigest()};
+      });
+}
+
 // kj's "HOST:PORT" out of "tcp:HOST:PORT"; "unix:/path" is kj's, too.
 std::string KjAddress(const std::string& address) {
   return address.rfind("tcp:", 0) == 0 ? address.substr(4) : address;
@@ -141,13 +178,18 @@ class CapnpRpc final : public Subject {
  public:
   absl::Status Serve(const Workload& workload,
                      const std::function<void(const std::string&)>& ready) override {
-    return Guard([&] {
+    return Guard([&]() -> absl::Status {
       const bool is_unix = workload.transport == "unix";
       const std::string where = is_unix ? absl::StrCat("unix:", SocketPath()) : "127.0.0.1";
       kj::AsyncIoContext io = kj::setupAsyncIo();
       auto address = io.provider->getNetwork().parseAddress(where).wait(io.waitScope);
       auto listener = address->listen();
-      capnp::Capability::Client service = kj::heap<EchoServer>();
+      capnp::Capability::Client service = nullptr;
+      if (workload.call == Call::kStream) {
+        service = kj::heap<SinkServer>();
+      } else {
+        service = kj::heap<EchoServer>();
+      }
       // Not TwoPartyServer, which knows no reader options.
       ready(is_unix ? where : absl::StrCat("tcp:127.0.0.1:", listener->getPort()));
       kj::TaskSet tasks(failures_);
@@ -160,13 +202,17 @@ class CapnpRpc final : public Subject {
   absl::Status MakeCalls(const std::string& address, const Workload& workload,
                          Recorder& recorder) override {
     if (workload.waiting == Waiting::kSpinning ||
-        (workload.call != Call::kNumber && workload.call != Call::kEcho)) {
+        (workload.call != Call::kNumber && workload.call != Call::kEcho &&
+         workload.call != Call::kStream)) {
       return absl::InvalidArgumentError("Cap'n Proto RPC neither spins nor takes such calls");
     }
-    return Guard([&] {
+    return Guard([&]() -> absl::Status {
       kj::AsyncIoContext io = kj::setupAsyncIo();
       Connection connection(io, KjAddress(address));
-      Echo::Client echo = connection.Bootstrap();
+      if (workload.call == Call::kStream) {
+        return Pour(connection.Bootstrap().castAs<Sink>(), workload, recorder, io.waitScope);
+      }
+      Echo::Client echo = connection.Bootstrap().castAs<Echo>();
       Caller caller(echo, workload, recorder);
       recorder.Begin();
       if (workload.outstanding > 1) {
@@ -174,22 +220,24 @@ class CapnpRpc final : public Subject {
         auto promises = kj::heapArrayBuilder<kj::Promise<void>>(count);
         for (size_t i = 0; i < count; ++i) promises.add(caller.CallAndGoOn());
         kj::joinPromises(promises.finish()).wait(io.waitScope);
-        return;
+        return absl::OkStatus();
       }
       do {
         caller.CallOnce().wait(io.waitScope);
       } while (recorder.Continue());
+      return absl::OkStatus();
     });
   }
 
   absl::Status OpenIdleConnections(const std::string& address, int count) override {
-    return Guard([&] {
+    return Guard([&]() -> absl::Status {
       if (!idle_io_) idle_io_ = std::make_unique<kj::AsyncIoContext>(kj::setupAsyncIo());
       for (int i = 0; i < count; ++i) {
         idle_.push_back(std::make_unique<Connection>(*idle_io_, KjAddress(address)));
-        auto request = idle_.back()->Bootstrap().echoRequest(kEchoSize);
+        auto request = idle_.back()->Bootstrap().castAs<Echo>().echoRequest(kEchoSize);
         request.send().wait(idle_io_->waitScope);
       }
+      return absl::OkStatus();
     });
   }
 
@@ -208,8 +256,7 @@ class CapnpRpc final : public Subject {
   template <typename Body>
   static absl::Status Guard(Body body) {
     try {
-      body();
-      return absl::OkStatus();
+      return body();
     } catch (const kj::Exception& e) {
       return absl::UnavailableError(absl::StrCat("Cap'n Proto: ", e.getDescription().cStr()));
     }

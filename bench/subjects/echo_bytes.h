@@ -42,14 +42,14 @@ class EchoBytes {
   uint64_t value_ = 0;
 };
 
-// INVALID_ARGUMENT unless a peer is asked for what peers are asked for: echoes, waiting as it does
-// by itself.
+// INVALID_ARGUMENT unless a peer is asked for what peers are asked for: echoes, or a stream to the
+// server, waiting as it does by itself.
 inline absl::Status CheckPeerWorkload(const Workload& workload) {
-  if (workload.call == Call::kEcho && workload.waiting == Waiting::kDefault &&
-      workload.payload_bytes >= sizeof(uint64_t)) {
+  if ((workload.call == Call::kEcho || workload.call == Call::kStream) &&
+      workload.waiting == Waiting::kDefault && workload.payload_bytes >= sizeof(uint64_t)) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat("peers echo, not ", workload.Encode()));
+  return absl::InvalidArgumentError(absl::StrCat("peers echo or take, not ", workload.Encode()));
 }
 
 }  // namespace mi7::bench

@@ -1,5 +1,6 @@
 // Subject "grpc_callback": gRPC C++ with its callback API on both sides. Each answer's callback
-// sends the next call; callbacks come from several threads.
+// sends the next call; callbacks come from several threads. A stream: client streaming, where each
+// written message's callback writes the next one.
 
 #include <deque>
 #include <memory>
@@ -11,9 +12,31 @@
 #include "bench/harness/subject.h"
 #include "bench/subjects/echo_bytes.h"
 #include "bench/subjects/grpc_peer.h"
+#include "bench/subjects/stream_tally.h"
 
 namespace mi7::bench {
 namespace {
+
+// Takes one stream.
+class UploadReader final : public grpc::ServerReadReactor<grpc_peer::Payload> {
+ public:
+  explicit UploadReader(grpc_peer::Tally* response) : response_(response) { StartRead(&message_); }
+  void OnReadDone(bool ok) override {
+    if (ok) {
+      tally_.Add(message_.data());
+      StartRead(&message_);
+    } else {
+      Tell(tally_, response_);
+      Finish(grpc::Status::OK);
+    }
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  grpc_peer::Tally* const response_;
+  grpc_peer::Payload message_;
+  StreamTally tally_;
+};
 
 class Service final : public grpc_peer::EchoPeer::CallbackService {
  public:
@@ -25,7 +48,70 @@ class Service final : public grpc_peer::EchoPeer::CallbackService {
     reactor->Finish(grpc::Status::OK);
     return reactor;
   }
+
+  grpc::ServerReadReactor<grpc_peer::Payload>* Upload(grpc::CallbackServerContext*,
+                                                      grpc_peer::Tally* response) override {
+    return new UploadReader(response);
+  }
 };
+
+// Sends one portion of a stream, as a call of its own. Its callbacks never overlap.
+class UploadWriter final : public grpc::ClientWriteReactor<grpc_peer::Payload> {
+ public:
+  UploadWriter(EchoBytes& bytes, Recorder& recorder) : bytes_(bytes), recorder_(recorder) {}
+
+  // Blocks until the sink has confirmed the portion.
+  absl::Status Run(grpc_peer::EchoPeer::Stub& stub) {
+    stub.async()->Upload(&context_, &arrived_, this);
+    WriteNext();
+    StartCall();
+    done_.WaitForNotification();
+    if (!status_.ok()) return FromGrpc(status_);
+    return CheckTally(FromMessage(arrived_), tally_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return;  // OnDone says why
+    if (recorder_.Sent(stamp_ns_)) {
+      WriteNext();
+    } else {
+      StartWritesDone();
+    }
+  }
+  void OnDone(const grpc::Status& status) override {
+    status_ = status;
+    done_.Notify();
+  }
+
+ private:
+  void WriteNext() {
+    stamp_ns_ = recorder_.Issue();
+    const std::string& bytes = bytes_.Next();
+    tally_.Add(bytes);
+    message_.set_data(bytes);
+    StartWrite(&message_);
+  }
+
+  EchoBytes& bytes_;
+  Recorder& recorder_;
+  grpc::ClientContext context_;
+  grpc_peer::Payload message_;
+  grpc_peer::Tally arrived_;
+  StreamTally tally_;
+  int64_t stamp_ns_ = 0;
+  grpc::Status status_;
+  absl::Notification done_;
+};
+
+absl::Status Upload(grpc_peer::EchoPeer::Stub& stub, const Workload& workload, Recorder& recorder) {
+  EchoBytes bytes(workload);
+  recorder.Begin();
+  do {
+    UploadWriter writer(bytes, recorder);
+    if (absl::Status written = writer.Run(stub); !written.ok()) return written;
+  } while (recorder.Confirm());
+  return absl::OkStatus();
+}
 
 // Keeps a number of calls in flight until the recorder has enough.
 class Pipeline {
@@ -118,6 +204,7 @@ class GrpcCallback final : public Subject {
                          Recorder& recorder) override {
     if (absl::Status good = CheckPeerWorkload(workload); !good.ok()) return good;
     const auto stub = ConnectGrpc(address);
+    if (workload.call == Call::kStream) return Upload(*stub, workload, recorder);
     return Pipeline(*stub, workload, recorder).Run();
   }
 };

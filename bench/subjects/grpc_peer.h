@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "bench/harness/workload.h"
 #include "bench/subjects/socket_path.h"
+#include "bench/subjects/stream_tally.h"
 
 // What gRPC generates hides virtual functions of its own.
 #pragma GCC diagnostic push
@@ -52,6 +53,15 @@ inline std::unique_ptr<grpc_peer::EchoPeer::Stub> ConnectGrpc(const std::string&
 inline absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("gRPC: ", status.error_message()));
+}
+
+inline void Tell(const StreamTally& tally, grpc_peer::Tally* message) {
+  message->set_messages(tally.messages);
+  message->set_digest(tally.digest);
+}
+
+inline StreamTally FromMessage(const grpc_peer::Tally& message) {
+  return {.messages = message.messages(), .digest = message.digest()};
 }
 
 }  // namespace mi7::bench

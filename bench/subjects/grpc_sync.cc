@@ -1,11 +1,14 @@
-// Subject "grpc_sync": gRPC C++ with its synchronous API on both sides, one call outstanding.
+// Subject "grpc_sync": gRPC C++ with its synchronous API on both sides, one call outstanding. A
+// stream: client streaming, ClientWriter and ServerReader.
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "bench/harness/subject.h"
 #include "bench/subjects/echo_bytes.h"
 #include "bench/subjects/grpc_peer.h"
+#include "bench/subjects/stream_tally.h"
 
 namespace mi7::bench {
 namespace {
@@ -17,7 +20,42 @@ class Service final : public grpc_peer::EchoPeer::Service {
     response->set_data(request->data());
     return grpc::Status::OK;
   }
+
+  grpc::Status Upload(grpc::ServerContext*, grpc::ServerReader<grpc_peer::Payload>* reader,
+                      grpc_peer::Tally* response) override {
+    StreamTally tally;
+    grpc_peer::Payload message;
+    while (reader->Read(&message)) tally.Add(message.data());
+    Tell(tally, response);
+    return grpc::Status::OK;
+  }
 };
+
+// A call for each portion of a stream.
+absl::Status Upload(grpc_peer::EchoPeer::Stub& stub, const Workload& workload, Recorder& recorder) {
+  std::optional<grpc::ClientContext> context;  // of one call only
+  std::unique_ptr<grpc::ClientWriter<grpc_peer::Payload>> writer;
+  grpc_peer::Payload message;
+  grpc_peer::Tally tally;
+  return SendStream(
+      workload, recorder,
+      [&](const std::string& bytes) {
+        if (writer == nullptr) {
+          context.emplace();
+          writer = stub.Upload(&*context, &tally);
+        }
+        message.set_data(bytes);
+        return writer->Write(message) ? absl::OkStatus()
+                                      : absl::UnavailableError("gRPC: the stream is broken");
+      },
+      [&]() -> absl::StatusOr<StreamTally> {
+        writer->WritesDone();
+        const grpc::Status status = writer->Finish();
+        writer.reset();
+        if (!status.ok()) return FromGrpc(status);
+        return FromMessage(tally);
+      });
+}
 
 class GrpcSync final : public Subject {
  public:
@@ -39,6 +77,7 @@ class GrpcSync final : public Subject {
       return absl::InvalidArgumentError("the synchronous API has one call outstanding a thread");
     }
     const auto stub = ConnectGrpc(address);
+    if (workload.call == Call::kStream) return Upload(*stub, workload, recorder);
     EchoBytes bytes(workload);
     grpc_peer::Payload request;
     grpc_peer::Payload response;

@@ -4,6 +4,7 @@
 // meanwhile. Many, on one connection or on several: each answer's callback sends the next call, all
 // on the channels' event loop. The server answers inline on its one event loop. Waiting as asked
 // for; "default" leaves every option alone. workload.scale: so many methods are registered.
+// Streams: mi7_streams.h.
 
 #include <time.h>
 #include <unistd.h>
@@ -19,8 +20,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "bench/harness/subject.h"
+#include "bench/subjects/data_bytes.h"
 #include "bench/subjects/echo_bytes.h"
 #include "bench/subjects/mi7_service.h"
+#include "bench/subjects/mi7_streams.h"
 #include "bench/subjects/payload.h"
 #include "bench/subjects/socket_path.h"
 #include "bench/subjects/wait_policy_for.h"
@@ -54,7 +57,7 @@ class EchoServer {
     options.wait = PolicyFor(workload.waiting);
     options.event_loops = 1;
     ServerBuilder builder;
-    builder.SetOptions(options).AddService(&echo_).Listen(EndpointFor(workload));
+    builder.SetOptions(options).AddService(&echo_).AddService(&sink_).Listen(EndpointFor(workload));
     for (int methods = 0; methods < workload.scale;
          methods += static_cast<int>(UncalledService::kMethods)) {
       // Spread over the numbers as ids of schemas are.
@@ -69,16 +72,9 @@ class EchoServer {
 
  private:
   EchoImpl echo_;
+  SinkImpl sink_;
   std::unique_ptr<Server> server_;
 };
-
-capnp::Data::Reader ToData(const std::string& bytes) {
-  return {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
-}
-
-std::string_view ToBytes(capnp::Data::Reader data) {
-  return {reinterpret_cast<const char*>(data.begin()), data.size()};
-}
 
 absl::Status WrongAnswer(uint64_t value) {
   return absl::DataLossError(absl::StrCat("wrong answer to call ", value));
@@ -167,9 +163,12 @@ class OneByOne {
       case Call::kTouched:
         return Payloads();
       case Call::kStream:
+      case Call::kStreamCallbacks:
+      case Call::kStreamCalls:
+      case Call::kStreamBack:
         break;
     }
-    return absl::UnimplementedError("no such call");
+    return absl::UnimplementedError("streams have a thread of their own");
   }
 
  private:
@@ -255,6 +254,9 @@ class Mi7 final : public Subject {
     const bool pipelined = workload.outstanding > 1 || workload.connections > 1;
     return WithChannels(address, workload, pipelined,
                         [&](transport::EventLoop& loop, const Channels& channels) {
+                          if (IsStream(workload.call)) {
+                            return RunStream(channels[0], loop, workload, recorder);
+                          }
                           return pipelined ? Pipeline(channels, workload, recorder).Run(loop)
                                            : OneByOne(channels[0], workload, recorder).Run();
                         });

@@ -5,10 +5,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "bench/harness/workload.h"
+#include "bench/subjects/data_bytes.h"
 #include "bench/subjects/echo.mi7.h"
+#include "bench/subjects/echo_bytes.h"
 #include "bench/subjects/payload.h"
+#include "bench/subjects/stream_tally.h"
 #include "rpc/service.h"
 
 namespace mi7::bench {
@@ -37,6 +42,53 @@ class EchoImpl final : public EchoService {
     results.setData(params.getData());
     return absl::OkStatus();
   }
+};
+
+// The sink of echo.capnp, its streams as coroutines. For one caller at a time.
+class SinkImpl final : public SinkService {
+ public:
+  Reply Upload(ServerContext&, StreamReader<Sink::UploadParams> reader,
+               Sink::Tally::Builder results) override {
+    StreamTally tally;
+    for (;;) {
+      const auto message = co_await reader.Read();
+      if (!message.ok()) co_return message.status();
+      if (!message->has_value()) break;
+      tally.Add(ToBytes((*message)->getData()));
+    }
+    Tell(tally, results);
+    co_return absl::OkStatus();
+  }
+
+  Reply Pour(ServerContext&, Sink::PourParams::Reader params) override {
+    poured_.Add(ToBytes(params.getData()));
+    return absl::OkStatus();
+  }
+
+  Reply Drain(ServerContext&, Sink::DrainParams::Reader, Sink::Tally::Builder results) override {
+    Tell(std::exchange(poured_, {}), results);
+    return absl::OkStatus();
+  }
+
+  Reply Download(ServerContext&, Sink::DownloadParams::Reader params,
+                 StreamWriter<Sink::DownloadResults> writer) override {
+    if (params.getBytes() < sizeof(uint64_t)) co_return absl::InvalidArgumentError("too small");
+    EchoBytes bytes(Workload{.payload_bytes = params.getBytes()});
+    for (;;) {
+      auto message = writer.NewMessage();
+      message->setData(ToData(bytes.Next()));
+      absl::Status sent = co_await writer.Write(std::move(message));
+      if (!sent.ok()) co_return sent;
+    }
+  }
+
+ private:
+  static void Tell(const StreamTally& tally, Sink::Tally::Builder results) {
+    results.setMessages(tally.messages);
+    results.setDigest(tally.digest);
+  }
+
+  StreamTally poured_;
 };
 
 // A service that nobody calls: one of many that are registered beside the one that is.

@@ -1,9 +1,13 @@
 // Subject "nng": nng's REQ and REP protocols. One outstanding: one socket, which sends and
 // receives. Many: a context for each call in flight at either end, driven by callbacks of
 // asynchronous I/O, as its documentation does it. The server sends back the very message that it
-// received, which copies nothing. Messages of any size; TCP_NODELAY is its default.
+// received, which copies nothing. Messages of any size; TCP_NODELAY is its default. A stream: PUSH
+// and PULL, with as many messages in either queue as are about 16 MiB (at most 1,000); an empty
+// message asks for the tally, which comes by another such pair.
 
 #include <nng/nng.h>
+#include <nng/protocol/pipeline0/pull.h>
+#include <nng/protocol/pipeline0/push.h>
 #include <nng/protocol/reqrep0/rep.h>
 #include <nng/protocol/reqrep0/req.h>
 #include <unistd.h>
@@ -18,6 +22,7 @@
 #include "bench/harness/subject.h"
 #include "bench/subjects/echo_bytes.h"
 #include "bench/subjects/socket_path.h"
+#include "bench/subjects/stream_tally.h"
 
 namespace mi7::bench {
 namespace {
@@ -31,7 +36,7 @@ std::string_view BytesOf(nng_msg* message) {
   return {static_cast<const char*>(nng_msg_body(message)), nng_msg_len(message)};
 }
 
-absl::StatusOr<nng_msg*> NewMessage(const std::string& bytes) {
+absl::StatusOr<nng_msg*> NewMessage(std::string_view bytes) {
   nng_msg* message = nullptr;
   if (const int error = nng_msg_alloc(&message, bytes.size()); error != 0) return FromNng(error);
   std::memcpy(nng_msg_body(message), bytes.data(), bytes.size());
@@ -168,21 +173,92 @@ absl::Status CallOneByOne(nng_socket socket, const Workload& workload, Recorder&
   return absl::OkStatus();
 }
 
+// Listens where a workload says; the address to dial. `suffix`: of one more socket.
+absl::StatusOr<std::string> Listen(nng_socket socket, const Workload& workload,
+                                   const char* suffix) {
+  nng_listener listener;
+  const bool is_unix = workload.transport == "unix";
+  const std::string url =
+      is_unix ? absl::StrCat("ipc://", SocketPath(), suffix) : "tcp://127.0.0.1:0";
+  int error = nng_socket_set_size(socket, NNG_OPT_RECVMAXSZ, 0);
+  if (error == 0) error = nng_listen(socket, url.c_str(), &listener, 0);
+  int port = 0;
+  if (error == 0 && !is_unix) {
+    error = nng_listener_get_int(listener, NNG_OPT_TCP_BOUND_PORT, &port);
+  }
+  if (error != 0) return FromNng(error);
+  return is_unix ? url : absl::StrCat("tcp://127.0.0.1:", port);
+}
+
+absl::Status SendBytes(nng_socket socket, std::string_view bytes) {
+  const absl::StatusOr<nng_msg*> message = NewMessage(bytes);
+  if (!message.ok()) return message.status();
+  const int error = nng_sendmsg(socket, *message, 0);
+  if (error != 0) nng_msg_free(*message);
+  return FromNng(error);
+}
+
+// Takes a stream. Its address is those of both pairs.
+absl::Status Consume(const Workload& workload,
+                     const std::function<void(const std::string&)>& ready) {
+  nng_socket there;
+  nng_socket back;
+  int error = nng_pull0_open(&there);
+  if (error == 0) error = nng_push0_open(&back);
+  if (error == 0) error = nng_socket_set_int(there, NNG_OPT_RECVBUF, StreamQueueLength(workload));
+  if (error != 0) return FromNng(error);
+  const absl::StatusOr<std::string> there_at = Listen(there, workload, "");
+  if (!there_at.ok()) return there_at.status();
+  const absl::StatusOr<std::string> back_at = Listen(back, workload, "-back");
+  if (!back_at.ok()) return back_at.status();
+  ready(absl::StrCat(*there_at, " ", *back_at));
+  StreamTally tally;
+  for (;;) {
+    nng_msg* message = nullptr;
+    error = nng_recvmsg(there, &message, 0);
+    if (error != 0) return FromNng(error);
+    const bool asks = nng_msg_len(message) == 0;
+    if (!asks) tally.Add(BytesOf(message));
+    nng_msg_free(message);
+    if (!asks) continue;
+    absl::Status told = SendBytes(back, {reinterpret_cast<const char*>(&tally), sizeof(tally)});
+    if (!told.ok()) return told;
+    tally = {};
+  }
+}
+
+absl::Status Produce(const std::string& address, const Workload& workload, Recorder& recorder) {
+  nng_socket there;
+  nng_socket back;
+  int error = nng_push0_open(&there);
+  if (error == 0) error = nng_pull0_open(&back);
+  if (error == 0) error = nng_socket_set_int(there, NNG_OPT_SENDBUF, StreamQueueLength(workload));
+  const size_t space = address.find(' ');
+  if (error == 0) error = nng_dial(there, address.substr(0, space).c_str(), nullptr, 0);
+  if (error == 0) error = nng_dial(back, address.substr(space + 1).c_str(), nullptr, 0);
+  if (error != 0) return FromNng(error);
+  return SendStream(
+      workload, recorder, [&](const std::string& bytes) { return SendBytes(there, bytes); },
+      [&]() -> absl::StatusOr<StreamTally> {
+        if (absl::Status asked = SendBytes(there, ""); !asked.ok()) return asked;
+        nng_msg* answer = nullptr;
+        if (const int failed = nng_recvmsg(back, &answer, 0); failed != 0) return FromNng(failed);
+        const absl::StatusOr<StreamTally> tally = ParseTally(BytesOf(answer));
+        nng_msg_free(answer);
+        return tally;
+      });
+}
+
 class Nng final : public Subject {
  public:
   absl::Status Serve(const Workload& workload,
                      const std::function<void(const std::string&)>& ready) override {
+    if (workload.call == Call::kStream) return Consume(workload, ready);
     nng_socket socket;
-    nng_listener listener;
-    const bool is_unix = workload.transport == "unix";
-    const std::string url = is_unix ? absl::StrCat("ipc://", SocketPath()) : "tcp://127.0.0.1:0";
     int error = nng_rep0_open(&socket);
-    if (error == 0) error = nng_socket_set_size(socket, NNG_OPT_RECVMAXSZ, 0);
-    if (error == 0) error = nng_listen(socket, url.c_str(), &listener, 0);
-    int port = 0;
-    if (error == 0 && !is_unix)
-      error = nng_listener_get_int(listener, NNG_OPT_TCP_BOUND_PORT, &port);
     if (error != 0) return FromNng(error);
+    const absl::StatusOr<std::string> address = Listen(socket, workload, "");
+    if (!address.ok()) return address.status();
     std::deque<Answerer> answerers;
     if (workload.outstanding > 1) {
       for (int i = 0; i < workload.outstanding; ++i) {
@@ -190,7 +266,7 @@ class Nng final : public Subject {
         if (absl::Status started = answerers.back().Start(socket); !started.ok()) return started;
       }
     }
-    ready(is_unix ? url : absl::StrCat("tcp://127.0.0.1:", port));
+    ready(*address);
     for (;;) {
       if (!answerers.empty()) {
         ::pause();
@@ -206,6 +282,7 @@ class Nng final : public Subject {
   absl::Status MakeCalls(const std::string& address, const Workload& workload,
                          Recorder& recorder) override {
     if (absl::Status good = CheckPeerWorkload(workload); !good.ok()) return good;
+    if (workload.call == Call::kStream) return Produce(address, workload, recorder);
     nng_socket socket;
     int error = nng_req0_open(&socket);
     if (error == 0) error = nng_socket_set_size(socket, NNG_OPT_RECVMAXSZ, 0);

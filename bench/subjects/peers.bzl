@@ -22,7 +22,7 @@ def peer_subject(name, peer, srcs, deps = []):
         native.cc_binary(
             name = name,
             srcs = srcs,
-            deps = common + deps + [":echo_bytes", ":socket_path", "@bench_peers//:" + peer],
+            deps = common + deps + [":echo_bytes", ":socket_path", ":stream_tally", "@bench_peers//:" + peer],
         )
     else:
         native.cc_binary(
@@ -62,7 +62,7 @@ def thrift_code(name, src, service):
         return
     stem = src[:-len(".thrift")]
     hdrs = [stem + "_types.h", service + ".h", service + ".tcc", stem + "_types.tcc"]
-    srcs = [service + ".cpp"]
+    srcs = [service + ".cpp", stem + "_types.cpp"]
     native.genrule(
         name = name + "_code",
         srcs = [src],

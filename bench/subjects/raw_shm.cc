@@ -186,14 +186,18 @@ absl::Status ConsumeStream(End& end) {
 void ProduceStream(End& end, Recorder& recorder) {
   recorder.Begin();
   uint32_t number = 0;
-  int64_t stamp_ns = 0;
   do {
-    stamp_ns = recorder.Issue();
-    Pair& pair = end.OutgoingPair(number);
-    WaitFor(pair, 0);
-    pair.words.fill(number++);
-    pair.signal.store(1, std::memory_order_release);
-  } while (recorder.Complete(stamp_ns));
+    int64_t stamp_ns = 0;
+    do {
+      stamp_ns = recorder.Issue();
+      Pair& pair = end.OutgoingPair(number);
+      WaitFor(pair, 0);
+      pair.words.fill(number++);
+      pair.signal.store(1, std::memory_order_release);
+    } while (recorder.Sent(stamp_ns));
+    // The consumer, which ends at the first wrong message, has taken all of them.
+    for (uint32_t i = 0; i < kRingLines; ++i) WaitFor(end.OutgoingPair(i), 0);
+  } while (recorder.Confirm());
 }
 
 absl::Status CallPipelined(End& end, uint32_t outstanding, Recorder& recorder) {

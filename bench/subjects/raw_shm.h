@@ -14,7 +14,7 @@
 // * kEcho of 64 bytes: they do not fit into the line, so each side has two: a signal and, on the
 //   line behind it, the bytes.
 // * kStream of 64 bytes: a ring of such pairs, one way only; the signal says of each whether it is
-//   full, so that either side finds out by looking at it.
+//   full, so that either side finds out by looking at it. A portion is over when all are empty.
 
 #include <functional>
 #include <string>

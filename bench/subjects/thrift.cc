@@ -1,7 +1,8 @@
 // Subject "thrift": Apache Thrift's generated client and processor, compiled as templates over the
 // binary protocol and buffered transports, its fastest; a thread for each connection at the server.
 // Many outstanding: the client uses the two halves of its generated call, send_ and recv_, so that
-// one thread has many calls in flight; answers come in order. TCP_NODELAY is Thrift's default.
+// one thread has many calls in flight; answers come in order. A stream is oneway calls. TCP_NODELAY
+// is Thrift's default.
 
 #include <thrift/protocol/TBinaryProtocol.h>
 #include <thrift/server/TThreadedServer.h>
@@ -12,6 +13,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -20,6 +22,7 @@
 #include "bench/subjects/EchoPeer.h"
 #include "bench/subjects/echo_bytes.h"
 #include "bench/subjects/socket_path.h"
+#include "bench/subjects/stream_tally.h"
 
 namespace mi7::bench {
 namespace {
@@ -29,9 +32,19 @@ using Buffered = thrift::transport::TBufferedTransport;
 using Protocol = thrift::protocol::TBinaryProtocolT<Buffered>;
 using Client = thrift_peer::EchoPeerClientT<Protocol>;
 
+// For one connection that pours at a time.
 class Handler final : public thrift_peer::EchoPeerIf {
  public:
   void reflect(std::string& result, const std::string& data) override { result = data; }
+  void pour(const std::string& data) override { tally_.Add(data); }
+  void drain(thrift_peer::Tally& result) override {
+    const StreamTally tally = std::exchange(tally_, {});
+    result.messages = static_cast<int64_t>(tally.messages);
+    result.digest = static_cast<int64_t>(tally.digest);
+  }
+
+ private:
+  StreamTally tally_;
 };
 
 // Tells that the server listens.
@@ -73,6 +86,7 @@ class Thrift final : public Subject {
       const auto socket = Connect(address);
       Client client(std::make_shared<Protocol>(std::make_shared<Buffered>(socket)));
       socket->open();
+      if (workload.call == Call::kStream) return Pour(client, workload, recorder);
       return workload.outstanding == 1 ? CallOneByOne(client, workload, recorder)
                                        : CallPipelined(client, workload, recorder);
     });
@@ -85,6 +99,21 @@ class Thrift final : public Subject {
       return std::make_shared<thrift::transport::TSocket>("127.0.0.1", port);
     }
     return std::make_shared<thrift::transport::TSocket>(address.substr(address.find(':') + 1));
+  }
+
+  static absl::Status Pour(Client& client, const Workload& workload, Recorder& recorder) {
+    return SendStream(
+        workload, recorder,
+        [&](const std::string& bytes) {
+          client.pour(bytes);
+          return absl::OkStatus();
+        },
+        [&]() -> absl::StatusOr<StreamTally> {
+          thrift_peer::Tally tally;
+          client.drain(tally);
+          return StreamTally{.messages = static_cast<uint64_t>(tally.messages),
+                             .digest = static_cast<uint64_t>(tally.digest)};
+        });
   }
 
   static absl::Status CallOneByOne(Client& client, const Workload& workload, Recorder& recorder) {

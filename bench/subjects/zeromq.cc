@@ -1,6 +1,8 @@
 // Subject "zeromq": ZeroMQ by its C++ interface. One outstanding: REQ and REP. Many: DEALER and
 // ROUTER, its asynchronous pair. The server sends back the very message that it received, which
-// copies nothing. One I/O thread a side, its default; it sets TCP_NODELAY itself.
+// copies nothing. A stream: PUSH and PULL, with as many messages in queues as are about 16 MiB (at
+// most 1,000, its default); an empty message asks for the tally, which comes by another such pair.
+// One I/O thread a side, its default; it sets TCP_NODELAY itself.
 
 #include <string>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "bench/harness/subject.h"
 #include "bench/subjects/echo_bytes.h"
 #include "bench/subjects/socket_path.h"
+#include "bench/subjects/stream_tally.h"
 
 namespace mi7::bench {
 namespace {
@@ -19,11 +22,11 @@ class Zeromq final : public Subject {
   absl::Status Serve(const Workload& workload,
                      const std::function<void(const std::string&)>& ready) override {
     return Guard([&]() -> absl::Status {
+      if (workload.call == Call::kStream) return Consume(workload, ready);
       const bool many = workload.outstanding > 1;
       zmq::context_t context;
       zmq::socket_t socket(context, many ? zmq::socket_type::router : zmq::socket_type::rep);
-      socket.bind(workload.transport == "unix" ? absl::StrCat("ipc://", SocketPath())
-                                               : "tcp://127.0.0.1:*");
+      socket.bind(WhereToBind(workload, ""));
       ready(socket.get(zmq::sockopt::last_endpoint));
       zmq::message_t sender;
       zmq::message_t message;
@@ -40,6 +43,7 @@ class Zeromq final : public Subject {
                          Recorder& recorder) override {
     if (absl::Status good = CheckPeerWorkload(workload); !good.ok()) return good;
     return Guard([&] {
+      if (workload.call == Call::kStream) return Produce(address, workload, recorder);
       const bool many = workload.outstanding > 1;
       zmq::context_t context;
       zmq::socket_t socket(context, many ? zmq::socket_type::dealer : zmq::socket_type::req);
@@ -51,6 +55,58 @@ class Zeromq final : public Subject {
   }
 
  private:
+  static std::string WhereToBind(const Workload& workload, const char* suffix) {
+    return workload.transport == "unix" ? absl::StrCat("ipc://", SocketPath(), suffix)
+                                        : "tcp://127.0.0.1:*";
+  }
+
+  // Its address is those of both pairs.
+  static absl::Status Consume(const Workload& workload,
+                              const std::function<void(const std::string&)>& ready) {
+    zmq::context_t context;
+    zmq::socket_t there(context, zmq::socket_type::pull);
+    zmq::socket_t back(context, zmq::socket_type::push);
+    there.set(zmq::sockopt::rcvhwm, StreamQueueLength(workload));
+    there.bind(WhereToBind(workload, ""));
+    back.bind(WhereToBind(workload, "-back"));
+    ready(absl::StrCat(there.get(zmq::sockopt::last_endpoint), " ",
+                       back.get(zmq::sockopt::last_endpoint)));
+    StreamTally tally;
+    zmq::message_t message;
+    for (;;) {
+      (void)there.recv(message);
+      if (message.size() != 0) {
+        tally.Add(message.to_string_view());
+        continue;
+      }
+      (void)back.send(zmq::buffer(&tally, sizeof(tally)), zmq::send_flags::none);
+      tally = {};
+    }
+  }
+
+  static absl::Status Produce(const std::string& address, const Workload& workload,
+                              Recorder& recorder) {
+    zmq::context_t context;
+    zmq::socket_t there(context, zmq::socket_type::push);
+    zmq::socket_t back(context, zmq::socket_type::pull);
+    there.set(zmq::sockopt::linger, 0);
+    there.set(zmq::sockopt::sndhwm, StreamQueueLength(workload));
+    there.connect(address.substr(0, address.find(' ')));
+    back.connect(address.substr(address.find(' ') + 1));
+    zmq::message_t answer;
+    return SendStream(
+        workload, recorder,
+        [&](const std::string& bytes) {
+          Send(there, bytes);
+          return absl::OkStatus();
+        },
+        [&]() -> absl::StatusOr<StreamTally> {
+          Send(there, "");
+          (void)back.recv(answer);
+          return ParseTally(answer.to_string_view());
+        });
+  }
+
   static void Send(zmq::socket_t& socket, const std::string& bytes) {
     zmq::message_t message(bytes.data(), bytes.size());
     (void)socket.send(message, zmq::send_flags::none);

@@ -1,0 +1,238 @@
+// The plan keeps what the project's targets (TARGETS.md) promise, row by row.
+
+#include "bench/harness/plan.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "bench/harness/measure.h"
+#include "bench/harness/workload.h"
+#include "gtest/gtest.h"
+
+namespace mi7::bench {
+namespace {
+
+enum class Kind { kRatio, kValue };
+
+// What TARGETS.md says: the figure of row `id` is at most so much.
+struct Promised {
+  const char* id;
+  Kind kind;
+  double at_most;
+  std::optional<double> at_most_one_cpu = std::nullopt;
+};
+
+// "Throughput does not fall" (L9): by no more than two runs of the same differ.
+constexpr double kNoFall = 1.05;
+
+const std::vector<Promised>& Promises() {
+  static const auto* promises = new std::vector<Promised>{
+      {"L1", Kind::kRatio, 1.5},
+      {"L1.p99", Kind::kRatio, 2},
+      {"L2", Kind::kRatio, 1.10},
+      {"L3", Kind::kRatio, 1.10},
+      {"L3.syscalls", Kind::kValue, 0},
+      {"L3.wakes", Kind::kValue, 1},
+      {"L4", Kind::kRatio, 3},
+      {"L5", Kind::kRatio, 1.3},
+      {"L5.16MiB", Kind::kRatio, 1.3},
+      {"L6", Kind::kRatio, 1.10},
+      {"L6.16MiB", Kind::kRatio, 1.10},
+      {"L7", Kind::kValue, 150},
+      {"L7.allocations", Kind::kValue, 0},
+      {"L7.copied", Kind::kValue, 0},
+      {"L8", Kind::kRatio, 1.05},
+      {"L8.p99", Kind::kRatio, 1.2},
+      {"L8.idle", Kind::kValue, 8192},
+      {"L8.wakeups", Kind::kValue, 0},
+      {"L9", Kind::kRatio, kNoFall},
+      {"L9.fair", Kind::kValue, 2},
+      {"L9.processes", Kind::kRatio, kNoFall},
+      {"L9.processes.fair", Kind::kValue, 2},
+      {"T1", Kind::kRatio, 1.10},
+      {"T2", Kind::kRatio, 1.15},
+      {"T3", Kind::kRatio, 1.6},
+      {"T3.spinning", Kind::kRatio, 1.6},
+      {"T3.adaptive", Kind::kRatio, 1.6},
+      {"T4", Kind::kRatio, 1.10},
+      {"T4.16MiB", Kind::kRatio, 1.10},
+      {"T5", Kind::kRatio, 1.05},
+      {"T5.p99", Kind::kRatio, 1.2},
+      {"T5.idle.server", Kind::kValue, 1024},
+      {"T5.idle.client", Kind::kValue, 1024},
+      {"V1", Kind::kRatio, 1.0 / 50, 1.0 / 10},
+      {"V1.capnp", Kind::kRatio, 1.0 / 25, 1.0 / 6},
+      {"V2", Kind::kRatio, 1.0 / 50},
+      {"V2.capnp", Kind::kRatio, 1.0 / 25},
+      {"V2.thrift", Kind::kRatio, 1.0 / 5},
+      {"V2.zeromq", Kind::kRatio, 1.0 / 5},
+      {"V2.nng", Kind::kRatio, 1.0 / 5},
+      {"V2.boost", Kind::kRatio, 1.0 / 5},
+      {"V3", Kind::kRatio, 1.3},
+      {"V3.1MiB", Kind::kRatio, 1.3},
+      {"V4", Kind::kRatio, 1},
+      {"V4.grpc_callback", Kind::kRatio, 1},
+      {"V4.capnp", Kind::kRatio, 1},
+      {"V4.thrift", Kind::kRatio, 1},
+      {"V4.zeromq", Kind::kRatio, 1},
+      {"V4.nng", Kind::kRatio, 1},
+      {"V4.adaptive", Kind::kRatio, 1.0 / 5},
+      {"V4.adaptive.grpc_callback", Kind::kRatio, 1.0 / 5},
+      {"V4.adaptive.capnp", Kind::kRatio, 1.0 / 5},
+      {"V4.adaptive.thrift", Kind::kRatio, 1.0 / 5},
+      {"V4.adaptive.zeromq", Kind::kRatio, 1.0 / 5},
+      {"V4.adaptive.nng", Kind::kRatio, 1.0 / 5},
+      {"V5", Kind::kRatio, 1.0 / 4},
+      {"V5.capnp", Kind::kRatio, 1.0 / 4},
+      {"V5.zeromq", Kind::kRatio, 1.0 / 1.2},
+      {"V5.thrift", Kind::kRatio, 1},
+      {"V5.nng", Kind::kRatio, 1},
+      {"V5.raw", Kind::kRatio, 1},
+      {"V6", Kind::kRatio, 1},
+      {"V6.grpc_callback", Kind::kRatio, 1},
+      {"V6.capnp", Kind::kRatio, 1},
+      {"V6.thrift", Kind::kRatio, 1},
+      {"V6.zeromq", Kind::kRatio, 1},
+      {"V6.nng", Kind::kRatio, 1},
+      {"V6.16MiB", Kind::kRatio, 1},
+      {"V6.16MiB.grpc_callback", Kind::kRatio, 1},
+      {"V6.16MiB.capnp", Kind::kRatio, 1},
+      {"V6.16MiB.thrift", Kind::kRatio, 1},
+      {"V6.16MiB.zeromq", Kind::kRatio, 1},
+      {"V6.16MiB.nng", Kind::kRatio, 1},
+      {"V7", Kind::kRatio, 1},
+      {"S1", Kind::kValue, 100},
+      {"S2", Kind::kRatio, 2.5},
+      {"S3", Kind::kRatio, 3},
+      {"S4", Kind::kRatio, 2},
+      {"S4.fair", Kind::kValue, 2},
+      {"S4.4x4", Kind::kRatio, 2},
+      {"S4.4x4.fair", Kind::kValue, 2},
+      {"S5", Kind::kRatio, 1.2},
+  };
+  return *promises;
+}
+
+// Every plan there is a way to ask for.
+std::vector<PlanOptions> AllOptions() {
+  std::vector<PlanOptions> all;
+  for (bool quick : {false, true}) {
+    for (bool all_rows : {false, true}) {
+      for (int idle : {128, 2'000, 10'000}) {
+        all.push_back({.quick = quick,
+                       .all_rows = all_rows,
+                       .idle_connections = idle,
+                       .local_connections = std::min(idle, 1'000)});
+      }
+    }
+  }
+  return all;
+}
+
+std::map<std::string, const Row*> ById(const Plan& plan) {
+  std::map<std::string, const Row*> rows;
+  for (const Row& row : plan.rows) rows[row.id] = &row;
+  return rows;
+}
+
+TEST(PlanTest, EveryTargetHasItsRowAlsoInAQuickRun) {
+  for (const PlanOptions& options : AllOptions()) {
+    const Plan plan = MakePlan(options);
+    const auto rows = ById(plan);
+    for (const Promised& promised : Promises()) {
+      ASSERT_TRUE(rows.contains(promised.id)) << promised.id;
+      const Row& row = *rows.at(promised.id);
+      ASSERT_TRUE(row.target.has_value()) << row.id;
+      EXPECT_DOUBLE_EQ(*row.target, promised.at_most) << row.id;
+      EXPECT_EQ(row.target_one_cpu, promised.at_most_one_cpu) << row.id;
+      EXPECT_EQ(row.limit.has_value(), promised.kind == Kind::kRatio) << row.id;
+      EXPECT_FALSE(row.detail) << row.id;
+    }
+    for (const auto& [letter, last] : std::map<char, int>{{'L', 9}, {'T', 5}, {'V', 7}, {'S', 5}}) {
+      for (int number = 1; number <= last; ++number) {
+        const std::string id = std::string(1, letter) + std::to_string(number);
+        EXPECT_TRUE(rows.contains(id)) << id;
+      }
+    }
+  }
+}
+
+// V7: "lower than every peer in every row above".
+TEST(PlanTest, CpuTimeIsHeldAgainstEveryPeerToo) {
+  const Plan plan = MakePlan({});
+  const auto rows = ById(plan);
+  int held = 0;
+  for (const Row& row : plan.rows) {
+    const bool above = row.id[0] == 'V' && row.id[1] != '7' && row.limit.has_value() &&
+                       plan.cells[*row.limit].subject.rfind("raw_", 0) != 0;
+    if (!above) continue;
+    ++held;
+    ASSERT_TRUE(rows.contains("V7." + row.id)) << row.id;
+    const Row& cpu = *rows.at("V7." + row.id);
+    EXPECT_EQ(cpu.quantity, Quantity::kCpuPerCall) << row.id;
+    EXPECT_EQ(cpu.limit, row.limit) << row.id;
+    EXPECT_EQ(cpu.target, 1.0) << row.id;
+  }
+  EXPECT_GT(held, 40);
+}
+
+TEST(PlanTest, AnIdIsOfOneRow) {
+  for (const PlanOptions& options : AllOptions()) {
+    std::set<std::string> ids;
+    for (const Row& row : MakePlan(options).rows) {
+      EXPECT_TRUE(ids.insert(row.id).second) << row.id << " is there twice";
+    }
+  }
+}
+
+TEST(PlanTest, EveryPlanHoldsTogether) {
+  for (const PlanOptions& options : AllOptions()) {
+    const Plan plan = MakePlan(options);
+    for (const Row& row : plan.rows) {
+      EXPECT_FALSE(row.id.empty() || row.what.empty()) << row.id << ": " << row.what;
+      // Those of charts are named as the charts' series.
+      EXPECT_TRUE(row.detail || row.id.find_first_of(" ,") == std::string::npos)
+          << row.id << " cannot be asked for with --only";
+      EXPECT_FALSE(row.placements.empty()) << row.id;
+      ASSERT_LT(row.cell, plan.cells.size()) << row.id;
+      if (!row.limit.has_value()) continue;
+      ASSERT_LT(*row.limit, plan.cells.size()) << row.id;
+      EXPECT_NE(*row.limit, row.cell) << row.id << " is held against itself";
+    }
+    for (const Chart& chart : plan.charts) {
+      EXPECT_FALSE(chart.series.empty()) << chart.title;
+      for (const Chart::Series& series : chart.series) {
+        EXPECT_FALSE(series.points.empty()) << chart.title << ": " << series.name;
+        for (const Chart::Point& point : series.points) {
+          ASSERT_LT(point.cell, plan.cells.size()) << chart.title << ": " << series.name;
+        }
+      }
+    }
+  }
+}
+
+TEST(PlanTest, EveryCellCanBeAskedOfASubject) {
+  for (const Cell& cell : MakePlan({}).cells) {
+    const std::string text = cell.workload.Encode();
+    EXPECT_FALSE(cell.subject.empty()) << text;
+    const auto workload = Workload::Decode(text);
+    ASSERT_TRUE(workload.ok()) << text << ": " << workload.status();
+    EXPECT_EQ(*workload, cell.workload) << text;
+    for (int processes : {cell.clients, cell.servers}) {
+      EXPECT_GE(processes, 1) << cell.subject << " " << text;
+      EXPECT_LE(processes, static_cast<int>(Scratch::kProcessesMax)) << cell.subject << " " << text;
+    }
+  }
+}
+
+TEST(PlanTest, AQuickRunLeavesRowsOut) {
+  EXPECT_LT(MakePlan({.quick = true, .all_rows = false}).rows.size(),
+            MakePlan({.quick = true}).rows.size());
+}
+
+}  // namespace
+}  // namespace mi7::bench
