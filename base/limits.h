@@ -68,7 +68,7 @@ struct Limits {
   // The same of all streams of one connection together, whatever their number: a message that comes
   // when so much is kept already ends its own stream with RESOURCE_EXHAUSTED. Streams whose users
   // keep up never come near it.
-  uint64_t stream_kept_bytes_max = 64u << 20;
+  uint32_t stream_kept_bytes_max = 64u << 20;
   // How long a peer may take none of our queued bytes before its connection is closed. One that
   // reads slowly is not closed.
   absl::Duration write_stall_timeout = absl::Seconds(60);

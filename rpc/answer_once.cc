@@ -104,7 +104,7 @@ bool AnswerSide::RunsOnce(ServerCall& call) {
       call.runs_once_ = true;
       return true;
     case SavedAnswers::Found::kRunning:
-      recognized_.Add();
+      counts().recognized.Add();
       // From here on whoever ends the other call may answer this one.
       call.PrepareAsync();
       switch (saved->Wait(*entry, &call, answer)) {
@@ -119,7 +119,7 @@ bool AnswerSide::RunsOnce(ServerCall& call) {
       call.AnswerAgain(*answer);
       return false;
     case SavedAnswers::Found::kSaved:
-      recognized_.Add();
+      counts().recognized.Add();
       call.AnswerAgain(*answer);
       return false;
     case SavedAnswers::Found::kOtherParams:

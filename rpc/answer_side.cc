@@ -65,7 +65,7 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
     if (absl::Status ended; !call->Intercept(config_->interceptors, method, ended)) {
       // The return of a stream of results only ends it.
       if (method != nullptr && StreamsResults(method->kind)) call->response_->has_body = false;
-      accepted_.Add();
+      counts().accepted.Add();
       return call->Answer(std::move(ended));
     }
   }
@@ -74,7 +74,7 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
 
 void AnswerSide::Begin(ServerCall& call) {
   if (call.deadline_.passed()) [[unlikely]] {
-    dropped_late_.Add();
+    counts().dropped_late.Add();
     const MethodInfo* const method = config_->dispatcher->FindMethod(call.header());
     const absl::Status late = absl::DeadlineExceededError(absl::StrCat(
         method != nullptr ? method->name : "call", ": deadline passed before the handler began"));
@@ -84,19 +84,27 @@ void AnswerSide::Begin(ServerCall& call) {
     ObjectPool<ServerCall>::Delete(&call);
     return SendError(call_id, late, /*refused=*/true);
   }
-  accepted_.Add();
+  counts().accepted.Add();
   if (call.extras_ != nullptr && !call.extras_->received.request_id.empty()) [[unlikely]] {
     if (!RunsOnce(call)) return;
   }
   config_->dispatcher->Run(call).Deliver(call);
 }
 
+AnswerSide::Counts& AnswerSide::MakeCounts() {
+  auto* const made = new Counts;
+  counts_.store(made, std::memory_order_release);
+  return *made;
+}
+
 ServerStatistics AnswerSide::statistics() const {
   ServerStatistics statistics;
-  statistics.calls_accepted = accepted_.get();
-  statistics.calls_refused = refused_.get();
-  statistics.calls_dropped_late = dropped_late_.get();
-  statistics.calls_recognized = recognized_.get();
+  const Counts* const counts = counts_.load(std::memory_order_acquire);
+  if (counts == nullptr) return statistics;
+  statistics.calls_accepted = counts->accepted.get();
+  statistics.calls_refused = counts->refused.get();
+  statistics.calls_dropped_late = counts->dropped_late.get();
+  statistics.calls_recognized = counts->recognized.get();
   return statistics;
 }
 

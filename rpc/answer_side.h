@@ -46,6 +46,7 @@ class AnswerSide {
 
   // Both must outlive the AnswerSide.
   AnswerSide(Owner* owner, const SessionConfig* config) : owner_(owner), config_(config) {}
+  ~AnswerSide() { delete counts_.load(std::memory_order_acquire); }
 
   void OnCall(transport::IncomingMessage&& message);
   // The peer sent a frame that serves nothing (Limits::stray_frames_max). With too many of them the
@@ -97,6 +98,20 @@ class AnswerSide {
   bool forked() const { return ForkGuard::generation() != made_in_; }
 
  private:
+  // Raised by the driving thread.
+  struct Counts {
+    EventCount accepted;
+    EventCount refused;
+    EventCount dropped_late;
+    EventCount recognized;
+  };
+  // The driving thread's.
+  Counts& counts() {
+    Counts* const made = counts_.load(std::memory_order_relaxed);
+    return made != nullptr ? *made : MakeCounts();
+  }
+  Counts& MakeCounts();
+
   // OK when a new call may start; INVALID_ARGUMENT when the peer broke the protocol.
   absl::Status Admit(const transport::FrameHeader& header) const {
     return admits_all_.load(std::memory_order_relaxed) ? absl::OkStatus() : AdmitSlow(header);
@@ -121,7 +136,7 @@ class AnswerSide {
   CalleeStream* FindStream(uint32_t call_id);
   // Answers a call that no ServerCall exists for. The driving thread.
   void Refuse(uint32_t call_id, const absl::Status& status) {
-    refused_.Add();
+    counts().refused.Add();
     SendError(call_id, status, /*refused=*/true);
   }
   void SendError(uint32_t call_id, const absl::Status& status, bool refused);
@@ -152,11 +167,9 @@ class AnswerSide {
   // that come after it told the peer.
   std::atomic<bool> admits_all_{true};
   const uint32_t made_in_ = ForkGuard::generation();
-  // Raised by the driving thread.
-  EventCount accepted_;
-  EventCount refused_;
-  EventCount dropped_late_;
-  EventCount recognized_;
+  // Made by the driving thread for the first call, published with release: most connections of a
+  // client answer none.
+  std::atomic<Counts*> counts_{nullptr};
 };
 
 }  // namespace mi7

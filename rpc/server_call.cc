@@ -5,7 +5,7 @@
 #include "base/object_pool.h"
 #include "rpc/answer_side.h"
 #include "rpc/callee_stream.h"
-#include "transport/callback_scope.h"
+#include "transport/driving_thread.h"
 
 namespace mi7 {
 
@@ -16,10 +16,8 @@ ServerCall::ServerCall(AnswerSide* side, transport::IncomingMessage&& request,
       request_(std::move(request)),
       response_(std::move(response)) {
   if (request_.header().timeout != 0) {
-    // Of the batch in which it came: work of the others must not give it more time.
-    transport::CallbackScope* const scope = transport::CallbackScope::innermost();
-    const int64_t arrived_ns = scope != nullptr ? scope->ArrivedNanos() : MonotonicNanos();
-    deadline_ = Deadline::AtNanos(arrived_ns + transport::DecodeTimeout(request_.header().timeout));
+    deadline_ = Deadline::AtNanos(transport::ArrivedNanos() +
+                                  transport::DecodeTimeout(request_.header().timeout));
   }
 }
 

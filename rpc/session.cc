@@ -21,7 +21,7 @@ Session::Session(std::shared_ptr<transport::Connection> connection,
     : connection_(std::move(connection)),
       observer_(std::move(observer)),
       config_(std::move(config)),
-      streams_(connection_.get(), negotiated, config_->limits),
+      streams_(connection_.get(), negotiated),
       calls_(&streams_, negotiated, config_->limits),
       answers_(this, config_.get()),
       watched_(config_->liveness == nullptr) {

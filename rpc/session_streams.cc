@@ -7,12 +7,11 @@
 namespace mi7 {
 
 SessionStreams::SessionStreams(transport::Connection* connection,
-                               const transport::Negotiated& negotiated, const Limits& limits)
+                               const transport::Negotiated& negotiated)
     : connection_(connection),
       peer_window_((negotiated.features & transport::kFeatureStreams) != 0
                        ? negotiated.stream_window_bytes
-                       : 0),
-      kept_bytes_max_(limits.stream_kept_bytes_max) {}
+                       : 0) {}
 
 bool SessionStreams::HasRoom(Stream* stream) {
   if (connection_->HasRoom()) [[likely]]
@@ -22,8 +21,8 @@ bool SessionStreams::HasRoom(Stream* stream) {
     if (closed_) return true;  // as good as any answer: nothing is sent any more
     if (!std::exchange(stream->waits_for_room_, true)) {
       stream->Ref();
-      stream->next_waiting_ = nullptr;
-      (first_waiting_ == nullptr ? first_waiting_ : last_waiting_->next_waiting_) = stream;
+      stream->next_waiting_ =
+          last_waiting_ == nullptr ? stream : std::exchange(last_waiting_->next_waiting_, stream);
       last_waiting_ = stream;
     }
   }
@@ -32,9 +31,13 @@ bool SessionStreams::HasRoom(Stream* stream) {
 }
 
 Stream* SessionStreams::TakeFirst() {
-  Stream* const stream = first_waiting_;
-  if (stream == nullptr) return nullptr;
-  first_waiting_ = stream->next_waiting_;
+  if (last_waiting_ == nullptr) return nullptr;
+  Stream* const stream = last_waiting_->next_waiting_;
+  if (stream == last_waiting_) {
+    last_waiting_ = nullptr;
+  } else {
+    last_waiting_->next_waiting_ = stream->next_waiting_;
+  }
   stream->waits_for_room_ = false;
   return stream;
 }

@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "absl/base/thread_annotations.h"
-#include "base/limits.h"
 #include "base/mutex.h"
 #include "transport/connection.h"
 
@@ -19,8 +18,7 @@ class Stream;
 class SessionStreams {
  public:
   // `connection` must outlive it.
-  SessionStreams(transport::Connection* connection, const transport::Negotiated& negotiated,
-                 const Limits& limits);
+  SessionStreams(transport::Connection* connection, const transport::Negotiated& negotiated);
 
   transport::Connection& connection() const { return *connection_; }
   // Whether the peer can use streams.
@@ -29,18 +27,18 @@ class SessionStreams {
   uint32_t peer_window() const { return peer_window_; }
 
   // A stream is going to keep a message of so many bytes until its user takes it, or it is dropped
-  // (LetGo). False: all of them keep limits.stream_kept_bytes_max already. One message is always
-  // kept.
-  bool Keep(uint64_t bytes) {
-    // Relaxed: a count that orders nothing.
-    const uint64_t before = kept_bytes_.fetch_add(bytes, std::memory_order_relaxed);
-    if (before == 0 || before + bytes <= kept_bytes_max_) [[likely]]
-      return true;
-    LetGo(bytes);
-    return false;
+  // (LetGo). False: with it all of them would keep more than `limit` bytes. One message is always
+  // kept. The driving thread.
+  bool Keep(uint32_t bytes, uint32_t limit) {
+    // Relaxed: a count that orders nothing. Between the two it only falls.
+    const uint32_t kept = kept_bytes_.load(std::memory_order_relaxed);
+    if (kept != 0 && (kept > limit || bytes > limit - kept)) [[unlikely]]
+      return false;
+    kept_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+    return true;
   }
-  void LetGo(uint64_t bytes) { kept_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
-  uint64_t kept_bytes_max() const { return kept_bytes_max_; }
+  // Any thread.
+  void LetGo(uint32_t bytes) { kept_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
 
   // Whether a stream may send now. False: `stream`, of which a reference is kept until then, is
   // told by OnRoom, or the connection ends. It may also be told for nothing.
@@ -57,13 +55,11 @@ class SessionStreams {
 
   transport::Connection* const connection_;
   const uint32_t peer_window_;  // 0: the peer knows no streams
-  const uint64_t kept_bytes_max_;
-  std::atomic<uint64_t> kept_bytes_{0};
   Mutex mutex_;
-  // Those that wait, in order, linked by Stream::next_waiting_.
-  Stream* first_waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  // Those that wait, in order, in a ring linked by Stream::next_waiting_; nullptr: none.
   Stream* last_waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<uint32_t> kept_bytes_{0};
 };
 
 }  // namespace mi7

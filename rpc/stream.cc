@@ -80,7 +80,7 @@ absl::Status Stream::Await(Readiness& half) {
 void Stream::FailTooMuchKept() {
   FailInput(Named(
       absl::StatusCode::kResourceExhausted,
-      absl::StrCat("limits.stream_kept_bytes_max, ", streams()->kept_bytes_max(),
+      absl::StrCat("limits.stream_kept_bytes_max, ", limits_.stream_kept_bytes_max,
                    " bytes, is reached by what the streams of this connection have received and "
                    "nobody has read yet")));
 }

@@ -104,8 +104,8 @@ class Stream : public Readiness::Owner {
   void SendEnd() { SendControl(transport::FrameType::kStreamEnd, 0, 0); }
   void SendCredit(uint32_t bytes);
   // SessionStreams' for messages that have been received.
-  bool Keep(uint64_t bytes) { return streams()->Keep(bytes); }
-  void LetGo(uint64_t bytes) { streams()->LetGo(bytes); }
+  bool Keep(uint32_t bytes) { return streams()->Keep(bytes, limits_.stream_kept_bytes_max); }
+  void LetGo(uint32_t bytes) { streams()->LetGo(bytes); }
   // A message came for which there was no room.
   void FailTooMuchKept();
 

@@ -13,7 +13,7 @@ StreamInbox::StreamInbox(Stream* stream, uint32_t window)
     : Readiness(stream), stream_(stream), window_(window), granted_(window) {}
 
 absl::Status StreamInbox::OnMessage(transport::IncomingMessage&& message, bool is_first) {
-  const uint64_t bytes = message.header().size;
+  const uint32_t bytes = message.header().size;
   Waiter waiter;
   uint32_t credit = 0;
   bool too_much = false;

@@ -66,7 +66,7 @@ class StreamInbox final : public Readiness {
   ReceivedMessage* last_ = nullptr;
   // Credit that the peer has left, as seen from here. Below 0 by less than one message.
   int64_t granted_ ABSL_GUARDED_BY(mutex_);
-  uint64_t kept_bytes_ ABSL_GUARDED_BY(mutex_) = 0;   // in the queue
+  uint32_t kept_bytes_ ABSL_GUARDED_BY(mutex_) = 0;   // in the queue
   uint64_t taken_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // and not granted anew
   bool half_closed_ ABSL_GUARDED_BY(mutex_) = false;  // by the peer
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;       // no further message comes

@@ -9,4 +9,9 @@ bool OnDrivingThread() {
   return EventLoop::InAnyLoopThread() || CallbackScope::innermost() != nullptr;
 }
 
+int64_t ArrivedNanos() {
+  CallbackScope* const scope = CallbackScope::innermost();
+  return scope != nullptr ? scope->ArrivedNanos() : MonotonicNanos();
+}
+
 }  // namespace mi7::transport

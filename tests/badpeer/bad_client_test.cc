@@ -188,7 +188,7 @@ TEST_F(BadClientTest, UnknownServicesInterfacesAndMethodsAreUnimplemented) {
   peer.Send(Message(header, EchoBody()));
   ExpectReturn(peer, 3,
                StatusIs(absl::StatusCode::kUnimplemented,
-                        "interface Probe of service Probe has no method @65535 (it has 6)"));
+                        "interface Probe of service Probe has no method @65535 (it has 7)"));
   ExpectServed(peer);
 }
 

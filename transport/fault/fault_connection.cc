@@ -203,8 +203,11 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
 
   // Sends the first held message on; false when the inner connection does not take it now.
   bool ForwardOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const uint64_t bytes = held_.front()->header.size;
-    if (!inner_->Send(Copy(*held_.front())).ok()) {
+    const FrameHeader& header = held_.front()->header;
+    const uint64_t bytes = header.size;
+    // Messages of streams are not refused: whoever sends them asks first.
+    const bool full = header.type == FrameType::kStreamMessage && !inner_->HasRoom();
+    if (full || !inner_->Send(Copy(*held_.front())).ok()) {
       // Full, and OnWritable comes; or ended, and OnClosed comes.
       stuck_ = true;
       return false;

@@ -181,7 +181,7 @@ TEST_P(CallTest, UnknownMethodIsUnimplementedNamingIt) {
   call->Start();
   EXPECT_THAT(PendingCall<Probe::EchoResults>(std::move(call)).Wait(),
               StatusIs(absl::StatusCode::kUnimplemented,
-                       "interface Probe of service Probe has no method @99 (it has 6)"));
+                       "interface Probe of service Probe has no method @99 (it has 7)"));
   const MethodInfo of_a_stranger = {0x123456789abcdef0, 0, "Stranger.x"};
   ClientCallRef second(channel_->NewCall(probe, of_a_stranger, {}));
   second->request().initRoot<Probe::EchoParams>();

@@ -385,8 +385,9 @@ TEST_P(CallTest, CancelBetweenTwoAttemptsEndsTheCall) {
   Attempts attempts = FailsUntil(2);
   absl::Notification failed;
   probe_.on_again = [&, handler = attempts.handler()](auto& context, auto params, auto results) {
+    const bool first = context.attempt() == 1;
     Reply reply = handler(context, params, results);
-    if (context.attempt() == 1) failed.Notify();
+    if (first) failed.Notify();
     return reply;
   };
   const Ends ends(this);
