@@ -3,19 +3,33 @@
 //
 // A seed that fails is printed; MI7_SEED runs that one alone. 2,000 seeds, or MI7_SEEDS; with
 // MI7_LONG in the environment 100,000.
+//
+// Each runs in a process of its own, forked from one in which nothing has run: what pools and
+// guesses remember of the messages before decides how the next ones are laid out, and with their
+// sizes what is sent when.
+
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "base/check.h"
 #include "base/log.h"
 #include "rpc/call_outcome.h"
 #include "tests/sim/callers.h"
@@ -131,6 +145,64 @@ class Episode {
   std::vector<std::unique_ptr<Callers>> callers_;
 };
 
+// --- A run in a process of its own. Its parts, one a line: "trace N", "end N TEXT", "wrong TEXT".
+
+std::string ToText(const Seen& seen) {
+  std::string text = absl::StrCat("trace ", seen.trace, "\n");
+  for (const auto& [end, count] : seen.ends) absl::StrAppend(&text, "end ", count, " ", end, "\n");
+  for (const std::string& wrong : seen.wrong) {
+    absl::StrAppend(&text, "wrong ", absl::StrJoin(absl::StrSplit(wrong, '\n'), " / "), "\n");
+  }
+  return text;
+}
+
+Seen FromText(absl::string_view text) {
+  Seen seen;
+  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    const std::pair<absl::string_view, absl::string_view> part =
+        absl::StrSplit(line, absl::MaxSplits(' ', 1));
+    if (part.first == "trace") {
+      MI7_CHECK(absl::SimpleAtoi(part.second, &seen.trace), "a trace is a number");
+    } else if (part.first == "end") {
+      const std::pair<absl::string_view, absl::string_view> end =
+          absl::StrSplit(part.second, absl::MaxSplits(' ', 1));
+      MI7_CHECK(absl::SimpleAtoi(end.first, &seen.ends[std::string(end.second)]),
+                "a count is a number");
+    } else {
+      seen.wrong.emplace_back(part.second);
+    }
+  }
+  return seen;
+}
+
+Seen RunEpisode(uint64_t seed) {
+  int ends[2];
+  MI7_CHECK(::pipe(ends) == 0, "a pipe for what a run has to say");
+  const pid_t child = ::fork();
+  MI7_CHECK(child >= 0, "a process for a run");
+  if (child == 0) {
+    const std::string text = ToText(Episode(seed).All());
+    for (size_t at = 0; at < text.size();) {
+      const ssize_t wrote = ::write(ends[1], text.data() + at, text.size() - at);
+      if (wrote <= 0) ::_exit(2);
+      at += static_cast<size_t>(wrote);
+    }
+    ::_exit(0);
+  }
+  ::close(ends[1]);
+  std::string text;
+  char buffer[4096];
+  for (ssize_t got; (got = ::read(ends[0], buffer, sizeof(buffer))) > 0;) {
+    text.append(buffer, static_cast<size_t>(got));
+  }
+  ::close(ends[0]);
+  int status = 0;
+  MI7_CHECK(::waitpid(child, &status, 0) == child, "the end of a run");
+  Seen seen = FromText(text);
+  if (status != 0) seen.wrong.push_back(absl::StrCat("ended with wait status ", status));
+  return seen;
+}
+
 uint64_t Variable(const char* variable, uint64_t otherwise) {
   const char* const text = std::getenv(variable);
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
@@ -143,32 +215,55 @@ void Print(const std::map<std::string, uint64_t>& ends) {
 }
 
 // Fails with what was wrong.
-Seen Check(uint64_t seed) {
-  Seen seen = Episode(seed).All();
+void Check(uint64_t seed, const Seen& seen) {
   if (!seen.wrong.empty()) {
     ADD_FAILURE() << "MI7_SEED=" << seed << "\n  " << absl::StrJoin(seen.wrong, "\n  ");
   }
-  return seen;
 }
 
+std::string TraceText(uint64_t trace) {
+  return absl::StrCat("trace ", absl::Hex(trace, absl::kZeroPad16));
+}
+
+// Also in another program, whose memory lies elsewhere: so one that failed fails again.
 TEST(SimTest, EqualSeedsGiveEqualRuns) {
+  if (std::getenv("MI7_SEED") != nullptr) return;
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
   for (uint64_t seed = 1; seed <= 50; ++seed) {
-    EXPECT_EQ(Episode(seed).All().trace, Episode(seed).All().trace) << "MI7_SEED=" << seed;
+    const uint64_t trace = RunEpisode(seed).trace;
+    EXPECT_EQ(RunEpisode(seed).trace, trace) << "MI7_SEED=" << seed;
+    if (seed % 5 != 0) continue;
+    FILE* const other = ::popen(
+        absl::StrCat("MI7_SEED=", seed, " '", self, "' --gtest_filter=SimTest.EverySeedHolds")
+            .c_str(),
+        "r");
+    ASSERT_NE(other, nullptr);
+    std::string output;
+    char buffer[4096];
+    for (size_t got; (got = ::fread(buffer, 1, sizeof(buffer), other)) > 0;) {
+      output.append(buffer, got);
+    }
+    EXPECT_EQ(::pclose(other), 0);
+    EXPECT_NE(output.find(TraceText(trace)), std::string::npos) << "MI7_SEED=" << seed;
   }
 }
 
 TEST(SimTest, EverySeedHolds) {
   if (std::getenv("MI7_SEED") != nullptr) {
-    const Seen seen = Check(Variable("MI7_SEED", 0));
+    const uint64_t seed = Variable("MI7_SEED", 0);
+    const Seen seen = Episode(seed).All();  // here, for a debugger
+    Check(seed, seen);
     Print(seen.ends);
-    std::printf("trace %016llx\n", static_cast<unsigned long long>(seen.trace));
+    std::printf("%s\n", TraceText(seen.trace).c_str());
     return;
   }
   const uint64_t seeds =
       Variable("MI7_SEEDS", std::getenv("MI7_LONG") != nullptr ? 100'000 : 2'000);
   std::map<std::string, uint64_t> ends;
   for (uint64_t seed = 1; seed <= seeds && !testing::Test::HasFailure(); ++seed) {
-    for (const auto& [end, count] : Check(seed).ends) ends[end] += count;
+    const Seen seen = RunEpisode(seed);
+    Check(seed, seen);
+    for (const auto& [end, count] : seen.ends) ends[end] += count;
   }
   Print(ends);
   // It is no simulation of failures when these do not happen.

@@ -33,14 +33,15 @@ TEST_P(CallTest, CallsBeyondTheServersLimitAreRefusedBeforeTheyRun) {
   Start(WithLoad({.calls_max = 2, .retry_after = absl::Milliseconds(30)}));
   auto first = SendHold(1), second = SendHold(2);
   ASSERT_TRUE(probe_.AwaitHeld(2));
-  const absl::Status refused = EchoText("too many").status();
+  const absl::Status refused = EchoText("too many", {.repeat = Repeat::kNever}).status();
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
                                 HasSubstr("server is overloaded: load.calls_max is 2")));
   EXPECT_THAT(refused, OutcomeIs(CallOutcome::kRefused));
   EXPECT_EQ(RetryAfter(refused), absl::Milliseconds(30));
   // The limit is the server's, not the connection's.
   channel_ = NewChannel();
-  EXPECT_THAT(EchoText("on another connection"), StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(EchoText("on another connection", {.repeat = Repeat::kNever}),
+              StatusIs(absl::StatusCode::kResourceExhausted));
   EXPECT_EQ(ran, 0);
   EXPECT_EQ(server_->load().calls, 2u);
   EXPECT_EQ(server_->load().refused, 2u);
