@@ -35,6 +35,16 @@ inline int64_t MonotonicNanos() {
   return fake == nullptr ? SystemNanos() : fake();
 }
 
+// Nanoseconds that the time while the machine was suspended counts for as well (CLOCK_BOOTTIME), or
+// a fake clock's. Only for differences: how long ago something was, at the most. Thread-safe.
+inline int64_t BootNanos() {
+  int64_t (*const fake)() = clock_internal::fake_clock.load(std::memory_order_acquire);
+  if (fake != nullptr) return fake();
+  timespec now;
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
 // A point in monotonic time by which something must be done, or never. A value type of 8 bytes.
 class Deadline {
  public:

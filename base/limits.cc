@@ -1,5 +1,6 @@
 #include "base/limits.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -59,6 +60,20 @@ absl::Status CheckKeepalive(const Keepalive& keepalive, absl::Duration idle_time
     if (value <= absl::ZeroDuration()) {
       return absl::InvalidArgumentError(
           absl::StrCat(name, " is ", absl::FormatDuration(value), ", must be longer than 0"));
+    }
+  }
+  // They are kept by looks, as many in each as it is longer than the shortest.
+  absl::Duration shortest = idle_timeout;
+  if (keepalive.enabled()) shortest = std::min({shortest, keepalive.interval, keepalive.timeout});
+  for (const auto& [name, value] :
+       {std::pair<absl::string_view, absl::Duration>{"keepalive.interval", keepalive.interval},
+        {"keepalive.timeout", keepalive.timeout},
+        {"idle_timeout", idle_timeout}}) {
+    if (value != absl::InfiniteDuration() && value > kKeepaliveSpanMost * shortest) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, " is ", absl::FormatDuration(value), ", must be at most ", kKeepaliveSpanMost,
+          " times the shortest of keepalive.interval, keepalive.timeout and idle_timeout, ",
+          absl::FormatDuration(shortest)));
     }
   }
   return absl::OkStatus();

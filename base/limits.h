@@ -102,8 +102,11 @@ struct Keepalive {
   friend bool operator==(const Keepalive&, const Keepalive&) = default;
 };
 
-// OK when both times, and `idle_timeout`, are longer than 0; else INVALID_ARGUMENT naming the one
-// that is not.
+// How many times longer than the shortest of its times another one may be.
+inline constexpr int kKeepaliveSpanMost = 4000;
+
+// OK when both times, and `idle_timeout`, are longer than 0 and none is more than
+// kKeepaliveSpanMost times longer than another; else INVALID_ARGUMENT naming the one that is wrong.
 absl::Status CheckKeepalive(const Keepalive& keepalive, absl::Duration idle_timeout);
 
 // So many calls of methods with control priority ($Mi7.priority(control)) may be in flight on one

@@ -10,6 +10,7 @@
 
 #include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "rpc/answer_side.h"
 #include "rpc/message_reader.h"
 #include "rpc/retry_info.h"
@@ -17,6 +18,9 @@
 
 namespace mi7 {
 namespace {
+
+// After which a call is to come again that had no room among those that are recognized.
+constexpr absl::Duration kAdvisedWait = absl::Milliseconds(50);
 
 // Of the parameters, however they are laid out in the message: an attempt may have been copied.
 // May throw kj::Exception.
@@ -69,15 +73,25 @@ void SetResults(const SavedAnswer& answer, transport::MessageBody& response) {
 bool AnswerSide::RunsOnce(ServerCall& call) {
   SavedAnswers* const saved = config_->saved_answers.get();
   const MethodInfo* const method = config_->dispatcher->FindMethod(call.header());
-  if (saved == nullptr || method == nullptr || !method->deduplicate ||
-      method->kind != MethodKind::kUnary) {
-    return true;
-  }
+  const CallExtra& received = call.extras_->received;
+  if (method == nullptr) return true;  // which is all that it will be told
   const auto answer_with = [&](absl::StatusCode code, absl::string_view why) {
     call.Answer(absl::Status(code, absl::StrCat(method->name, ": ", why)));
     return false;
   };
-  const CallExtra& received = call.extras_->received;
+  // The caller takes it that nothing has run, and asks again.
+  const auto refuse = [&](absl::string_view why) {
+    call.Answer(WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(method->name, ": ", why)),
+                               kAdvisedWait));
+    return false;
+  };
+  if (saved == nullptr || !method->deduplicate || method->kind != MethodKind::kUnary) {
+    // Its schema says there what it does not say here.
+    if (received.may_have_run_for_us == 0 || method->repeat == Repeat::kIdempotent) return true;
+    return answer_with(absl::StatusCode::kAborted,
+                       "an earlier attempt may have run, and this server does not recognize calls "
+                       "of the method");
+  }
   const int64_t now_ns = MonotonicNanos();
   SavedAnswers::Call known = {.request_id = received.request_id,
                               .service_key = call.header().target_id,
@@ -87,7 +101,8 @@ bool AnswerSide::RunsOnce(ServerCall& call) {
                               .sent_after_ns = std::numeric_limits<int64_t>::max()};
   if (const uint64_t ago_us = received.may_have_run_for_us; ago_us != 0) {
     const auto at_most_us = static_cast<uint64_t>(now_ns) / 1000;
-    known.sent_after_ns = now_ns - static_cast<int64_t>(std::min(ago_us, at_most_us)) * 1000;
+    known.sent_after_ns =
+        call.extras_->arrived_ns - static_cast<int64_t>(std::min(ago_us, at_most_us)) * 1000;
   }
   try {
     known.digest = DigestOf(call.request_, *call.limits_);
@@ -111,8 +126,7 @@ bool AnswerSide::RunsOnce(ServerCall& call) {
         case SavedAnswers::Waits::kYes:
           return false;
         case SavedAnswers::Waits::kTooMany:
-          return answer_with(absl::StatusCode::kResourceExhausted,
-                             "too many calls wait for the answer to this request id");
+          return refuse("too many calls wait for the answer to this request id");
         case SavedAnswers::Waits::kEnded:
           break;
       }
@@ -132,8 +146,7 @@ bool AnswerSide::RunsOnce(ServerCall& call) {
     case SavedAnswers::Found::kFull:
       break;
   }
-  return answer_with(absl::StatusCode::kResourceExhausted,
-                     "deduplication.answers_max calls of this kind run already");
+  return refuse("deduplication.answers_max calls of this kind run already");
 }
 
 void AnswerSide::SaveAnswer(ServerCall& call, const absl::Status& status) {

@@ -213,7 +213,7 @@ absl::Status AnswerSide::OnStreamFrame(transport::IncomingMessage&& message) {
 
 void AnswerSide::OnRejectedStreamMessage(const FrameHeader& header, const absl::Status& why) {
   CalleeStream* const stream = FindStream(header.call_id);
-  if (stream == nullptr) return;
+  if (stream == nullptr) return OnStray();
   stream->FailInput(why);
   stream->Unref();
 }

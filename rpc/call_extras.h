@@ -35,6 +35,7 @@ struct ClientCallExtras {
 // Of a call on the side that answers it.
 struct ServerCallExtras {
   CallExtra received;
+  int64_t arrived_ns = 0;  // by when; of calls with a request id
   ResponseMetadata response;
   bool initial_is_sent = false;  // with the first message of a stream
   // Where the server limits what it takes on.

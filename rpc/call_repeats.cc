@@ -31,7 +31,7 @@ ClientCallRef Share(ClientCall& call) {
 }  // namespace
 
 CallRepeats::CallRepeats(ClientCall& call, Repeat may_repeat, const RetryPolicy& policy)
-    : call_(call), may_repeat_(may_repeat), policy_(policy), began_ns_(MonotonicNanos()) {}
+    : call_(call), may_repeat_(may_repeat), policy_(policy), began_ns_(BootNanos()) {}
 
 void CallRepeats::KeepRequest(transport::MessageBody& request) {
   MutexLock lock(&mutex_);
@@ -49,8 +49,8 @@ void CallRepeats::CopyRequest(transport::MessageBody& request) {
 void CallRepeats::TakeBack(OutgoingMessage request) {
   // Its memory may be that of a connection that ends.
   transport::EnsureHeapMessage(request);
-  request->segment_source = nullptr;
   if (transport::IsSole(*request)) {
+    request->segment_source = nullptr;
     returned_ = std::move(request);
   } else if (segment_words_.empty()) {
     CopyRequest(*request);  // a connection has not let go of it yet

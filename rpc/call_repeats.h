@@ -80,7 +80,7 @@ class CallRepeats {
   ClientCall& call_;
   const Repeat may_repeat_;
   const RetryPolicy& policy_;
-  const int64_t began_ns_;  // before any attempt was sent that may have run, MonotonicNanos
+  const int64_t began_ns_;  // before any attempt was sent that may have run, BootNanos
 
   Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;

@@ -37,7 +37,8 @@ std::shared_ptr<const ChannelSettings> ShareSettings(const ChannelOptions& optio
             .local = transport::ShareLocalOptions(options.local),
             .interceptors = options.interceptors,
             .decorator = options.decorator});
-      });
+      },
+      /*owner=*/options.event_loop);
 }
 
 }  // namespace mi7

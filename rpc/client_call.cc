@@ -108,10 +108,11 @@ bool ClientCall::WouldWaitForItself() const {
 }
 
 bool ClientCall::PrepareToStart() {
-  // A stream is not repeated: its messages are not kept.
+  // A stream is not repeated: its messages are not kept. Nor is a call of `-> stream`, which would
+  // come out of its order.
   const bool keeps_copy =
       repeat_ > Repeat::kUnlessItRan || (repeat_ == Repeat::kUnlessItRan && method_->deduplicate);
-  if (keeps_copy && stream_ == nullptr) {
+  if (keeps_copy && stream_ == nullptr && !in_order_) {
     // The call is nobody else's yet, so it is not claimed.
     AddRepeats();
     channel_->retry_budget().OnCall();
@@ -306,7 +307,7 @@ absl::Status ClientCall::EncodeExtras() {
   const absl::Status encoded = EncodeCallExtra(
       options.metadata ? *options.metadata : kNone, options.trace.get(), extras_->previous_attempts,
       *limits_, *request_, options.request_id ? options.request_id->bytes() : absl::string_view(),
-      since_ns == 0 ? 0 : 1 + static_cast<uint64_t>(MonotonicNanos() - since_ns) / 1000);
+      since_ns == 0 ? 0 : 1 + static_cast<uint64_t>(BootNanos() - since_ns) / 1000);
   if (encoded.ok()) return encoded;
   return WithOutcome(
       absl::Status(encoded.code(), absl::StrCat(method_->name, ": ", encoded.message())),
@@ -418,7 +419,7 @@ const RetryPolicy& ClientCall::retry_policy() const {
 }
 
 bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
-  if (stream_ != nullptr) return false;
+  if (stream_ != nullptr || in_order_) return false;
   CallRepeats* own = repeats();
   if (own == nullptr) {
     // It can be repeated if its request is still here.

@@ -97,7 +97,8 @@ void LivenessWatch::Look() {
 
 bool LivenessWatch::LookAt(Session& session) {
   Session::Looks& looks = session.looks();
-  if (session.TakeSignsOfLife()) {
+  // While a handler runs inline nothing is read, whatever has arrived.
+  if (session.TakeSignsOfLife() || session.answering()) {
     looks.quiet = looks.unanswered = looks.going = 0;
     looks.used = 1;
     return true;
@@ -107,7 +108,7 @@ bool LivenessWatch::LookAt(Session& session) {
     looks.going = 0;
     if (ping_looks_ == 0 || looks.may_be_half_open == 0) return true;
     if (looks.unanswered != 0) {
-      if (looks.unanswered++ < answer_looks_) return true;
+      if (answer_looks_ == 0 || looks.unanswered++ < answer_looks_) return true;
       session.GiveUpPeer(keepalive_);
       return false;
     }

@@ -83,9 +83,13 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
       // It gets no further calls.
       if (sessions_.erase(&session) != 0) of_closed_ += session.answers().statistics();
       if (sessions_.empty()) session_closed_.NotifyAll();
-      std::erase_if(left_behind_, [](const auto& weak) { return weak.expired(); });
       nobody_comes_back = shutting_down_;
       if (!nobody_comes_back && session.answers().in_flight() != 0) {
+        // Seldom, so that many that close together do not look at each other.
+        if (left_behind_.size() >= look_behind_at_) {
+          std::erase_if(left_behind_, [](const auto& weak) { return weak.expired(); });
+          look_behind_at_ = 2 * left_behind_.size() + 16;
+        }
         left_behind_.push_back(session.weak_from_this());
       }
     }
@@ -120,6 +124,7 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
   ServerStatistics of_closed_ ABSL_GUARDED_BY(mutex_);
   // Sessions that are gone, with handlers whose callers may come back (AnswerSide::OnClosed).
   std::vector<std::weak_ptr<Session>> left_behind_ ABSL_GUARDED_BY(mutex_);
+  size_t look_behind_at_ ABSL_GUARDED_BY(mutex_) = 16;  // when it has so many, it is looked through
   bool shutting_down_ ABSL_GUARDED_BY(mutex_) = false;
   CondVar session_closed_;  // the last one
 };

@@ -126,7 +126,10 @@ const Interceptors* ServerCall::interceptors() const {
 }
 
 absl::Status ServerCall::ReadExtra() {
-  return DecodeCallExtra(request_, *limits_, extras().received);
+  absl::Status read = DecodeCallExtra(request_, *limits_, extras().received);
+  // Before interceptors and other calls take their time.
+  if (!extras().received.request_id.empty()) extras().arrived_ns = transport::ArrivedNanos();
+  return read;
 }
 
 DeferredCall ServerContext::Defer() {

@@ -76,7 +76,9 @@ void Session::OnMessage(transport::IncomingMessage&& message) {
   const FrameHeader& header = message.header();
   switch (header.type) {
     case FrameType::kCall:
+      answering_.store(true, std::memory_order_relaxed);
       answers_.OnCall(std::move(message));
+      answering_.store(false, std::memory_order_relaxed);
       return;
     case FrameType::kReturn:
       if (absl::Status valid = calls_.OnReturn(std::move(message)); !valid.ok()) {
@@ -89,7 +91,9 @@ void Session::OnMessage(transport::IncomingMessage&& message) {
       return;
     case FrameType::kPing:
       answers_.OnStray();
-      SendControl(FrameType::kPong, header.call_id);
+      // What is queued already is sign of life enough, and one who reads nothing gets no more of
+      // it.
+      if (connection_->HasRoom()) SendControl(FrameType::kPong, header.call_id);
       return;
     case FrameType::kPong:
       answers_.OnStray();

@@ -70,6 +70,8 @@ class Session final : public transport::Receiver,
                static_cast<int>(connection_->TakeSignsOfLife()) !=
            0;
   }
+  // Whether the handler of a call runs inline at this moment.
+  bool answering() const { return answering_.load(std::memory_order_relaxed); }
   bool has_calls() const { return !calls_.idle() || answers_.in_flight() != 0; }
   void Ping() { SendControl(transport::FrameType::kPing, 0); }
   // It has not answered that.
@@ -122,6 +124,8 @@ class Session final : public transport::Receiver,
   std::atomic<bool> watched_;
   // A message has arrived. Relaxed: one that a look misses is seen by the next.
   std::atomic<bool> heard_{false};
+  // A call is being answered on the driving thread. Relaxed, as heard_.
+  std::atomic<bool> answering_{false};
   Looks looks_;
 };
 
