@@ -56,9 +56,8 @@ TEST_P(StreamTest, NestedStreamHasItsCallersDeadlineAndEndsWithIt) {
           ended.Notify();
           co_return absl::OkStatus();
         }
-        const absl::Status sent =
-            co_await writer.Write(NewItem(writer, (*item)->getNumber() + 100));
-        EXPECT_THAT(sent, IsOk());
+        // It may be the caller's end that ends the wait for the next write.
+        (co_await writer.Write(NewItem(writer, (*item)->getNumber() + 100))).IgnoreError();
       }
     };
     ServerOptions options;
