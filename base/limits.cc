@@ -84,8 +84,9 @@ absl::Status CheckLoadLimits(const LoadLimits& limits) {
     return absl::InvalidArgumentError(absl::StrCat("load.", what, " is ", value, ", ", rule));
   };
   for (const MethodLoadLimit& method : limits.methods) {
-    if (method.calls_max == 0) {
-      return wrong(absl::StrCat("methods calls_max of ", method.method), 0, "must be at least 1");
+    if (method.calls_max == 0 && method.bytes_max == 0) {
+      return wrong(absl::StrCat("methods calls_max and bytes_max of ", method.method), 0,
+                   "one must be at least 1");
     }
   }
   if (limits.any() && limits.control_calls_max == 0) {

@@ -114,10 +114,11 @@ absl::Status CheckKeepalive(const Keepalive& keepalive, absl::Duration idle_time
 // is refused.
 inline constexpr uint32_t kControlCallsReserved = 64;
 
-// One method's calls in flight in a server.
+// What one method may have in flight in a server, of at least one of the two. A value type.
 struct MethodLoadLimit {
-  std::string method;  // as the schema has it, "Store.scan"
-  uint32_t calls_max;
+  std::string method;      // as the schema has it, "Store.scan"
+  uint32_t calls_max = 0;  // calls; 0: no limit
+  uint64_t bytes_max = 0;  // bytes of their requests, as LoadLimits counts them; 0: no limit
   friend bool operator==(const MethodLoadLimit&, const MethodLoadLimit&) = default;
 };
 

@@ -9,6 +9,7 @@
 #include "base/object_pool.h"
 #include "rpc/callee_stream.h"
 #include "rpc/error_codec.h"
+#include "rpc/retry_info.h"
 
 namespace mi7 {
 namespace {
@@ -163,8 +164,10 @@ absl::Status AnswerSide::AdmitSlow(const FrameHeader& header) const {
   if (async_unfinished_ >= limits().calls_in_flight_max &&
       (!IsControl(header) ||
        async_unfinished_ - limits().calls_in_flight_max >= kControlCallsReserved)) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("calls_in_flight_max is ", limits().calls_in_flight_max));
+    return WithRetryAfter(
+        absl::ResourceExhaustedError(
+            absl::StrCat("calls_in_flight_max is ", limits().calls_in_flight_max)),
+        config_->load != nullptr ? config_->load->retry_after() : LoadLimits().retry_after);
   }
   return absl::OkStatus();
 }

@@ -33,7 +33,7 @@ LoadControl::Share& LoadControl::Share::operator=(Share&& other) noexcept {
   if (this == &other) return *this;
   Release(/*succeeded=*/false);
   control_ = std::exchange(other.control_, nullptr);
-  method_calls_ = other.method_calls_;
+  method_ = other.method_;
   connection_bytes_ = other.connection_bytes_;
   bytes_ = other.bytes_;
   started_ns_ = other.started_ns_;
@@ -45,7 +45,7 @@ LoadControl::Share& LoadControl::Share::operator=(Share&& other) noexcept {
 void LoadControl::Share::Release(bool succeeded) {
   LoadControl* const control = std::exchange(control_, nullptr);
   if (control == nullptr) return;
-  if (method_calls_ != nullptr) method_calls_->fetch_sub(1, std::memory_order_relaxed);
+  if (method_ != nullptr) GiveBack(*method_, bytes_);
   connection_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
   control->bytes_.fetch_sub(bytes_, std::memory_order_relaxed);
   std::atomic<uint32_t>& calls = is_control_ ? control->control_calls_ : control->calls_;
@@ -84,13 +84,17 @@ absl::StatusOr<std::unique_ptr<LoadControl>> LoadControl::Create(
     const MethodInfo* const info = find(limit.method);
     if (info == nullptr) return unknown("methods", limit.method);
     Method& method = control->AddMethod(*info);
-    if (method.calls_max != 0) {
+    if (method.limited) {
       return absl::InvalidArgumentError(
           absl::StrCat("load.methods names ", limit.method, " twice"));
     }
+    method.limited = true;
     method.calls_max = limit.calls_max;
-    method.refusal =
+    method.bytes_max = limit.bytes_max;
+    method.too_many_calls =
         control->Refusal(absl::StrCat("methods calls_max of ", limit.method), limit.calls_max);
+    method.too_many_bytes =
+        control->Refusal(absl::StrCat("methods bytes_max of ", limit.method), limit.bytes_max);
   }
   for (const std::string& name : limits.control_methods) {
     const MethodInfo* const info = find(name);
@@ -103,7 +107,7 @@ absl::StatusOr<std::unique_ptr<LoadControl>> LoadControl::Create(
 LoadControl::Method& LoadControl::AddMethod(const MethodInfo& info) {
   std::unique_ptr<Method>& method = methods_[{info.interface_id, info.method_id}];
   if (method == nullptr) {
-    method = std::make_unique<Method>(0);
+    method = std::make_unique<Method>();
     method->is_control = info.priority == Priority::kControl;
   }
   return *method;
@@ -127,6 +131,18 @@ absl::Status LoadControl::Refuse(const absl::Status& refusal) {
   return refusal;
 }
 
+const absl::Status* LoadControl::TakeOf(Method& method, uint64_t bytes) {
+  if (!Take(method.calls, 1u, method.calls_max)) return &method.too_many_calls;
+  if (TakeBytes(method.bytes, bytes, method.bytes_max)) return nullptr;
+  method.calls.fetch_sub(1, std::memory_order_relaxed);
+  return &method.too_many_bytes;
+}
+
+void LoadControl::GiveBack(Method& method, uint64_t bytes) {
+  method.calls.fetch_sub(1, std::memory_order_relaxed);
+  method.bytes.fetch_sub(bytes, std::memory_order_relaxed);
+}
+
 absl::Status LoadControl::Admit(const MethodInfo* method, uint64_t bytes,
                                 std::atomic<uint64_t>& connection_bytes, Share& share) {
   Method* const named = Find(method);
@@ -143,13 +159,12 @@ absl::Status LoadControl::Admit(const MethodInfo* method, uint64_t bytes,
     }
   }
   std::atomic<uint32_t>& calls = is_control ? control_calls_ : calls_;
-  std::atomic<uint32_t>* method_calls = nullptr;
-  if (named != nullptr && named->calls_max != 0) {
-    if (!Take(named->calls, 1u, named->calls_max)) {
+  Method* const limited = named != nullptr && named->limited ? named : nullptr;
+  if (limited != nullptr) {
+    if (const absl::Status* const refusal = TakeOf(*limited, bytes); refusal != nullptr) {
       calls.fetch_sub(1, std::memory_order_relaxed);
-      return Refuse(named->refusal);
+      return Refuse(*refusal);
     }
-    method_calls = &named->calls;
   }
   // A control call's bytes are counted, so that others see them, and limited by its number only.
   const bool in_connection =
@@ -158,13 +173,13 @@ absl::Status LoadControl::Admit(const MethodInfo* method, uint64_t bytes,
       in_connection && TakeBytes(bytes_, bytes, is_control ? 0 : limits_.bytes_max);
   if (!in_server) {
     if (in_connection) connection_bytes.fetch_sub(bytes, std::memory_order_relaxed);
-    if (method_calls != nullptr) method_calls->fetch_sub(1, std::memory_order_relaxed);
+    if (limited != nullptr) GiveBack(*limited, bytes);
     calls.fetch_sub(1, std::memory_order_relaxed);
     return Refuse(in_connection ? too_many_bytes_ : too_many_connection_bytes_);
   }
   share.Release(/*succeeded=*/false);
   share.control_ = this;
-  share.method_calls_ = method_calls;
+  share.method_ = limited;
   share.connection_bytes_ = &connection_bytes;
   share.bytes_ = bytes;
   share.is_control_ = is_control;

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "base/limits.h"
 #include "rpc/gradient_limit.h"
 #include "rpc/interface_info.h"
@@ -38,6 +39,8 @@ struct LoadFigures {
 // much: it never admits more than its limit, but two calls that arrive at the same moment may both
 // be refused where there was room for one.
 class LoadControl {
+  struct Method;
+
  public:
   // A call's share of what is in flight, given back once: by Release, or at the end.
   class Share {
@@ -54,7 +57,7 @@ class LoadControl {
    private:
     friend class LoadControl;
     LoadControl* control_ = nullptr;  // nullptr: nothing is held
-    std::atomic<uint32_t>* method_calls_ = nullptr;
+    Method* method_ = nullptr;        // nullptr: it has no limits of its own
     std::atomic<uint64_t>* connection_bytes_ = nullptr;
     uint64_t bytes_ = 0;
     int64_t started_ns_ = 0;  // with an adaptive limit
@@ -69,6 +72,8 @@ class LoadControl {
 
   // Whether calls of `method` have control priority; nullptr: of a method that there is not.
   bool IsControl(const MethodInfo* method) const;
+  // What callers that are refused are told to wait.
+  absl::Duration retry_after() const { return limits_.retry_after; }
 
   // A call of `method` arrived with a request of `bytes`. OK: it has its `share`, which lives no
   // longer than this and `connection_bytes`, the bytes that its connection has in flight.
@@ -80,11 +85,14 @@ class LoadControl {
 
  private:
   struct Method {
-    explicit Method(uint32_t limit) : calls_max(limit) {}
-    uint32_t calls_max;  // 0: no limit
     bool is_control = false;
+    bool limited = false;    // else nothing is counted
+    uint32_t calls_max = 0;  // 0: no limit
+    uint64_t bytes_max = 0;  // 0: no limit
     std::atomic<uint32_t> calls{0};
-    absl::Status refusal;
+    std::atomic<uint64_t> bytes{0};
+    absl::Status too_many_calls;
+    absl::Status too_many_bytes;
   };
   using MethodKey = std::pair<uint64_t, uint16_t>;  // interface, ordinal
 
@@ -92,6 +100,9 @@ class LoadControl {
   Method* Find(const MethodInfo* method) const;
   Method& AddMethod(const MethodInfo& info);
   absl::Status Refuse(const absl::Status& refusal);
+  // Counts a call of `method`; when it exceeds the method's limits nothing, and gives the refusal.
+  static const absl::Status* TakeOf(Method& method, uint64_t bytes);
+  static void GiveBack(Method& method, uint64_t bytes);
   absl::Status Refusal(absl::string_view what, uint64_t limit) const;
 
   const LoadLimits limits_;

@@ -64,6 +64,7 @@ TEST_F(LoadControlTest, CallsBeyondTheServersLimitAreRefusedWithAdvice) {
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
                                 "server is overloaded: load.calls_max is 2"));
   EXPECT_EQ(RetryAfter(refused), absl::Milliseconds(70));
+  EXPECT_EQ(control_->retry_after(), absl::Milliseconds(70));
   EXPECT_EQ(control_->figures().calls, 2u);
   EXPECT_EQ(control_->figures().refused, 1u);
   shares_.pop_back();
@@ -83,6 +84,45 @@ TEST_F(LoadControlTest, OneMethodHasItsOwnLimit) {
   shares_.clear();
   ExpectNothingInFlight();
   EXPECT_THAT(Admit(&kScan), IsOk());
+}
+
+TEST_F(LoadControlTest, OneMethodHasItsOwnLimitOfBytes) {
+  Make({.methods = {{.method = "Store.scan", .bytes_max = 1000},
+                    {.method = "Store.health", .calls_max = 2, .bytes_max = 1000}},
+        .retry_after = absl::Milliseconds(70)});
+  std::atomic<uint64_t> other{0};
+  EXPECT_THAT(Admit(&kScan, 600), IsOk());
+  EXPECT_THAT(Admit(&kScan, 400, &other), IsOk());
+  const absl::Status refused = Admit(&kScan, 1, &other);
+  EXPECT_THAT(refused,
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       "server is overloaded: load.methods bytes_max of Store.scan is 1000"));
+  EXPECT_EQ(RetryAfter(refused), absl::Milliseconds(70));
+  EXPECT_THAT(Admit(&kGet, 5000), IsOk()) << "not its method";
+  EXPECT_EQ(control_->figures().calls, 3u) << "what was refused is given back";
+  EXPECT_EQ(control_->figures().bytes, 6000u);
+  EXPECT_THAT(Admit(&kHealth, 800), IsOk());
+  EXPECT_THAT(Admit(&kHealth, 201), StatusIs(absl::StatusCode::kResourceExhausted,
+                                             testing::HasSubstr("bytes_max of Store.health")));
+  EXPECT_THAT(Admit(&kHealth, 200), IsOk()) << "the call before was not counted";
+  EXPECT_THAT(Admit(&kHealth, 0), StatusIs(absl::StatusCode::kResourceExhausted,
+                                           testing::HasSubstr("calls_max of Store.health")));
+  shares_.clear();
+  ExpectNothingInFlight();
+  EXPECT_EQ(other, 0u);
+  EXPECT_THAT(Admit(&kScan, 5000), IsOk()) << "alone, whatever its size";
+  EXPECT_THAT(Admit(&kScan, 1), StatusIs(absl::StatusCode::kResourceExhausted));
+  shares_.clear();
+  ExpectNothingInFlight();
+}
+
+TEST_F(LoadControlTest, BytesOfAMethodAreGivenBackWhenAnotherLimitRefuses) {
+  Make({.connection_bytes_max = 500, .methods = {{.method = "Store.scan", .bytes_max = 600}}});
+  std::atomic<uint64_t> other{0};
+  EXPECT_THAT(Admit(&kScan, 400), IsOk());
+  EXPECT_THAT(Admit(&kScan, 200), StatusIs(absl::StatusCode::kResourceExhausted,
+                                           testing::HasSubstr("connection_bytes_max")));
+  EXPECT_THAT(Admit(&kScan, 200, &other), IsOk());
 }
 
 TEST_F(LoadControlTest, BytesAreLimitedInTheServerAndByConnection) {
@@ -193,8 +233,11 @@ TEST_F(LoadControlTest, MethodsThatThereAreNotAreNamed) {
                        "load.methods names Store.scann, which no service of this server has"));
   EXPECT_THAT(LoadControl::Create({.control_methods = {"health"}}, Named),
               StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(LoadControl::Create({.methods = {{"Store.get", 1}, {"Store.get", 2}}}, Named),
-              StatusIs(absl::StatusCode::kInvalidArgument, "load.methods names Store.get twice"));
+  for (const MethodLoadLimit& second :
+       {MethodLoadLimit{"Store.get", 2}, MethodLoadLimit{"Store.get", 0, 2}}) {
+    EXPECT_THAT(LoadControl::Create({.methods = {{"Store.get", 0, 1}, second}}, Named),
+                StatusIs(absl::StatusCode::kInvalidArgument, "load.methods names Store.get twice"));
+  }
 }
 
 TEST_F(LoadControlTest, SenselessLimitsAreNamed) {
@@ -206,8 +249,11 @@ TEST_F(LoadControlTest, SenselessLimitsAreNamed) {
   };
   EXPECT_THAT(CheckLoadLimits({}), IsOk());
   EXPECT_FALSE(LoadLimits().any());
-  EXPECT_THAT(CheckLoadLimits({.methods = {{"Store.get", 0}}}),
-              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(CheckLoadLimits({.methods = {{"Store.get"}}}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       "load.methods calls_max and bytes_max of Store.get is 0, one must be at "
+                       "least 1"));
+  EXPECT_THAT(CheckLoadLimits({.methods = {{"Store.get", 1}, {"Store.scan", 0, 1}}}), IsOk());
   EXPECT_THAT(CheckLoadLimits({.calls_max = 1, .control_calls_max = 0}),
               StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(CheckLoadLimits({.retry_after = -absl::Seconds(1)}),

@@ -9,6 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "rpc/retry_info.h"
 #include "rpc/session_fixture.h"
 
 namespace mi7 {
@@ -180,6 +181,7 @@ TEST_F(SessionTest, CallsBeyondTheLimitAreRefused) {
   EXPECT_THAT(ReturnStatus(answer), StatusIs(absl::StatusCode::kResourceExhausted,
                                              StartsWith("calls_in_flight_max is 2")));
   EXPECT_THAT(ReturnStatus(answer), OutcomeIs(CallOutcome::kRefused));
+  EXPECT_EQ(RetryAfter(ReturnStatus(answer)), LoadLimits().retry_after);
   deferred_[0].Finish(absl::OkStatus());
   EXPECT_THAT(ReturnStatus(connection_->TakeSent()), IsOk());
   connection_->Deliver(MakeCall(3, kBaseId, kBaseId, 0));

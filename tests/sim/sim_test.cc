@@ -260,10 +260,14 @@ TEST(SimTest, EverySeedHolds) {
   const uint64_t seeds =
       Variable("MI7_SEEDS", std::getenv("MI7_LONG") != nullptr ? 100'000 : 2'000);
   std::map<std::string, uint64_t> ends;
+  uint64_t calls = 0;
   for (uint64_t seed = 1; seed <= seeds && !testing::Test::HasFailure(); ++seed) {
     const Seen seen = RunEpisode(seed);
     Check(seed, seen);
-    for (const auto& [end, count] : seen.ends) ends[end] += count;
+    for (const auto& [end, count] : seen.ends) {
+      ends[end] += count;
+      calls += count;
+    }
   }
   Print(ends);
   // It is no simulation of failures when these do not happen.
@@ -273,6 +277,9 @@ TEST(SimTest, EverySeedHolds) {
         "UNAVAILABLE, refused", "UNAVAILABLE, unknown", "RESOURCE_EXHAUSTED, not sent"}) {
     EXPECT_GT(ends[end], 0u) << end;
   }
+  if (testing::Test::HasFailure()) return;
+  std::printf("RELIABILITY: %llu seeds of the simulation, %llu calls; all held\n",
+              static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(calls));
 }
 
 }  // namespace

@@ -27,6 +27,13 @@ constexpr Keepalive kNoKeepalive = {.interval = absl::InfiniteDuration()};
 // From now on nothing arrives at the end that has the script, and nothing leaves it.
 void FallSilent(FaultScript& script) { script.Add({.count = FaultRule::kAll}); }
 
+TEST(KeepaliveTest, BothSidesHaveTheDocumentedDefault) {
+  EXPECT_EQ(ChannelOptions().keepalive, ServerOptions().keepalive);
+  EXPECT_EQ(ServerOptions().keepalive, (Keepalive{.interval = absl::Seconds(20),
+                                                  .timeout = absl::Seconds(20),
+                                                  .on_this_machine = false}));
+}
+
 TEST_P(CallTest, ServerThatFallsSilentIsNoticedByItsClient) {
   auto script = std::make_shared<FaultScript>();
   Start({.keepalive = kNoKeepalive}, {.keepalive = Quick(), .decorator = script});

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "base/fake_clock.h"
 #include "rpc/call_outcome.h"
 #include "rpc/retry_info.h"
 #include "tests/conformance/call/call_conformance.h"
@@ -127,6 +128,21 @@ TEST_P(CallTest, OneMethodsLimitLeavesTheOthersAlone) {
   EXPECT_THAT(held.Wait(), IsOk());
 }
 
+TEST_P(CallTest, OneMethodsBytesAreLimited) {
+  Start(WithLoad({.methods = {{.method = "Probe.hold", .bytes_max = 100}}}));
+  auto held = SendHold(1);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  EXPECT_THAT(
+      SendHold(2).Wait(),
+      StatusIs(absl::StatusCode::kResourceExhausted,
+               HasSubstr("server is overloaded: load.methods bytes_max of Probe.hold is 100")));
+  auto large = EchoRequest("another method");
+  large->initData(10'000);
+  EXPECT_THAT(large.Send().Wait(), IsOk());
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(held.Wait(), IsOk());
+}
+
 TEST_P(CallTest, BytesInFlightAreLimited) {
   Start(WithLoad({.connection_bytes_max = 100'000}));
   auto large = EchoRequest("large");
@@ -216,6 +232,53 @@ TEST_P(CallTest, AdaptiveLimitRefusesAndLetsGo) {
   for (int i = 0; i < 4; ++i) probe_.TakeHeld().Answer();
   for (auto& call : held) EXPECT_THAT(call.Wait(), IsOk());
   EXPECT_THAT(EchoText("room"), IsOk());
+}
+
+TEST_P(CallTest, AdaptiveLimitFallsWhileCallsAreSlowAndRisesAfterwards) {
+  constexpr uint32_t kCalls = 4, kMost = 8;
+  FakeClock clock;
+  LoadLimits load;
+  // Each round of calls below is a window.
+  load.adaptive = {.enabled = true,
+                   .calls_initial = kMost,
+                   .calls_min = 1,
+                   .calls_max = kMost,
+                   .smoothing = 1,
+                   .window = absl::Nanoseconds(1),
+                   .window_calls_min = kCalls};
+  ServerOptions server = WithLoad(load);
+  server.keepalive.interval = absl::InfiniteDuration();
+  Start(server, {.keepalive = {.interval = absl::InfiniteDuration()}});
+  const auto hold = [this](uint32_t count) {
+    std::vector<PendingCall<Probe::HoldResults>> calls;
+    for (uint32_t i = 0; i < count; ++i) calls.push_back(SendHold(i));
+    EXPECT_TRUE(probe_.AwaitHeld(count));
+    return calls;
+  };
+  const auto answer = [this](std::vector<PendingCall<Probe::HoldResults>> calls) {
+    for (size_t i = 0; i < calls.size(); ++i) probe_.TakeHeld().Answer();
+    for (auto& call : calls) EXPECT_THAT(call.Wait(), IsOk());
+  };
+  // Rounds of calls that are in flight together, and take so long.
+  const auto rounds = [&](int count, absl::Duration latency) {
+    for (int i = 0; i < count; ++i) {
+      auto calls = hold(kCalls);
+      clock.Advance(latency);
+      answer(std::move(calls));
+    }
+  };
+  rounds(10, absl::Seconds(1));
+  EXPECT_EQ(server_->load().adaptive_limit, kMost) << "they take what they always take";
+  rounds(10, absl::Seconds(10));
+  const uint32_t fallen = server_->load().adaptive_limit;
+  EXPECT_GE(fallen, kCalls);
+  ASSERT_LT(fallen, kMost - 2);
+  auto calls = hold(fallen);
+  EXPECT_THAT(EchoText("too many"),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("adaptive limit")));
+  answer(std::move(calls));
+  rounds(5, absl::Seconds(1));
+  EXPECT_EQ(server_->load().adaptive_limit, kMost);
 }
 
 TEST_P(CallTest, ManyCallersOfALimitedServerAreAllAnsweredOrRefused) {

@@ -227,6 +227,59 @@ TEST_P(CallTest, AnswerThatTheServiceIsUnavailableIsFinalUnlessTheMethodIsRetrya
   EXPECT_THAT(attempts.seen(), ElementsAre(1));
 }
 
+// As its schema says, and no more than that: what was lost may have run.
+TEST_P(CallTest, MethodThatIsAnnotatedAsRetryableIsRepeatedWhenItFailsAndNotWhenItIsLost) {
+  class Busy final : public CounterImpl {
+   public:
+    Reply Next(ServerContext& context, Counter::NextParams::Reader,
+               Counter::NextResults::Builder results) override {
+      if (context.attempt() < 3) return absl::UnavailableError("busy");
+      results.setValue(static_cast<uint64_t>(context.attempt()));
+      return absl::OkStatus();
+    }
+    Reply NextRetryable(ServerContext& context, Counter::NextRetryableParams::Reader,
+                        Counter::NextRetryableResults::Builder results) override {
+      if (keeps) {
+        held = context.Defer();
+        called.Notify();
+        return Reply::Later();
+      }
+      if (context.attempt() < 3) return absl::UnavailableError("busy");
+      results.setValue(static_cast<uint64_t>(context.attempt()));
+      return absl::OkStatus();
+    }
+    std::atomic<bool> keeps{false};
+    DeferredCall held;
+    absl::Notification called;
+  };
+  Busy counter;
+  const Ends ends(this);
+  ServerOptions options;
+  options.wait = GetParam().wait;
+  server_ = *ServerBuilder()
+                 .SetOptions(options)
+                 .AddService(&counter)
+                 .Listen(GetParam().new_endpoint())
+                 .Start();
+  endpoint_ = server_->endpoints()[0];
+  channel_ = NewChannel(Impatient());
+  CounterStub counter_stub(channel_);
+  const auto repeated = counter_stub.NextRetryable().Send().Wait();
+  ASSERT_THAT(repeated, IsOk());
+  EXPECT_EQ(repeated->getValue(), 3u) << "the attempt";
+  EXPECT_THAT(counter_stub.Next().Send().Wait(), StatusIs(absl::StatusCode::kUnavailable, "busy"));
+  counter.keeps = true;
+  auto lost = counter_stub.NextRetryable().Send();
+  ASSERT_TRUE(Happens(counter.called));
+  StopServer();
+  const auto result = lost.Wait();
+  EXPECT_THAT(result,
+              StatusIs(absl::StatusCode::kUnavailable,
+                       AllOf(testing::Not(HasSubstr(" attempts)")), EndsWith("may have run"))));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  counter.held.Finish(absl::OkStatus());
+}
+
 TEST_P(CallTest, RetryableCallIsRepeatedUntilItIsAnswered) {
   Attempts attempts = FailsUntil(3);
   probe_.on_again = attempts.handler();

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <memory>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -97,6 +98,10 @@ TEST_P(CallTest, ShutdownCutsOffAtItsDeadline) {
   auto first = SendHold(1), second = SendHold(2);
   ASSERT_TRUE(probe_.AwaitHeld(2));
   ASSERT_TRUE(HasConnections(1));
+  ProbeImpl::Held left[] = {probe_.TakeHeld(), probe_.TakeHeld()};
+  absl::Notification told;
+  std::stop_callback on_cancel(left[0].context->stop_token(), [&] { told.Notify(); });
+  EXPECT_FALSE(left[0].context->cancelled());
   const Deadline deadline = Deadline::After(absl::Milliseconds(30));
   EXPECT_THAT(server_->Shutdown(deadline),
               StatusIs(absl::StatusCode::kDeadlineExceeded,
@@ -108,9 +113,12 @@ TEST_P(CallTest, ShutdownCutsOffAtItsDeadline) {
                 StatusIs(absl::StatusCode::kUnavailable, HasSubstr("server is shutting down")));
     EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
   }
-  probe_.TakeHeld().Answer();
+  // Their handlers are told, and may go on.
+  EXPECT_TRUE(Happens(told));
+  for (const ProbeImpl::Held& held : left) EXPECT_TRUE(held.context->cancelled());
+  left[0].Answer();
   server_ = nullptr;
-  probe_.TakeHeld().Answer();  // after the server is gone
+  left[1].Answer();  // after the server is gone
 }
 
 TEST_P(CallTest, CloseEndsCallsThatAShutdownWaitsFor) {

@@ -43,6 +43,9 @@ interface Probe extends(Named) {
 
 interface Counter extends(Named) {
   next @0 () -> (value :UInt64);
+
+  nextRetryable @1 () -> (value :UInt64) $Mi7.retryable;
+  # As the test says.
 }
 
 interface ProbeOfTheFuture extends(Named) {

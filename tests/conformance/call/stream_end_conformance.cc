@@ -405,6 +405,7 @@ TEST_P(StreamTest, ShutdownEndsStreamsAtItsDeadline) {
   EXPECT_THAT(held.reader.Read().Wait(), StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_THAT(held.writer.Write(NewItem(held.writer, 1)).Wait(),
               StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_TRUE(held.context->cancelled());
   server_ = nullptr;
   EXPECT_THAT(held.writer.Write(NewItem(held.writer, 2)).Wait(),
               StatusIs(absl::StatusCode::kUnavailable));
