@@ -214,7 +214,8 @@ bool Protocol::ClearStaleHead() {
 Outcome Protocol::Fetch(Claim& claim) {
   Atomic<uint64_t>& head = region_.words().head;
   for (uint32_t round = 0; round < kRoundsMax; ++round) {
-    const uint64_t h = head.load(std::memory_order_acquire);  // W4
+    if (round != 0) extra_fetch_probes_.fetch_add(1, std::memory_order_relaxed);  // a count
+    const uint64_t h = head.load(std::memory_order_acquire);                      // W4
     // Sequentially consistent: a sleeper looks here after it has declared itself (event.h).
     const CellWord cell(region_.cell(h).load(std::memory_order_seq_cst));  // W1
     const int32_t ahead = cell.LapsAhead(region_.lap(h));

@@ -27,8 +27,7 @@ constexpr uint32_t kAttemptsMax = 3;
 class RecoveryTest : public testing::Test {
  protected:
   RecoveryTest()
-      : pipe_(SlotPipe::Create("test",
-                               {.slots = 4, .slot_bytes = 64, .attempts_max = kAttemptsMax})
+      : pipe_(SlotPipe::Create("test", {.slots = 4, .slot_bytes = 64, .attempts_max = kAttemptsMax})
                   .value()) {}
 
   // A process connects, does `work` and is killed. `work` says whether it has come to its end.
@@ -83,7 +82,8 @@ TEST_F(RecoveryTest, AMessageThatKillsEachConsumerIsADeadLetterInTheEnd) {
   EXPECT_EQ(dead->text(), "poison");
   ASSERT_TRUE(dead->Release().ok());
   EXPECT_EQ(pipe_->Status().empty, 4u);
-  EXPECT_TRUE(Is(pipe_->TryFetchDeadLetter().status(), StatusCode::kUnavailable, "no dead letters"));
+  EXPECT_TRUE(
+      Is(pipe_->TryFetchDeadLetter().status(), StatusCode::kUnavailable, "no dead letters"));
 }
 
 TEST_F(RecoveryTest, RecoverTellsHowManyDeadThereWereAndEmptiesWhatTheyHeld) {

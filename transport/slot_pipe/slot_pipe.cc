@@ -406,5 +406,6 @@ const std::string& SlotPipe::name() const { return impl_->name; }
 uint32_t SlotPipe::slots() const { return impl_->region.geometry().slots; }
 uint32_t SlotPipe::slot_bytes() const { return impl_->region.geometry().slot_bytes; }
 uint32_t SlotPipe::last_hold_probes() const { return impl_->protocol.last_hold_probes(); }
+uint64_t SlotPipe::extra_fetch_probes() const { return impl_->protocol.extra_fetch_probes(); }
 
 }  // namespace mi7
