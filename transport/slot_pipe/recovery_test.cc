@@ -20,6 +20,7 @@ namespace {
 
 using absl::StatusCode;
 using slot_pipe_internal::Is;
+using slot_pipe_internal::Possessions;
 using slot_pipe_internal::TestDirectory;
 
 constexpr uint32_t kAttemptsMax = 3;
@@ -29,6 +30,11 @@ class RecoveryTest : public testing::Test {
   RecoveryTest()
       : pipe_(SlotPipe::Create("test", {.slots = 4, .slot_bytes = 64, .attempts_max = kAttemptsMax})
                   .value()) {}
+
+  ~RecoveryTest() override {
+    pipe_.reset();
+    EXPECT_EQ(Possessions::Count(), before_) << "leaked";
+  }
 
   // A process connects, does `work` and is killed. `work` says whether it has come to its end.
   static void Die(const std::function<bool(SlotPipe&)>& work) {
@@ -54,6 +60,7 @@ class RecoveryTest : public testing::Test {
   }
 
   TestDirectory directory_;
+  const Possessions before_ = Possessions::Count();
   std::unique_ptr<SlotPipe> pipe_;
 };
 
