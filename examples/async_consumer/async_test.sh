@@ -18,21 +18,32 @@ grep -qx 'received 600' "$TEST_TMPDIR/received"
 distinct=$(grep '^process' "$TEST_TMPDIR/received" | cut -d' ' -f1-4 | sort -u | wc -l)
 [ "$distinct" = 600 ] || { echo "$distinct distinct messages of 600"; exit 1; }
 
-"$producer" --messages=0 >"$TEST_TMPDIR/sent" &
-sender=$!
-"$consumer" >"$TEST_TMPDIR/received" &
-receiver=$!
-trap 'kill -KILL $sender $receiver 2>/dev/null || :' EXIT
-until grep -q producing "$TEST_TMPDIR/sent" && grep -q consuming "$TEST_TMPDIR/received"; do
-  kill -0 "$sender" "$receiver"  # or it would never end
-done
-kill -INT "$receiver"
-wait "$receiver"
-kill -TERM "$sender"
-wait "$sender"
-timeout 200 "$consumer" --idle_ms=100 >"$TEST_TMPDIR/rest"
-sent=$(sed -n 's/^sent //p' "$TEST_TMPDIR/sent")
-received=$(sed -n 's/^received //p' "$TEST_TMPDIR/received")
-rest=$(sed -n 's/^received //p' "$TEST_TMPDIR/rest")
-echo "sent $sent, received $received, and $rest that were left"
-[ "$sent" = $((received + rest)) ]
+# interrupt SIGNAL SIGNAL: ends the consumer with the first and the producer with the second while
+# messages flow. Each message that was sent is received, or left in the pipe, once.
+interrupt() {
+  "$producer" --messages=0 >"$TEST_TMPDIR/sent" &
+  sender=$!
+  "$consumer" --print >"$TEST_TMPDIR/received" &
+  receiver=$!
+  trap 'kill -KILL $sender $receiver 2>/dev/null || :' EXIT
+  until grep -q producing "$TEST_TMPDIR/sent" && grep -q '^process' "$TEST_TMPDIR/received"; do
+    kill -0 "$sender" "$receiver"  # or it would never end
+  done
+  kill -"$1" "$receiver"
+  wait "$receiver"
+  kill -"$2" "$sender"
+  wait "$sender"
+  trap - EXIT
+  timeout 200 "$consumer" --print --idle_ms=100 >"$TEST_TMPDIR/rest"
+  sent=$(sed -n 's/^sent //p' "$TEST_TMPDIR/sent")
+  received=$(sed -n 's/^received //p' "$TEST_TMPDIR/received")
+  rest=$(sed -n 's/^received //p' "$TEST_TMPDIR/rest")
+  distinct=$(grep -h '^process' "$TEST_TMPDIR/received" "$TEST_TMPDIR/rest" | cut -d' ' -f1-4 | sort -u | wc -l)
+  echo "$1 and $2: sent $sent, received $received, and $rest that were left; $distinct distinct"
+  [ "$sent" -gt 0 ]
+  [ "$received" -gt 0 ]
+  [ "$sent" = $((received + rest)) ]
+  [ "$distinct" = "$sent" ]
+}
+interrupt INT TERM
+interrupt TERM INT

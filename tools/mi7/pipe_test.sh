@@ -63,6 +63,9 @@ expect_line '"ready":3'
 run 124 timeout 5 "$mi7" pipe status jobs --live --interval=0.01 --json
 expect_json
 [ "$(wc -l <"$output")" -gt 5 ] || fail 'a live status is shown again and again'
+run 124 timeout 3 "$mi7" pipe status jobs --live --interval=0.01
+[ "$(grep -c '^jobs: 4 slots of 64 bytes' "$output")" -gt 5 ] || fail 'and for people'
+[ "$(grep -c '^  messages  3 sent, 0 received' "$output")" -gt 5 ] || fail 'with all of it'
 
 run 1 "$mi7" pipe send jobs four five --timeout=0.05
 expect_line '^sent 1$'
@@ -116,6 +119,44 @@ run 0 "$mi7" pipe status jobs
 expect_line 'dead: not recovered yet'
 run 0 "$mi7" pipe recover jobs
 expect_line '^recovered 0 slots of 1 dead participants$'
+
+# One that is killed with a message in its hands, because nobody reads what it prints, leaves that,
+# too. After the fifth it is a dead letter, which can be read.
+mkfifo "$TEST_TMPDIR/unread"
+exec 9<>"$TEST_TMPDIR/unread"
+head -c 100000 /dev/zero | tr '\0' x | "$mi7" pipe send large --create --slots=2 --slot-bytes=131072 2>/dev/null ||
+  fail 'a long line is sent'
+for attempt in 1 2 3 4 5; do
+  "$mi7" pipe receive large >&9 2>/dev/null &
+  receiver=$!
+  until "$mi7" pipe status large | grep -q ' 1 reading'; do still_runs; done
+  kill -KILL "$receiver"
+  wait "$receiver" 2>/dev/null
+  run 0 "$mi7" pipe status large
+  expect_line 'has 1 slots, dead: not recovered yet'
+  if [ "$attempt" = 1 ]; then
+    run 0 "$mi7" pipe recover large
+    expect_line '^recovered 1 slots of 1 dead participants$'
+  else
+    run 0 "$mi7" pipe recover large --json
+    expect_json
+    expect_line '^\{"participants":1,"slots":1\}$'
+  fi
+  run 0 "$mi7" pipe recover large
+  expect_line '^recovered 0 slots of 0 dead participants$'
+done
+exec 9>&-
+run 0 "$mi7" pipe status large
+expect_line '1 empty, 0 writing, 0 ready, 0 reading, 0 in progress, 1 dead letters'
+expect_line '1 sent, 0 received, 4 redelivered, 1 dead-lettered'
+run 1 "$mi7" pipe receive large --timeout=0.05
+expect_line 'DEADLINE_EXCEEDED'
+run 0 "$mi7" pipe receive large --dead-letters
+[ "$(tr -d '\n' <"$output" | wc -c)" = 100000 ] || fail 'the whole message'
+! grep -q '[^x]' "$output" || fail 'nothing but the message'
+run 0 "$mi7" pipe status large
+expect_line '2 empty'
+run 0 "$mi7" pipe rm large
 
 run 0 "$mi7" pipe bench --count=1000
 expect_line 'one thread, one message at a time: +[0-9.]+ ns each'

@@ -196,6 +196,7 @@ class AsyncQueue {
         Expire(true, result.status());
         continue;
       }
+      // Acquire: Cancel() changes the event's word after it, as for a sleeper.
       if (impl_->cancelled.load(std::memory_order_acquire)) {
         Expire(true, AboutPipe(impl_->name, absl::CancelledError("Cancel() was called")));
         continue;

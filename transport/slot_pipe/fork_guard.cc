@@ -36,6 +36,7 @@ void ForkGuard::InParent() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex.Unlock(); }
 
 void ForkGuard::InChild() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   for (ForkGuard* guard = first; guard != nullptr; guard = guard->next_) {
+    // Relaxed: a child of fork() has this one thread.
     guard->forked_.store(true, std::memory_order_relaxed);
     // Another file under the same number, so that who closes it later closes nothing of others.
     const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);

@@ -19,7 +19,8 @@ class ForkGuard {
   ForkGuard(const ForkGuard&) = delete;
   ForkGuard& operator=(const ForkGuard&) = delete;
 
-  // Whether this is a child, and the descriptor closed.
+  // Whether this is a child, and the descriptor closed. Relaxed: written before the child has any
+  // other thread.
   bool forked() const { return forked_.load(std::memory_order_relaxed); }
 
  private:

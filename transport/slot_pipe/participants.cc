@@ -40,7 +40,7 @@ bool Participants::IsUnlocked(uint16_t index) const {
 bool Participants::SweepLocked(uint16_t index, Recovered& recovered) {
   const Swept swept = Protocol(region_, index).Sweep(index);
   recovered.slots += swept.committed + swept.emptied + swept.requeued + swept.dead_lettered;
-  // Relaxed: a count.
+  // Relaxed, both: counts.
   region_.words().recovered_slots.fetch_add(
       swept.committed + swept.emptied + swept.requeued + swept.dead_lettered,
       std::memory_order_relaxed);
@@ -69,6 +69,7 @@ absl::StatusOr<uint16_t> Participants::Join(absl::string_view name) {
       Unlock(index);
       continue;
     }
+    // Relaxed, all of it: published by the state below, and for people only.
     entry.pid.store(static_cast<uint32_t>(::getpid()), std::memory_order_relaxed);
     entry.joined_unix_ns.store(UnixNanos(), std::memory_order_relaxed);
     char text[sizeof(entry.name)] = {};
@@ -98,8 +99,10 @@ Participants::Recovered Participants::Recover(uint16_t me) {
     const auto index = static_cast<uint16_t>(i);
     if (index == me) continue;
     ParticipantEntry& entry = region_.participant(index);
+    // Acquire is more than this look needs, which only spares us the lock; the next one decides.
     if (entry.state.load(std::memory_order_acquire) == kParticipantFree || !Lock(index)) continue;
-    // Again, now that nobody else changes it.
+    // Again, now that nobody else changes it. What the dead one did is ordered before by its lock
+    // (W5), what a sweep before ours did by acquire: its last word was this state.
     if (entry.state.load(std::memory_order_acquire) != kParticipantFree) {
       SweepLocked(index, recovered);
     }
@@ -112,6 +115,8 @@ std::vector<ParticipantInfo> Participants::List(uint16_t me) const {
   std::vector<ParticipantInfo> all;
   for (uint32_t i = 0; i < region_.geometry().participants; ++i) {
     const ParticipantEntry& entry = region_.participant(i);
+    // Acquire: who is alive has written who it is. Relaxed below: one that leaves and one that
+    // comes meanwhile may be mixed up, and people be told so for once.
     if (entry.state.load(std::memory_order_acquire) == kParticipantFree) continue;
     ParticipantInfo info;
     info.index = i;

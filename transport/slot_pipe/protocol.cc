@@ -68,6 +68,8 @@ void Protocol::Advance(Atomic<uint64_t>& hint, uint64_t from) {
                                std::memory_order_relaxed);
 }
 
+// Relaxed, all compare-and-swaps when they fail: what was found instead is not used, or read again.
+
 // --- hold
 
 bool Protocol::Take(uint32_t slot, Claim& claim) {
@@ -92,6 +94,9 @@ Outcome Protocol::Hold(Claim& claim) {
     return outcome;
   };
 
+  // Relaxed, all of reuse_, cursor_, window_, streak_ and scan_: they say where to look first, Take
+  // decides, and threads that overwrite each other's look a little longer.
+  //
   // The slot that this participant has emptied last is the warmest.
   const uint32_t reuse = reuse_.load(std::memory_order_relaxed);
   if (reuse != kNoSlot) {
@@ -195,6 +200,8 @@ void Protocol::ClearCell(uint64_t position, CellWord cell) {
 }
 
 bool Protocol::ClearStaleHead() {
+  // Each acquires for the reason that it has in Fetch: head W4, the cell W1, the slot's word so
+  // that the cell is read again after it.
   const uint64_t h = region_.words().head.load(std::memory_order_acquire);
   const CellWord cell(region_.cell(h).load(std::memory_order_acquire));
   const int32_t ahead = cell.LapsAhead(region_.lap(h));
@@ -214,7 +221,8 @@ bool Protocol::ClearStaleHead() {
 Outcome Protocol::Fetch(Claim& claim) {
   Atomic<uint64_t>& head = region_.words().head;
   for (uint32_t round = 0; round < kRoundsMax; ++round) {
-    const uint64_t h = head.load(std::memory_order_acquire);  // W4
+    if (round != 0) extra_fetch_probes_.fetch_add(1, std::memory_order_relaxed);  // a count
+    const uint64_t h = head.load(std::memory_order_acquire);                      // W4
     // Sequentially consistent: a sleeper looks here after it has declared itself (event.h).
     const CellWord cell(region_.cell(h).load(std::memory_order_seq_cst));  // W1
     const int32_t ahead = cell.LapsAhead(region_.lap(h));
@@ -227,6 +235,7 @@ Outcome Protocol::Fetch(Claim& claim) {
     const uint32_t slot = cell.slot();
     if (slot >= region_.geometry().slots) return Outcome::kCorrupt;
     Expect(slot);
+    // Acquire: the cell is read again after it, as the end of protocol.h's first comment needs.
     const SlotWord word(region_.slot(slot).word.load(std::memory_order_acquire));
     if (region_.cell(h).load(std::memory_order_acquire) != cell.bits()) continue;
     bool got = false;
@@ -247,12 +256,13 @@ Outcome Protocol::Fetch(Claim& claim) {
 }
 
 bool Protocol::MayFetch() const {
-  const uint64_t h = region_.words().head.load(std::memory_order_acquire);
+  const uint64_t h = region_.words().head.load(std::memory_order_acquire);  // W4, as in Fetch
   const CellWord cell(region_.cell(h).load(std::memory_order_seq_cst));
   return cell.full() || cell.LapsAhead(region_.lap(h)) > 0;
 }
 
 Outcome Protocol::FetchDeadLetter(uint32_t from, Claim& claim) {
+  // Acquire is more than the look needs; Change acquires the payload.
   for (uint32_t slot = from; slot < region_.geometry().slots; ++slot) {
     const SlotWord word(region_.slot(slot).word.load(std::memory_order_acquire));
     if (word.phase() != SlotPhase::kDeadLetter) continue;
@@ -319,6 +329,7 @@ void Protocol::SettleWriting(uint16_t dead, Swept& swept) {
   };
   std::vector<Held> held;
   std::vector<uint32_t> place(region_.geometry().slots, kNoSlot);
+  // Acquire: the cells are looked at after the words. W5 makes them those of the dead one's end.
   for (uint32_t slot = 0; slot < region_.geometry().slots; ++slot) {
     const SlotWord word(region_.slot(slot).word.load(std::memory_order_acquire));
     if (!word.OwnedBy(dead) || word.phase() != SlotPhase::kWriting) continue;
@@ -348,6 +359,8 @@ Swept Protocol::Sweep(uint16_t dead) {
   swept.complete = true;
   SettleWriting(dead, swept);
   for (uint32_t slot = 0; slot < region_.geometry().slots; ++slot) {
+    // Acquire: a word that another sweep has changed shows what else it did before. W5 for all
+    // else.
     SlotWord word(region_.slot(slot).word.load(std::memory_order_acquire));
     if (!word.OwnedBy(dead) || word.phase() == SlotPhase::kWriting) continue;
     if (word.phase() == SlotPhase::kReading) {

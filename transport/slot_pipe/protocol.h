@@ -101,6 +101,10 @@ class Protocol {
 
   // How many slots the last Hold of this object looked at; of some thread, if there are several.
   uint32_t last_hold_probes() const { return last_hold_probes_.load(std::memory_order_relaxed); }
+  // How many cells all fetches of this object have looked at beyond the first of each.
+  uint64_t extra_fetch_probes() const {
+    return extra_fetch_probes_.load(std::memory_order_relaxed);
+  }
 
  private:
   bool Take(uint32_t slot, Claim& claim);
@@ -131,6 +135,9 @@ class Protocol {
   std::atomic<uint32_t> scan_{0};
   uint32_t base_;
   std::atomic<uint32_t> last_hold_probes_{0};
+  // Written when the first look was not enough only: a fetch that finds its message writes nothing
+  // here.
+  std::atomic<uint64_t> extra_fetch_probes_{0};
 };
 
 }  // namespace mi7::slot_pipe_internal

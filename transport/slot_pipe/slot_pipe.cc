@@ -167,6 +167,7 @@ absl::Status SlotPipe::Impl::Corrupt() const {
 }
 
 absl::Status SlotPipe::Impl::WrongState(uint32_t index, absl::string_view what) const {
+  // Relaxed: for a text.
   const SlotWord word(index < region.geometry().slots
                           ? region.slot(index).word.load(std::memory_order_relaxed)
                           : 0);
@@ -197,6 +198,9 @@ absl::Status SlotPipe::Impl::Failed(Outcome outcome, uint32_t index, absl::strin
 
 bool SlotPipe::Impl::OnSlot(SlotRef ref, SlotPhase phase) const {
   const SlotWord word(ref.word);
+  // Relaxed: nobody but us changes a slot that is ours, so when it is that word the operation that
+  // made it was ours: its thread acquired, and whoever hands a SlotRef to another thread
+  // synchronizes with that. When it is another word the slot is not touched.
   return ref.index < region.geometry().slots && word.phase() == phase &&
          word.OwnedBy(protocol.me()) &&
          region.slot(ref.index).word.load(std::memory_order_relaxed) == ref.word;
@@ -219,8 +223,11 @@ uint32_t SlotPipe::Impl::RecoverNow() {
 }
 
 bool SlotPipe::Impl::MaybeRecover() {
-  // Whoever moves the time on looks; relaxed, because what is found is guarded by locks. Time that
-  // lies far ahead was written under another clock (a time namespace), or is damage.
+  // Whoever moves the time on looks. Relaxed, the load and both ends of the compare-and-swap: the
+  // word says when to look and nothing about what there is to see, which is ordered by the locks of
+  // the dead and the words themselves; an old value costs a compare-and-swap that fails, after
+  // which another has looked. Time that lies far ahead was written under another clock (a time
+  // namespace), or is damage.
   std::atomic<int64_t>& next = region.words().next_check_ns;
   const int64_t now_ns = CoarseNanos();
   int64_t next_ns = next.load(std::memory_order_relaxed);
@@ -300,6 +307,7 @@ absl::StatusOr<ReadSlot> SlotPipe::Impl::Open(SlotPipe* pipe, const Claim& claim
       slot.size() <= geometry.slot_bytes &&
       static_cast<uint32_t>(slot.kind()) <= static_cast<uint32_t>(PayloadKind::kCapnp) &&
       ((geometry.flags & slot_pipe_internal::kFlagChecksum) == 0 ||
+       // Relaxed: as size and kind (W1).
        region.slot(claim.slot).checksum.load(std::memory_order_relaxed) ==
            slot_pipe_internal::Checksum(slot.data(), static_cast<uint32_t>(slot.size()),
                                         static_cast<uint32_t>(slot.kind())));
@@ -389,11 +397,14 @@ absl::Status SlotPipe::MarkInProgress(SlotRef ref) {
 // --- the rest
 
 void SlotPipe::Cancel() {
+  // Before the events change, which are read after it: a sleeper that misses it finds its word
+  // changed (event.h).
   impl_->cancelled.store(true, std::memory_order_seq_cst);
   impl_->ready.NotifyAll();
   impl_->empty.NotifyAll();
 }
 
+// Acquire: who sees it sees what was done before Cancel().
 bool SlotPipe::cancelled() const { return impl_->cancelled.load(std::memory_order_acquire); }
 
 PipeStatus SlotPipe::Status() const {
@@ -406,5 +417,6 @@ const std::string& SlotPipe::name() const { return impl_->name; }
 uint32_t SlotPipe::slots() const { return impl_->region.geometry().slots; }
 uint32_t SlotPipe::slot_bytes() const { return impl_->region.geometry().slot_bytes; }
 uint32_t SlotPipe::last_hold_probes() const { return impl_->protocol.last_hold_probes(); }
+uint64_t SlotPipe::extra_fetch_probes() const { return impl_->protocol.extra_fetch_probes(); }
 
 }  // namespace mi7

@@ -197,6 +197,8 @@ class SlotPipe {
 
   // For tests and benchmarks: slots that the last Hold looked at.
   uint32_t last_hold_probes() const;
+  // And cells that all fetches of this object have looked at, beyond one for each.
+  uint64_t extra_fetch_probes() const;
 
  private:
   friend class WriteSlot;

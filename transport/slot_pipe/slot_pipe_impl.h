@@ -60,7 +60,7 @@ struct SlotPipe::Impl {
   // Now and then on the way of operations that succeed, so that a busy pipe recovers too.
   void Tick() {
     const uint32_t ops = ops_.load(std::memory_order_relaxed) + 1;
-    ops_.store(ops, std::memory_order_relaxed);  // torn counts are as good
+    ops_.store(ops, std::memory_order_relaxed);  // counts that threads overwrite are as good
     if (ops % 64 == 0) MaybeRecover();
   }
 
@@ -125,6 +125,7 @@ slot_pipe_internal::Waited SlotPipe::Impl::Wait(slot_pipe_internal::Event& event
     if (polls % 32 != 0) continue;
     const int64_t now_ns = MonotonicNanos();
     if (now_ns - start_ns > budget_ns) break;
+    // Relaxed: it is looked at again soon, and nothing else is read because of it.
     if (cancelled.load(std::memory_order_relaxed)) return Waited::kCancelled;
     if (now_ns >= deadline.at_ns()) return Waited::kDeadline;
     MaybeRecover();

@@ -58,6 +58,38 @@ TEST_F(SlotPipeTest, AMessageIsReadWhereItWasWritten) {
   EXPECT_EQ(consumer->StateOf(index).value(), SlotState::kEmpty);
 }
 
+TEST_F(SlotPipeTest, ThePresetsHaveTheirSlotsAndBytes) {
+  const struct {
+    const char* name;
+    PipeOptions options;
+    uint32_t slots;
+    uint32_t slot_bytes;
+  } kPresets[] = {{"small", PipeOptions::Small(), 10, 1024},
+                  {"default", PipeOptions::Default(), 100, 4096},
+                  {"large", PipeOptions::Large(), 1000, 8192}};
+  for (const auto& preset : kPresets) {
+    SCOPED_TRACE(preset.name);
+    auto pipe = Create(preset.options, preset.name);
+    EXPECT_EQ(pipe->slots(), preset.slots);
+    EXPECT_EQ(pipe->slot_bytes(), preset.slot_bytes);
+    EXPECT_EQ(pipe->Status().options.slots, preset.slots);
+    EXPECT_EQ(pipe->Status().options.slot_bytes, preset.slot_bytes);
+    // So many messages of that size, and no more.
+    const std::string full(preset.slot_bytes, 'x');
+    for (uint32_t i = 0; i < preset.slots; ++i) ASSERT_TRUE(pipe->SendBytes(full).ok()) << i;
+    EXPECT_TRUE(Is(pipe->TryHold().status(), StatusCode::kResourceExhausted,
+                   absl::StrCat("all ", preset.slots, " slots")));
+    EXPECT_TRUE(Is(pipe->SendBytes(full + "x"), StatusCode::kInvalidArgument,
+                   absl::StrCat("has ", preset.slot_bytes)));
+    for (uint32_t i = 0; i < preset.slots; ++i) {
+      auto message = pipe->TryFetch();
+      ASSERT_TRUE(message.ok()) << message.status();
+      ASSERT_EQ(message->text(), full);
+      ASSERT_TRUE(message->Release().ok());
+    }
+  }
+}
+
 TEST_F(SlotPipeTest, MessagesComeInTheOrderOfTheirSends) {
   auto pipe = Create();
   for (int round = 0; round < 1000; ++round) {
@@ -132,6 +164,15 @@ TEST_F(SlotPipeTest, SlotsGoThroughTheirStatesAndStatusCountsThem) {
   ASSERT_TRUE(slot->SendBytes("a").ok());
   EXPECT_EQ(pipe->StateOf(index).value(), SlotState::kReady);
   auto message = pipe->Fetch();
+  EXPECT_EQ(pipe->StateOf(index).value(), SlotState::kReading);
+  ASSERT_TRUE(pipe->MarkInProgress(message->ref()).ok());
+  EXPECT_EQ(pipe->StateOf(index).value(), SlotState::kInProgress);
+  EXPECT_EQ(pipe->Status().in_progress, 1u);
+  EXPECT_EQ(pipe->Status().reading, 0u);
+  // Whoever fetches it again has not handed it on yet.
+  ASSERT_TRUE(message->Return().ok());
+  EXPECT_EQ(pipe->StateOf(index).value(), SlotState::kReady);
+  *message = *pipe->Fetch();
   EXPECT_EQ(pipe->StateOf(index).value(), SlotState::kReading);
   auto held = pipe->Hold();
   ASSERT_TRUE(pipe->SendBytes("b").ok());
@@ -354,6 +395,32 @@ TEST_F(SlotPipeTest, AProducerFindsWhatOthersEmptiedWithFewLooks) {
       fetched[victim] = consumer->TryFetch()->Detach();
     }
     EXPECT_LE(static_cast<double>(probes) / static_cast<double>(holds), 6.0) << slots;
+  }
+}
+
+// A fetch looks at one cell, however many slots there are, wherever the messages are: when all
+// slots are full, when few are, when none is.
+TEST_F(SlotPipeTest, AFetchLooksAtOneCellHoweverManySlotsThereAre) {
+  for (const uint32_t slots : {10u, 10'000u}) {
+    SCOPED_TRACE(slots);
+    auto producer = Create({.slots = slots, .slot_bytes = 64}, absl::StrCat("looks", slots));
+    auto consumer = Connect(absl::StrCat("looks", slots));
+    uint64_t fetches = 0;
+    for (const uint32_t at_once : {slots, slots / 2, 1u}) {
+      // Three times around the ring at least, in which are two cells a slot or a little more.
+      for (uint64_t sent = 0; sent < 12 * slots; sent += at_once) {
+        for (uint32_t i = 0; i < at_once; ++i) ASSERT_TRUE(producer->SendBytes("x").ok());
+        for (uint32_t i = 0; i < at_once; ++i) {
+          auto message = consumer->TryFetch();
+          ASSERT_TRUE(message.ok()) << message.status();
+          ASSERT_TRUE(message->Release().ok());
+        }
+        EXPECT_FALSE(consumer->TryFetch().ok());
+        fetches += at_once + 1;
+      }
+    }
+    EXPECT_GE(fetches, 36 * slots);
+    EXPECT_EQ(consumer->extra_fetch_probes(), 0u) << "of " << fetches << " fetches";
   }
 }
 

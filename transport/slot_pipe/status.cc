@@ -26,7 +26,8 @@ SlotState StateOfSlot(const SlotHeader& header, SlotWord word) {
       return SlotState::kEmpty;
     case SlotPhase::kWriting:
     case SlotPhase::kReading:
-      // Relaxed, as everything here: others go on meanwhile.
+      // Relaxed: for people only, and others go on meanwhile. The word that it is compared with has
+      // a generation, so that what was handed on long ago is not taken for this.
       if (header.handed.load(std::memory_order_relaxed) == word.bits()) {
         return SlotState::kInProgress;
       }
@@ -93,6 +94,8 @@ PipeStatus StatusOf(const Region& region, const Participants& participants, absl
   status.created = absl::FromUnixNanos(static_cast<int64_t>(created_unix_ns));
 
   std::map<uint16_t, uint32_t> owned;
+  // Relaxed, all words and counts: each is one of some moment, they are of different moments
+  // anyway, and nothing that they guard is touched.
   for (uint32_t index = 0; index < geometry.slots; ++index) {
     const SlotHeader& header = region.slot(index);
     const SlotWord word(header.word.load(std::memory_order_relaxed));
@@ -150,6 +153,7 @@ absl::StatusOr<SlotState> SlotPipe::StateOf(uint32_t index) const {
                                                                      ", only 0 to ", slots() - 1)));
   }
   const SlotHeader& header = impl_->region.slot(index);
+  // Acquire: who learns of a state may act on what had led to it.
   return slot_pipe_internal::StateOfSlot(header,
                                          SlotWord(header.word.load(std::memory_order_acquire)));
 }

@@ -5,7 +5,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <cstddef>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <ostream>
 #include <string>
 
 #include "absl/status/status.h"
@@ -31,6 +35,31 @@ class TestDirectory {
 
  private:
   std::string path_;
+};
+
+// What this process has of the system: its descriptors, and its mappings of memory that it shares
+// with others, as a pipe's. (Those of its own come and go with the heap.)
+struct Possessions {
+  size_t descriptors = 0;
+  size_t shared_mappings = 0;
+
+  static Possessions Count() {
+    Possessions now;
+    // One more than there are, each time: the look's own.
+    const std::filesystem::directory_iterator descriptors("/proc/self/fd");
+    now.descriptors = static_cast<size_t>(std::distance(begin(descriptors), end(descriptors)));
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+      const size_t permissions = line.find(' ');  // "from-to rw-s ..."
+      if (permissions != std::string::npos && line[permissions + 4] == 's') ++now.shared_mappings;
+    }
+    return now;
+  }
+  friend bool operator==(const Possessions&, const Possessions&) = default;
+  friend std::ostream& operator<<(std::ostream& out, const Possessions& possessions) {
+    return out << possessions.descriptors << " descriptors, " << possessions.shared_mappings
+               << " shared mappings";
+  }
 };
 
 // For EXPECT_TRUE(Is(status, code, text)): the code, and a text that a person needs.

@@ -141,6 +141,7 @@ class Runner {
   }
 
   bool Run(bool all) {
+    const Possessions possessions = Possessions::Count();
     std::vector<Image> images;
     const Scenario* recover = nullptr;
     for (const Scenario& scenario : Scenarios()) {
@@ -162,13 +163,24 @@ class Runner {
     for (size_t i = 0; i < images.size(); i += stride) {
       if (!Every(*recover, images[i], nullptr)) return false;
     }
+    if (const Possessions now = Possessions::Count(); now != possessions) {
+      std::printf("leaked: %zu descriptors and %zu shared mappings have become %zu and %zu\n",
+                  possessions.descriptors, possessions.shared_mappings, now.descriptors,
+                  now.shared_mappings);
+      return false;
+    }
     std::printf(
         "RELIABILITY: deaths after %llu instructions, %llu states audited, %llu killed for real: "
         "lost 0, "
         "duplicates without mark 0, leaked slots 0\n",
         static_cast<unsigned long long>(points_), static_cast<unsigned long long>(audits_),
         static_cast<unsigned long long>(kills_));
-    return points_ >= 1500;
+    const uint64_t wanted = all ? 50'000 : 1'500;
+    if (points_ < wanted) {
+      std::printf("too few: %llu were wanted\n", static_cast<unsigned long long>(wanted));
+      return false;
+    }
+    return true;
   }
 
  private:

@@ -1,6 +1,6 @@
 // Processes that send and receive, killed at random: nothing is lost, nothing comes twice without a
 // mark, no slot leaks, and what the dead held comes back soon. And processes that are stopped, for
-// whom nobody waits.
+// whom nobody waits. Whoever lives to its end has left no descriptor and no mapping by then.
 //
 // 30,000 kills, or as many as two minutes allow, but 5,000 at least; with MI7_LONG in the
 // environment 400,000, or MI7_KILLS.
@@ -30,6 +30,7 @@
 namespace mi7 {
 namespace {
 
+using slot_pipe_internal::Possessions;
 using slot_pipe_internal::TestDirectory;
 
 constexpr uint32_t kMessages = 64'000'000;
@@ -54,6 +55,17 @@ struct History {
   Entry entries[kMessages];
 };
 
+// What a process of a test ends with when it has found something wrong.
+enum Fault {
+  kNotConnected = 1,
+  kSendFailed,
+  kFetchFailed,
+  kGhost,
+  kReleaseFailed,
+  kReleasedBefore,  // a message came again after its Release had returned OK
+  kLeaked,          // a descriptor or a mapping
+};
+
 class RandomKillsTest : public testing::Test {
  protected:
   RandomKillsTest() {
@@ -61,23 +73,27 @@ class RandomKillsTest : public testing::Test {
                           MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     MI7_CHECK(memory != MAP_FAILED, "there is memory for the history");
     history_ = static_cast<History*>(memory);
+    before_ = Possessions::Count();
   }
   ~RandomKillsTest() override {
     for (const pid_t child : children_) Kill(child);
+    EXPECT_EQ(Possessions::Count(), before_) << "leaked";
     ::munmap(history_, sizeof(History));
   }
 
   pid_t Start(const std::function<void(SlotPipe&)>& work) {
     const pid_t child = ::fork();
     if (child == 0) {
+      const Possessions before = Possessions::Count();
       auto pipe = SlotPipe::Connect("kill");
       if (!pipe.ok()) {
         std::cerr << pipe.status() << "\n";
-        ::_exit(1);
+        ::_exit(kNotConnected);
       }
       work(**pipe);
       pipe->reset();
-      ::_exit(0);
+      // It has lived through the deaths of others.
+      ::_exit(Possessions::Count() == before ? 0 : kLeaked);
     }
     children_.push_back(child);
     return child;
@@ -92,9 +108,13 @@ class RandomKillsTest : public testing::Test {
     }
     children_.clear();
   }
+  // Nobody ends before that by itself; one that has found a fault does.
   void Kill(pid_t child) {
     ::kill(child, SIGKILL);
-    ::waitpid(child, nullptr, 0);
+    int status = 0;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+        << "it has ended by itself, with status " << WEXITSTATUS(status) << ": see Fault";
   }
 
   // So that a kill often meets somebody who has a slot.
@@ -113,7 +133,7 @@ class RandomKillsTest : public testing::Test {
       std::memcpy(slot->data(), &message, sizeof(message));
       Work();
       history_->entries[message].sent = 1;
-      if (!slot->Send(sizeof(message)).ok()) ::_exit(2);
+      if (!slot->Send(sizeof(message)).ok()) ::_exit(kSendFailed);
       history_->entries[message].sent = 2;
     }
   }
@@ -122,25 +142,28 @@ class RandomKillsTest : public testing::Test {
     for (;;) {
       auto slot = pipe.Fetch(Deadline::After(absl::Milliseconds(until_empty ? 200 : 50)));
       if (!slot.ok()) {
-        if (!absl::IsDeadlineExceeded(slot.status())) ::_exit(3);
+        if (!absl::IsDeadlineExceeded(slot.status())) ::_exit(kFetchFailed);
         if (until_empty || history_->stop.load()) return;
         continue;
       }
       uint32_t message = kMessages;
       std::memcpy(&message, slot->data(), sizeof(message));
-      if (message >= kMessages) ::_exit(4);
+      if (message >= kMessages) ::_exit(kGhost);
       History::Entry& entry = history_->entries[message];
+      // At once: whoever has found it may be killed before it is released a second time.
+      if (entry.released != 0) ::_exit(kReleasedBefore);
       if (slot->attempt() == 1) ++entry.unmarked;
       ++entry.fetched;
       if (!until_empty) Work();
       ++entry.releasing;
-      if (!slot->Release().ok()) ::_exit(5);
+      if (!slot->Release().ok()) ::_exit(kReleaseFailed);
       ++entry.released;
     }
   }
 
   TestDirectory directory_;
   History* history_;
+  Possessions before_;
   std::vector<pid_t> children_;
 };
 
@@ -179,6 +202,7 @@ TEST_F(RandomKillsTest, NothingIsLostNorDoubledNorLeaked) {
     Kill(children_[victim]);
     ++kills;
     children_.erase(children_.begin() + static_cast<ptrdiff_t>(victim));
+    ASSERT_FALSE(HasFailure()) << "after " << kills << " kills";
     if (random() % 2 == 0) {
       Start(produce);
     } else {
@@ -251,7 +275,7 @@ TEST_F(RandomKillsTest, OthersWhoAreBusyRecoverWithin100Ms) {
   for (int i = 0; i < 2; ++i) {
     Start([this](SlotPipe& own) {
       while (!history_->stop.load()) {
-        if (!own.SendBytes("x").ok() || !own.Fetch()->Release().ok()) ::_exit(2);
+        if (!own.SendBytes("x").ok() || !own.Fetch()->Release().ok()) ::_exit(kReleaseFailed);
       }
     });
   }
@@ -301,7 +325,7 @@ TEST_F(RandomKillsTest, NobodyWaitsForAStoppedOne) {
       while (!history_->stop.load()) {
         own.SendBytes("x", Deadline::After(absl::Milliseconds(1))).IgnoreError();
         auto message = own.TryFetch();
-        if (message.ok() && !message->Release().ok()) ::_exit(2);
+        if (message.ok() && !message->Release().ok()) ::_exit(kReleaseFailed);
       }
     }));
   }

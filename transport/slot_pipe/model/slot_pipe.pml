@@ -6,6 +6,27 @@
  *   - Generations, tags and laps do not wrap around here; words.h and protocol.h argue that they
  *     cannot be confused there.
  *   - Attempts and dead letters are left out: a dead letter is a slot that no cell can fetch.
+ *   - Push there finds the ring full only after ClearStaleHead has found nothing to clear; here it is
+ *     full at once. ClearStaleHead clears and passes over what a fetch would clear and pass over, by
+ *     the same steps: a cell whose slot, read before the cell was found unchanged, cannot be fetched
+ *     with its tag. It claims no slot, so it is a fetch here that got nothing.
+ *   - A full ring leaves the slot with its owner there (kRingFull), which may try again, give back
+ *     or leave; the producer here gives back and the consumer leaves. What was not pushed has no cell,
+ *     so each of these is a step that the owner could have made before the push, but one: a
+ *     message that was REQUEUE for a moment may have been fetched through an older cell, and then
+ *     the compare-and-swap back to READING fails and the return was done. A sweep that finds the
+ *     ring full leaves the dead one its place, and the next one goes on (Swept::complete); here
+ *     the ring has room for it, which is asserted.
+ *   - SettleWriting there looks into the ring once for all slots that the dead one wrote in; here
+ *     each slot has a pass of its own. The words of those slots are read before the pass there, too,
+ *     and nobody but a fetch, after which the compare-and-swap on the old word fails, changes them:
+ *     so the one pass is the passes of all slots at the same time, and their order among each
+ *     other means nothing.
+ *   - Fetch there reads the cell again after its slot's word. Here the compare-and-swap on the slot
+ *     does without, as cells and generations do not wrap around and a full cell of the generation is
+ *     what it was; there a cell that has changed sends the fetch back to its beginning, where it
+ *     has done nothing yet. So its steps are those of a fetch here that begins later.
+ *   - Memory is prefetched there. That changes no value, whatever the slot is in.
  * It assumes sequential consistency; protocol.h gives the reason of each weaker order.
  *
  * Processes: 0,1 produce, 2,3 consume (and may return what they fetched), 4,5 sweep the dead;
