@@ -49,8 +49,10 @@ void LoadControl::Share::Release(bool succeeded) {
   connection_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
   control->bytes_.fetch_sub(bytes_, std::memory_order_relaxed);
   std::atomic<uint32_t>& calls = is_control_ ? control->control_calls_ : control->calls_;
-  const uint32_t in_flight = calls.fetch_sub(1, std::memory_order_relaxed);
-  if (!succeeded || !measured_) return;
+  calls.fetch_sub(1, std::memory_order_relaxed);
+  if (!measured_) return;
+  const uint32_t in_flight = control->measured_calls_.fetch_sub(1, std::memory_order_relaxed);
+  if (!succeeded) return;
   const int64_t now_ns = MonotonicNanos();
   control->adaptive_->OnSuccess(now_ns - started_ns_, in_flight, now_ns);
 }
@@ -147,22 +149,29 @@ absl::Status LoadControl::Admit(const MethodInfo* method, uint64_t bytes,
                                 std::atomic<uint64_t>& connection_bytes, Share& share) {
   Method* const named = Find(method);
   const bool is_control = IsControl(method);
+  // How long a stream lasts is its users' affair. It takes no room of the adaptive limit either:
+  // else streams that stay would leave nothing by which that could grow.
+  const bool measured = adaptive_ != nullptr && !is_control && method != nullptr &&
+                        method->kind == MethodKind::kUnary;
   if (is_control) {
     if (!Take(control_calls_, 1u, limits_.control_calls_max)) {
       return Refuse(too_many_control_calls_);
     }
   } else {
     if (!Take(calls_, 1u, limits_.calls_max)) return Refuse(too_many_calls_);
-    if (adaptive_ != nullptr && calls_.load(std::memory_order_relaxed) > adaptive_->limit()) {
+    if (measured && !Take(measured_calls_, 1u, adaptive_->limit())) {
       calls_.fetch_sub(1, std::memory_order_relaxed);
       return Refuse(over_adaptive_limit_);
     }
   }
-  std::atomic<uint32_t>& calls = is_control ? control_calls_ : calls_;
+  const auto give_back_call = [&] {
+    (is_control ? control_calls_ : calls_).fetch_sub(1, std::memory_order_relaxed);
+    if (measured) measured_calls_.fetch_sub(1, std::memory_order_relaxed);
+  };
   Method* const limited = named != nullptr && named->limited ? named : nullptr;
   if (limited != nullptr) {
     if (const absl::Status* const refusal = TakeOf(*limited, bytes); refusal != nullptr) {
-      calls.fetch_sub(1, std::memory_order_relaxed);
+      give_back_call();
       return Refuse(*refusal);
     }
   }
@@ -174,7 +183,7 @@ absl::Status LoadControl::Admit(const MethodInfo* method, uint64_t bytes,
   if (!in_server) {
     if (in_connection) connection_bytes.fetch_sub(bytes, std::memory_order_relaxed);
     if (limited != nullptr) GiveBack(*limited, bytes);
-    calls.fetch_sub(1, std::memory_order_relaxed);
+    give_back_call();
     return Refuse(in_connection ? too_many_bytes_ : too_many_connection_bytes_);
   }
   share.Release(/*succeeded=*/false);
@@ -183,10 +192,8 @@ absl::Status LoadControl::Admit(const MethodInfo* method, uint64_t bytes,
   share.connection_bytes_ = &connection_bytes;
   share.bytes_ = bytes;
   share.is_control_ = is_control;
-  // How long a stream lasts is its users' affair.
-  share.measured_ = adaptive_ != nullptr && !is_control && method != nullptr &&
-                    method->kind == MethodKind::kUnary;
-  if (share.measured_) share.started_ns_ = MonotonicNanos();
+  share.measured_ = measured;
+  if (measured) share.started_ns_ = MonotonicNanos();
   return absl::OkStatus();
 }
 

@@ -117,6 +117,7 @@ class LoadControl {
   const absl::Status over_adaptive_limit_;
 
   std::atomic<uint32_t> calls_{0};
+  std::atomic<uint32_t> measured_calls_{0};  // those of calls_ that the adaptive limit counts
   std::atomic<uint32_t> control_calls_{0};
   std::atomic<uint64_t> bytes_{0};
   std::atomic<uint64_t> refused_{0};

@@ -203,6 +203,23 @@ TEST_F(LoadControlTest, AdaptiveLimitRefuses) {
   ExpectNothingInFlight();
 }
 
+TEST_F(LoadControlTest, StreamsThatStayLeaveTheAdaptiveLimitToCalls) {
+  constexpr MethodInfo kWatch = {.interface_id = 1,
+                                 .method_id = 3,
+                                 .name = "Store.watch",
+                                 .kind = MethodKind::kServerStreaming};
+  LoadLimits limits;
+  limits.adaptive = {.enabled = true, .calls_initial = 3, .calls_min = 2, .calls_max = 100};
+  Make(limits);
+  for (int i = 0; i < 10; ++i) ASSERT_THAT(Admit(&kWatch), IsOk());
+  for (int i = 0; i < 3; ++i) ASSERT_THAT(Admit(&kGet), IsOk());
+  EXPECT_THAT(Admit(&kGet), StatusIs(absl::StatusCode::kResourceExhausted));
+  shares_.pop_back();
+  EXPECT_THAT(Admit(&kGet), IsOk());
+  shares_.clear();
+  ExpectNothingInFlight();
+}
+
 TEST_F(LoadControlTest, ManyThreadsNeverExceedTheLimitAndLoseNothing) {
   Make({.calls_max = 3, .bytes_max = 250});
   std::atomic<int> inside{0};

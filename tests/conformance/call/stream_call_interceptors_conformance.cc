@@ -132,13 +132,14 @@ TEST_P(StreamTest, InterceptorsSeeAndChangeTheStartAndTheEndOfAStream) {
     const ItemRead end = chat.reader().Read().Wait();
     if (failing) {
       EXPECT_THAT(end, StatusIs(absl::StatusCode::kAborted, "it is lost"));
-      EXPECT_THAT(events.Take(),
-                  ElementsAre("client Feed.chat", "server Feed.chat", "handler",
-                              "server Feed.chat ended NOT_FOUND", "client Feed.chat ended DATA_LOSS"));
+      EXPECT_THAT(events.Take(), ElementsAre("client Feed.chat", "server Feed.chat", "handler",
+                                             "server Feed.chat ended NOT_FOUND",
+                                             "client Feed.chat ended DATA_LOSS"));
     } else {
       EXPECT_TRUE(end.ok() && !*end) << end.status();
-      EXPECT_THAT(events.Take(), ElementsAre("client Feed.chat", "server Feed.chat", "handler",
-                                             "server Feed.chat ended OK", "client Feed.chat ended OK"));
+      EXPECT_THAT(events.Take(),
+                  ElementsAre("client Feed.chat", "server Feed.chat", "handler",
+                              "server Feed.chat ended OK", "client Feed.chat ended OK"));
     }
     EXPECT_EQ(received->trailing, (Metadata{{"by", "server"}, {"by", "client"}}));
   }
@@ -252,9 +253,9 @@ TEST_P(StreamTest, TokensAreVerifiedAndStreamsAuthorized) {
   for (const auto& caller : kCallers) {
     SCOPED_TRACE(caller.token);
     const std::string token = caller.token;
-    channel_ = NewChannel(token.empty()
-                              ? ChannelOptions()
-                              : ChannelWith({MakeTokenSender([token] { return token; })}));
+    channel_ =
+        NewChannel(token.empty() ? ChannelOptions()
+                                 : ChannelWith({MakeTokenSender([token] { return token; })}));
     auto chat = stub().Chat();
     chat.writer().Write(NewItem(chat.writer(), 5)).Wait().IgnoreError();
     const ItemRead item = chat.reader().Read().Wait();

@@ -44,9 +44,9 @@ TEST_P(StreamTest, MetadataComesWithTheFirstMessageAndWithTheEnd) {
     feed_.on_watch = left.Handler();
     Start();
     const auto received = std::make_shared<ResponseMetadata>();
-    auto reader =
-        Watch(0, 0,
-              {.metadata = std::make_shared<const Metadata>(Some("request")), .received = received});
+    auto reader = Watch(
+        0, 0,
+        {.metadata = std::make_shared<const Metadata>(Some("request")), .received = received});
     ASSERT_TRUE(Happens(left.there));
     EXPECT_EQ(left.context->metadata(), Some("request"));
     left.context->initial_metadata() = Some("initial");
@@ -84,9 +84,8 @@ TEST_P(StreamTest, MetadataOfAStreamOfParametersComesWithItsAnswer) {
     SCOPED_TRACE(fails);
     if (fails) failure = absl::NotFoundError("no room");
     const auto received = std::make_shared<ResponseMetadata>();
-    auto upload =
-        stub().Upload({.metadata = std::make_shared<const Metadata>(Some("request")),
-                       .received = received});
+    auto upload = stub().Upload(
+        {.metadata = std::make_shared<const Metadata>(Some("request")), .received = received});
     // The stream may be over before the next message could be written.
     upload.Write(NewItem(upload.writer(), 0)).Wait().IgnoreError();
     EXPECT_EQ(upload.Finish().Wait().status().code(),
