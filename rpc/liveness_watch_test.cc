@@ -232,6 +232,13 @@ TEST_F(LivenessWatchTest, SenselessTimesAreNamed) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("keepalive.timeout")));
   EXPECT_THAT(CheckKeepalive({}, absl::ZeroDuration()),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("idle_timeout")));
+  EXPECT_THAT(CheckKeepalive({.timeout = absl::InfiniteDuration()}, absl::Hours(20)), IsOk());
+  EXPECT_THAT(CheckKeepalive({}, absl::Hours(24)),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("idle_timeout is 24h")));
+  EXPECT_THAT(CheckKeepalive({}, absl::Milliseconds(1)),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("keepalive.interval is 20s")));
+  EXPECT_THAT(CheckKeepalive({.interval = absl::InfiniteDuration()}, absl::Milliseconds(1)),
+              IsOk());
 }
 
 }  // namespace

@@ -73,7 +73,7 @@ TEST_P(CallTest, PeersThatAnswerPingsAreKept) {
                .action = FaultAction::kDelay,
                .count = FaultRule::kAll});  // to count them
   const Keepalive often = {
-      .interval = absl::Milliseconds(4), .timeout = kSoon, .on_this_machine = true};
+      .interval = absl::Milliseconds(8), .timeout = kSoon, .on_this_machine = true};
   Start({.keepalive = often}, {.keepalive = often, .decorator = script});
   auto call = SendHold(1);
   ASSERT_TRUE(probe_.AwaitHeld(1));
@@ -127,11 +127,13 @@ TEST_P(CallTest, ConnectionsWithCallsAreNotIdle) {
 // end or by both: none fails.
 TEST_P(CallTest, CallsThatRaceWithAnIdleCloseDoNotFail) {
   constexpr absl::Duration kIdle = absl::Milliseconds(1);
+  // Its times and so short a one are not kept together.
+  constexpr Keepalive kNone = {.interval = absl::InfiniteDuration()};
   for (const bool server_closes : {false, true}) {
     for (const bool client_closes : {false, true}) {
       SCOPED_TRACE(testing::Message() << server_closes << client_closes);
-      Start({.idle_timeout = server_closes ? kIdle : absl::InfiniteDuration()},
-            {.idle_timeout = client_closes ? kIdle : absl::InfiniteDuration()});
+      Start({.keepalive = kNone, .idle_timeout = server_closes ? kIdle : absl::InfiniteDuration()},
+            {.keepalive = kNone, .idle_timeout = client_closes ? kIdle : absl::InfiniteDuration()});
       ASSERT_TRUE(Works());
       for (int i = 0; i < 150; ++i) {
         // From well before to well after the time.

@@ -105,11 +105,11 @@ TEST_P(StreamTest, IdleStreamSurvivesKeepaliveAndIdleTimeouts) {
                .action = FaultAction::kDelay,
                .count = FaultRule::kAll});  // to count them
   const Keepalive often = {
-      .interval = absl::Milliseconds(4), .timeout = kSoon, .on_this_machine = true};
+      .interval = absl::Milliseconds(8), .timeout = kSoon, .on_this_machine = true};
   ServerOptions server;
   ChannelOptions channel;
   server.keepalive = channel.keepalive = often;
-  server.idle_timeout = channel.idle_timeout = absl::Milliseconds(4);
+  server.idle_timeout = channel.idle_timeout = absl::Milliseconds(8);
   channel.decorator = script;
   Start(server, channel);
   auto chat = stub().Chat();
