@@ -62,9 +62,9 @@ absl::Status CheckKeepalive(const Keepalive& keepalive, absl::Duration idle_time
           absl::StrCat(name, " is ", absl::FormatDuration(value), ", must be longer than 0"));
     }
   }
+  if (!keepalive.enabled()) return absl::OkStatus();
   // They are kept by looks, as many in each as it is longer than the shortest.
-  absl::Duration shortest = idle_timeout;
-  if (keepalive.enabled()) shortest = std::min({shortest, keepalive.interval, keepalive.timeout});
+  const absl::Duration shortest = std::min({idle_timeout, keepalive.interval, keepalive.timeout});
   for (const auto& [name, value] :
        {std::pair<absl::string_view, absl::Duration>{"keepalive.interval", keepalive.interval},
         {"keepalive.timeout", keepalive.timeout},
