@@ -1,6 +1,8 @@
 // Calls that wait in one batch of received bytes behind a handler that takes its time: the
 // deadlines of all count from when they came.
 
+#include <atomic>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
@@ -23,12 +25,16 @@ std::string EchoWithin(uint32_t call_id, uint32_t timeout_us) {
 TEST_F(BadClientTest, CallsBehindASlowHandlerAreDroppedWhenTheyAreLate) {
   constexpr uint32_t kShortUs = 10'000;
   constexpr uint32_t kLongUs = 60'000'000;
-  std::atomic<bool> slow{false};
-  std::atomic<int> ran{0};
-  probe_.on_echo = [&](ServerContext& context, Probe::EchoParams::Reader params,
-                       Probe::EchoResults::Builder results) {
-    ++ran;
-    if (slow.exchange(false)) {
+  // Shared with the handler, which the fixture calls once more when the test is over.
+  struct State {
+    std::atomic<bool> slow{false};
+    std::atomic<int> ran{0};
+  };
+  const auto state = std::make_shared<State>();
+  probe_.on_echo = [state](ServerContext& context, Probe::EchoParams::Reader params,
+                           Probe::EchoResults::Builder results) {
+    ++state->ran;
+    if (state->slow.exchange(false)) {
       const Deadline late = Deadline::After(absl::Microseconds(kShortUs));
       while (!late.passed()) std::this_thread::yield();
     }
@@ -36,8 +42,8 @@ TEST_F(BadClientTest, CallsBehindASlowHandlerAreDroppedWhenTheyAreLate) {
   };
   ASSERT_NO_FATAL_FAILURE(Start());
   RawPeer client = Greeted();
-  ran = 0;
-  slow = true;
+  state->ran = 0;
+  state->slow = true;
   ASSERT_TRUE(client.Send(EchoWithin(1, kLongUs) + EchoWithin(2, kShortUs) +
                           EchoWithin(3, kLongUs) + EchoWithin(4, 0)));
   ExpectReturn(client, 1, IsOk());
@@ -49,7 +55,7 @@ TEST_F(BadClientTest, CallsBehindASlowHandlerAreDroppedWhenTheyAreLate) {
   EXPECT_TRUE(dropped->refused()) << "it has not run, and the caller may know";
   ExpectReturn(client, 3, IsOk());
   ExpectReturn(client, 4, IsOk());
-  EXPECT_EQ(ran, 3);
+  EXPECT_EQ(state->ran, 3);
   EXPECT_EQ(server_->statistics().calls_dropped_late, 1u);
 }
 
