@@ -1,5 +1,6 @@
 #include "bench/harness/recorder.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -92,6 +93,27 @@ TEST(RecorderTest, WhatNobodyAnswersIsOverWhenItIsConfirmed) {
   EXPECT_EQ(edges.ended, 1);
   EXPECT_EQ(recorder.calls(), sent) << "all of them count";
   EXPECT_GE(recorder.elapsed_ns(), 2 * sent_ns) << "and the time until they had arrived";
+}
+
+TEST(RecorderTest, ALotOfCallsIsTimedTogether) {
+  std::vector<uint32_t> latencies(1 << 20);
+  Edges edges;
+  Recorder recorder(Short(), latencies, &edges);
+  recorder.Begin();
+  int64_t last_ns = MonotonicNanos();
+  do {
+    while (MonotonicNanos() - last_ns < 8'000) {
+    }
+    last_ns = MonotonicNanos();
+  } while (recorder.ContinueAfter(8));
+  EXPECT_EQ(recorder.calls(), 8 * recorder.stored()) << "all count, of a lot one is stored";
+  // The first lot spans the edge of the warm-up.
+  EXPECT_GE(*std::min_element(latencies.begin() + 1,
+                              latencies.begin() + static_cast<std::ptrdiff_t>(recorder.stored())),
+            900u)
+      << "as long as one of them";
+  EXPECT_TRUE(recorder.done());
+  EXPECT_EQ(edges.ended, 1);
 }
 
 TEST(RecorderTest, LargeMessagesAreTimedOneByOne) {

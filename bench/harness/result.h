@@ -1,7 +1,7 @@
 #pragma once
 
-// What the processes of a measurement hand back to the bench: memory they share, so that a quarter
-// of a million latencies cost no copying and no parsing. A client has such memory together with
+// What the processes of a measurement hand back to the bench: memory they share, so that a million
+// latencies cost no copying and no parsing. A client has such memory together with
 // one server.
 //
 //   0        ResultHeader
@@ -19,7 +19,7 @@ namespace mi7::bench {
 // What a program of the kind that counts counts (subjects/counting.cc), since it started.
 struct Counts {
   std::atomic<uint64_t> allocations;   // malloc and its like, operator new
-  std::atomic<uint64_t> copied_bytes;  // by memcpy and memmove, in pieces of at least 256 bytes
+  std::atomic<uint64_t> copied_bytes;  // by memcpy and memmove, in pieces of at least 64 bytes
 };
 
 // Written by the client, but for what is said to be the server's. Plain fields are valid once the
@@ -49,8 +49,9 @@ struct ResultHeader {
 static_assert(sizeof(ResultHeader) == 256);
 static_assert(std::atomic<uint64_t>::is_always_lock_free, "shared between processes");
 
-// Latencies one run can keep (1 MiB); a run with more calls keeps the first.
-inline constexpr size_t kLatenciesMax = size_t{1} << 18;
+// Latencies one run can keep (4 MiB), more than are made in its time; a run with more calls keeps
+// the first.
+inline constexpr size_t kLatenciesMax = size_t{1} << 20;
 
 // A mapping of such memory. Not thread-safe.
 class ResultMemory {

@@ -2,8 +2,11 @@
 // reading. A unary call does each once as a client and once as a server. Bare Cap'n Proto beside
 // mi7's own, so that what mi7 adds can be seen.
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstring>
+#include <span>
 
 #include <capnp/message.h>
 
@@ -13,6 +16,7 @@
 #include "benchmark/benchmark.h"
 #include "transport/buffer_pool.h"
 #include "transport/frame.h"
+#include "transport/frame_assembler.h"
 #include "transport/message.h"
 
 namespace mi7::bench {
@@ -105,6 +109,38 @@ void BM_CheckFrameHeader(benchmark::State& state) {
   }
 }
 BENCHMARK(BM_CheckFrameHeader);
+
+// Received bytes to messages, so many small ones in each read; time per message. Without the read.
+void BM_FrameAssembler(benchmark::State& state) {
+  const Limits limits;
+  size_t size = 0;
+  const transport::BufferRef frame = FrameInBuffer(&size);
+  transport::FrameAssembler assembler(&limits);
+  transport::FrameAssembler::Received received;
+  const auto messages = static_cast<size_t>(state.range(0));
+  for (auto _ : state) {
+    size_t left = messages * size;
+    size_t begun = 0;  // bytes of the frame that is in part there
+    while (left != 0) {
+      const std::span<std::byte> space = assembler.Space();
+      const size_t bytes = std::min(left, space.size());
+      for (size_t at = 0; at < bytes;) {
+        const size_t part = std::min(size - begun, bytes - at);
+        std::memcpy(space.data() + at, frame->data() + begun, part);
+        begun = (begun + part) % size;
+        at += part;
+      }
+      assembler.Filled(bytes);
+      left -= bytes;
+      while (assembler.Next(received) == transport::FrameAssembler::Result::kMessage) {
+        benchmark::DoNotOptimize(received.message);
+      }
+    }
+  }
+  MI7_CHECK(assembler.AtBoundary(), "all frames were whole");
+  state.SetItemsProcessed(state.iterations() * state.range(0));
+}
+BENCHMARK(BM_FrameAssembler)->Arg(1)->Arg(16)->Arg(256);
 
 void BM_BufferFromPool(benchmark::State& state) {
   for (auto _ : state) {

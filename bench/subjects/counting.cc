@@ -19,7 +19,7 @@ namespace {
 using mi7::bench::Counts;
 
 // Pieces of fewer bytes are headers and the like, not payload.
-constexpr size_t kPieceMin = 256;
+constexpr size_t kPieceMin = 64;
 
 constinit Counts before_anybody_asks = {};
 constinit std::atomic<Counts*> counts = &before_anybody_asks;
