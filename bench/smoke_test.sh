@@ -10,7 +10,7 @@ html=$TEST_TMPDIR/report.html
 programs=$(cd "$(dirname "$1")" && pwd)
 "$bench" --rounds=1 --measure=2ms --quick --idle_connections=128 --programs="$programs" \
   --placements=one,unpinned --json="$json" --html="$html" \
-  --only=L,T,S,raw,tcp,unix,streams,threads,processes,capnp,syscalls,allocations,copied,startup.mi7,size.mi7
+  --only=L,T,S,V5.raw,raw,tcp,unix,streams,threads,processes,capnp,syscalls,allocations,copied,methods,startup.mi7,size.mi7
 if grep -v '"missing":null' "$json"; then
   echo "some figures are missing" >&2
   exit 1
@@ -18,6 +18,7 @@ fi
 for id in raw.tcp.blocking raw.tcp.batch.blocking capnp.idle.server T1 T2 T3 T5.idle.client L6 L8 \
   L9.processes S4.4x4 S4.1x4 processes.tcp streams.shm.64B streams.tcp.1MiB streams.unix.calls \
   streams.shm.callbacks streams.inproc.back streams.shm.allocations streams.raw.tcp.64B \
+  V5.raw methods.10 methods.10000 startup.mi7.inproc unix.idle.client L7.copied.32 \
   capnp_rpc.tcp.stream.64B syscalls.tcp.blocking copied.shm.echo1MiB; do
   grep -q "\"id\":\"$id\"" "$json" || { echo "no row $id" >&2; exit 1; }
 done

@@ -7,11 +7,14 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <mutex>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,6 +27,23 @@ constexpr int kExecFailed = 126;
 
 absl::Status SystemError(const char* call) {
   return absl::UnavailableError(absl::StrCat(call, ": ", std::strerror(errno)));
+}
+
+// Those that were started and not reaped.
+std::mutex living_mutex;
+std::set<pid_t>& Living() {
+  static auto* living = new std::set<pid_t>;
+  return *living;
+}
+
+// Waits until `pid`, which is gone or going, is reaped; gives its status.
+int Reap(pid_t pid) {
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  const std::lock_guard<std::mutex> lock(living_mutex);
+  Living().erase(pid);
+  return status;
 }
 
 // Above the descriptors a child expects, so that placing those never overwrites a source.
@@ -78,7 +98,23 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const Options& options) {
     ::close(ours);
     return failed;
   }
+  {
+    const std::lock_guard<std::mutex> lock(living_mutex);
+    Living().insert(pid);
+  }
   return ChildProcess(options.argv[0], pid, ours);
+}
+
+double ChildProcess::LivingCpuSeconds() {
+  const std::lock_guard<std::mutex> lock(living_mutex);
+  double seconds = 0;
+  for (pid_t pid : Living()) {
+    clockid_t clock = {};
+    timespec time = {};
+    if (::clock_getcpuclockid(pid, &clock) != 0 || ::clock_gettime(clock, &time) != 0) continue;
+    seconds += static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  }
+  return seconds;
 }
 
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept
@@ -103,17 +139,14 @@ ChildProcess::~ChildProcess() {
 void ChildProcess::Kill() {
   if (pid_ < 0) return;
   ::kill(pid_, SIGKILL);
-  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  Reap(pid_);
   pid_ = -1;
 }
 
 absl::Status ChildProcess::Ended() {
-  int status = 0;
   if (pid_ < 0) return absl::UnavailableError(absl::StrCat(name_, " was killed"));
   // It closed its end, so it is gone or going.
-  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
-  }
+  const int status = Reap(pid_);
   pid_ = -1;
   if (WIFEXITED(status) && WEXITSTATUS(status) == kExecFailed) {
     return absl::FailedPreconditionError(

@@ -44,6 +44,9 @@ class ChildProcess {
   absl::StatusOr<std::string> ReadLine(Deadline deadline);
   absl::Status WriteLine(const std::string& line);
 
+  // CPU time of all that were started by this process and not reaped yet. Thread-safe.
+  static double LivingCpuSeconds();
+
   pid_t pid() const { return pid_; }
 
   // Kills (SIGKILL) and reaps it; afterwards its CPU time is in RUSAGE_CHILDREN. May be repeated.

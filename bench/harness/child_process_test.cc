@@ -92,6 +92,19 @@ TEST(ChildProcessTest, ResultDescriptorArrivesWhateverItsNumberHere) {
   ::close(write_end);
 }
 
+// What a standing server takes is not somebody else's.
+TEST(ChildProcessTest, CpuTimeOfTheLivingIsKnown) {
+  const double before_s = ChildProcess::LivingCpuSeconds();
+  {
+    absl::StatusOr<ChildProcess> child = Shell(
+        "i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done; echo done >&3; read -r line <&3");
+    ASSERT_TRUE(child.ok()) << child.status();
+    ASSERT_EQ(child->ReadLine(Soon()).value(), "done");
+    EXPECT_GT(ChildProcess::LivingCpuSeconds(), before_s + 0.001);
+  }
+  EXPECT_EQ(ChildProcess::LivingCpuSeconds(), before_s) << "it is reaped";
+}
+
 // The child of a bench that is killed must not live on (and spin).
 TEST(ChildProcessTest, DiesWithItsParent) {
   int pipe_fds[2];

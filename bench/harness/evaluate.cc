@@ -33,7 +33,7 @@ double ValueOf(const Sample& sample, const Cell& cell, Quantity quantity) {
     case Quantity::kCpuPerCall:
       return calls.client_cpu_ns + calls.server_cpu_ns;
     case Quantity::kCpuPerSide:
-      return (calls.client_cpu_ns + calls.server_cpu_ns) / 2;
+      return std::max(calls.client_cpu_ns, calls.server_cpu_ns);
     case Quantity::kUnfairness:
       return calls.unfairness;
     case Quantity::kAllocations:
@@ -45,6 +45,8 @@ double ValueOf(const Sample& sample, const Cell& cell, Quantity quantity) {
     case Quantity::kBurstWakes:
       return calls.client_wakes * cell.workload.burst;
     case Quantity::kStartUp:
+      // Within a process, its other one has nothing to do with it.
+      if (cell.workload.transport == "inproc") return calls.client_start_ns;
       return calls.server_start_ns + calls.client_start_ns;
     case Quantity::kIdleClient:
     case Quantity::kIdleServer:
@@ -117,6 +119,7 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   figure.detail = row.detail;
   const bool own_target = placement == Placement::kOneCpu && row.target_one_cpu.has_value();
   figure.target = own_target ? row.target_one_cpu : row.target;
+  figure.stretch = own_target ? row.stretch_one_cpu : row.stretch;
   figure.absolute = !row.limit.has_value();
   if (const auto impossible = result.impossible.find(placement);
       impossible != result.impossible.end()) {
@@ -142,8 +145,12 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   figure.stable = figure.value.relative() <= kStableSpread;
   figure.others_share =
       Quantile(Collect(cell, [](const Sample& s) { return s.others_share; }), 0.5);
-  if (row.quantity == Quantity::kP50 || row.quantity == Quantity::kPerCall) {
+  const bool time = row.quantity == Quantity::kP50 || row.quantity == Quantity::kPerCall;
+  if (time) {
     figure.p99 = Quantile(Collect(cell, [](const Sample& s) { return s.calls.p99_ns(); }), 0.5);
+  }
+  if (time || row.quantity == Quantity::kP99 || row.quantity == Quantity::kCpuPerCall ||
+      row.quantity == Quantity::kCpuPerSide) {
     figure.client_cpu_ns =
         Quantile(Collect(cell, [](const Sample& s) { return s.calls.client_cpu_ns; }), 0.5);
     figure.server_cpu_ns =
@@ -176,8 +183,8 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   const auto limit = result.cells.find({*row.limit, placement});
   if (limit == result.cells.end()) return figure;
   if (!limit->second.failure.ok()) {
-    figure.missing = absl::StrCat(plan.cells[*row.limit].subject, ": ",
-                                  std::string(limit->second.failure.message()));
+    figure.limit_missing = absl::StrCat(plan.cells[*row.limit].subject, ": ",
+                                        std::string(limit->second.failure.message()));
     return figure;
   }
   std::vector<double> limits;

@@ -102,15 +102,50 @@ TEST_F(EvaluateTest, PeerThatIsNotThereSaysWhy) {
   CellResult& peer = result_.cells[{1, Placement::kUnpinned}];
   peer.rounds[0].reset();
   peer.failure = absl::UnavailableError("not installed");
-  EXPECT_EQ(Evaluated().missing, "limit: not installed");
+  const Figure figure = Evaluated();
+  EXPECT_EQ(figure.limit_missing, "limit: not installed");
+  EXPECT_EQ(figure.missing, "") << "its own figure is there";
+  EXPECT_DOUBLE_EQ(figure.value.median, 110);
+  EXPECT_EQ(figure.met, std::nullopt);
+  EXPECT_NE(ToTable({figure}, result_).find("no ratio: limit: not installed"), std::string::npos);
+}
+
+TEST_F(EvaluateTest, CpuTimeOfASideIsThatOfTheBusierOne) {
+  plan_.rows[0].quantity = Quantity::kCpuPerSide;
+  plan_.rows[0].limit.reset();
+  plan_.rows[0].target = 150;
+  Sample sample;
+  sample.calls.client_cpu_ns = 100;
+  sample.calls.server_cpu_ns = 180;
+  result_.cells[{0, Placement::kUnpinned}].rounds.emplace_back(sample);
+  const Figure figure = Evaluated();
+  EXPECT_DOUBLE_EQ(figure.value.median, 180);
+  EXPECT_EQ(figure.client_cpu_ns, 100);
+  EXPECT_EQ(figure.server_cpu_ns, 180);
+  EXPECT_EQ(figure.met, false);
+}
+
+TEST_F(EvaluateTest, WithinAProcessStartingUpIsItsOwnStart) {
+  plan_.rows[0].quantity = Quantity::kStartUp;
+  plan_.rows[0].limit.reset();
+  Sample sample;
+  sample.calls.server_start_ns = 7;
+  sample.calls.client_start_ns = 30;
+  result_.cells[{0, Placement::kUnpinned}].rounds.emplace_back(sample);
+  EXPECT_DOUBLE_EQ(Evaluated().value.median, 37);
+  plan_.cells[0].workload.transport = "inproc";
+  EXPECT_DOUBLE_EQ(Evaluated().value.median, 30);
 }
 
 TEST_F(EvaluateTest, OneCpuMayHaveATargetOfItsOwn) {
   plan_.rows[0].target_one_cpu = 0.5;
+  plan_.rows[0].stretch = 1.1;
   EXPECT_EQ(Evaluated().target, 1.2);
+  EXPECT_EQ(Evaluated().stretch, 1.1);
   plan_.rows[0].placements = {Placement::kOneCpu};
   result_.cpus[Placement::kOneCpu] = {};
   EXPECT_EQ(Evaluated().target, 0.5);
+  EXPECT_EQ(Evaluated().stretch, std::nullopt);
 }
 
 TEST_F(EvaluateTest, NoneMeansNextToNone) {

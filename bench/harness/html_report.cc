@@ -70,7 +70,7 @@ std::optional<double> Median(const RunResult& result, size_t cell, Placement pla
 std::optional<double> ValueAt(const Chart& chart, const Chart::Point& point, const Plan& plan,
                               const RunResult& result) {
   const Workload& workload = plan.cells[point.cell].workload;
-  const bool alone = workload.outstanding == 1 && !IsStream(workload.call);
+  const bool alone = UsualQuantity(plan.cells[point.cell]) == Quantity::kP50;
   const std::optional<double> ns =
       Median(result, point.cell, chart.placement, [&](const CallFigures& calls) {
         return chart.kind == Chart::Kind::kTime && alone ? calls.p50_ns() : calls.per_call_ns;
@@ -136,7 +136,7 @@ std::string TableRow(const Figure& figure) {
       absl::StrFormat("<tr><td>%s</td><td>%s</td>", EscapeHtml(figure.id), EscapeHtml(figure.what));
   if (!figure.missing.empty()) {
     return absl::StrCat(html,
-                        "<td colspan='7' class='gone'>not measured: ", EscapeHtml(figure.missing),
+                        "<td colspan='11' class='gone'>not measured: ", EscapeHtml(figure.missing),
                         "</td></tr>\n");
   }
   const auto cell = [&](const std::string& text) {
@@ -153,9 +153,20 @@ std::string TableRow(const Figure& figure) {
   cell(!figure.target.has_value() ? ""
        : figure.absolute          ? HumanValue(*figure.target, figure.unit)
                                   : number(*figure.target));
+  cell(!figure.stretch.has_value() ? ""
+       : figure.absolute           ? HumanValue(*figure.stretch, figure.unit)
+                                   : number(*figure.stretch));
+  cell(figure.client_cpu_ns.has_value() ? HumanValue(*figure.client_cpu_ns, "ns") : "");
+  cell(figure.server_cpu_ns.has_value() ? HumanValue(*figure.server_cpu_ns, "ns") : "");
+  cell(absl::StrFormat("%.0f%%", 100 * figure.others_share));
   const char* const verdict = !figure.met.has_value() ? "" : *figure.met ? "met" : "missed";
   absl::StrAppend(&html, "<td class='", verdict, "'>", verdict,
-                  figure.stable ? "" : " (rounds disagree)", "</td></tr>\n");
+                  figure.stable ? "" : " (rounds disagree)");
+  if (!figure.limit_missing.empty()) {
+    absl::StrAppend(&html, "<span class='gone'>no ratio: ", EscapeHtml(figure.limit_missing),
+                    "</span>");
+  }
+  absl::StrAppend(&html, "</td></tr>\n");
   return html;
 }
 
@@ -170,7 +181,9 @@ std::string Tables(const std::vector<Figure>& figures) {
       absl::StrAppend(&html, "<h2>", PlacementTitle(*placement),
                       "</h2>\n<table><tr><th>id</th><th>what</th><th class='n'>value</th>"
                       "<th class='n'>+-</th><th class='n'>p99</th><th class='n'>limit</th>"
-                      "<th class='n'>ratio</th><th class='n'>at most</th><th></th></tr>\n");
+                      "<th class='n'>ratio</th><th class='n'>at most</th>"
+                      "<th class='n'>stretch</th><th class='n'>client CPU</th>"
+                      "<th class='n'>server CPU</th><th class='n'>others</th><th></th></tr>\n");
     }
     html += TableRow(figure);
   }

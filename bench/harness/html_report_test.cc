@@ -73,12 +73,17 @@ TEST(HtmlReportTest, ShowsChartsAndFiguresAndNeedsNothingElse) {
   figure.value.median = 500;
   figure.target = 1;
   figure.met = false;
+  figure.limit_missing = "peer: asleep";
+  figure.client_cpu_ns = 321;
+  figure.others_share = 0.07;
+  figure.stretch = 0.5;
   Figure gone = figure;
   gone.missing = "peer: not installed";
   const std::string html =
       ToHtml({.machine = "a machine", .how = "9 rounds"}, plan, result, {figure, gone});
-  for (const char* part : {"a machine", "9 rounds", "mi7 shm: 2 M/s at 1", "a &lt;row&gt;",
-                           "500.0 ns", "missed", "not measured: peer: not installed"}) {
+  for (const char* part :
+       {"a machine", "9 rounds", "mi7 shm: 2 M/s at 1", "a &lt;row&gt;", "500.0 ns", "missed",
+        "not measured: peer: not installed", "no ratio: peer: asleep", "321.0 ns", "7%", "0.50x"}) {
     EXPECT_TRUE(Contains(html, part)) << part << "\n" << html;
   }
   for (const char* elsewhere : {"http:", "https:", "src=", "<script", "<link", "@import"}) {

@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kFirstLot = 128;
 constexpr int kStillPollMs = 100;
-constexpr int kWakeupsMs = 500;  // for which wakeups are counted
 
 // Memory that is given back a moment after the last call is not held while idle: asks until two
 // answers are equal, at most two seconds.
@@ -33,14 +32,15 @@ MemoryUse Share(const MemoryUse& before, const MemoryUse& after, int connections
           .shared_bytes = (after.shared_bytes - before.shared_bytes) / connections};
 }
 
-absl::StatusOr<double> WakeupsPerSecond(const ChildProcess& client, const ChildProcess& server) {
+absl::StatusOr<double> WakeupsPerSecond(const ChildProcess& client, const ChildProcess& server,
+                                        int watch_ms) {
   int64_t counts[2] = {0, 0};
   int64_t begin_ns = 0;
   for (int64_t& count : counts) {
     if (begin_ns == 0) {
       begin_ns = MonotonicNanos();
     } else {
-      ::poll(nullptr, 0, kWakeupsMs);
+      ::poll(nullptr, 0, watch_ms);
     }
     for (const ChildProcess* process : {&client, &server}) {
       const absl::StatusOr<int64_t> wakeups = CountWakeups(process->pid());
@@ -55,7 +55,8 @@ absl::StatusOr<double> WakeupsPerSecond(const ChildProcess& client, const ChildP
 }  // namespace
 
 absl::StatusOr<IdleFigures> MeasureIdleConnections(const std::string& program,
-                                                   const Workload& workload, int connections) {
+                                                   const Workload& workload, int connections,
+                                                   int watch_ms) {
   absl::StatusOr<ChildProcess> server =
       ChildProcess::Start({.argv = {program, "serve-watched", workload.Encode()}});
   if (!server.ok()) return server.status();
@@ -76,7 +77,7 @@ absl::StatusOr<IdleFigures> MeasureIdleConnections(const std::string& program,
     client_use[lot] = *at_client;
     server_use[lot] = *at_server;
   }
-  const absl::StatusOr<double> wakeups = WakeupsPerSecond(*client, *server);
+  const absl::StatusOr<double> wakeups = WakeupsPerSecond(*client, *server, watch_ms);
   if (!wakeups.ok()) return wakeups.status();
   return IdleFigures{.connections = connections,
                      .client = Share(client_use[0], client_use[1], connections),

@@ -18,8 +18,10 @@ struct IdleFigures {
 };
 
 // Opens a first lot of connections, so that what is paid once is paid, then `connections` more, and
-// divides what that added. Each has made one call before it is left idle.
+// divides what that added. Each has made one call before it is left idle. Then counts wakeups for
+// `watch_ms`.
 absl::StatusOr<IdleFigures> MeasureIdleConnections(const std::string& program,
-                                                   const Workload& workload, int connections);
+                                                   const Workload& workload, int connections,
+                                                   int watch_ms);
 
 }  // namespace mi7::bench

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "bench/harness/child_process.h"
 
 namespace mi7::bench {
 namespace {
@@ -39,13 +40,17 @@ std::string CpuModel() {
 
 }  // namespace
 
-std::string DescribeMachine() {
+std::string MachineName() {
   utsname system = {};
   ::uname(&system);
+  return absl::StrCat(CpuModel(), ", ", std::thread::hardware_concurrency(), " CPUs, ",
+                      system.sysname, " ", system.release);
+}
+
+std::string DescribeMachine() {
   double load[1] = {0};
   const int known = ::getloadavg(load, 1);
-  return absl::StrCat(CpuModel(), ", ", std::thread::hardware_concurrency(), " CPUs, ",
-                      system.sysname, " ", system.release, ", load ",
+  return absl::StrCat(MachineName(), ", load ",
                       known == 1 ? absl::StrFormat("%.2f", load[0]) : std::string("unknown"));
 }
 
@@ -62,7 +67,8 @@ MachineLoad::Times MachineLoad::Read() {
     times.total_s += seconds;
     if (field != 3 && field != 4) times.busy_s += seconds;
   }
-  times.own_s = CpuSeconds(RUSAGE_SELF) + CpuSeconds(RUSAGE_CHILDREN);
+  times.own_s =
+      CpuSeconds(RUSAGE_SELF) + CpuSeconds(RUSAGE_CHILDREN) + ChildProcess::LivingCpuSeconds();
   return times;
 }
 

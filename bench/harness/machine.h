@@ -9,7 +9,9 @@
 
 namespace mi7::bench {
 
-// "Intel(R) Xeon(R) Processor, 2 CPUs, Linux 6.1.0, load 0.42".
+// "Intel(R) Xeon(R) Processor, 2 CPUs, Linux 6.1.0".
+std::string MachineName();
+// The same, and how busy it is: "..., load 0.42".
 std::string DescribeMachine();
 
 // Watches how much of the machine went to work that is not ours while something ran. The kernel
@@ -18,15 +20,15 @@ class MachineLoad {
  public:
   // The stretch begins now.
   MachineLoad();
-  // Share (0 to 1) of all CPUs' time that other processes and the hypervisor took since then. Time
-  // of children of this process counts as ours once they are reaped.
+  // Share (0 to 1) of all CPUs' time that other processes and the hypervisor took since then. The
+  // time of this process and of its children, living or reaped, counts as ours.
   double OthersShare() const;
 
  private:
   struct Times {
     double busy_s = 0;   // all CPUs, all processes, time stolen by the hypervisor included
     double total_s = 0;  // busy and idle
-    double own_s = 0;    // this process and its reaped children
+    double own_s = 0;    // this process, its reaped children, and its living ChildProcesses
   };
   static Times Read();
 

@@ -119,6 +119,7 @@ int Compare(const std::vector<char*>& arguments) {
     std::fprintf(stderr, "%s\n", std::string(file->status().message()).c_str());
     return 2;
   }
+  std::fputs(DescribeMismatch(*before, *after).c_str(), stderr);
   const std::string worse = DescribeWorse(*before, *after);
   std::fputs(worse.c_str(), stdout);
   return worse.empty() ? 0 : 1;
@@ -220,7 +221,7 @@ int Main() {
   std::fputs(ToTable(figures, *result).c_str(), stdout);
   absl::Status written;
   if (const std::string path = absl::GetFlag(FLAGS_json); !path.empty()) {
-    written.Update(WriteResults(path, figures));
+    written.Update(WriteResults(path, figures, {.quick = quick, .machine = MachineName()}));
   }
   if (const std::string path = absl::GetFlag(FLAGS_html); !path.empty()) {
     written.Update(WriteHtml(path, notes, plan, *result, figures));

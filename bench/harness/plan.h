@@ -23,7 +23,7 @@ enum class Quantity {
   kP99,           // its 99th percentile
   kPerCall,       // time per call, with all outstanding ones in flight
   kCpuPerCall,    // CPU time per call, client and server together
-  kCpuPerSide,    // half of that
+  kCpuPerSide,    // of the side that took more
   kUnfairness,    // what the busiest one got done, divided by what the laziest one did
   kAllocations,   // per call, both sides together, like the next two
   kCopiedBytes,   // in user space
@@ -50,7 +50,17 @@ struct Cell {
   int idle_connections = 0;
   bool count_system_calls = false;
   int rounds_max = 0;  // what is counted and not timed needs fewer; 0: all
+  // The server lives through the run, as one with idle connections does, which makes it as warm.
+  bool standing = false;
+  // With kIdleConnections: for how long wakeups are counted.
+  int watch_ms = 500;
+  // The row beside which it is measured once more, because it is far from there otherwise.
+  std::string copy_for = {};
 };
+
+// What a row shows of calls unless it says otherwise: the median latency of one call outstanding,
+// otherwise the time per call. Small copies are timed many together.
+Quantity UsualQuantity(const Cell& cell);
 
 struct Row {
   std::string id;    // of TARGETS.md ("T1"), with a suffix where a target has several rows
@@ -61,6 +71,8 @@ struct Row {
   // At most: a ratio to the limit, or a value where there is no limit.
   std::optional<double> target = std::nullopt;
   std::optional<double> target_one_cpu = std::nullopt;  // where it is another one there
+  std::optional<double> stretch = std::nullopt;         // where we want to end
+  std::optional<double> stretch_one_cpu = std::nullopt;
   std::vector<Placement> placements = {};
   bool detail = false;  // a point of a chart: not in the table
 };

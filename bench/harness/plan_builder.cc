@@ -11,17 +11,18 @@ bool Same(const Cell& a, const Cell& b) {
   return a.kind == b.kind && a.subject == b.subject && a.workload == b.workload &&
          a.clients == b.clients && a.servers == b.servers &&
          a.idle_connections == b.idle_connections && a.count_system_calls == b.count_system_calls &&
-         a.rounds_max == b.rounds_max;
+         a.rounds_max == b.rounds_max && a.standing == b.standing && a.watch_ms == b.watch_ms &&
+         a.copy_for == b.copy_for;
 }
+
+}  // namespace
 
 Quantity UsualQuantity(const Cell& cell) {
   const Workload& workload = cell.workload;
   const bool alone = workload.outstanding == 1 && workload.threads == 1 && cell.clients == 1 &&
-                     !IsStream(workload.call);
+                     !IsStream(workload.call) && cell.subject != "raw_memcpy";
   return alone ? Quantity::kP50 : Quantity::kPerCall;
 }
-
-}  // namespace
 
 std::string SizeName(size_t bytes) {
   if (bytes % PlanBuilder::kMebibyte == 0) {
@@ -36,6 +37,12 @@ size_t PlanBuilder::AddCell(Cell cell) {
   if (found != plan_.cells.end()) return static_cast<size_t>(found - plan_.cells.begin());
   plan_.cells.push_back(std::move(cell));
   return plan_.cells.size() - 1;
+}
+
+size_t PlanBuilder::AddCopy(size_t cell, const std::string& id) {
+  Cell copy = plan_.cells[cell];
+  copy.copy_for = id;
+  return AddCell(std::move(copy));
 }
 
 Cell PlanBuilder::Calls(const std::string& subject, const char* transport, Waiting waiting,
@@ -68,10 +75,7 @@ Row& PlanBuilder::Show(const std::string& id, const std::string& what, size_t ce
                        Quantity quantity) {
   Row row = {.id = id, .what = what, .cell = cell, .quantity = quantity};
   row.placements = {Placement::kDifferentCpus, Placement::kUnpinned};
-  // Two that spin on one CPU measure the scheduler's time slice and nothing of themselves.
-  if (plan_.cells[cell].workload.waiting != Waiting::kSpinning) {
-    row.placements.push_back(Placement::kOneCpu);
-  }
+  row.placements.push_back(Placement::kOneCpu);
   plan_.rows.push_back(std::move(row));
   return plan_.rows.back();
 }
@@ -93,6 +97,19 @@ Row& PlanBuilder::PromiseValue(const std::string& id, const std::string& what, s
   Row& row = Show(id, what, cell, quantity);
   row.target = target;
   return row;
+}
+
+Plan PlanBuilder::Take() {
+  // Two that spin on one CPU measure the scheduler's time slice and nothing of themselves, nor of
+  // what is held against them.
+  const auto spins = [&](size_t cell) {
+    return plan_.cells[cell].workload.waiting == Waiting::kSpinning;
+  };
+  for (Row& row : plan_.rows) {
+    if (!spins(row.cell) && !(row.limit.has_value() && spins(*row.limit))) continue;
+    std::erase(row.placements, Placement::kOneCpu);
+  }
+  return std::move(plan_);
 }
 
 bool PlanBuilder::Has(const std::string& id) const {
@@ -118,6 +135,13 @@ void PlanBuilder::AddPoint(const std::string& series, double x, size_t cell,
   Row& row = Show(id, series, cell);
   row.placements = {chart.placement};
   row.detail = true;
+}
+
+Cell Watched(const PlanBuilder& plan, Cell idle) {
+  if (plan.options().quick) return idle;
+  idle.rounds_max = 1;
+  idle.watch_ms = 6'500;
+  return idle;
 }
 
 }  // namespace mi7::bench

@@ -29,6 +29,8 @@ class PlanBuilder {
   size_t AddCell(Cell cell);
   size_t AddNumber(const std::string& subject, const char* transport, Waiting waiting,
                    int outstanding);
+  // The same as `cell`, measured once more next to what is added now, for row `id`.
+  size_t AddCopy(size_t cell, const std::string& id);
   // payload_bytes there and back.
   size_t AddEcho(const std::string& subject, const char* transport, Waiting waiting,
                  int outstanding, size_t payload_bytes);
@@ -59,12 +61,17 @@ class PlanBuilder {
   // Adds a point to the last chart, and a row of detail for it.
   void AddPoint(const std::string& series, double x, size_t cell, const std::string& id);
 
-  Plan Take() { return std::move(plan_); }
+  // The plan, without what would measure two that spin on one CPU.
+  Plan Take();
 
  private:
   const PlanOptions options_;
   Plan plan_;
 };
+
+// `idle`, watched for long enough that timers of several seconds would be seen, and then once; in a
+// quick run as it is.
+Cell Watched(const PlanBuilder& plan, Cell idle);
 
 // The parts of the plan.
 void AddTcp(PlanBuilder& plan);       // T

@@ -12,13 +12,16 @@ constexpr size_t kMebibyte = PlanBuilder::kMebibyte;
 constexpr int kRounds = 3;
 constexpr int64_t kTracedNs = 30'000'000;
 constexpr int kBurst = 16;
+// Of the two services that subject mi7 always has.
+constexpr int kMethods = 7;
 
 const std::vector<Placement>& Here() {
   static const auto* placements = new std::vector<Placement>{Placement::kUnpinned};
   return *placements;
 }
 
-void AddSystemCalls(PlanBuilder& plan) {
+// What no target needs.
+void AddOtherSystemCalls(PlanBuilder& plan) {
   for (const char* transport : {"shm", "unix", "tcp"}) {
     for (Waiting waiting : {Waiting::kDefault, Waiting::kBlocking}) {
       for (int outstanding : {1, 64}) {
@@ -36,6 +39,9 @@ void AddSystemCalls(PlanBuilder& plan) {
       }
     }
   }
+}
+
+void AddSystemCalls(PlanBuilder& plan) {
   Cell awake = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
   awake.workload.measure_ns = kTracedNs;
   awake.count_system_calls = true;
@@ -64,6 +70,10 @@ void AddCounted(PlanBuilder& plan) {
   plan.PromiseValue("L7.copied", "mi7 shm, 1 MiB prebuilt, copied",
                     add("shm", 1, Call::kPrebuilt, kMebibyte), 0, Quantity::kCopiedBytes)
       .placements = Here();
+  plan.PromiseValue("L7.copied.32", "mi7 shm x32, 32 KiB prebuilt, copied",
+                    add("shm", 32, Call::kPrebuilt, 32 * 1024), 0, Quantity::kCopiedBytes)
+      .placements = Here();
+  if (!plan.options().all_rows) return;
   for (const char* transport : {"shm", "unix", "tcp", "inproc"}) {
     plan.Show(absl::StrCat("allocations.", transport), absl::StrCat("mi7 ", transport, " unary"),
               add(transport, 1, Call::kNumber, 0), Quantity::kAllocations)
@@ -82,13 +92,14 @@ void AddCounted(PlanBuilder& plan) {
 
 void AddMethods(PlanBuilder& plan) {
   const size_t few = plan.AddNumber("mi7", "shm", Waiting::kDefault, 1);
-  for (int methods : {100, 10'000}) {
+  for (int methods : {10, 100, 1'000, 10'000}) {
     Cell cell = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
     cell.workload.scale = methods;
-    Row& row = plan.Show(absl::StrCat("methods.", methods),
-                         absl::StrCat("mi7 shm, ", methods, " methods / 3"), plan.AddCell(cell));
+    Row& row =
+        plan.Show(absl::StrCat("methods.", methods),
+                  absl::StrCat("mi7 shm, ", methods, " methods / ", kMethods), plan.AddCell(cell));
     row.limit = few;
-    row.placements = {Placement::kDifferentCpus};
+    row.placements = {Placement::kDifferentCpus, Placement::kUnpinned};
   }
 }
 
@@ -107,6 +118,8 @@ void AddStartUp(PlanBuilder& plan) {
   add("raw_tcp", "tcp", "raw TCP");
   add("mi7", "tcp", "mi7 tcp");
   add("mi7", "shm", "mi7 shm");
+  add("mi7", "unix", "mi7 unix");
+  add("mi7", "inproc", "mi7 inproc");
   add("capnp_rpc", "unix", "Cap'n Proto unix");
   add("grpc_sync", "unix", "gRPC sync unix");
   add("thrift", "unix", "Thrift unix");
@@ -139,6 +152,8 @@ void AddBuilt(PlanBuilder& plan) {
 void AddCounts(PlanBuilder& plan) {
   AddSystemCalls(plan);
   AddCounted(plan);
+  if (!plan.options().all_rows) return;
+  AddOtherSystemCalls(plan);
   AddMethods(plan);
   AddStartUp(plan);
   AddBuilt(plan);

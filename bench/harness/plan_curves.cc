@@ -126,12 +126,14 @@ void AddPayloads(PlanBuilder& plan) {
 
 void AddConnections(PlanBuilder& plan) {
   plan.AddChart(Chart::Kind::kTime,
-                "Time of a call with so many connections open, 64 of them active, a CPU each",
+                "Latency of a call with so many connections open, up to 64 of them active, a CPU "
+                "each",
                 "connections", Placement::kDifferentCpus);
   const auto add = [&](const char* transport, int connections) {
     Cell cell = plan.Calls("mi7", transport, Waiting::kDefault, 1);
     cell.workload.connections = connections < 64 ? connections : 64;
     cell.idle_connections = connections - cell.workload.connections;
+    cell.standing = true;  // as those of L8 and T5
     // L8 has so many idle ones beside the 64.
     if (std::string(transport) == "shm" && connections == plan.options().local_connections) {
       cell.idle_connections = connections;

@@ -32,7 +32,7 @@ void AddLatency(PlanBuilder& plan) {
   const size_t blocking = plan.AddNumber("mi7", "shm", Waiting::kBlocking, 1);
   plan.Show("raw.shm.spinning", "a line each way, 56 B inline", lines);
   plan.Show("raw.shm.two_lines", "two lines each way, 64 B", two_lines);
-  plan.Promise("L1", "mi7 shm unary, spinning / lines", spinning, lines, 1.5);
+  plan.Promise("L1", "mi7 shm unary, spinning / lines", spinning, lines, 1.5).stretch = 1.25;
   plan.Promise("L1.p99", "its p99 / theirs", spinning, lines, 2.0, Quantity::kP99);
   plan.Show("raw.shm.futex", "lines, asleep in a futex", futex);
   plan.Show("raw.shm.eventfd", "lines, asleep in an eventfd", eventfd);
@@ -47,9 +47,11 @@ void AddRing(PlanBuilder& plan) {
   const size_t many = plan.AddNumber("mi7", "shm", Waiting::kSpinning, kPipelined);
   const size_t many_adaptive = plan.AddNumber("mi7", "shm", Waiting::kDefault, kPipelined);
   plan.Show("raw.shm.ring", "raw ring x32, spinning", ring);
-  plan.Promise("L4", "mi7 shm x32, spinning / raw ring", many, ring, 3.0);
+  plan.Promise("L4", "mi7 shm x32, spinning / raw ring", many, ring, 3.0).stretch = 2.0;
   plan.Show("L4.adaptive", "mi7 shm x32, adaptive / raw ring", many_adaptive).limit = ring;
-  plan.PromiseValue("L7", "CPU: mi7 shm x32, per call and side", many, 150, Quantity::kCpuPerSide);
+  plan.PromiseValue("L7", "CPU: mi7 shm x32, a call, the side with more", many, 150,
+                    Quantity::kCpuPerSide)
+      .stretch = 80;
 }
 
 void AddInPlace(PlanBuilder& plan) {
@@ -60,7 +62,8 @@ void AddInPlace(PlanBuilder& plan) {
     plan.Show(small ? "raw.shm.1MiB" : "raw.shm.16MiB",
               absl::StrCat(SizeName(bytes), " written and read in place"), raw);
     plan.Promise(small ? "L6" : "L6.16MiB",
-                 absl::StrCat("mi7 shm, ", SizeName(bytes), " touched / in place"), mi7, raw, 1.10);
+                 absl::StrCat("mi7 shm, ", SizeName(bytes), " touched / in place"), mi7, raw, 1.10)
+        .stretch = 1.05;
   }
 }
 
@@ -68,6 +71,7 @@ void AddMany(PlanBuilder& plan) {
   const int idle = plan.options().local_connections;
   Cell active = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
   active.workload.connections = kActive;
+  active.standing = true;  // warm, as the crowd's server is
   Cell among = active;
   among.idle_connections = idle;
   const size_t alone = plan.AddCell(active);
@@ -77,6 +81,7 @@ void AddMany(PlanBuilder& plan) {
   idle_only.idle_connections = idle;
   idle_only.rounds_max = 3;
   const size_t memory = plan.AddCell(idle_only);
+  const size_t watched = plan.AddCell(Watched(plan, idle_only));
   const std::string what = absl::StrCat("64 among ", idle, " idle clients");
   for (Row* row : {&plan.Promise("L8", what + " / the 64 alone", crowd, alone, 1.05),
                    &plan.Promise("L8.p99", what + ", p99", crowd, alone, 1.2, Quantity::kP99)}) {
@@ -85,14 +90,15 @@ void AddMany(PlanBuilder& plan) {
   plan.PromiseValue("L8.idle", "memory of an idle client, both sides", memory, 8192,
                     Quantity::kIdleTogether)
       .placements = {Placement::kUnpinned};
-  plan.PromiseValue("L8.wakeups", "wakeups of idle clients", memory, 0, Quantity::kIdleWakeups)
+  plan.PromiseValue("L8.wakeups", "wakeups of idle clients", watched, 0, Quantity::kIdleWakeups)
       .placements = {Placement::kUnpinned};
 }
 
 // Several clients against one. Only over shared memory something is promised.
 void AddTogether(PlanBuilder& plan, const char* transport, const std::string& threads_id,
                  const std::string& processes_id, bool promised) {
-  const size_t one = plan.AddNumber("mi7", transport, Waiting::kDefault, 1);
+  const size_t one =
+      plan.AddCopy(plan.AddNumber("mi7", transport, Waiting::kDefault, 1), threads_id);
   Cell threads = plan.Calls("mi7", transport, Waiting::kDefault, 1);
   threads.workload.threads = kTogether;
   Cell processes = plan.Calls("mi7", transport, Waiting::kDefault, 1);

@@ -3,6 +3,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "bench/harness/peers.h"
@@ -29,8 +30,10 @@ class Contest {
         bytes_(bytes),
         mi7_(plan.AddEcho("mi7", transport, waiting, outstanding, bytes)) {}
 
-  // `over`: what the peer's call goes over; nullptr: the same as mi7's.
-  Row& Against(const Peer& peer, double target, const char* over = nullptr) {
+  // `over`: what the peer's call goes over; nullptr: the same as mi7's. V7 looks at the same
+  // `placements`.
+  Row& Against(const Peer& peer, double target, const char* over = nullptr,
+               const std::vector<Placement>& placements = {Placement::kUnpinned}) {
     const char* const transport = over != nullptr ? over : transport_;
     const size_t cell =
         plan_.AddEcho(peer.program, transport, Waiting::kDefault, outstanding_, bytes_);
@@ -39,22 +42,24 @@ class Contest {
                          bytes_ == kSmall      ? ""
                          : bytes_ == kMebibyte ? ".1MiB"
                                                : ".16MiB"),
-            absl::StrCat(peer.name, " ", transport, ", ", SizeName(bytes_), many), cell);
+            absl::StrCat(peer.name, " ", transport, ", ", SizeName(bytes_), many), cell,
+            placements);
     const std::string what = absl::StrCat(what_, " / ", peer.name);
     Row& row = plan_.Promise(id_ + peer.suffix, what, mi7_, cell, target);
-    row.placements = {Placement::kUnpinned};
+    row.placements = placements;
     plan_
         .Promise(absl::StrCat("V7.", id_, peer.suffix), "CPU: " + what, mi7_, cell, 1.0,
                  Quantity::kCpuPerCall)
-        .placements = {Placement::kUnpinned};
+        .placements = placements;
     return row;
   }
   size_t mi7() const { return mi7_; }
 
  private:
   // The peer's own figure, which several contests share.
-  void AddOnce(const std::string& id, const std::string& what, size_t cell) {
-    if (!plan_.Has(id)) plan_.Show(id, what, cell).placements = {Placement::kUnpinned};
+  void AddOnce(const std::string& id, const std::string& what, size_t cell,
+               const std::vector<Placement>& placements) {
+    if (!plan_.Has(id)) plan_.Show(id, what, cell).placements = placements;
   }
 
   PlanBuilder& plan_;
@@ -68,13 +73,15 @@ class Contest {
 
 void AddLocalPeers(PlanBuilder& plan) {
   Contest v1(plan, "V1", "mi7 shm 64 B", "shm", 1, kSmall);
-  const auto everywhere = [](Row& row, double one_cpu) {
-    row.placements = {Placement::kDifferentCpus, Placement::kUnpinned, Placement::kOneCpu};
-    row.target_one_cpu = one_cpu;
+  const auto everywhere = [&](const Peer& peer, double target, double stretch, double one_cpu) {
+    Row& row = v1.Against(peer, target, "unix",
+                          {Placement::kDifferentCpus, Placement::kUnpinned, Placement::kOneCpu});
+    row.stretch = stretch;
+    row.target_one_cpu = row.stretch_one_cpu = one_cpu;
   };
-  everywhere(v1.Against(Mainly(kGrpcSync), 1.0 / 50, "unix"), 1.0 / 10);
-  v1.Against(kGrpcCallback, 1.0 / 50, "unix");
-  everywhere(v1.Against(kCapnp, 1.0 / 25, "unix"), 1.0 / 6);
+  everywhere(Mainly(kGrpcSync), 1.0 / 50, 1.0 / 100, 1.0 / 10);
+  everywhere(kGrpcCallback, 1.0 / 50, 1.0 / 100, 1.0 / 10);
+  everywhere(kCapnp, 1.0 / 25, 1.0 / 50, 1.0 / 6);
   // No promise names these; lower than every peer is the least.
   for (const Peer& peer : {kThrift, kZeromq, kNng}) v1.Against(peer, 1.0, "unix");
   v1.Against(kBoost, 1.0);
@@ -94,13 +101,15 @@ void AddLocalPeers(PlanBuilder& plan) {
   v2.Against(kBoost, 1.0 / 5);
 
   // The best untyped messaging over shared memory is what the raw subject does.
-  const size_t lines = plan.AddEcho("raw_shm", "shm", Waiting::kSpinning, 1, kSmall);
+  const size_t lines =
+      plan.AddCopy(plan.AddEcho("raw_shm", "shm", Waiting::kSpinning, 1, kSmall), "V3");
   const size_t spinning = plan.AddEcho("mi7", "shm", Waiting::kSpinning, 1, kSmall);
   plan.Promise("V3", "mi7 shm 64 B, spinning / two lines", spinning, lines, 1.3).placements = {
       Placement::kDifferentCpus};
   Cell in_place = plan.Calls("mi7", "shm", Waiting::kSpinning, 1);
   in_place.workload.call = Call::kPrebuilt;
   in_place.workload.payload_bytes = kMebibyte;
+  in_place.copy_for = "V3.1MiB";
   // Nobody looks at the payload, so the best that can be done is to signal it: the same lines.
   plan.Promise("V3.1MiB", "mi7 shm 1 MiB in place / two lines", plan.AddCell(in_place), lines, 1.3)
       .placements = {Placement::kDifferentCpus};
@@ -111,7 +120,7 @@ void AddTcpPeers(PlanBuilder& plan) {
   Contest blocking(plan, "V4", "mi7 tcp 64 B, blocking", "tcp", 1, kSmall, Waiting::kBlocking);
   for (const Peer& peer : kTcpPeers) blocking.Against(peer, 1.0);
   Contest adaptive(plan, "V4.adaptive", "mi7 tcp 64 B", "tcp", 1, kSmall);
-  for (const Peer& peer : kTcpPeers) adaptive.Against(peer, 0.2);
+  for (const Peer& peer : kTcpPeers) adaptive.Against(peer, 0.2).stretch = 1.0 / 8;
 
   Contest many(plan, "V5", "mi7 tcp 64 B x64", "tcp", kPipelined, kSmall);
   many.Against(Mainly(kGrpcCallback), 1.0 / 4);

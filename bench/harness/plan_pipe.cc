@@ -28,21 +28,23 @@ void AddSlotPipe(PlanBuilder& plan) {
   const size_t slots_100 = plan.AddCell(alone);
   alone.workload.scale = 10'000;
   const size_t slots_10000 = plan.AddCell(alone);
-  plan.PromiseValue("S1", "slot pipe: 64 B through 100 slots", slots_100, 100, Quantity::kPerCall)
-      .placements = two_places;
+  Row& s1 = plan.PromiseValue("S1", "slot pipe: 64 B through 100 slots", slots_100, 100,
+                              Quantity::kPerCall);
+  s1.placements = two_places;
+  s1.stretch = 60;
 
-  const size_t lines = plan.AddNumber("raw_shm", "shm", Waiting::kSpinning, 1);
+  const size_t lines = plan.AddCopy(plan.AddNumber("raw_shm", "shm", Waiting::kSpinning, 1), "S2");
   const size_t there_and_back =
       plan.AddEcho("slot_pipe", "pipe", Waiting::kSpinning, 1, kMessageBytes);
-  plan.Promise("S2", "slot pipe ping-pong, spinning / lines", there_and_back, lines, 2.5);
+  plan.Promise("S2", "slot pipe ping-pong, spinning / lines", there_and_back, lines, 2.5).stretch =
+      2.0;
 
   const size_t ring = plan.AddCell(Stream(plan, "raw_shm", "shm", Waiting::kSpinning));
   const size_t spinning = plan.AddCell(Stream(plan, "slot_pipe", "pipe", Waiting::kSpinning));
   plan.Show("raw.shm.stream", "raw ring, 64 B one way, spinning", ring);
-  plan.Promise("S3", "slot pipe stream, spinning / raw ring", spinning, ring, 3.0);
+  plan.Promise("S3", "slot pipe stream, spinning / raw ring", spinning, ring, 3.0).stretch = 2.0;
 
-  const Cell adaptive = Stream(plan, "slot_pipe", "pipe", Waiting::kDefault);
-  const size_t one_to_one = plan.AddCell(adaptive);
+  const size_t one_to_one = plan.AddCell(Stream(plan, "slot_pipe", "pipe", Waiting::kDefault));
   plan.Show("S3.adaptive", "slot pipe stream, adaptive", one_to_one).placements = two_places;
   constexpr struct {
     const char* id;
@@ -51,7 +53,8 @@ void AddSlotPipe(PlanBuilder& plan) {
   } kManySided[] = {{"S4", 2, 2}, {"S4.4x4", 4, 4}, {"S4.1x4", 1, 4}, {"S4.4x1", 4, 1}};
   for (const auto& [id_of_row, producers, consumers] : kManySided) {
     if (producers != consumers && !plan.options().all_rows) continue;
-    Cell cell = adaptive;
+    // "shared": unlike over "pipe", a consumer need not get every message.
+    Cell cell = Stream(plan, "slot_pipe", "shared", Waiting::kDefault);
     cell.clients = producers;
     cell.servers = consumers;
     const size_t many = plan.AddCell(cell);

@@ -45,6 +45,7 @@ const std::vector<Promised>& Promises() {
       {"L7", Kind::kValue, 150},
       {"L7.allocations", Kind::kValue, 0},
       {"L7.copied", Kind::kValue, 0},
+      {"L7.copied.32", Kind::kValue, 0},
       {"L8", Kind::kRatio, 1.05},
       {"L8.p99", Kind::kRatio, 1.2},
       {"L8.idle", Kind::kValue, 8192},
@@ -65,6 +66,7 @@ const std::vector<Promised>& Promises() {
       {"T5.idle.server", Kind::kValue, 1024},
       {"T5.idle.client", Kind::kValue, 1024},
       {"V1", Kind::kRatio, 1.0 / 50, 1.0 / 10},
+      {"V1.grpc_callback", Kind::kRatio, 1.0 / 50, 1.0 / 10},
       {"V1.capnp", Kind::kRatio, 1.0 / 25, 1.0 / 6},
       {"V2", Kind::kRatio, 1.0 / 50},
       {"V2.capnp", Kind::kRatio, 1.0 / 25},
@@ -176,8 +178,102 @@ TEST(PlanTest, CpuTimeIsHeldAgainstEveryPeerToo) {
     EXPECT_EQ(cpu.quantity, Quantity::kCpuPerCall) << row.id;
     EXPECT_EQ(cpu.limit, row.limit) << row.id;
     EXPECT_EQ(cpu.target, 1.0) << row.id;
+    EXPECT_EQ(cpu.placements, row.placements) << row.id;
   }
   EXPECT_GT(held, 40);
+}
+
+// "Client and server on different CPUs, on one CPU, and unpinned."
+TEST(PlanTest, WhatIsPromisedForOneCpuIsMeasuredThere) {
+  const Plan plan = MakePlan({});
+  const std::set<Placement> all = {Placement::kDifferentCpus, Placement::kOneCpu,
+                                   Placement::kUnpinned};
+  int promised = 0;
+  for (const Row& row : plan.rows) {
+    if (!row.target_one_cpu.has_value()) continue;
+    ++promised;
+    EXPECT_EQ(std::set<Placement>(row.placements.begin(), row.placements.end()), all) << row.id;
+  }
+  EXPECT_EQ(promised, 3);
+}
+
+// The figures in brackets.
+TEST(PlanTest, EveryStretchIsThere) {
+  const std::map<std::string, double> stretches = {{"L1", 1.25},
+                                                   {"L4", 2},
+                                                   {"L6", 1.05},
+                                                   {"L6.16MiB", 1.05},
+                                                   {"L7", 80},
+                                                   {"T1", 1.05},
+                                                   {"T2", 1.08},
+                                                   {"T3", 1.3},
+                                                   {"V1", 1.0 / 100},
+                                                   {"V4.adaptive", 1.0 / 8},
+                                                   {"V1.capnp", 1.0 / 50},
+                                                   {"S1", 60},
+                                                   {"S2", 2},
+                                                   {"S3", 2}};
+  const Plan plan = MakePlan({});
+  const auto rows = ById(plan);
+  for (const auto& [id, stretch] : stretches) {
+    ASSERT_TRUE(rows.at(id)->stretch.has_value()) << id;
+    EXPECT_DOUBLE_EQ(*rows.at(id)->stretch, stretch) << id;
+    EXPECT_LT(stretch, *rows.at(id)->target) << id;
+  }
+}
+
+// They would measure the scheduler's time slice.
+TEST(PlanTest, NothingThatSpinsIsMeasuredOnOneCpu) {
+  const Plan plan = MakePlan({});
+  const auto spins = [&](size_t cell) {
+    return plan.cells[cell].workload.waiting == Waiting::kSpinning;
+  };
+  int of_both = 0;
+  for (const Row& row : plan.rows) {
+    const bool spinning = spins(row.cell) || (row.limit.has_value() && spins(*row.limit));
+    const bool one_cpu = std::find(row.placements.begin(), row.placements.end(),
+                                   Placement::kOneCpu) != row.placements.end();
+    EXPECT_FALSE(spinning && one_cpu) << row.id;
+    of_both += !spinning && one_cpu ? 1 : 0;
+  }
+  EXPECT_GT(of_both, 20) << "the others are";
+}
+
+// What waits for calls in the same way has the same: a warm server.
+TEST(PlanTest, TheCrowdIsHeldAgainstAServerThatIsAsWarm) {
+  const Plan plan = MakePlan({});
+  const auto rows = ById(plan);
+  for (const char* id : {"L8", "L8.p99", "T5", "T5.p99"}) {
+    const Cell& alone = plan.cells[rows.at(id)->limit.value()];
+    EXPECT_TRUE(alone.standing) << id;
+    EXPECT_EQ(alone.idle_connections, 0) << id;
+  }
+}
+
+TEST(PlanTest, WakeupsAreWatchedForLongOnceAndNotInAQuickRun) {
+  for (const PlanOptions& options : AllOptions()) {
+    const Plan plan = MakePlan(options);
+    const auto rows = ById(plan);
+    for (const char* id : {"L8.wakeups", "T5.wakeups"}) {
+      const Cell& cell = plan.cells[rows.at(id)->cell];
+      EXPECT_EQ(cell.watch_ms >= 6000, !options.quick) << id;
+      EXPECT_EQ(cell.rounds_max, options.quick ? 3 : 1) << id;
+    }
+  }
+}
+
+// A quick run has time for what is promised.
+TEST(PlanTest, AQuickRunCountsAndBuildsOnlyWhatATargetNeeds) {
+  const Plan plan = MakePlan({.quick = true, .all_rows = false});
+  for (const Row& row : plan.rows) {
+    if (row.detail || row.target.has_value()) continue;
+    const bool timed = row.quantity == Quantity::kP50 || row.quantity == Quantity::kPerCall ||
+                       row.quantity == Quantity::kCpuPerCall;
+    const bool peers_memory =
+        row.quantity == Quantity::kIdleServer || row.quantity == Quantity::kIdleClient;
+    EXPECT_TRUE(timed || peers_memory) << row.id;
+    EXPECT_NE(row.id.rfind("methods.", 0), 0u) << row.id;
+  }
 }
 
 TEST(PlanTest, AnIdIsOfOneRow) {

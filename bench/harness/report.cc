@@ -37,19 +37,28 @@ std::string Verdict(const Figure& figure) {
   return absl::StrCat(*figure.met ? "met" : "MISSED", figure.stable ? "" : "?");
 }
 
+// `client` and `server`: CPU time per call.
 std::string Columns(const std::string& value, const std::string& spread, const std::string& p99,
-                    const std::string& ratio, const std::string& target, const std::string& verdict,
-                    const std::string& others, const std::string& bandwidth) {
-  std::string text = absl::StrFormat("%9s %5s %9s %7s %10s %-8s %-6s %s", value, spread, p99, ratio,
-                                     target, verdict, others, bandwidth);
+                    const std::string& ratio, const std::string& target, const std::string& stretch,
+                    const std::string& verdict, const std::string& others,
+                    const std::string& client, const std::string& server,
+                    const std::string& bandwidth) {
+  std::string text =
+      absl::StrFormat("%9s %5s %9s %7s %10s %10s %-8s %-6s %10s %10s  %s", value, spread, p99,
+                      ratio, target, stretch, verdict, others, client, server, bandwidth);
   while (text.back() == ' ') text.pop_back();
   return text;
 }
 
-std::string TargetText(const Figure& figure) {
-  if (!figure.target.has_value()) return "";
-  if (figure.absolute) return absl::StrCat("<= ", HumanValue(*figure.target, figure.unit));
-  return absl::StrCat("<= ", Ratio(*figure.target));
+// Of a target or a stretch.
+std::string BoundText(const Figure& figure, const std::optional<double>& bound) {
+  if (!bound.has_value()) return "";
+  if (figure.absolute) return absl::StrCat("<= ", HumanValue(*bound, figure.unit));
+  return absl::StrCat("<= ", Ratio(*bound));
+}
+
+std::string NanosText(const std::optional<double>& ns) {
+  return ns.has_value() ? HumanValue(*ns, "ns") : "";
 }
 
 }  // namespace
@@ -95,7 +104,8 @@ std::string ToTable(const std::vector<Figure>& figures, const RunResult& result)
       placement = figure.placement;
       absl::StrAppend(&table, "\n", Title(*placement, result), "\n");
       add("id", "what",
-          Columns("value", "+-", "p99", "ratio", "target", "", "others", "bandwidth"));
+          Columns("value", "+-", "p99", "ratio", "target", "(stretch)", "", "others", "client CPU",
+                  "server CPU", "bandwidth"));
     }
     if (!figure.missing.empty()) {
       add(figure.id, figure.what, absl::StrCat("not measured: ", figure.missing));
@@ -103,10 +113,13 @@ std::string ToTable(const std::vector<Figure>& figures, const RunResult& result)
     }
     add(figure.id, figure.what,
         Columns(HumanValue(figure.value.median, figure.unit), Percent(figure.value.relative() / 2),
-                figure.p99.has_value() ? HumanValue(*figure.p99, "ns") : "",
-                figure.ratio.has_value() ? Ratio(figure.ratio->median) : "", TargetText(figure),
-                Verdict(figure), Percent(figure.others_share),
-                figure.bytes_per_s.has_value() ? HumanBandwidth(*figure.bytes_per_s) : ""));
+                NanosText(figure.p99), figure.ratio.has_value() ? Ratio(figure.ratio->median) : "",
+                BoundText(figure, figure.target), BoundText(figure, figure.stretch),
+                Verdict(figure), Percent(figure.others_share), NanosText(figure.client_cpu_ns),
+                NanosText(figure.server_cpu_ns),
+                !figure.limit_missing.empty()    ? absl::StrCat("no ratio: ", figure.limit_missing)
+                : figure.bytes_per_s.has_value() ? HumanBandwidth(*figure.bytes_per_s)
+                                                 : ""));
   }
   return table;
 }

@@ -29,14 +29,16 @@ struct Figure {
   // Of the rounds' own ratios: what disturbs the machine for seconds disturbs both and cancels.
   std::optional<Spread> ratio;
   std::optional<double> target;
-  bool absolute = false;  // the target is a value, not a ratio
-  bool detail = false;    // not in the table
+  std::optional<double> stretch;  // where we want to end, as `target`
+  bool absolute = false;          // the target is a value, not a ratio
+  bool detail = false;            // not in the table
   std::optional<bool> met;
   // The rounds agree: the quartiles of what is compared with the target (or of the value) are not
   // further apart than a quarter of the median. Otherwise run again on a quieter machine.
   bool stable = true;
-  double others_share = 0;  // of the machine, median over the rounds
-  std::string missing;      // why there is no value
+  double others_share = 0;         // of the machine, median over the rounds
+  std::string missing;             // why there is no value
+  std::string limit_missing = {};  // why there is a value and no ratio
 };
 
 // In the order of the plan, placement by placement.

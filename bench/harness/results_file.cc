@@ -104,6 +104,7 @@ std::string GetText(const Members& members, std::string_view name) {
 std::string Worse(const SavedFigure& before, const SavedFigure& after) {
   if (!before.value.has_value()) return "";
   if (!after.value.has_value()) return "not measured any more";
+  if (before.ratio.has_value() && !after.ratio.has_value()) return "has nothing to be held against";
   const bool ratios = before.ratio.has_value() && after.ratio.has_value();
   const double was = ratios ? *before.ratio : *before.value;
   const double is = ratios ? *after.ratio : *after.value;
@@ -122,8 +123,9 @@ std::string Worse(const SavedFigure& before, const SavedFigure& after) {
 
 }  // namespace
 
-std::string ToJson(const Figure& figure) {
+std::string ToJson(const Figure& figure, const RunKind& kind) {
   const bool there = figure.missing.empty();
+  const std::string& missing = there ? figure.limit_missing : figure.missing;
   std::string json =
       absl::StrCat("{\"id\":", Quoted(figure.id), ",\"what\":", Quoted(figure.what),
                    ",\"placement\":", Quoted(std::string(PlacementName(figure.placement))),
@@ -131,7 +133,7 @@ std::string ToJson(const Figure& figure) {
                    ",\"unit\":", Quoted(figure.unit), ",\"limit\":", OrNull(figure.limit));
   absl::StrAppend(
       &json, ",\"ratio\":", figure.ratio.has_value() ? Number(figure.ratio->median) : "null",
-      ",\"target\":", OrNull(figure.target),
+      ",\"target\":", OrNull(figure.target), ",\"stretch\":", OrNull(figure.stretch),
       ",\"met\":", !figure.met.has_value() ? "null" : (*figure.met ? "true" : "false"),
       ",\"stable\":", figure.stable ? "true" : "false", ",\"rounds\":", figure.value.rounds,
       ",\"spread\":", Number(figure.value.relative()));
@@ -144,13 +146,16 @@ std::string ToJson(const Figure& figure) {
       ",\"heap_bytes\":", OrNull(figure.heap_bytes),
       ",\"resident_bytes\":", OrNull(figure.resident_bytes));
   absl::StrAppend(&json, ",\"others_share\":", Number(figure.others_share),
-                  ",\"missing\":", there ? "null" : Quoted(figure.missing), "}");
+                  ",\"missing\":", missing.empty() ? "null" : Quoted(missing),
+                  ",\"quick\":", kind.quick ? "true" : "false",
+                  ",\"machine\":", Quoted(kind.machine), "}");
   return json;
 }
 
-absl::Status WriteResults(const std::string& path, const std::vector<Figure>& figures) {
+absl::Status WriteResults(const std::string& path, const std::vector<Figure>& figures,
+                          const RunKind& kind) {
   std::ofstream file(path);
-  for (const Figure& figure : figures) file << ToJson(figure) << "\n";
+  for (const Figure& figure : figures) file << ToJson(figure, kind) << "\n";
   file.flush();
   if (!file) return absl::UnavailableError(absl::StrCat("cannot write ", path));
   return absl::OkStatus();
@@ -163,6 +168,8 @@ absl::StatusOr<SavedFigure> ParseFigure(std::string_view line) {
   figure.id = GetText(*members, "id");
   figure.placement = GetText(*members, "placement");
   figure.unit = GetText(*members, "unit");
+  figure.quick = GetText(*members, "quick");
+  figure.machine = GetText(*members, "machine");
   std::optional<double> spread;
   std::optional<double> ratio_spread;
   if (figure.id.empty() || !GetNumber(*members, "value", &figure.value) ||
@@ -191,6 +198,20 @@ absl::StatusOr<std::vector<SavedFigure>> ReadResults(const std::string& path) {
     figures.push_back(*std::move(figure));
   }
   return figures;
+}
+
+std::string DescribeMismatch(const std::vector<SavedFigure>& before,
+                             const std::vector<SavedFigure>& after) {
+  if (before.empty() || after.empty()) return "";
+  std::string text;
+  if (before[0].quick != after[0].quick) {
+    absl::StrAppend(&text, "One of the two is a quick run: shorter, and with fewer connections.\n");
+  }
+  if (before[0].machine != after[0].machine) {
+    absl::StrAppend(&text, "Two machines: '", before[0].machine, "' and '", after[0].machine,
+                    "'.\n");
+  }
+  return text;
 }
 
 std::string DescribeWorse(const std::vector<SavedFigure>& before,

@@ -33,9 +33,9 @@ Figure MakeFigure(const std::string& id, double value, std::optional<double> rat
   return figure;
 }
 
-std::vector<SavedFigure> Saved(const std::vector<Figure>& figures) {
+std::vector<SavedFigure> Saved(const std::vector<Figure>& figures, const RunKind& kind = {}) {
   std::vector<SavedFigure> saved;
-  for (const Figure& figure : figures) saved.push_back(ParseFigure(ToJson(figure)).value());
+  for (const Figure& figure : figures) saved.push_back(ParseFigure(ToJson(figure, kind)).value());
   return saved;
 }
 
@@ -44,18 +44,30 @@ std::string Worse(const Figure& before, const Figure& after) {
 }
 
 TEST(ResultsFileTest, JsonHasEveryPromisedField) {
-  EXPECT_EQ(ToJson(MakeFigure("X1", 150, 1.5)),
+  Figure figure = MakeFigure("X1", 150, 1.5);
+  figure.stretch = 1.1;
+  EXPECT_EQ(ToJson(figure, {.quick = true, .machine = "a machine"}),
             "{\"id\":\"X1\",\"what\":\"a \\\"quoted\\\" name\",\"placement\":\"unpinned\","
             "\"value\":150,\"unit\":\"ns\",\"limit\":100,\"ratio\":1.5,\"target\":1.2,"
-            "\"met\":false,\"stable\":true,\"rounds\":9,\"spread\":0,\"min\":150,\"max\":150,"
+            "\"stretch\":1.1,\"met\":false,\"stable\":true,\"rounds\":9,\"spread\":0,\"min\":150,"
+            "\"max\":150,"
             "\"ratio_spread\":0,\"p99\":null,\"bytes_per_s\":null,\"client_cpu_ns\":null,\"server_"
             "cpu_ns\":null,"
-            "\"heap_bytes\":null,\"resident_bytes\":null,\"others_share\":0,\"missing\":null}");
+            "\"heap_bytes\":null,\"resident_bytes\":null,\"others_share\":0,\"missing\":null,"
+            "\"quick\":true,\"machine\":\"a machine\"}");
+}
+
+TEST(ResultsFileTest, WithoutItsLimitAFigureIsStillThere) {
+  Figure figure = MakeFigure("X1", 150, {});
+  figure.limit_missing = "peer: not installed";
+  const std::string json = ToJson(figure, {});
+  EXPECT_NE(json.find("\"value\":150,"), std::string::npos) << json;
+  EXPECT_NE(json.find("\"missing\":\"peer: not installed\""), std::string::npos) << json;
 }
 
 TEST(ResultsFileTest, WhatWasWrittenIsRead) {
   const std::string path = absl::StrCat(std::getenv("TEST_TMPDIR"), "/results.json");
-  ASSERT_TRUE(WriteResults(path, {MakeFigure("X1", 150, 1.5), MakeFigure("X2", 7, {})}).ok());
+  ASSERT_TRUE(WriteResults(path, {MakeFigure("X1", 150, 1.5), MakeFigure("X2", 7, {})}, {}).ok());
   const auto figures = ReadResults(path);
   ASSERT_TRUE(figures.ok()) << figures.status();
   ASSERT_EQ(figures->size(), 2u);
@@ -69,7 +81,7 @@ TEST(ResultsFileTest, WhatWasWrittenIsRead) {
 
 TEST(ResultsFileTest, BadLineIsNamed) {
   const std::string path = absl::StrCat(std::getenv("TEST_TMPDIR"), "/bad.json");
-  std::ofstream(path) << ToJson(MakeFigure("X1", 150, 1.5)) << "\n{\"id\":\"X2\"\n";
+  std::ofstream(path) << ToJson(MakeFigure("X1", 150, 1.5), {}) << "\n{\"id\":\"X2\"\n";
   const auto figures = ReadResults(path);
   EXPECT_EQ(figures.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(figures.status().message().find("bad.json:2"), std::string::npos) << figures.status();
@@ -106,6 +118,21 @@ TEST(DescribeWorseTest, WhatIsGoneIsTold) {
   EXPECT_NE(DescribeWorse(Saved({MakeFigure("X1", 150, 1.1)}), {}).find("not there any more"),
             std::string::npos);
   EXPECT_EQ(Worse(missing, missing), "");
+}
+
+TEST(DescribeWorseTest, WhatHasNoLimitAnyMoreIsTold) {
+  EXPECT_NE(Worse(MakeFigure("X1", 150, 1.1), MakeFigure("X1", 150, {})).find("nothing to be held"),
+            std::string::npos);
+}
+
+TEST(DescribeMismatchTest, RunsOfOneKindAreNotTold) {
+  const auto run = [](bool quick, const std::string& machine) {
+    return Saved({MakeFigure("X1", 150, 1.1)}, {.quick = quick, .machine = machine});
+  };
+  EXPECT_EQ(DescribeMismatch(run(false, "a"), run(false, "a")), "");
+  EXPECT_NE(DescribeMismatch(run(false, "a"), run(true, "a")).find("quick"), std::string::npos);
+  EXPECT_NE(DescribeMismatch(run(false, "a"), run(false, "b")).find("'a' and 'b'"),
+            std::string::npos);
 }
 
 TEST(DescribeWorseTest, SomethingWhereThereWasNothingIsWorse) {

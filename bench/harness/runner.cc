@@ -86,7 +86,8 @@ std::string Describe(const Cell& cell, Placement placement) {
 }
 
 // Runs cells. Servers with idle connections live as long as it does, because opening thousands of
-// connections takes longer than all rounds; nothing else of theirs runs meanwhile.
+// connections takes longer than all rounds, and with them what they are compared with; nothing else
+// of theirs runs meanwhile.
 class CellRunner {
  public:
   CellRunner(const Plan& plan, const RunOptions& options, const Scratch& scratch)
@@ -113,7 +114,7 @@ class CellRunner {
       }
       case Cell::Kind::kIdleConnections: {
         const absl::StatusOr<IdleFigures> idle =
-            MeasureIdleConnections(program, cell.workload, cell.idle_connections);
+            MeasureIdleConnections(program, cell.workload, cell.idle_connections, cell.watch_ms);
         if (!idle.ok()) return idle.status();
         sample.idle = *idle;
         return sample;
@@ -140,7 +141,7 @@ class CellRunner {
                              .servers = cell.servers,
                              .idle_connections = cell.idle_connections,
                              .count_system_calls = cell.count_system_calls};
-    if (cell.idle_connections == 0) {
+    if (cell.idle_connections == 0 && !cell.standing) {
       const absl::StatusOr<ServerGroup> servers = ServerGroup::Start(setup, cpus, scratch_);
       return servers.ok() ? MeasureCalls(setup, cpus, *servers, scratch_) : servers.status();
     }

@@ -96,8 +96,8 @@ class UncalledService final : public Service {
  public:
   static constexpr size_t kMethods = 10;
 
-  explicit UncalledService(uint64_t id) {
-    for (size_t i = 0; i < kMethods; ++i) {
+  explicit UncalledService(uint64_t id, size_t methods = kMethods) {
+    for (size_t i = 0; i < methods; ++i) {
       methods_.push_back(
           {.interface_id = id, .method_id = static_cast<uint16_t>(i), .name = "Uncalled.method"});
     }
