@@ -15,7 +15,7 @@ namespace {
 constexpr char kStyle[] = R"(
 :root { color-scheme: light; }
 body { font: 15px/1.45 system-ui, "DejaVu Sans", sans-serif; color: #1a1d21; background: #fff;
-       max-width: 1180px; margin: 24px auto; padding: 0 16px; }
+       max-width: 1360px; margin: 24px auto; padding: 0 16px; }
 h1 { font-size: 24px; margin-bottom: 4px; } h2 { font-size: 19px; margin-top: 36px; }
 p { margin: 6px 0; } .small { color: #555d66; font-size: 13px; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }

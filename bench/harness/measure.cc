@@ -111,8 +111,18 @@ absl::StatusOr<ServerGroup> ServerGroup::Start(const CallSetup& setup, const Cpu
   return group;
 }
 
+absl::Status ServerGroup::Damage(const Scratch& scratch) {
+  for (size_t i = 0; i < servers_.size(); ++i) {
+    // Relaxed: whoever lost it tells it through its socket next.
+    if (scratch[i].header().damaged.load(std::memory_order_relaxed) == 0) continue;
+    const absl::Status said = Listen(servers_[i], kStartTimeout).status();
+    return absl::DataLossError(absl::StrCat("its server: ", std::string(said.message())));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<CallFigures> MeasureCalls(const CallSetup& setup, const CpuSets& cpus,
-                                         const ServerGroup& servers, const Scratch& scratch) {
+                                         ServerGroup& servers, const Scratch& scratch) {
   const int64_t begin_ns = MonotonicNanos();
   std::vector<ChildProcess> clients;
   for (size_t i = 0; i < static_cast<size_t>(setup.clients); ++i) {
@@ -148,6 +158,8 @@ absl::StatusOr<CallFigures> MeasureCalls(const CallSetup& setup, const CpuSets& 
     if (status.ok() && !together) status = Expect(client, "connected", kStartTimeout);
     if (status.ok()) status = Expect(client, "done", limit);
   }
+  // A client cannot know, or waits for what does not come.
+  if (absl::Status damage = servers.Damage(scratch); !damage.ok()) status = damage;
   if (!status.ok()) {
     for (ChildProcess& client : clients) client.Kill();
     return status;

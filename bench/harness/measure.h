@@ -75,6 +75,8 @@ class ServerGroup {
   const std::string& address() const { return address_; }
   const ChildProcess& first() const { return servers_.front(); }
   double start_ns() const { return start_ns_; }
+  // DATA_LOSS when a server gave up because of what it was sent, with what it said.
+  absl::Status Damage(const Scratch& scratch);
 
  private:
   std::vector<ChildProcess> servers_;
@@ -86,6 +88,6 @@ class ServerGroup {
 // Runs the calls of `setup` once against `servers`. Fails with what went wrong and where; the
 // clients are gone when it returns.
 absl::StatusOr<CallFigures> MeasureCalls(const CallSetup& setup, const CpuSets& cpus,
-                                         const ServerGroup& servers, const Scratch& scratch);
+                                         ServerGroup& servers, const Scratch& scratch);
 
 }  // namespace mi7::bench

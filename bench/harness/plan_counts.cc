@@ -91,7 +91,7 @@ void AddCounted(PlanBuilder& plan) {
 }
 
 void AddMethods(PlanBuilder& plan) {
-  const size_t few = plan.AddNumber("mi7", "shm", Waiting::kDefault, 1);
+  const size_t few = plan.AddCopy(plan.AddNumber("mi7", "shm", Waiting::kDefault, 1), "methods");
   for (int methods : {10, 100, 1'000, 10'000}) {
     Cell cell = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
     cell.workload.scale = methods;

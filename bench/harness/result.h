@@ -40,7 +40,7 @@ struct ResultHeader {
   uint64_t server_copied_bytes;
   // Live.
   std::atomic<uint32_t> measuring;  // 1 during the measured stretch, for who watches from outside
-  uint32_t reserved;
+  std::atomic<uint32_t> damaged;    // 1 by a server that gave up because of what it was sent
   Counts client_counts;
   Counts server_counts;
   std::atomic<uint64_t> served;  // by the server, where it counts: subject.h

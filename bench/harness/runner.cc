@@ -142,7 +142,7 @@ class CellRunner {
                              .idle_connections = cell.idle_connections,
                              .count_system_calls = cell.count_system_calls};
     if (cell.idle_connections == 0 && !cell.standing) {
-      const absl::StatusOr<ServerGroup> servers = ServerGroup::Start(setup, cpus, scratch_);
+      absl::StatusOr<ServerGroup> servers = ServerGroup::Start(setup, cpus, scratch_);
       return servers.ok() ? MeasureCalls(setup, cpus, *servers, scratch_) : servers.status();
     }
     auto standing = standing_.find({index, placement});

@@ -112,6 +112,9 @@ int Serve(Subject& subject, bool watched, ServeOrJoin serve_or_join) {
       ::_exit(0);
     });
   });
+  if (memory.ok() && ended.code() == absl::StatusCode::kDataLoss) {
+    memory->header().damaged.store(1, std::memory_order_relaxed);  // measure.cc
+  }
   // A joinable thread must not be destroyed, and the watcher ends only with the process.
   ::_exit(Fail(ended));
 }
