@@ -208,6 +208,20 @@ def workspace_lines_in_readme(tree):
             yield "README.md", "lacks a line that %s needs: %s" % (workspace, line)
 
 
+def exclusions_documented(tree):
+    """docs/TESTING.md names every test that does not run under each sanitizer."""
+    doc = "docs/TESTING.md"
+    if not tree.has(doc):
+        return
+    for path, _, label, text in _rules_of(tree):
+        tags = re.search(r"\btags = \[(.*?)\]", text, re.DOTALL)
+        excluded = re.findall(r'"(no_\w+)"', tags.group(1)) if tags else []
+        for tag in excluded:
+            lines = [line for line in tree.lines(doc) if "`%s`" % tag in line]
+            if not any("`%s`" % label in line for line in lines):
+                yield path, "%s has no line on %s, which is %s" % (doc, label, tag)
+
+
 STRICT = [
     include_direction,
     libuv_in_transport_only,
@@ -218,6 +232,7 @@ STRICT = [
     every_source_is_built,
     public_libraries_in_readme,
     workspace_lines_in_readme,
+    exclusions_documented,
 ]
 
 # --- What the ratchet counts

@@ -198,6 +198,16 @@ class RulesTest(unittest.TestCase):
             self.assert_found({**foreign, doc: text}, "lacks a line")
         self.assert_found({**foreign, "README.md": "build --c\n"}, "mi7_dependencies()")
 
+    def test_test_that_is_left_out_and_not_documented_is_found(self):
+        build = 'cc_test(\n    name = "%s",\n    tags = ["long", "%s"],\n)\n' + SOUND["rpc/BUILD"]
+        left_out = {
+            "rpc/BUILD": build % ("race_test", "no_tsan"),
+            "docs/TESTING.md": "| `no_tsan` | `//rpc:race_test` | it races |\n",
+        }
+        self.assertEqual(self.problems(left_out), [])
+        for name, tag in [("other_test", "no_tsan"), ("race_test", "no_sanitizer")]:
+            self.assert_found({**left_out, "rpc/BUILD": build % (name, tag)}, "has no line on")
+
     def test_ratchet_allows_what_it_says_and_no_more(self):
         ratchet = {"tests/tidy/ratchet.txt": "unfinished rpc/channel.cc 1\n"}
         one = self.added("rpc/channel.cc", "// TODO: one")
