@@ -65,9 +65,10 @@ struct Limits {
   // peers send some, as things cross on the way. One that sends more is closed with
   // RESOURCE_EXHAUSTED.
   uint32_t stray_frames_max = 1'000'000;
-  // The same of all streams of one connection together, whatever their number: a message that comes
-  // when so much is kept already ends its own stream with RESOURCE_EXHAUSTED. Streams whose users
-  // keep up never come near it.
+  // Bytes of messages, headers included, that this end keeps of all streams of one connection
+  // together, whatever their number, until their users take them. A message that comes when so much
+  // is kept already ends its own stream with RESOURCE_EXHAUSTED. Streams whose users keep up never
+  // come near it.
   uint32_t stream_kept_bytes_max = 64u << 20;
   // How long a peer may take none of our queued bytes before its connection is closed. One that
   // reads slowly is not closed.

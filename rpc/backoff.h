@@ -26,9 +26,9 @@ struct BackoffOptions {
 // Not thread-safe.
 class Backoff {
  public:
-  // `seed`: of the jitter.
+  // `seed`: of the jitter. Any difference between two seeds will do.
   Backoff(const BackoffOptions& options, uint64_t seed)
-      : options_(options), next_(options.initial), random_(seed | 1) {}
+      : options_(options), next_(options.initial), random_(Scatter(seed) | 1) {}
 
   // The wait after a further failed attempt.
   absl::Duration Next() {
@@ -40,6 +40,16 @@ class Backoff {
   void Reset() { next_ = options_.initial; }
 
  private:
+  // Seeds are addresses and times, which are close to each other where several back off together.
+  // The generator alone would begin with nearly the same for all of them, and the first wait is
+  // often the only one. The finalizer of SplitMix64 (Steele, Lea, Flood, "Fast splittable
+  // pseudorandom number generators", 2014).
+  static uint64_t Scatter(uint64_t seed) {
+    seed = (seed ^ seed >> 30) * 0xBF58476D1CE4E5B9;
+    seed = (seed ^ seed >> 27) * 0x94D049BB133111EB;
+    return seed ^ seed >> 31;
+  }
+
   // xorshift64 (Marsaglia, "Xorshift RNGs", 2003): plenty for jitter.
   double RandomInMinusOneToOne() {
     random_ ^= random_ << 13;

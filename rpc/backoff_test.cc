@@ -57,6 +57,20 @@ TEST(BackoffTest, JitterStaysInItsShareAndVaries) {
   }
 }
 
+TEST(BackoffTest, SeedsCloseToEachOtherGiveFirstWaitsFarFromEachOther) {
+  // As of channels that lose the same server: addresses, and times of the same millisecond.
+  constexpr uint64_t kSeed = 0x55d3'a1b2'c000 ^ 123'456'789'012'345;
+  const BackoffOptions options = {.initial = absl::Seconds(1), .jitter = 1};
+  for (const uint64_t step : {uint64_t{1}, uint64_t{2}, uint64_t{64}, uint64_t{20'000}}) {
+    SCOPED_TRACE(step);
+    std::set<int64_t> tenths;  // of 0 to 2 s
+    for (uint64_t i = 0; i < 100; ++i) {
+      tenths.insert(Backoff(options, kSeed + i * step).Next() / absl::Milliseconds(100));
+    }
+    EXPECT_GE(tenths.size(), 17u) << "of 20, of which random ones miss more than 3 hardly ever";
+  }
+}
+
 TEST(BackoffTest, SeedDecides) {
   Backoff first({}, 7), same({}, 7), other({}, 9);
   bool differs = false;

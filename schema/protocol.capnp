@@ -85,6 +85,8 @@ struct ReturnExtra {
   # Present when the header's code is not 0.
 
   trailingMetadata @1 :List(MetadataEntry);
+  # What the callee says with the end of the call, be it results or an error. In its order; keys may
+  # repeat.
 
   capabilities @2 :List(CapabilityDescriptor);
   # The capability table of the results.

@@ -20,6 +20,16 @@ run "$plugin" calculator.capnp
 expect_status 1 "an argument"
 expect_error "unknown argument 'calculator.capnp'" "an argument"
 
+# --- By its name, which the compiler looks up on the PATH ---
+fresh
+mkdir -p "$TEST_TMPDIR/bin"
+ln -s "$plugin" "$TEST_TMPDIR/bin/capnpc-mi7"
+ln -s "$mock_plugin" "$TEST_TMPDIR/bin/capnpc-mi7-mock"
+PATH=$TEST_TMPDIR/bin:$PATH compile -omi7 -omi7-mock "--src-prefix=$golden" "$golden/extends.capnp"
+expect_status 0 "-omi7"
+files=$(find . -type f | LC_ALL=C sort | tr '\n' ' ')
+[[ $files == "./extends.mi7.cc ./extends.mi7.h ./extends.mi7.mock.h " ]] || fail "-omi7: $files"
+
 # --- Broken requests: a message, exit status 1, no file ---
 # broken WHAT TEXT: with $request
 request=$TEST_TMPDIR/request

@@ -150,6 +150,78 @@ def _build_file_of(tree, path):
         folder = os.path.dirname(folder)
 
 
+# --- Documents that tell what BUILD and other files say
+
+_RULE = re.compile(r"^(\w+)\(\n(.*?)^\)", re.MULTILINE | re.DOTALL)
+
+
+def _rules_of(tree):
+    """(BUILD file, label from the root, text) of each rule that a BUILD file names."""
+    for path in tree.paths("BUILD"):
+        package = os.path.dirname(path)
+        for match in _RULE.finditer(tree.text(path)):
+            name = re.search(r'^ {4}name = "([^"]+)"', match.group(2), re.MULTILINE)
+            if name:
+                short = os.path.basename(package) == name.group(1)
+                label = "//%s" % package if short else "//%s:%s" % (package, name.group(1))
+                yield path, match.group(1), label, match.group(2)
+
+
+def public_libraries_in_readme(tree):
+    """README.md names every library that other workspaces may use, and none else."""
+    if not tree.has("README.md"):
+        return
+    named = set(re.findall(r"`@mi7(//[\w/:-]+)`", tree.text("README.md")))
+    rules = list(_rules_of(tree))
+    for path, kind, label, text in rules:
+        public = "//visibility:public" in text
+        ours = path.startswith(("examples/", "third_party/", "tools/", "tests/"))
+        if public and not ours and kind.endswith("_library") and label not in named:
+            yield path, "README.md does not name @mi7%s, which is public" % label
+        if not public and label in named:
+            yield path, "README.md names @mi7%s, which is not public" % label
+    for label in sorted(named - {label for _, _, label, _ in rules} - {"//codegen:defs.bzl"}):
+        yield "README.md", "names @mi7%s, which there is not" % label
+
+
+# What a workspace that uses mi7 must have, and the documents that say so.
+_WORKSPACE_DOCS = ["README.md", "codegen/README.md"]
+
+
+def workspace_lines_in_readme(tree):
+    """What tests/foreign_workspace needs in its .bazelrc and WORKSPACE, the documents say."""
+    bazelrc = "tests/foreign_workspace/.bazelrc"
+    workspace = "tests/foreign_workspace/WORKSPACE"
+    if not tree.has(bazelrc):
+        return
+    # The first paragraph; what follows is there for the test.
+    lines = tree.text(bazelrc).split("\n\n")[0].splitlines()
+    needed = [line for line in lines if not line.startswith("#")]
+    if not needed:
+        yield bazelrc, "does not begin with what a workspace needs"
+    for doc in _WORKSPACE_DOCS:
+        for line in needed:
+            if line not in tree.lines(doc):
+                yield doc, "lacks a line that %s needs: %s" % (bazelrc, line)
+    for line in tree.lines(workspace):
+        if line.startswith(("load(", "mi7_")) and line not in tree.lines("README.md"):
+            yield "README.md", "lacks a line that %s needs: %s" % (workspace, line)
+
+
+def exclusions_documented(tree):
+    """docs/TESTING.md names every test that does not run under each sanitizer."""
+    doc = "docs/TESTING.md"
+    if not tree.has(doc):
+        return
+    for path, _, label, text in _rules_of(tree):
+        tags = re.search(r"\btags = \[(.*?)\]", text, re.DOTALL)
+        excluded = re.findall(r'"(no_\w+)"', tags.group(1)) if tags else []
+        for tag in excluded:
+            lines = [line for line in tree.lines(doc) if "`%s`" % tag in line]
+            if not any("`%s`" % label in line for line in lines):
+                yield path, "%s has no line on %s, which is %s" % (doc, label, tag)
+
+
 STRICT = [
     include_direction,
     libuv_in_transport_only,
@@ -158,6 +230,9 @@ STRICT = [
     no_using_namespace,
     private_visibility,
     every_source_is_built,
+    public_libraries_in_readme,
+    workspace_lines_in_readme,
+    exclusions_documented,
 ]
 
 # --- What the ratchet counts

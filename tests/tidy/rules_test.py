@@ -171,6 +171,43 @@ class RulesTest(unittest.TestCase):
         ]:
             self.assertEqual(self.problems(self.added("base/clock.h", "\n" + declaration)), [])
 
+    def test_public_library_that_readme_does_not_name_is_found(self):
+        public = {
+            "base/BUILD": 'cc_library(\n    name = "clock",\n    srcs = ["clock.cc"], hdrs = ["clock.h"],\n'
+            '    visibility = ["//visibility:public"],\n)\n',
+            "README.md": "`@mi7//base:clock`\n",
+        }
+        self.assertEqual(self.problems(public), [])
+        self.assert_found({**public, "README.md": "Tells the time.\n"}, "does not name @mi7//base:clock")
+        self.assert_found(
+            {**public, "README.md": "`@mi7//base:clock`, `@mi7//base:watch`\n"}, "which there is not"
+        )
+        private = public["base/BUILD"].replace("visibility:public", "rpc:__pkg__")
+        self.assert_found({**public, "base/BUILD": private}, "which is not public")
+
+    def test_line_that_a_workspace_needs_and_no_document_shows_is_found(self):
+        foreign = {
+            "tests/foreign_workspace/.bazelrc": "# Needed.\nbuild --c\n\n# For the test.\nbuild --d\n",
+            "tests/foreign_workspace/WORKSPACE": 'workspace(name = "x")\nmi7_dependencies()\n',
+            "README.md": "build --c\nmi7_dependencies()\n",
+            "codegen/README.md": "build --c\n",
+        }
+        self.assertEqual(self.problems(foreign), [])
+        for doc in ["README.md", "codegen/README.md"]:
+            text = foreign[doc].replace("build --c", "build --old")
+            self.assert_found({**foreign, doc: text}, "lacks a line")
+        self.assert_found({**foreign, "README.md": "build --c\n"}, "mi7_dependencies()")
+
+    def test_test_that_is_left_out_and_not_documented_is_found(self):
+        build = 'cc_test(\n    name = "%s",\n    tags = ["long", "%s"],\n)\n' + SOUND["rpc/BUILD"]
+        left_out = {
+            "rpc/BUILD": build % ("race_test", "no_tsan"),
+            "docs/TESTING.md": "| `no_tsan` | `//rpc:race_test` | it races |\n",
+        }
+        self.assertEqual(self.problems(left_out), [])
+        for name, tag in [("other_test", "no_tsan"), ("race_test", "no_sanitizer")]:
+            self.assert_found({**left_out, "rpc/BUILD": build % (name, tag)}, "has no line on")
+
     def test_ratchet_allows_what_it_says_and_no_more(self):
         ratchet = {"tests/tidy/ratchet.txt": "unfinished rpc/channel.cc 1\n"}
         one = self.added("rpc/channel.cc", "// TODO: one")

@@ -77,6 +77,29 @@ TEST_P(AwaitTest, ThreadsShareOneConnectionAndDriveInTurn) {
   EXPECT_EQ(answered.load(), kThreads * kCalls);
 }
 
+// Handing a reply from the loop's thread to the caller's costs more than the call.
+TEST_P(AwaitTest, AThreadThatWaitsReadsItsReplyItself) {
+  constexpr uint32_t kCalls = 200;
+  std::atomic<Completion*> waiting{nullptr};
+  std::atomic<uint32_t> own{0};
+  TransportOptions options;
+  options.wait = policy();
+  TestServer server(options, /*echo=*/true, /*loops=*/1, policy(), scheme());
+  TestClient client(server.endpoint(), options);
+  client.receiver().set_hook([&, caller = std::this_thread::get_id()](IncomingMessage) {
+    own += std::this_thread::get_id() == caller;
+    waiting.load()->Complete();
+  });
+  for (uint32_t id = 0; id < kCalls; ++id) {
+    Completion completion;
+    waiting = &completion;
+    ASSERT_TRUE(client.connection().Send(MakeMessage(FrameType::kCall, id, 64)).ok());
+    ASSERT_TRUE(client.connection().Await(completion, Deadline::After(kPatience)));
+  }
+  // The loop may be first while the thread is on its way from one to the other.
+  EXPECT_GT(own.load(), kCalls / 2);
+}
+
 TEST_P(AwaitTest, DeadlineEndsTheWait) {
   TransportOptions options;
   options.wait = policy();

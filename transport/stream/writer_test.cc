@@ -24,9 +24,10 @@ OutgoingMessage Finished(uint32_t call_id, size_t words = 0) {
 
 class WriterTest : public ::testing::Test {
  protected:
-  void SetUp() override {
+  void SetUp() override { MakeSockets(SOCK_STREAM); }
+  void MakeSockets(int type) {
     int fds[2];
-    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    ASSERT_EQ(::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, fds), 0);
     ours_ = UniqueFd(fds[0]);
     theirs_ = UniqueFd(fds[1]);
   }
@@ -73,6 +74,43 @@ TEST_F(WriterTest, HeldBackMessagesGoTogetherInOrder) {
     ASSERT_EQ(header.call_id, id);
     at += header.size;
   }
+}
+
+// On sockets that keep what one system call wrote together, so that a read gives just that.
+class WriterCallsTest : public WriterTest {
+ protected:
+  void SetUp() override { MakeSockets(SOCK_SEQPACKET); }
+};
+
+TEST_F(WriterCallsTest, AMessageOfSeveralSegmentsTakesOneSystemCall) {
+  OutgoingMessage message = NewHeapMessage(0);
+  message->header.type = FrameType::kCall;
+  message->header.target = TargetKind::kService;
+  auto parts = message->getRoot<capnp::AnyPointer>().initAs<capnp::List<capnp::Data>>(4);
+  static const std::vector<capnp::word> outside(100);
+  for (uint32_t i = 0; i < parts.size(); ++i) {
+    const capnp::Data::Reader part(reinterpret_cast<const kj::byte*>(outside.data()), 8 * (i + 97));
+    parts.adopt(i, message->getOrphanage().referenceExternalData(part));
+  }
+  ASSERT_TRUE(SealMessage(*message, Limits{}).ok());
+  ASSERT_GE(message->Segments().size(), 5u);
+  const size_t bytes = message->header.size;
+  ASSERT_EQ(writer_.Add(message, false, 100), Writer::Added::kWrite);
+  ASSERT_EQ(writer_.Write(ours_.get(), std::move(message)).outcome, Writer::Result::kDone);
+  EXPECT_EQ(Read().size(), bytes);
+  EXPECT_EQ(Read(), "");
+}
+
+TEST_F(WriterCallsTest, MessagesThatWereHeldBackTakeOneSystemCall) {
+  size_t bytes = 0;
+  for (uint32_t id = 0; id < 64; ++id) {
+    OutgoingMessage message = Finished(id, id % 5);
+    bytes += message->header.size;
+    ASSERT_EQ(writer_.Add(message, true, UINT64_MAX), Writer::Added::kQueued);
+  }
+  ASSERT_EQ(writer_.Flush(ours_.get()).outcome, Writer::Result::kDone);
+  EXPECT_EQ(Read().size(), bytes);
+  EXPECT_EQ(Read(), "");
 }
 
 TEST_F(WriterTest, AnotherThreadsSendFlushesWhatIsHeldBack) {

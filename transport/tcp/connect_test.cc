@@ -1,12 +1,21 @@
 // Connecting and listening: names, deadlines, failures and their texts.
 
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <filesystem>
+#include <map>
+#include <memory>
 #include <string>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/numbers.h"
+#include "absl/synchronization/mutex.h"
 #include "transport/stream/testing.h"
 #include "transport/tcp/socket_address.h"
 #include "transport/unique_fd.h"
@@ -14,8 +23,12 @@
 namespace mi7::transport::testing {
 namespace {
 
+using ::testing::_;
 using ::testing::AllOf;
+using ::testing::Each;
 using ::testing::HasSubstr;
+using ::testing::Pair;
+using ::testing::SizeIs;
 
 Endpoint At(const std::string& host, uint16_t port) {
   Endpoint endpoint;
@@ -152,11 +165,59 @@ TEST(ListenTest, ForeignAddressAndUnknownHostAreNotFound) {
 }
 
 TEST(ListenTest, ConnectionsAreDealtToAllLoops) {
-  TestServer server({}, /*echo=*/false, /*loops=*/2);
-  TestClient a(server.endpoint());
-  TestClient b(server.endpoint());
-  TestClient c(server.endpoint());
-  server.Accepted(2);
+  constexpr int kLoops = 3;
+  constexpr int kEach = 2;
+  std::vector<std::unique_ptr<EventLoop>> loops;
+  std::vector<EventLoop*> raw;
+  for (int i = 0; i < kLoops; ++i) raw.push_back(loops.emplace_back(NewLoop()).get());
+  absl::Mutex mutex;
+  std::map<std::thread::id, int> accepted;  // by the loop's thread
+  auto listener = Listen(At("127.0.0.1", 0), raw, {}, [&](std::shared_ptr<Connection> connection) {
+    connection->Close(absl::OkStatus());
+    absl::MutexLock lock(&mutex);
+    ++accepted[std::this_thread::get_id()];
+  });
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  auto loop = NewLoop();
+  for (int i = 0; i < kLoops * kEach; ++i) {
+    ASSERT_TRUE(ConnectTo((*listener)->endpoint(), loop.get()).ok());
+  }
+  {
+    absl::MutexLock lock(&mutex);
+    const auto all = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+      int sum = 0;
+      for (const auto& [thread, count] : accepted) sum += count;
+      return sum == kLoops * kEach;
+    };
+    EXPECT_TRUE(mutex.AwaitWithTimeout(absl::Condition(&all), kPatience));
+    EXPECT_THAT(accepted, AllOf(SizeIs(kLoops), Each(Pair(_, kEach))));
+  }
+  (*listener)->Close();
+}
+
+// Whether what is written to a TCP socket goes out at once.
+bool GoesOutAtOnce(int fd) {
+  int on = 0;
+  socklen_t size = sizeof(on);
+  return ::getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, &size) == 0 && on != 0;
+}
+
+TEST(ConnectTest, NeitherSideWaitsToSendMoreAtATime) {
+  TestServer server;
+  TestClient client(server.endpoint());
+  server.Accepted(0);
+  int connected = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    int fd;
+    if (!absl::SimpleAtoi(entry.path().filename().string(), &fd)) continue;
+    const SocketAddress ends[] = {SocketAddress::LocalOf(fd), SocketAddress::PeerOf(fd)};
+    if (ends[0].family() != AF_INET || ends[1].family() != AF_INET) continue;
+    const uint16_t port = server.endpoint().port;
+    if (ends[0].port() != port && ends[1].port() != port) continue;
+    ++connected;
+    EXPECT_TRUE(GoesOutAtOnce(fd)) << ends[0].ToString() << " to " << ends[1].ToString();
+  }
+  EXPECT_EQ(connected, 2) << "client and server";
 }
 
 TEST(ListenTest, NothingIsAcceptedAfterClose) {
