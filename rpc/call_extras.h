@@ -30,6 +30,8 @@ struct ClientCallExtras {
   uint32_t previous_attempts = 0;
   // When that call began, if an attempt at it may have run; 0: none. MonotonicNanos.
   int64_t may_have_run_since_ns = 0;
+  // That is in order only because the server recognizes it.
+  bool needs_recognition = false;
 };
 
 // Of a call on the side that answers it.
