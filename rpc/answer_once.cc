@@ -1,7 +1,10 @@
 // How an AnswerSide deals with calls that may come several times.
 
 #include <algorithm>
+#include <functional>
 #include <limits>
+#include <memory>
+#include <stop_token>
 #include <utility>
 #include <vector>
 
@@ -12,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "rpc/answer_side.h"
+#include "rpc/call_scope.h"
 #include "rpc/message_reader.h"
 #include "rpc/retry_info.h"
 #include "rpc/saved_answers.h"
@@ -29,6 +33,11 @@ uint64_t DigestOf(const transport::IncomingMessage& request, const Limits& limit
   const kj::Array<capnp::word> words = reader.getRoot<capnp::AnyStruct>().canonicalize();
   const auto bytes = words.asBytes().asChars();
   return absl::HashOf(absl::string_view(bytes.begin(), bytes.size()));
+}
+
+absl::Status NoRoom(const MethodInfo& method, absl::string_view why) {
+  return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(method.name, ": ", why)),
+                        kAdvisedWait);
 }
 
 // Whether the handler promises by its answer that it has done nothing (docs/RETRIES.md).
@@ -79,10 +88,10 @@ bool AnswerSide::RunsOnce(ServerCall& call) {
     call.Answer(absl::Status(code, absl::StrCat(method->name, ": ", why)));
     return false;
   };
-  // The caller takes it that nothing has run, and asks again.
+  // It has certainly not run, in whatever attempt, and the caller asks again.
   const auto refuse = [&](absl::string_view why) {
-    call.Answer(WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(method->name, ": ", why)),
-                               kAdvisedWait));
+    call.extras_->refused = true;
+    call.Answer(NoRoom(*method, why));
     return false;
   };
   if (saved == nullptr || !method->deduplicate || method->kind != MethodKind::kUnary) {
@@ -120,22 +129,17 @@ bool AnswerSide::RunsOnce(ServerCall& call) {
       return true;
     case SavedAnswers::Found::kRunning:
       counts().recognized.Add();
-      // From here on whoever ends the other call may answer this one.
-      call.PrepareAsync();
-      switch (saved->Wait(*entry, &call, answer)) {
-        case SavedAnswers::Waits::kYes:
-          return false;
-        case SavedAnswers::Waits::kTooMany:
-          return refuse("too many calls wait for the answer to this request id");
-        case SavedAnswers::Waits::kEnded:
-          break;
-      }
-      call.AnswerAgain(*answer);
+      AwaitAnswer(call, *method, entry);
       return false;
     case SavedAnswers::Found::kSaved:
       counts().recognized.Add();
       call.AnswerAgain(*answer);
       return false;
+    case SavedAnswers::Found::kDropped:
+      counts().recognized.Add();
+      return answer_with(absl::StatusCode::kAborted,
+                         "the call has run; its answer was dropped for want of room "
+                         "(deduplication.answers_max, deduplication.answer_bytes_max)");
     case SavedAnswers::Found::kOtherParams:
       return answer_with(absl::StatusCode::kInvalidArgument,
                          "the request id is that of a call with other parameters");
@@ -143,10 +147,44 @@ bool AnswerSide::RunsOnce(ServerCall& call) {
       return answer_with(absl::StatusCode::kAborted,
                          "an earlier attempt may have run: the server has no record of the time at "
                          "which it was made (it was restarted, or has dropped the answer)");
-    case SavedAnswers::Found::kFull:
+    case SavedAnswers::Found::kTooManyRun:
+      return refuse("deduplication.answers_max calls of this kind run already");
+    case SavedAnswers::Found::kTooManyKnown:
       break;
   }
-  return refuse("deduplication.answers_max calls of this kind run already");
+  return refuse(
+      "deduplication.calls_known_max calls of this kind have begun within deduplication.late_max");
+}
+
+void AnswerSide::AwaitAnswer(ServerCall& call, const MethodInfo& method,
+                             const std::shared_ptr<SavedAnswers::Entry>& entry) {
+  const std::shared_ptr<SavedAnswers>& saved = config_->saved_answers;
+  // Once it waits, whoever ends the other call answers this one, or its caller's giving up does. So
+  // there is a second reference, for this function.
+  call.Share();
+  const std::shared_ptr<CallScope> scope = ScopeOf(call);
+  std::shared_ptr<const SavedAnswer> answer;
+  switch (saved->Wait(*entry, &call, answer)) {
+    case SavedAnswers::Waits::kYes:
+      // When it is destroyed, with the call, it waits for what runs of it on another thread.
+      call.extras_->on_given_up = std::make_unique<std::stop_callback<std::function<void()>>>(
+          scope->token(), [saved, entry, waiter = &call, name = method.name] {
+            if (!saved->StopWaiting(*entry, waiter)) return;
+            const bool late = waiter->deadline_.passed();
+            waiter->Answer(absl::Status(
+                late ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled,
+                absl::StrCat(name, late ? ": deadline passed" : ": cancelled",
+                             " while an earlier attempt at the call runs")));
+          });
+      break;
+    case SavedAnswers::Waits::kTooMany:
+      call.Answer(NoRoom(method, "too many calls wait for the answer to this request id"));
+      break;
+    case SavedAnswers::Waits::kEnded:
+      call.AnswerAgain(*answer);
+      break;
+  }
+  call.Unref();
 }
 
 void AnswerSide::SaveAnswer(ServerCall& call, const absl::Status& status) {

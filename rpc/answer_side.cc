@@ -335,7 +335,8 @@ void AnswerSide::SendReturn(ServerCall& call, const absl::Status& status) {
   const ResponseMetadata* const metadata =
       call.extras_ != nullptr ? &call.extras_->response : nullptr;
   if (!status.ok()) {
-    EncodeError(status, /*refused=*/false, limits(), *response, metadata);
+    const bool refused = call.extras_ != nullptr && call.extras_->refused;
+    EncodeError(status, refused, limits(), *response, metadata);
   } else if (metadata != nullptr) [[unlikely]] {
     const absl::Status encoded = EncodeResponseMetadata(*metadata, limits(), *response);
     if (!encoded.ok()) {

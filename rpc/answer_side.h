@@ -125,6 +125,10 @@ class AnswerSide {
   void Begin(ServerCall& call);
   // Of a call with a request id. False: it is not to be run; somebody answers it, or has.
   bool RunsOnce(ServerCall& call);
+  // `call` is one of which another attempt runs as `entry`: it is answered as that one is, or when
+  // its caller gives up.
+  void AwaitAnswer(ServerCall& call, const MethodInfo& method,
+                   const std::shared_ptr<SavedAnswers::Entry>& entry);
   void SendReturn(ServerCall& call, const absl::Status& status);
   // nullptr: none in flight has the id.
   ServerCall* FindAsync(uint32_t call_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

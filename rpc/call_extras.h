@@ -3,8 +3,10 @@
 // What most calls do without, kept apart so that they pay one null pointer for all of it.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <stop_token>
 
 #include "rpc/call_options.h"
 #include "rpc/client_interception.h"
@@ -30,6 +32,8 @@ struct ClientCallExtras {
   uint32_t previous_attempts = 0;
   // When that call began, if an attempt at it may have run; 0: none. MonotonicNanos.
   int64_t may_have_run_since_ns = 0;
+  // That is in order only because the server recognizes it.
+  bool needs_recognition = false;
 };
 
 // Of a call on the side that answers it.
@@ -42,6 +46,11 @@ struct ServerCallExtras {
   LoadControl::Share load;
   // What it is in its server's SavedAnswers, while its handler runs; nullptr: nothing.
   std::shared_ptr<SavedAnswers::Entry> running;
+  // While it waits for the answer to the same call: makes it let go when its caller gives up.
+  // Written before the last reference is given back, which destroys it.
+  std::unique_ptr<std::stop_callback<std::function<void()>>> on_given_up;
+  // The answer promises that the call has not run (ErrorInfo.refused).
+  bool refused = false;
   // Where the server has interceptors.
   std::optional<ServerInterception> interception;
 };

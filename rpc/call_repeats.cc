@@ -113,8 +113,10 @@ void CallRepeats::Launch() {
     MutexLock lock(&mutex_);
     if (stopped_) return;
     const bool others = may_have_run_ || answered_ || first_runs_ || !running_.empty();
-    attempt =
-        call_.NewAttempt(static_cast<uint32_t>(attempts_), others ? began_ns_ : 0, MakeRequest());
+    // Only a hedge may run beside it, which is idempotent; what was answered has done nothing.
+    const bool needs_recognition = may_have_run_ && may_repeat_ != Repeat::kIdempotent;
+    attempt = call_.NewAttempt(static_cast<uint32_t>(attempts_), others ? began_ns_ : 0,
+                               needs_recognition, MakeRequest());
     ++attempts_;
     // Beside the handle's reference, which the continuation gives back: Stop may come at any
     // moment.
@@ -133,7 +135,7 @@ std::optional<absl::Status> CallRepeats::OnFirstFailed(const absl::Status& failu
     first_runs_ = false;
     if (request) TakeBack(std::move(request));
   }
-  return OnFailed(failure, hopeless);
+  return OnFailed(failure, hopeless, call_.recognized());
 }
 
 void CallRepeats::OnAttemptDone(ClientCall& attempt) {
@@ -153,7 +155,7 @@ void CallRepeats::OnAttemptDone(ClientCall& attempt) {
   }
   absl::Status end = attempt.status();
   if (!end.ok()) {
-    std::optional<absl::Status> final = OnFailed(end, attempt.hopeless_);
+    std::optional<absl::Status> final = OnFailed(end, attempt.hopeless_, attempt.recognized());
     if (!final) return;
     end = *std::move(final);
   }
@@ -172,7 +174,8 @@ void CallRepeats::WithdrawFirst() {
   if (runs) call_.channel_->WithdrawCall(&call_);
 }
 
-std::optional<absl::Status> CallRepeats::OnFailed(const absl::Status& failure, bool hopeless) {
+std::optional<absl::Status> CallRepeats::OnFailed(const absl::Status& failure, bool hopeless,
+                                                  bool recognized) {
   absl::Duration wait;
   {
     MutexLock lock(&mutex_);
@@ -180,7 +183,7 @@ std::optional<absl::Status> CallRepeats::OnFailed(const absl::Status& failure, b
     const CallOutcome outcome = OutcomeOf(failure);
     may_have_run_ |= outcome == CallOutcome::kUnknown;
     answered_ |= outcome == CallOutcome::kAnswered;
-    const RetryJudgement judgement = JudgeFailure(failure, may_repeat_, call_.method().deduplicate);
+    const RetryJudgement judgement = JudgeFailure(failure, may_repeat_, recognized);
     // Others may do better, unless this is what any of them would be told.
     const bool others_run = first_runs_ || !running_.empty();
     if (others_run && (judgement.repeat || outcome != CallOutcome::kAnswered)) return std::nullopt;

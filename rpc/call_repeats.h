@@ -57,8 +57,9 @@ class CallRepeats {
   CallOutcome StopEarly(CallOutcome first);
 
  private:
-  // An attempt failed that does not run any more. As OnFirstFailed.
-  std::optional<absl::Status> OnFailed(const absl::Status& failure, bool hopeless);
+  // An attempt failed that does not run any more. As OnFirstFailed. `recognized`: by the server
+  // that had it.
+  std::optional<absl::Status> OnFailed(const absl::Status& failure, bool hopeless, bool recognized);
   // How long to wait before the next attempt; nullopt: there is none.
   std::optional<absl::Duration> Wait(const RetryJudgement& judgement)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

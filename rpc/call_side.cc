@@ -42,7 +42,8 @@ absl::Status NotSentStatus(const ClientCall& call, const absl::Status& why) {
 CallSide::CallSide(SessionStreams* streams, const transport::Negotiated& negotiated,
                    const Limits& limits)
     : streams_(streams),
-      in_flight_max_(std::min(limits.calls_in_flight_max, negotiated.calls_in_flight_max)) {}
+      in_flight_max_(std::min(limits.calls_in_flight_max, negotiated.calls_in_flight_max)),
+      recognizes_calls_((negotiated.features & transport::kFeatureRequestIds) != 0) {}
 
 bool CallSide::HasControlRoom(const ClientCall& call) const {
   return call.method_->priority == Priority::kControl &&
@@ -62,7 +63,14 @@ void CallSide::Send(ClientCall* call) {
 }
 
 bool CallSide::TrySend(ClientCall* call) {
-  call->UpdateAge();
+  if (!call->PrepareAttempt(recognizes_calls_)) [[unlikely]] {
+    if (stopped()) return false;  // the next server may
+    call->request_.reset();
+    call->FailForGood(NotSentStatus(
+        *call, absl::UnavailableError("an earlier attempt may have run, and the server's mi7 does "
+                                      "not recognize calls that are made again")));
+    return true;
+  }
   FrameHeader& header = call->request_->header;
   header.type = FrameType::kCall;
   header.target = transport::TargetKind::kService;

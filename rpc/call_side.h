@@ -33,6 +33,9 @@ class CallSide {
   // Whether it does not. Without a lock: true stays true, false says nothing.
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
+  // Whether the peer recognizes calls that are made again.
+  bool recognizes_calls() const { return recognizes_calls_; }
+
   // Nobody waits for `call` any more. True: it was taken back before a byte of it left. Otherwise
   // the peer is told, and its id stays taken until the return.
   bool Withdraw(ClientCall* call);
@@ -77,6 +80,7 @@ class CallSide {
 
   SessionStreams* const streams_;
   const uint32_t in_flight_max_;  // ours or the peer's limit, whichever is lower
+  const bool recognizes_calls_;
   mutable BiasedMutex mutex_;
   std::atomic<bool> stopped_{false};                 // changed under the mutex
   uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;  // calls in flight that want it

@@ -423,7 +423,7 @@ bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
   CallRepeats* own = repeats();
   if (own == nullptr) {
     // It can be repeated if its request is still here.
-    if (hopeless_ || !request_ || !JudgeFailure(failure, repeat_, method_->deduplicate).repeat) {
+    if (hopeless_ || !request_ || !JudgeFailure(failure, repeat_, recognized()).repeat) {
       return false;
     }
     if (!AddRepeats()) return false;
@@ -435,8 +435,12 @@ bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
   return false;
 }
 
+bool ClientCall::recognized() const {
+  return method_->deduplicate && session_ && session_->calls().recognizes_calls();
+}
+
 ClientCall* ClientCall::NewAttempt(uint32_t previous_attempts, int64_t may_have_run_since_ns,
-                                   transport::OutgoingMessage request) {
+                                   bool needs_recognition, transport::OutgoingMessage request) {
   CallOptions options;
   if (extras_ != nullptr) options = extras_->options;
   options.deadline = deadline_;
@@ -454,6 +458,7 @@ ClientCall* ClientCall::NewAttempt(uint32_t previous_attempts, int64_t may_have_
   if (attempt->extras_ == nullptr) attempt->extras_ = MakePooled<ClientCallExtras>(options);
   attempt->extras_->previous_attempts = previous_attempts;
   attempt->extras_->may_have_run_since_ns = may_have_run_since_ns;
+  attempt->extras_->needs_recognition = needs_recognition;
   return attempt;
 }
 

@@ -220,14 +220,20 @@ class ClientCall : private Turn {
     return (state_.load(std::memory_order_acquire) & kRepeats) != 0 ? repeats_ : nullptr;
   }
   const RetryPolicy& retry_policy() const;
-  // A call like this one. `may_have_run_since_ns`: ClientCallExtras.
+  // A call like this one. `may_have_run_since_ns`, `needs_recognition`: ClientCallExtras.
   ClientCall* NewAttempt(uint32_t previous_attempts, int64_t may_have_run_since_ns,
-                         transport::OutgoingMessage request);
-  // An attempt is about to be sent: says for how long another one may have run by now.
-  void UpdateAge() {
-    if (extras_ != nullptr && extras_->may_have_run_since_ns != 0) [[unlikely]]
-      EncodeExtras().IgnoreError();  // it was encoded before
+                         bool needs_recognition, transport::OutgoingMessage request);
+  // An attempt is about to be sent: says for how long another one may have run by now. False: not
+  // to a server that does not recognize it. `recognized`: whether this one does.
+  bool PrepareAttempt(bool recognized) {
+    if (extras_ == nullptr || extras_->may_have_run_since_ns == 0) [[likely]]
+      return true;
+    if (extras_->needs_recognition && !recognized) return false;
+    EncodeExtras().IgnoreError();  // it was encoded before
+    return true;
   }
+  // Whether the server that it was sent to recognizes it when it is made again.
+  bool recognized() const;
   // As CompleteWith: `attempt` is how it went, or how it last failed (`failure`).
   void CompleteByAttempt(ClientCall& attempt, absl::Status failure);
   // Whether a call that is not sent waits for the attempt to connect that begins after `wait`.

@@ -145,7 +145,7 @@ class FakeConnection final : public transport::Connection {
 
  private:
   const Limits limits_;
-  uint64_t features_ = transport::kFeatureStreams;
+  uint64_t features_ = transport::kFeaturesOfAll;
   std::shared_ptr<transport::Receiver> receiver_;
   std::atomic<std::thread::id> in_callback_{};
   std::atomic<bool> background_{false};

@@ -8,6 +8,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+
 namespace mi7 {
 namespace {
 
@@ -90,6 +92,24 @@ TEST_F(SavedAnswersTest, ThoseThatWaitAreGivenBack) {
   EXPECT_EQ(saved_->Wait(*entry_, waiter(SavedAnswers::kWaitersMax), answer_), Waits::kTooMany);
 }
 
+TEST_F(SavedAnswersTest, ThoseThatGiveUpLeaveTheirPlaces) {
+  Make({});
+  int calls[1 + SavedAnswers::kWaitersMax];
+  const auto waiter = [&](size_t i) { return reinterpret_cast<ServerCall*>(&calls[i]); };
+  ASSERT_EQ(Begin("a", 2000), Found::kNew);
+  for (size_t i = 0; i < SavedAnswers::kWaitersMax; ++i) {
+    ASSERT_EQ(saved_->Wait(*entry_, waiter(i), answer_), Waits::kYes);
+  }
+  for (size_t i = 1; i < SavedAnswers::kWaitersMax; ++i) {
+    EXPECT_TRUE(saved_->StopWaiting(*entry_, waiter(i)));
+    EXPECT_FALSE(saved_->StopWaiting(*entry_, waiter(i)));
+  }
+  EXPECT_EQ(saved_->Wait(*entry_, waiter(SavedAnswers::kWaitersMax), answer_), Waits::kYes);
+  EXPECT_THAT(saved_->End(entry_, Answer(), false, 3000),
+              ElementsAre(waiter(0), waiter(SavedAnswers::kWaitersMax)));
+  EXPECT_FALSE(saved_->StopWaiting(*entry_, waiter(0))) << "it has been given back";
+}
+
 TEST_F(SavedAnswersTest, CallThatHasDoneNothingIsNewAgain) {
   Make({});
   ASSERT_EQ(Begin("a", 2000), Found::kNew);
@@ -103,12 +123,11 @@ TEST_F(SavedAnswersTest, NumberIsBoundedAndTheOldestGo) {
   for (const char* id : {"a", "b", "c", "d"}) Run(id, 2000, 2100);
   EXPECT_EQ(saved_->count(), 3u);
   EXPECT_EQ(Begin("b", 3000), Found::kSaved);
-  EXPECT_EQ(Begin("a", 3000), Found::kNew);
   // Those that run stay, and none is begun beyond the limit.
-  EXPECT_EQ(Begin("e", 3000), Found::kNew);
-  EXPECT_EQ(Begin("f", 3000), Found::kNew);
-  EXPECT_EQ(Begin("g", 3000), Found::kFull);
+  for (const char* id : {"e", "f", "g"}) EXPECT_EQ(Begin(id, 3000), Found::kNew);
+  EXPECT_EQ(Begin("h", 3000), Found::kTooManyRun);
   EXPECT_EQ(saved_->count(), 3u);
+  EXPECT_EQ(saved_->known(), 7u);
 }
 
 TEST_F(SavedAnswersTest, BytesAreBounded) {
@@ -120,7 +139,7 @@ TEST_F(SavedAnswersTest, BytesAreBounded) {
   Run("c", 2000, 2100, 500);
   EXPECT_LE(saved_->bytes(), 10'000u);
   EXPECT_EQ(Begin("b", 3000), Found::kSaved);
-  EXPECT_EQ(Begin("a", 3000, /*sent_after_ns=*/1999), Found::kForgotten);
+  EXPECT_EQ(Begin("a", 3000), Found::kDropped);
   // One that is too large leaves the others, and a note that it has run.
   Run("large", 4000, 4100, 5000);
   EXPECT_EQ(Begin("b", 5000), Found::kSaved);
@@ -143,13 +162,61 @@ TEST_F(SavedAnswersTest, WhatWasSentBeforeTheServerBeganMayHaveRun) {
   EXPECT_EQ(Begin("a", 2000, /*sent_after_ns=*/1001), Found::kNew);
 }
 
-TEST_F(SavedAnswersTest, WhatWasSentBeforeADroppedCallBeganMayBeThat) {
-  Make({.answers_max = 1});
+TEST_F(SavedAnswersTest, CallWhoseAnswerWasDroppedIsKnownHoweverLateItsAttemptsAre) {
+  Make({.answers_max = 1, .age_max = absl::Nanoseconds(1000)});
   Run("a", 2000, 2100);
-  Run("b", 3000, 3100);
-  EXPECT_EQ(Begin("a", 4000, /*sent_after_ns=*/1990), Found::kForgotten);
-  // It cannot have been one that began before it was sent.
-  EXPECT_EQ(Begin("c", 4000, /*sent_after_ns=*/2001), Found::kNew);
+  Run("b", 2200, 2300);
+  // An attempt may say that it is the first: it was overtaken by the one that has run.
+  EXPECT_EQ(Begin("a", 3100), Found::kDropped);
+  EXPECT_EQ(Begin("a", 3100, /*sent_after_ns=*/1990), Found::kDropped);
+  EXPECT_EQ(Begin("a", 3100, kNever, /*digest=*/2), Found::kDropped);
+  EXPECT_EQ(saved_->count(), 1u);
+  // Until it is too old. The other one, which is younger, is known further.
+  EXPECT_EQ(Begin("a", 3101), Found::kNew);
+  EXPECT_EQ(Begin("b", 3101), Found::kDropped);
+}
+
+TEST_F(SavedAnswersTest, CallsKnownAreBoundedAndNoneIsForgottenTooSoon) {
+  Make({.answers_max = 2, .calls_known_max = 4, .late_max = absl::Nanoseconds(100)});
+  for (const char* id : {"a", "b", "c", "d"}) Run(id, 2000, 2010);
+  EXPECT_EQ(Begin("e", 2110), Found::kTooManyKnown);
+  EXPECT_EQ(Begin("a", 2110), Found::kDropped);
+  EXPECT_EQ(Begin("d", 2110), Found::kSaved);
+  EXPECT_EQ(saved_->known(), 4u);
+  EXPECT_EQ(Begin("e", 2111), Found::kNew);
+  EXPECT_EQ(saved_->known(), 4u);
+  EXPECT_EQ(saved_->count(), 2u);
+  EXPECT_EQ(Begin("b", 2111), Found::kDropped);
+  EXPECT_EQ(Begin("a", 2111, /*sent_after_ns=*/1990), Found::kForgotten);
+}
+
+TEST_F(SavedAnswersTest, NoneIsForgottenForThoseThatRun) {
+  Make({.answers_max = 2, .calls_known_max = 1, .late_max = absl::ZeroDuration()});
+  EXPECT_EQ(Begin("a", 2000), Found::kNew);
+  EXPECT_EQ(Begin("b", 9000), Found::kTooManyKnown);
+  EXPECT_EQ(Begin("a", 9000), Found::kRunning);
+}
+
+TEST_F(SavedAnswersTest, OldOnesAreForgottenAFewAtATime) {
+  Make({.answers_max = 10, .age_max = absl::Nanoseconds(1000)});
+  for (int i = 0; i < 40; ++i) Run(absl::StrCat(i), 2000, 2100);
+  EXPECT_EQ(saved_->known(), 40u);
+  size_t known = 40;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(Begin(absl::StrCat("new ", i), 3101), Found::kNew);
+    EXPECT_LT(saved_->known(), known);
+    EXPECT_GT(saved_->known(), known > 20 ? known - 20 : 0);
+    known = saved_->known();
+  }
+  EXPECT_EQ(known, 3u) << "those that run";
+}
+
+TEST_F(SavedAnswersTest, WhatMayBeAForgottenCallIsNotRun) {
+  Make({.age_max = absl::Nanoseconds(1000), .late_max = absl::Nanoseconds(100)});
+  Run("a", 2000, 2100);
+  // An attempt at it was sent before 2100, and read 100 later at most.
+  EXPECT_EQ(Begin("a", 3101, /*sent_after_ns=*/2200), Found::kForgotten);
+  EXPECT_EQ(Begin("b", 3101, /*sent_after_ns=*/2201), Found::kNew);
 }
 
 }  // namespace

@@ -61,13 +61,19 @@ void ServerCall::PrepareAsync() {
   keep_side_alive_ = side_->RegisterAsync(*this);
 }
 
+void ServerCall::Share() {
+  PrepareAsync();
+  shared_ = true;
+  references_.store(2, std::memory_order_relaxed);  // nobody else has it yet
+}
+
 // Two parties can answer a deferred call: the DeferredCall, and the handler's own return (a bug of
 // the handler, or an exception after Defer). Each gives back its reference, with an answer or
 // without; when neither had one, the last of them says so. That is why the text of an exception,
 // whose unwinding drops the DeferredCall, reaches the caller. acq_rel: the loser must not touch the
 // messages, and the one that destroys sees all uses before it.
 void ServerCall::Answer(absl::Status status) {
-  if (!deferred_) {
+  if (!shared_) {
     Finish(std::move(status));
     ObjectPool<ServerCall>::Delete(this);
     return;
@@ -79,7 +85,7 @@ void ServerCall::Answer(absl::Status status) {
 }
 
 void ServerCall::ReturnedLater() {
-  if (!deferred_) {
+  if (!shared_) {
     Answer(absl::InternalError("handler returned Reply::Later() without ServerContext::Defer()"));
     return;
   }
@@ -133,10 +139,8 @@ absl::Status ServerCall::ReadExtra() {
 }
 
 DeferredCall ServerContext::Defer() {
-  if (call_->deferred_) return DeferredCall();
-  call_->PrepareAsync();
-  call_->deferred_ = true;
-  call_->references_.store(2, std::memory_order_relaxed);  // not shared yet
+  if (call_->shared_) return DeferredCall();
+  call_->Share();
   return DeferredCall(call_);
 }
 

@@ -89,6 +89,9 @@ class ServerCall {
   void AnswerAgain(const SavedAnswer& answer);
   // The call outlives the handler's return. Idempotent.
   void PrepareAsync();
+  // And has two references from now on, of which each ends with Answer or Unref. Once, before
+  // anybody else has the call.
+  void Share();
   void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }  // a hint, orders nothing
 
  private:
@@ -122,9 +125,9 @@ class ServerCall {
   std::shared_ptr<CallScope> scope_;    // AnswerSide's, under its mutex; nullptr until asked for
   PooledPtr<ServerCallExtras> extras_;  // nullptr as long as the call has none
   std::atomic<bool> cancelled_{false};
-  // Whether Defer was called: then the handler's return and the DeferredCall both hold a
-  // reference, and the first answer counts.
-  bool deferred_ = false;
+  // Whether Share was called, as by Defer: then the handler's return and the DeferredCall both hold
+  // a reference, and the first answer counts.
+  bool shared_ = false;
   bool runs_once_ = false;  // SavedAnswers knows it; set before the handler runs
   std::atomic<bool> answered_{false};
   std::atomic<int> references_{1};

@@ -17,6 +17,11 @@ const featureStreams :UInt64 = 2;
 # A bit of Hello.features: the sender can use streams, and streamWindowBytes says how much of one it
 # accepts.
 
+const featureRequestIds :UInt64 = 4;
+# A bit of Hello.features: the sender, where it is called, recognizes calls by CallExtra.requestId and
+# minds CallExtra.mayHaveRunForUs. A call that may have run is not repeated for the sake of its id with
+# a peer that does not say so.
+
 struct Hello {
   # The first message in each direction, right after the 8-byte preface.
 
@@ -27,7 +32,8 @@ struct Hello {
 
   features @2 :UInt64;
   # A bit for each optional feature that the sender can use. In force are the bits that both sent;
-  # unknown bits are ignored. Bit 0 is featureSharedMemory, bit 1 featureStreams.
+  # unknown bits are ignored. Bit 0 is featureSharedMemory, bit 1 featureStreams,
+  # bit 2 featureRequestIds.
 
   messageBytesMax @3 :UInt32;
   # The largest message, header included, that the sender of this Hello accepts. The peer fails

@@ -71,6 +71,10 @@ class Receiver {
 
 // Bit of Negotiated::features: both ends can use streams (protocol.capnp).
 inline constexpr uint64_t kFeatureStreams = 2;
+// The same: both ends recognize calls that are made again.
+inline constexpr uint64_t kFeatureRequestIds = 4;
+// What every end can use, on all transports.
+inline constexpr uint64_t kFeaturesOfAll = kFeatureStreams | kFeatureRequestIds;
 
 // What both ends agreed on, and what the peer accepts (protocol.capnp Hello). The transport keeps
 // message_bytes_max itself; the rest is for the receiver to keep.

@@ -85,7 +85,7 @@ OutgoingMessage MakeHello(const Limits& limits, std::span<const std::byte> insta
   auto hello = message->initRoot<protocol::Hello>();
   hello.setVersionMin(kVersionMin);
   hello.setVersionMax(kVersionMax);
-  hello.setFeatures(features | kFeatureStreams);
+  hello.setFeatures(features | kFeaturesOfAll);
   hello.setMessageBytesMax(limits.message_bytes_max);
   hello.setCallsInFlightMax(limits.calls_in_flight_max);
   hello.setStreamWindowBytes(limits.stream_window_bytes);

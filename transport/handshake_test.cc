@@ -85,7 +85,7 @@ TEST(HandshakeTest, OwnHelloIsAgreedOn) {
   const absl::StatusOr<Negotiated> negotiated = ReadHello(Incoming(MakeHello(limits, {})));
   ASSERT_TRUE(negotiated.ok()) << negotiated.status();
   EXPECT_EQ(negotiated->version, 1);
-  EXPECT_EQ(negotiated->features, kFeatureStreams);
+  EXPECT_EQ(negotiated->features, kFeatureStreams | kFeatureRequestIds);
   EXPECT_EQ(negotiated->message_bytes_max, 1u << 20);
   EXPECT_EQ(negotiated->calls_in_flight_max, 77u);
   EXPECT_EQ(negotiated->stream_window_bytes, 5000u);
@@ -103,7 +103,7 @@ TEST(HandshakeTest, FeaturesAndTheReasonAgainstSharedMemoryAreRead) {
   const auto hello = ReadHello(
       Incoming(MakeHello(Limits{}, {}, kFeatureSharedMemory | 0x80, "no memory\n is left")));
   ASSERT_TRUE(hello.ok()) << hello.status();
-  EXPECT_EQ(hello->features, kFeatureSharedMemory | kFeatureStreams | 0x80);
+  EXPECT_EQ(hello->features, kFeatureSharedMemory | kFeaturesOfAll | 0x80);
   EXPECT_EQ(hello->local_refusal, "no memory\\n is left") << "fit for a log";
   const auto cut = ReadHello(Incoming(MakeHello(Limits{}, {}, 0, std::string(1000, 'x'))));
   ASSERT_TRUE(cut.ok()) << cut.status();

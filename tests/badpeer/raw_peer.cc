@@ -61,14 +61,14 @@ std::string Opening(uint8_t major) {
 
 std::string Greeting() { return Opening() + Hello(); }
 
-std::string Hello(uint16_t version_min, uint16_t version_max) {
+std::string Hello(uint16_t version_min, uint16_t version_max, uint64_t features) {
   capnp::MallocMessageBuilder builder;
   auto hello = builder.initRoot<protocol::Hello>();
   hello.setVersionMin(version_min);
   hello.setVersionMax(version_max);
   hello.setMessageBytesMax(64u << 20);
   hello.setCallsInFlightMax(65'536);
-  hello.setFeatures(protocol::FEATURE_STREAMS);
+  hello.setFeatures(features);
   hello.setStreamWindowBytes(1u << 20);
   hello.setImplementation("badpeer");
   return Message(ControlHeader(FrameType::kHello), MessageWords(builder));
@@ -113,6 +113,12 @@ Words Body(const Words& segment) {
   Words words = {uint64_t{segment.size()} << 32};
   words.insert(words.end(), segment.begin(), segment.end());
   return words;
+}
+
+Words OnceResults(uint32_t run) {
+  capnp::MallocMessageBuilder builder;
+  builder.initRoot<conformance::Probe::OnceResults>().setRun(run);
+  return MessageWords(builder);
 }
 
 Words EchoBody() {
@@ -310,10 +316,10 @@ RawPeer RawListener::Accept(int receive_buffer) {
   return RawPeer(::accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC));
 }
 
-RawPeer RawListener::AcceptGreeted(int receive_buffer) {
+RawPeer RawListener::AcceptGreeted(int receive_buffer, const std::string& hello) {
   RawPeer peer = Accept(receive_buffer);
   MI7_CHECK(peer.ReadGreeting(), "a channel greets");
-  peer.Send(Greeting());
+  peer.Send(Opening() + hello);
   return peer;
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "transport/connection.h"
 #include "transport/frame.h"
 
 namespace mi7::badpeer {
@@ -23,8 +24,10 @@ using Words = std::vector<uint64_t>;
 std::string Opening(uint8_t major = 1);
 // Opening and Hello of a sound client or server.
 std::string Greeting();
-// A Hello message that speaks these versions, and knows streams with a window of 1 MiB.
-std::string Hello(uint16_t version_min = 1, uint16_t version_max = 1);
+// A Hello message that speaks these versions and has these features, streams with a window of 1
+// MiB.
+std::string Hello(uint16_t version_min = 1, uint16_t version_max = 1,
+                  uint64_t features = transport::kFeaturesOfAll);
 // Header and rest as they are, header.size included.
 std::string Exactly(const FrameHeader& header, const Words& rest = {});
 // Header and rest, with header.size filled in.
@@ -37,6 +40,8 @@ FrameHeader ReturnHeader(uint32_t call_id);
 FrameHeader ControlHeader(FrameType type, uint32_t call_id = 0);
 // A body of one segment.
 Words Body(const Words& segment);
+// Results of once.
+Words OnceResults(uint32_t run);
 // A sound body for echo's parameters and results: the text is "hello".
 Words EchoBody();
 // Whole messages.
@@ -108,8 +113,8 @@ class RawListener {
   std::string endpoint() const;
   // Waits for a connection. Send buffer as RawPeer's receive_buffer.
   RawPeer Accept(int receive_buffer = 0);
-  // Accepts and shakes hands as a sound server does.
-  RawPeer AcceptGreeted(int receive_buffer = 0);
+  // Accepts and shakes hands as a sound server does, or with another Hello.
+  RawPeer AcceptGreeted(int receive_buffer = 0, const std::string& hello = Hello());
 
  private:
   int fd_ = -1;

@@ -23,6 +23,7 @@ TEST_P(ConnectionConformance, InfoNamesTransportAndBothEnds) {
     EXPECT_EQ(info.negotiated.message_bytes_max, Limits{}.message_bytes_max);
     EXPECT_EQ(info.negotiated.calls_in_flight_max, Limits{}.calls_in_flight_max);
     EXPECT_NE(info.negotiated.features & kFeatureStreams, 0u);
+    EXPECT_NE(info.negotiated.features & kFeatureRequestIds, 0u);
     EXPECT_EQ(info.negotiated.stream_window_bytes, Limits{}.stream_window_bytes);
   }
   EXPECT_EQ(client_connection_->info().peer, listener_->endpoint().ToString());

@@ -491,7 +491,7 @@ ConnectionInfo Link::info(Which which) const {
   info.local = endpoint_;
   info.negotiated.message_bytes_max = peer.message_bytes_max;
   info.negotiated.calls_in_flight_max = peer.calls_in_flight_max;
-  info.negotiated.features = kFeatureStreams;
+  info.negotiated.features = kFeaturesOfAll;
   info.negotiated.stream_window_bytes = peer.stream_window_bytes;
   return info;
 }

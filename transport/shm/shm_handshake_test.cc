@@ -166,7 +166,7 @@ TEST_F(ShmHandshakeTest, BothSidesComeToSharedMemoryAndKeepOneDescriptorEach) {
   EXPECT_TRUE(ComesBackTo(before + 2)) << "the two ends of the socket";
   for (const ConnectionInfo& info : {made->connection->info(), accepted->info()}) {
     EXPECT_EQ(info.transport, "shm");
-    EXPECT_EQ(info.negotiated.features, kFeatureSharedMemory | kFeatureStreams);
+    EXPECT_EQ(info.negotiated.features, kFeatureSharedMemory | kFeaturesOfAll);
   }
   EXPECT_EQ(made->connection->info().peer, "shm:test");
   EXPECT_EQ(accepted->info().local, "shm:" + endpoint_.path);
@@ -178,7 +178,7 @@ TEST_F(ShmHandshakeTest, ClientThatOffersNothingGetsAStream) {
   auto connected = ConnectTo(endpoint_, loop_.get());
   ASSERT_TRUE(connected.ok()) << connected.status();
   EXPECT_EQ((*connected)->info().transport, "unix");
-  EXPECT_EQ((*connected)->info().negotiated.features, kFeatureStreams);
+  EXPECT_EQ((*connected)->info().negotiated.features, kFeaturesOfAll);
   EXPECT_EQ(WaitForAccepted()->info().transport, "unix");
 }
 

@@ -67,7 +67,7 @@ inline std::pair<std::shared_ptr<Connection>, std::shared_ptr<Connection>> Conne
          .socket = std::move(raw.sockets[i]),
          .mine = std::move(raw.halves[i]),
          .theirs = std::move(peers[i]),
-         .negotiated = {.features = kFeatureStreams,
+         .negotiated = {.features = kFeaturesOfAll,
                         .message_bytes_max =
                             std::min(own.limits.message_bytes_max, other.limits.message_bytes_max),
                         .calls_in_flight_max = other.limits.calls_in_flight_max,

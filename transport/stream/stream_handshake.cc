@@ -299,7 +299,7 @@ void StreamHandshake::Finish(absl::Status why) {
 void StreamHandshake::Succeed(const PeerHello& hello, bool upgraded, std::string declined) {
   const std::shared_ptr<StreamHandshake> alive = Leave();
   Negotiated negotiated = hello;
-  negotiated.features = (hello.features & kFeatureStreams) | (upgraded ? kFeatureSharedMemory : 0);
+  negotiated.features = (hello.features & kFeaturesOfAll) | (upgraded ? kFeatureSharedMemory : 0);
   StreamMade made{
       .connection = nullptr, .peer = hello.instance_id, .declined = std::move(declined)};
   if (upgraded) {

@@ -6,9 +6,12 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "base/fake_clock.h"
 #include "rpc/request_id.h"
 #include "rpc/retry_info.h"
 #include "tests/conformance/call/call_conformance.h"
@@ -22,6 +25,33 @@ using testing::HasSubstr;
 using testing::StartsWith;
 
 using OnceResult = absl::StatusOr<Response<Probe::OnceResults>>;
+
+// Keeps its call until the test answers it.
+class HeldRun {
+ public:
+  OnceHandler handler() {
+    return [this](ServerContext& context, auto, Probe::OnceResults::Builder results) {
+      ++runs;
+      of_first = &context;
+      results_.emplace(results);
+      later_.emplace(context.Defer());
+      begun.Notify();
+      return Reply::Later();
+    };
+  }
+  void Answer(uint32_t run) {
+    results_->setRun(run);
+    later_->Finish(absl::OkStatus());
+  }
+
+  std::atomic<int> runs{0};
+  ServerContext* of_first = nullptr;  // until it is answered
+  absl::Notification begun;
+
+ private:
+  std::optional<Probe::OnceResults::Builder> results_;
+  std::optional<DeferredCall> later_;
+};
 
 // Numbers its runs, and answers with what it got.
 class Runs {
@@ -134,34 +164,130 @@ TEST_P(CallTest, AnswerThatNothingWasDoneIsNotKept) {
 }
 
 TEST_P(CallTest, CallThatComesWhileTheFirstRunsWaitsForItsAnswer) {
-  absl::Notification begun;
-  std::optional<DeferredCall> later;
-  std::optional<Probe::OnceResults::Builder> answer;
-  std::atomic<int> runs{0};
-  probe_.on_once = [&](ServerContext& context, auto, auto results) {
-    ++runs;
-    answer.emplace(results);
-    later.emplace(context.Defer());
-    begun.Notify();
-    return Reply::Later();
-  };
+  HeldRun held;
+  probe_.on_once = held.handler();
+  const Ends ends(this);
   Start();
   const RequestId id = RequestId::Random();
   auto first = SendOnce(stub(), "x", WithId(id));
-  ASSERT_TRUE(Happens(begun));
+  ASSERT_TRUE(Happens(held.begun));
   const std::shared_ptr<Channel> other = NewChannel();
   auto second = SendOnce(stub(), "x", WithId(id));
   auto third = SendOnce(ProbeStub(other), "x", WithId(id));
   const Deadline patience = Deadline::After(kSoon);
   while (server_->statistics().calls_recognized < 2) ASSERT_FALSE(patience.passed());
-  answer->setRun(7);
-  later->Finish(absl::OkStatus());
+  held.Answer(7);
   for (auto* call : {&first, &second, &third}) {
     const OnceResult result = call->Wait();
     ASSERT_THAT(result, IsOk());
     EXPECT_EQ(result->getRun(), 7u);
   }
-  EXPECT_EQ(runs, 1);
+  EXPECT_EQ(held.runs, 1);
+}
+
+// Whether the server comes to have so many calls in flight.
+testing::AssertionResult HasInFlight(const Server& server, uint32_t calls) {
+  const Deadline patience = Deadline::After(kSoon);
+  while (server.load().calls != calls) {
+    if (patience.passed()) {
+      return testing::AssertionFailure() << server.load().calls << " calls in flight";
+    }
+    std::this_thread::yield();
+  }
+  return testing::AssertionSuccess();
+}
+
+// Counted, but not limited.
+ServerOptions WithCounts() {
+  ServerOptions options;
+  options.load.calls_max = 1000;
+  return options;
+}
+
+TEST_P(CallTest, CallsThatWaitForTheFirstLetGoWhenTheyAreCancelled) {
+  HeldRun held;
+  probe_.on_once = held.handler();
+  const Ends ends(this);
+  Start(WithCounts());
+  const RequestId id = RequestId::Random();
+  auto first = SendOnce(stub(), "x", WithId(id));
+  ASSERT_TRUE(Happens(held.begun));
+  const Deadline patience = Deadline::After(kSoon);
+  // As many as may wait for one call, one after the other.
+  constexpr uint32_t kWaiters = 16;
+  for (uint32_t round = 1; round <= 2; ++round) {
+    std::vector<PendingCall<Probe::OnceResults>> waiting;
+    for (uint32_t i = 0; i < kWaiters; ++i) {
+      waiting.push_back(SendOnce(stub(), "x", WithId(id)));
+    }
+    while (server_->statistics().calls_recognized < round * kWaiters) {
+      ASSERT_FALSE(patience.passed());
+    }
+    EXPECT_EQ(server_->load().calls, 1 + kWaiters);
+    for (auto& call : waiting) call.Cancel();
+    ASSERT_TRUE(HasInFlight(*server_, 1));
+    for (auto& call : waiting) {
+      EXPECT_THAT(call.Wait(), StatusIs(absl::StatusCode::kCancelled));
+    }
+  }
+  EXPECT_FALSE(held.of_first->cancelled());
+  held.Answer(7);
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_TRUE(HasInFlight(*server_, 0));
+  EXPECT_EQ(held.runs, 1);
+}
+
+TEST_P(CallTest, CallsThatWaitForTheFirstLetGoWhenTheirConnectionIsLost) {
+  HeldRun held;
+  probe_.on_once = held.handler();
+  const Ends ends(this);
+  Start(WithCounts());
+  const RequestId id = RequestId::Random();
+  auto first = SendOnce(stub(), "x", WithId(id));
+  ASSERT_TRUE(Happens(held.begun));
+  const std::shared_ptr<Channel> other = NewChannel();
+  std::vector<PendingCall<Probe::OnceResults>> waiting;
+  for (int i = 0; i < 3; ++i) waiting.push_back(SendOnce(ProbeStub(other), "x", WithId(id)));
+  const Deadline patience = Deadline::After(kSoon);
+  while (server_->statistics().calls_recognized < 3) ASSERT_FALSE(patience.passed());
+  EXPECT_EQ(server_->load().calls, 4u);
+  other->Close();
+  ASSERT_TRUE(HasInFlight(*server_, 1));
+  ASSERT_TRUE(HasConnections(1));
+  held.Answer(7);
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_TRUE(HasInFlight(*server_, 0));
+}
+
+TEST_P(CallTest, CallThatWaitsForTheFirstLetsGoAtItsDeadline) {
+  FakeClock clock;
+  HeldRun held;
+  probe_.on_once = held.handler();
+  const Ends ends(this);
+  Start(WithCounts());
+  const RequestId id = RequestId::Random();
+  auto first = SendOnce(stub(), "x", WithId(id));
+  ASSERT_TRUE(Happens(held.begun));
+  // One whose caller says nothing more.
+  const auto faults = std::make_shared<FaultScript>();
+  faults->Add(
+      {.frames = FaultFrames::kCancels, .action = FaultAction::kDrop, .count = FaultRule::kAll});
+  ChannelOptions silent;
+  silent.decorator = faults;
+  const std::shared_ptr<Channel> other = NewChannel(silent);
+  ASSERT_THAT(other->Connect(Deadline::After(kSoon)), IsOk());
+  CallOptions options = WithId(id);
+  options.deadline = Deadline::After(absl::Hours(1));
+  auto waits = SendOnce(ProbeStub(other), "x", options);
+  const Deadline patience = Deadline::After(kSoon);
+  while (server_->statistics().calls_recognized == 0) ASSERT_FALSE(patience.passed());
+  EXPECT_EQ(server_->load().calls, 2u);
+  clock.Advance(absl::Hours(1));
+  ASSERT_TRUE(HasInFlight(*server_, 1));
+  EXPECT_THAT(waits.Wait(), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  held.Answer(7);
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_TRUE(HasInFlight(*server_, 0));
 }
 
 TEST_P(CallTest, CallWhoseAnswerIsLostIsMadeAgainAndRunsOnce) {
@@ -187,37 +313,26 @@ TEST_P(CallTest, CallWhoseAnswerIsLostIsMadeAgainAndRunsOnce) {
 }
 
 TEST_P(CallTest, HandlerOfACallThatMayComeAgainSurvivesTheConnection) {
-  absl::Notification begun;
-  std::optional<DeferredCall> later;
-  ServerContext* of_first = nullptr;
-  std::optional<Probe::OnceResults::Builder> answer;
-  std::atomic<int> runs{0};
-  probe_.on_once = [&](ServerContext& context, auto, auto results) {
-    ++runs;
-    of_first = &context;
-    answer.emplace(results);
-    later.emplace(context.Defer());
-    begun.Notify();
-    return Reply::Later();
-  };
+  HeldRun held;
+  probe_.on_once = held.handler();
+  const Ends ends(this);
   Start();
   const RequestId id = RequestId::Random();
   auto lost = SendOnce(stub(), "x", WithId(id));
-  ASSERT_TRUE(Happens(begun));
+  ASSERT_TRUE(Happens(held.begun));
   channel_->Close();
   EXPECT_THAT(lost.Wait(), OutcomeIs(CallOutcome::kUnknown));
   ASSERT_TRUE(HasConnections(0));
-  EXPECT_FALSE(of_first->cancelled());
+  EXPECT_FALSE(held.of_first->cancelled());
   const std::shared_ptr<Channel> next = NewChannel();
   auto again = SendOnce(ProbeStub(next), "x", WithId(id));
   const Deadline patience = Deadline::After(kSoon);
   while (server_->statistics().calls_recognized == 0) ASSERT_FALSE(patience.passed());
-  answer->setRun(9);
-  later->Finish(absl::OkStatus());
+  held.Answer(9);
   const OnceResult result = again.Wait();
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->getRun(), 9u);
-  EXPECT_EQ(runs, 1);
+  EXPECT_EQ(held.runs, 1);
 }
 
 TEST_P(CallTest, HandlerWhoseCallerIsGoneLearnsOfTheShutdown) {
@@ -281,13 +396,41 @@ TEST_P(CallTest, WhatIsKeptOfAnswersIsBounded) {
   const RequestId first = RequestId::Random();
   EXPECT_THAT(SendOnce(stub(), "x", WithId(first)).Wait(), IsOk());
   for (int i = 0; i < 2; ++i) EXPECT_THAT(SendOnce(stub(), "x").Wait(), IsOk());
-  EXPECT_THAT(SendOnce(stub(), "x", WithId(first)).Wait(), IsOk());
-  EXPECT_EQ(runs.count, 4u) << "its answer was the oldest";
+  // Its answer was the oldest. That it ran is known, though this attempt knows of no other, as one
+  // does not that was sent first and is read last.
+  EXPECT_THAT(SendOnce(stub(), "x", WithId(first)).Wait(),
+              StatusIs(absl::StatusCode::kAborted,
+                       StartsWith("Probe.once: the call has run; its answer was dropped")));
+  EXPECT_EQ(runs.count, 3u);
   const RequestId large = RequestId::Random();
   EXPECT_THAT(SendOnce(stub(), "x", WithId(large), 20'000).Wait(), IsOk());
   EXPECT_THAT(SendOnce(stub(), "x", WithId(large), 20'000).Wait(),
               StatusIs(absl::StatusCode::kAborted, HasSubstr("answer_bytes_max")));
-  EXPECT_EQ(runs.count, 5u);
+  EXPECT_EQ(runs.count, 4u);
+}
+
+TEST_P(CallTest, NoCallIsRunThatWouldBeForgottenTooSoon) {
+  FakeClock clock;
+  Runs runs;
+  probe_.on_once = runs.handler();
+  const Ends ends(this);
+  ServerOptions options;
+  options.deduplication = {.answers_max = 1, .calls_known_max = 3};
+  Start(options);
+  for (int i = 0; i < 3; ++i) EXPECT_THAT(SendOnce(stub(), "x").Wait(), IsOk());
+  RetryPolicy twice;
+  twice.attempts_max = 2;
+  CallOptions call;
+  call.retry = std::make_shared<const RetryPolicy>(twice);
+  const OnceResult refused = SendOnce(stub(), "x", call).Wait();
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
+                                AllOf(StartsWith("Probe.once: deduplication.calls_known_max"),
+                                      HasSubstr("(2 attempts)"))));
+  EXPECT_THAT(refused, OutcomeIs(CallOutcome::kRefused));
+  EXPECT_EQ(runs.count, 3u);
+  clock.Advance(options.deduplication.late_max);
+  EXPECT_THAT(SendOnce(stub(), "x").Wait(), IsOk()) << "now the first may be forgotten";
+  EXPECT_EQ(runs.count, 4u);
 }
 
 }  // namespace
