@@ -1,6 +1,7 @@
 // What is special about a shared-memory connection: what it does when memory is short, and whom it
 // trusts. What it shares with others is in the conformance suite.
 
+#include <sched.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -15,6 +16,8 @@
 #include <gtest/gtest.h>
 
 #include "absl/status/status.h"
+#include "base/deadline.h"
+#include "base/fake_clock.h"
 #include "transport/shm/copy_counter.h"
 #include "transport/shm/shm_connection.h"
 #include "transport/shm/testing.h"
@@ -28,6 +31,17 @@ using transport::testing::BodyOf;
 using transport::testing::MakeMessage;
 using transport::testing::NewLoop;
 using transport::testing::Recorder;
+
+// Whether `happens` within some seconds of real time; asked again and again.
+template <typename Predicate>
+bool Comes(Predicate happens) {
+  const int64_t until_ns = SystemNanos() + 15'000'000'000;
+  while (!happens()) {
+    if (SystemNanos() > until_ns) return false;
+    ::sched_yield();
+  }
+  return true;
+}
 
 // No descriptor can be opened while it lives.
 class NoDescriptors {
@@ -148,6 +162,44 @@ TEST_F(ShmConnectionTest, PeerWithoutADescriptorForOurMemorySaysSo) {
     const absl::Status why = at_server_->WaitClosed();
     EXPECT_TRUE(absl::IsResourceExhausted(why)) << why;
     EXPECT_THAT(why.message(), HasSubstr("no descriptor left"));
+  }
+}
+
+// Pages go back a second after the last message, those of slots that are in use then as soon after
+// they come free as they were in use.
+TEST_F(ShmConnectionTest, PagesOfMessagesThatWereKeptGoBackToo) {
+  FakeClock clock;
+  StartServer();
+  at_server_->set_keep(true);
+  ASSERT_TRUE(Send(1, 50'000).ok());
+  ASSERT_TRUE(Send(2, 10'000).ok());
+  ASSERT_TRUE(at_server_->WaitMessages(2));
+  std::vector<IncomingMessage> kept = at_server_->TakeKept();
+  ASSERT_EQ(kept.size(), 2u);
+  const uint64_t both = CommittedSlotBytes();
+  kept.pop_back();
+  clock.Advance(absl::Milliseconds(1100));
+  ASSERT_TRUE(Comes([both] { return CommittedSlotBytes() < both; }));
+  EXPECT_GE(CommittedSlotBytes(), 50'000u) << "it is still read";
+  EXPECT_EQ(BodyOf(kept[0]), std::string(50'000, 7));
+  clock.Advance(absl::Seconds(3));
+  kept.clear();
+  clock.Advance(absl::Seconds(5));
+  EXPECT_TRUE(Comes([] { return CommittedSlotBytes() == 0; })) << CommittedSlotBytes();
+}
+
+TEST_F(ShmConnectionTest, PagesOfMessagesThatWereNotSentGoBackToo) {
+  FakeClock clock;
+  StartServer();
+  // Both of messages made in slots, and of one that was expected to be small.
+  for (const size_t expected : {10'000, 8}) {
+    absl::StatusOr<OutgoingMessage> message = client_->Reserve(expected);
+    ASSERT_TRUE(message.ok());
+    (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(10'000);
+    EXPECT_GE(CommittedSlotBytes(), 10'000u);
+    message->reset();
+    clock.Advance(absl::Milliseconds(1100));
+    ASSERT_TRUE(Comes([] { return CommittedSlotBytes() == 0; })) << CommittedSlotBytes();
   }
 }
 
