@@ -58,15 +58,18 @@ class NoDescriptors {
   rlimit before_;
 };
 
-// Two ends whose largest message takes 256 KiB.
+// Two ends. The largest message of those of ShmConnectionTest takes 256 KiB.
 class ShmConnectionTest : public ::testing::Test {
  protected:
+  using SlotClasses = std::vector<ShmOptions::SlotClass>;
+  explicit ShmConnectionTest(SlotClasses classes = {{4096, 16}, {16384, 16}})
+      : classes_(std::move(classes)) {}
   static constexpr size_t kTooLarge = 300'000;
   static constexpr uint32_t kMoreThanTheRing = 3 * kRingCells;
 
   void SetUp() override {
     PairOptions options;
-    options.client_shm.slot_classes = options.server_shm.slot_classes = {{4096, 16}, {16384, 16}};
+    options.client_shm.slot_classes = options.server_shm.slot_classes = classes_;
     std::tie(client_, server_) = ConnectPair(client_loop_.get(), server_loop_.get(), options);
     client_->Start(at_client_);
   }
@@ -82,6 +85,7 @@ class ShmConnectionTest : public ::testing::Test {
     return client_->Send(MakeMessage(FrameType::kCall, call_id, bytes));
   }
 
+  const SlotClasses classes_;
   std::unique_ptr<EventLoop> client_loop_ = NewLoop();
   std::unique_ptr<EventLoop> server_loop_ = NewLoop();
   std::shared_ptr<Recorder> at_client_ = std::make_shared<Recorder>();
@@ -202,6 +206,43 @@ TEST_F(ShmConnectionTest, PagesOfMessagesThatWereNotSentGoBackToo) {
     ASSERT_TRUE(Comes([] { return CommittedSlotBytes() == 0; })) << CommittedSlotBytes();
   }
 }
+
+// Who keeps messages does not stall the others, whatever they are made of.
+class KeptMessagesTest : public ShmConnectionTest,
+                         public ::testing::WithParamInterface<std::vector<ShmOptions::SlotClass>> {
+ protected:
+  KeptMessagesTest() : ShmConnectionTest(GetParam()) {}
+};
+
+TEST_P(KeptMessagesTest, LeaveRoomForOthersOfTheSameSize) {
+  StartServer();
+  at_server_->set_keep(true);
+  for (uint32_t i = 1; i <= 8; ++i) {
+    ASSERT_TRUE(client_->Send(MakeMessage(FrameType::kCall, i, 10'000, uint8_t(i))).ok());
+    ASSERT_TRUE(at_server_->WaitMessages(static_cast<int>(i))) << "behind those that are kept";
+  }
+  std::vector<IncomingMessage> kept = at_server_->TakeKept();
+  ASSERT_EQ(kept.size(), 8u);
+  // Released in another order than they came.
+  for (uint32_t i : {3, 7, 0, 1, 6, 5, 2, 4}) {
+    EXPECT_EQ(BodyOf(kept[i]), std::string(10'000, static_cast<char>(i + 1)));
+    kept[i].reset();
+  }
+}
+
+using Classes = std::vector<ShmOptions::SlotClass>;
+INSTANTIATE_TEST_SUITE_P(All, KeptMessagesTest,
+                         ::testing::Values(Classes{{4096, 8}}, Classes{{4096, 7}},
+                                           Classes{{16384, 1}}, Classes{{4096, 4}, {16384, 1}},
+                                           Classes{{16384, 1}, {65536, 2}}),
+                         [](const auto& of) {
+                           std::string name = "Of";
+                           for (const ShmOptions::SlotClass& each : of.param) {
+                             name +=
+                                 std::to_string(each.count) + "x" + std::to_string(each.slot_bytes);
+                           }
+                           return name;
+                         });
 
 // Whether what a peer does to a message after it was delivered is seen by its reader.
 class TrustTest : public ::testing::TestWithParam<bool> {};
