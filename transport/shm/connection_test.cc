@@ -16,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "base/deadline.h"
 #include "base/fake_clock.h"
 #include "transport/shm/copy_counter.h"
@@ -204,6 +205,55 @@ TEST_F(ShmConnectionTest, PagesOfMessagesThatWereNotSentGoBackToo) {
     message->reset();
     clock.Advance(absl::Milliseconds(1100));
     ASSERT_TRUE(Comes([] { return CommittedSlotBytes() == 0; })) << CommittedSlotBytes();
+  }
+}
+
+// A message that needs slots, behind a full ring, and all slots held by messages behind it: those
+// would come free only after it.
+class HeldByLaterOnesTest : public ShmConnectionTest {
+ protected:
+  HeldByLaterOnesTest() : ShmConnectionTest({{4096, 4}}) {}
+};
+
+TEST_F(HeldByLaterOnesTest, SlotsAreGivenUpForTheFirstInTheQueueAndAllArriveInOrder) {
+  struct Arrived {
+    absl::Mutex mutex;
+    std::vector<std::pair<uint32_t, std::string>> messages;
+  };
+  const auto arrived = std::make_shared<Arrived>();
+  at_server_->set_hook([arrived](IncomingMessage message) {
+    absl::MutexLock lock(&arrived->mutex);
+    arrived->messages.emplace_back(message.header().call_id, BodyOf(message));
+  });
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  const uint32_t large = sent;
+  ASSERT_TRUE(Send(sent++, 10'000).ok()) << "of three slots";
+  const uint64_t copied_before = copied_payload_bytes.load();
+  for (int i = 0; i < 4; ++i) {
+    absl::StatusOr<OutgoingMessage> message = client_->Reserve(3'000);
+    ASSERT_TRUE(message.ok());
+    (*message)->header.type = FrameType::kCall;
+    (*message)->header.target = TargetKind::kService;
+    (*message)->header.call_id = sent++;
+    auto data = (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(3'000);
+    std::fill(data.begin(), data.end(), static_cast<uint8_t>(i));
+    ASSERT_TRUE(client_->Send(*std::move(message)).ok());
+  }
+  EXPECT_EQ(CommittedSlotBytes(), 4 * 4096u) << "all are held";
+  EXPECT_EQ(copied_payload_bytes.load(), copied_before);
+  StartServer();
+  ASSERT_TRUE(at_server_->WaitMessages(static_cast<int>(sent)));
+  EXPECT_TRUE(at_client_->unsent().empty());
+  absl::MutexLock lock(&arrived->mutex);
+  const auto all = [&] { return arrived->messages.size() == sent; };
+  ASSERT_TRUE(arrived->mutex.AwaitWithTimeout(absl::Condition(&all), absl::Seconds(10)));
+  for (uint32_t i = 0; i < sent; ++i) {
+    const auto& [id, body] = arrived->messages[i];
+    EXPECT_EQ(id, i);
+    EXPECT_EQ(body, i < large    ? std::string(40, 7)
+                    : i == large ? std::string(10'000, 7)
+                                 : std::string(3'000, static_cast<char>(i - large - 1)));
   }
 }
 
