@@ -76,7 +76,8 @@ class LocalHalf {
 
   // The control page, to be passed to the peer with our Hello.
   int descriptor() const { return memory_.descriptor.get(); }
-  // The peer has it; an open connection keeps no descriptor but its socket.
+  // The peer has it. An open connection keeps the descriptor of its socket, and one for the memory
+  // of each size class that it has used for what it sends (1 to 5 with the default classes).
   void CloseDescriptor() { memory_.descriptor.reset(); }
 
   Control& control() const { return *reinterpret_cast<Control*>(memory_.mapping.data()); }
