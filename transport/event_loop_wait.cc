@@ -55,8 +55,9 @@ int EventLoop::Impl::Wait(int64_t until_ns) {
     const timespec timeout{static_cast<time_t>(left_ns / 1'000'000'000),
                            static_cast<long>(left_ns % 1'000'000'000)};
     const int count = ::epoll_pwait2(epoll_fd.get(), events, kEventsMax, &timeout, nullptr);
-    if (count >= 0 || errno != ENOSYS) return count;
-    no_pwait2.store(true, std::memory_order_relaxed);  // Linux before 5.11
+    if (count >= 0 || (errno != ENOSYS && errno != EPERM)) return count;
+    // Linux before 5.11, or a container's filter that does not know it.
+    no_pwait2.store(true, std::memory_order_relaxed);
   }
   const int64_t left_ms = std::min<int64_t>((left_ns + 999'999) / 1'000'000, 3'600'000);
   return sys::EpollWait(epoll_fd.get(), events, kEventsMax, static_cast<int>(left_ms));

@@ -19,7 +19,8 @@ namespace mi7::transport {
 // what the peer says. A peer is allowed when any of these holds; one that is not is refused with
 // PERMISSION_DENIED before a byte of it is read.
 struct PeerPolicy {
-  // It runs as our effective user.
+  // It runs as our effective user. Never so in a user namespace that does not have all users for
+  // who runs there as the uid that stands for the others (65534, /proc/sys/kernel/overflowuid).
   bool same_user = true;
   // It runs as one of these users.
   std::vector<uid_t> users;

@@ -2,6 +2,7 @@
 // it, and what forces one.
 
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <filesystem>
@@ -132,6 +133,22 @@ TEST_F(RendezvousTest, RefusedMemoryMeansTheUnixSocketAndAReason) {
   EXPECT_EQ(channel->transport(), "unix");
   EXPECT_THAT(channel->Describe(), AllOf(HasSubstr("calls go over unix to unix:"),
                                          HasSubstr("; no shared memory: "), HasSubstr("4096")));
+}
+
+TEST_F(RendezvousTest, LimitOfFilesTooLowForTheMemoryMeansTheUnixSocketAndAReason) {
+  auto server = Start("mi7://127.0.0.1:0");
+  ASSERT_THAT(server, IsOk());
+  rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit low = before;
+  low.rlim_cur = 100 << 20;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &low), 0);
+  const auto channel = ChannelTo((*server)->endpoints()[0]);
+  EXPECT_THAT(Echo(channel, "hello"), IsOk());
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(channel->transport(), "unix");
+  EXPECT_THAT(channel->Describe(),
+              AllOf(HasSubstr("; no shared memory: "), HasSubstr("RLIMIT_FSIZE, 104857600")));
 }
 
 TEST_F(RendezvousTest, ChannelsThatComeAndGoLeaveNoDescriptors) {

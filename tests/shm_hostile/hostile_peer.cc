@@ -220,6 +220,13 @@ bool HostilePeer::Put(const RawRecord& record) {
   return true;
 }
 
+bool HostilePeer::GiveBackPage(uint64_t which) {
+  const size_t size_class = which % 2;
+  const uint64_t page = which / 2 % (chunks_[size_class].mapping.bytes() / shm::kPageBytes);
+  return ::fallocate(chunk_descriptor(size_class), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     static_cast<off_t>(page * shm::kPageBytes), shm::kPageBytes) == 0;
+}
+
 void HostilePeer::Ring() {
   half().bell.fetch_add(1, std::memory_order_seq_cst);
   ::syscall(SYS_futex, &half().bell, FUTEX_WAKE, 1, nullptr, nullptr, 0);

@@ -145,6 +145,9 @@ class HostilePeer {
   // Writes a record, whatever it says, and makes it visible. False: the ring is full. As many cells
   // are passed over as `shape` says, when that is possible.
   bool Put(const RawRecord& record);
+  // Gives one page of its slots back to the system, `which` of them; it is zero when it is read
+  // again. False: the system does not take it.
+  bool GiveBackPage(uint64_t which);
   // Wakes the tested side if it sleeps: both ways of it.
   void Ring();
   // Ends the socket, as a process does that dies.

@@ -1,12 +1,12 @@
 // A peer that writes while it is read: words of its control page, of records and of slots change at
-// every moment, between sound records that lead deep into the parsing. Whatever it does, nothing is
+// every moment, and pages of its slots go, between sound records that lead deep into the parsing.
+// Whatever it does, nothing is
 // read outside its memory (guard_pages.h), nothing crashes or hangs, the connection goes on or ends
 // with a status that says the peer broke the protocol, other connections go on, and nothing is
 // left.
 //
 // MI7_HOSTILE_MUTATIONS: words to be written, over all rounds; MI7_LONG in the environment: 10^9 of
-// them. MI7_SEED: where the rounds begin;
-// how the threads of a round meet is not repeated.
+// them. MI7_SEED: where the rounds begin; how the threads of a round meet is not repeated.
 
 #include <cstdint>
 #include <cstdio>
@@ -251,6 +251,7 @@ class Bystander {
 
 struct Totals {
   uint64_t mutations = 0;  // words written while the connection was not known to be closed
+  uint64_t holes = 0;      // pages given back meanwhile
   uint64_t records = 0;
   uint64_t messages = 0;
   uint64_t rejected = 0;
@@ -260,7 +261,7 @@ struct Totals {
 
 // Writes words until the connection ends, `most` are written, or the round is over.
 uint64_t Scribble(HostilePeer& peer, Attack attack, uint64_t seed, uint64_t most,
-                  const std::atomic<bool>& over) {
+                  const std::atomic<bool>& over, uint64_t& holes) {
   Random random(seed);
   const auto control = peer.control_words();
   const auto geometry = control.first(16);
@@ -292,6 +293,7 @@ uint64_t Scribble(HostilePeer& peer, Attack attack, uint64_t seed, uint64_t most
         scribble(peer.chunk_words(0), 192);
         scribble(peer.chunk_words(1), 32);
         scribble_starts(32);
+        if (random.Below(32) == 0) holes += peer.GiveBackPage(random());
         break;
       case kTables: {
         auto* const table = reinterpret_cast<uint32_t*>(peer.slot(0, 0));
@@ -320,6 +322,7 @@ uint64_t Scribble(HostilePeer& peer, Attack attack, uint64_t seed, uint64_t most
         scribble(control, static_cast<int>(random.Below(8)));
         scribble(progress, 32);
         scribble(peer.chunk_words(0), 128);
+        if (random.Below(32) == 0) holes += peer.GiveBackPage(random());
         break;
     }
   }
@@ -379,10 +382,11 @@ void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
 
   std::atomic<bool> over{false};
   uint64_t written = 0;
+  uint64_t holes = 0;
   const uint64_t most = survives ? 600'000 : 150'000;
   std::atomic<bool> scribbled{false};
   std::thread writer([&] {
-    written = Scribble(peer, attack, seed + 1, most, over);
+    written = Scribble(peer, attack, seed + 1, most, over, holes);
     scribbled.store(true);
   });
   std::thread driver([&] {
@@ -445,6 +449,7 @@ void Round(EventLoop* loop, uint64_t seed, Totals& totals) {
         << "attack " << attack << ", seed " << seed << ": " << why;
   }
   totals.mutations += written;
+  totals.holes += holes;
   totals.records += records;
   totals.messages += peer.witness().messages();
   totals.rejected += peer.witness().rejected();
@@ -477,15 +482,17 @@ TEST(RacingWriter, CanDoNothingButEndItsConnection) {
   EXPECT_EQ(GuardedMappings(), mappings);
   const auto number = [](uint64_t n) { return static_cast<unsigned long long>(n); };
   std::printf(
-      "RELIABILITY: %llu words written by a hostile peer in %llu rounds; %llu records, of which "
-      "%llu became messages and %llu were rejected; %llu connections were ended\n",
-      number(totals.mutations), number(totals.rounds), number(totals.records),
+      "RELIABILITY: %llu words written by a hostile peer in %llu rounds, %llu pages given back; "
+      "%llu records, of which %llu became messages and %llu were rejected; %llu connections were "
+      "ended\n",
+      number(totals.mutations), number(totals.rounds), number(totals.holes), number(totals.records),
       number(totals.messages), number(totals.rejected), number(totals.ended));
   if (wanted >= 1'000'000) {
     // The attacks got somewhere.
     EXPECT_GT(totals.messages, totals.records / 10);
     EXPECT_GT(totals.rejected, 0u);
     EXPECT_GT(totals.ended, 0u);
+    EXPECT_GT(totals.holes, 0u);
   }
 }
 

@@ -73,6 +73,8 @@ std::map<uint32_t, std::vector<uint64_t>>& Traces() {
   return traces;
 }
 
+constexpr uint64_t kExecute0 = 1;  // of debug register 7: breakpoint 0, on execution
+
 uint64_t AddressNow(pid_t process) {
   return static_cast<uint64_t>(
       ::ptrace(PTRACE_PEEKUSER, process, offsetof(user, regs.rip), nullptr));
@@ -84,12 +86,34 @@ bool Trapped(pid_t process, int& status) {
   return WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP;
 }
 
+[[gnu::noinline]] void Nowhere() { asm volatile(""); }
+
+// Whether the processor's breakpoints stop a process: some virtual machines take them, and nothing
+// happens.
+bool BreakpointsWork() {
+  const pid_t process = Fork([] {
+    Zygote::StepFromHere();
+    Nowhere();
+    ::raise(SIGSTOP);
+  });
+  int status = WaitFor(process);
+  const bool work =
+      WIFSTOPPED(status) &&
+      ::ptrace(PTRACE_POKEUSER, process, offsetof(user, u_debugreg[0]), &Nowhere) == 0 &&
+      ::ptrace(PTRACE_POKEUSER, process, offsetof(user, u_debugreg[7]), kExecute0) == 0 &&
+      ::ptrace(PTRACE_CONT, process, nullptr, nullptr) == 0 && Trapped(process, status);
+  ::kill(process, SIGKILL);
+  while (WIFSTOPPED(status)) status = WaitFor(process);
+  return work;
+}
+
 // Lets a process run, at full speed, to where it is after `instructions` as its predecessor took
 // them, which a breakpoint of the processor tells. Far faster than steps. False: it must be
 // stepped.
 bool RunTo(pid_t process, const std::vector<uint64_t>& trace, uint64_t instructions,
            Stepped& stepped, int& status) {
-  if (instructions == 0 || instructions >= trace.size()) return false;
+  static const bool breakpoints_work = BreakpointsWork();
+  if (!breakpoints_work || instructions == 0 || instructions >= trace.size()) return false;
   const uint64_t address = trace[instructions];
   // A repeated instruction stays where it is, and is passed once by breakpoints.
   uint64_t passes = 0;
@@ -100,7 +124,6 @@ bool RunTo(pid_t process, const std::vector<uint64_t>& trace, uint64_t instructi
     passes += trace[i] == address && !repeated ? 1 : 0;
   }
   if (passes == 0) return false;
-  constexpr uint64_t kExecute0 = 1;  // of debug register 7: breakpoint 0, on execution
   if (::ptrace(PTRACE_POKEUSER, process, offsetof(user, u_debugreg[0]), address) != 0 ||
       ::ptrace(PTRACE_POKEUSER, process, offsetof(user, u_debugreg[7]), kExecute0) != 0) {
     return false;

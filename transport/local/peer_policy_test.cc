@@ -1,10 +1,18 @@
 #include "transport/local/peer_policy.h"
 
+#include <fcntl.h>
+#include <sched.h>
 #include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <string>
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "transport/local/testing.h"
 
 namespace mi7::transport {
 namespace {
@@ -62,6 +70,45 @@ TEST(PeerPolicyTest, TrustTakesOurOwnUserOrAListOfItsOwn) {
   EXPECT_FALSE(IsTrusted(PeerPolicy::Anyone(), peer)) << "nor does permission make trusted";
   peer.uid = ::geteuid();
   EXPECT_TRUE(IsTrusted({}, peer));
+}
+
+// In a user namespace with one user, this one, under the uid `inside`.
+int InANamespaceAs(uid_t inside, bool (*right)(const PeerCredentials&)) {
+  constexpr int kNoNamespace = 77;
+  const uid_t outside = ::geteuid();
+  const int status = testing::WaitFor(testing::Fork([&] {
+    if (::unshare(CLONE_NEWUSER) != 0) return kNoNamespace;
+    std::ofstream map("/proc/self/uid_map");
+    map << absl::StrCat(inside, " ", outside, " 1") << std::flush;
+    if (!map || ::geteuid() != inside) return kNoNamespace;
+    return right({.pid = 4711, .uid = inside, .gid = 50, .groups = {}}) ? 0 : 1;
+  }));
+  if (status == kNoNamespace) {
+    std::fprintf(stderr, "NOTICE: test not run, this machine permits no user namespace\n");
+    return 0;
+  }
+  return status;
+}
+
+TEST(PeerPolicyTest, TheUidOfAllUnknownUsersIsNotOurOwn) {
+  uid_t overflow_uid = 0;
+  std::ifstream("/proc/sys/kernel/overflowuid") >> overflow_uid;
+  EXPECT_EQ(InANamespaceAs(overflow_uid,
+                           [](const PeerCredentials& peer) {
+                             PeerPolicy policy;
+                             const absl::Status refused = CheckPeer(policy, peer);
+                             policy.users = policy.trusted_users = {peer.uid};
+                             return absl::IsPermissionDenied(refused) &&
+                                    absl::StrContains(refused.message(), "does not count") &&
+                                    !IsTrusted({}, peer) && CheckPeer(policy, peer).ok() &&
+                                    IsTrusted(policy, peer);
+                           }),
+            0);
+  EXPECT_EQ(InANamespaceAs(overflow_uid - 1,
+                           [](const PeerCredentials& peer) {
+                             return CheckPeer({}, peer).ok() && IsTrusted({}, peer);
+                           }),
+            0);
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ ShmConnection::ShmConnection(ShmMade made)
       loop_(made.loop),
       link_(new Link(std::move(made.mine), std::move(made.theirs), std::move(made.socket),
                      made.trusted)),
-      pool_(new SlotPool(link_->options(), link_->theirs(), made.trusted)),
+      pool_(new SlotPool(link_->options(), link_->theirs(), made.trusted, [this] { TrimLater(); })),
       negotiated_(made.negotiated),
       accepted_(made.accepted),
       peer_(std::move(made.peer)),
@@ -317,9 +317,6 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Sta
   if (apart_slot) pool_->Sent(apart_slot, apart_bytes);
   held->MarkSent(segments);
   message.reset();
-  if (!trim_due_.exchange(true, std::memory_order_relaxed)) {
-    loop_->Post([self = shared_from_this()] { self->CheckTrim(); });
-  }
   return Put::kDone;
 }
 
@@ -354,9 +351,6 @@ ShmConnection::Put ShmConnection::PutStream(OutgoingMessage& message, absl::Stat
   writer_.Write(message->header, Form::kStream, {&word, 1});
   pool_->Sent(slot, bytes);
   message.reset();
-  if (!trim_due_.exchange(true, std::memory_order_relaxed)) {
-    loop_->Post([self = shared_from_this()] { self->CheckTrim(); });
-  }
   return Put::kDone;
 }
 

@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/time/time.h"
 #include "base/biased_mutex.h"
 #include "base/mutex.h"
 #include "transport/callback_scope.h"
@@ -128,6 +129,10 @@ class ShmConnection final : public Connection,
   // The end itself. Loop thread, holding the token for ever.
   void Finalize();
   void CheckStall();
+  // Some thread has committed pages, which go back when nothing was sent for a while. The pool's
+  // lock is held.
+  void TrimLater();
+  void ScheduleTrim(absl::Duration after);
   void CheckTrim();
   bool closing() const { return closing_.load(std::memory_order_seq_cst); }
 
@@ -228,7 +233,6 @@ class ShmConnection final : public Connection,
   // The socket told of something while a thread drove: whoever declares kSocket reads it first, for
   // a full socket would take no more wakeups.
   std::atomic<bool> socket_unread_{false};
-  std::atomic<bool> trim_due_{false};
   std::atomic<uint8_t> hot_drives_{0};
   std::atomic<uint32_t> drives_{0};
   std::atomic<uint32_t> writes_{0};
@@ -253,6 +257,7 @@ class ShmConnection final : public Connection,
   uint32_t lent_seen_ = 0;
   uint32_t stall_seen_ = 0;
   uint32_t trim_seen_ = 0;
+  absl::Duration trim_after_;
   bool watching_ = false;
 };
 

@@ -16,8 +16,8 @@ namespace {
 #define SYS_futex_waitv 449
 #endif
 
-// Bound of a sleep on a system without futex_waitv (before Linux 5.16), where only the peer's bell
-// can be waited for: so late is seen what this process wants of the sleeper.
+// Bound of a sleep on a system without futex_waitv (before Linux 5.16, or filtered), where only the
+// peer's bell can be waited for: so late is seen what this process wants of the sleeper.
 constexpr int64_t kBlindSleepNs = 20'000'000;
 
 uint64_t AddressOf(const std::atomic<uint32_t>& word) { return reinterpret_cast<uint64_t>(&word); }
@@ -44,7 +44,8 @@ void Doorbell::SleepInFutex(const std::atomic<uint32_t>& kick, uint32_t kick_see
                          static_cast<long>(at_ns % 1'000'000'000)};
     const long result = ::syscall(SYS_futex_waitv, waits, 3, 0,
                                   deadline.infinite() ? nullptr : &until, CLOCK_MONOTONIC);
-    if (result >= 0 || errno != ENOSYS) return;
+    // Filters of containers that do not know it say EPERM.
+    if (result >= 0 || (errno != ENOSYS && errno != EPERM)) return;
     no_waitv.store(true, std::memory_order_relaxed);
   }
   if (kick.load(std::memory_order_seq_cst) != kick_seen ||

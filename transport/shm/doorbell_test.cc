@@ -1,15 +1,19 @@
 #include "transport/shm/doorbell.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
 
 #include <atomic>
+#include <cstdio>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "transport/local/testing.h"
+#include "transport/refuse_system_call.h"
 #include "transport/shm/testing.h"
 
 namespace mi7::transport::shm {
@@ -139,6 +143,30 @@ TEST_F(DoorbellTest, AThreadSleepsUntilItIsRungOrKicked) {
   sleeper_.Declare(kFutex);
   const Deadline soon = Deadline::After(absl::Milliseconds(1));
   while (!soon.passed()) sleeper_.SleepInFutex(kick, 0, other, 0, soon);
+}
+
+TEST_F(DoorbellTest, AThreadSleepsAlsoWhereItCannotWaitForSeveralWords) {
+  constexpr uint32_t kFutexWaitv = 449;
+  constexpr int kNoFilter = 77;
+  for (const int error : {ENOSYS, EPERM}) {
+    const int status = transport::testing::WaitFor(transport::testing::Fork([&] {
+      if (!transport::testing::RefuseSystemCall(kFutexWaitv, static_cast<uint32_t>(error))) {
+        return kNoFilter;
+      }
+      const std::atomic<uint32_t> kick{0}, other{0};
+      const int64_t start_ns = SystemNanos();
+      for (int i = 0; i < 5; ++i) {
+        sleeper_.Declare(kFutex);
+        sleeper_.SleepInFutex(kick, 0, other, 0, Deadline::Infinite());
+      }
+      return SystemNanos() - start_ns >= 40'000'000 ? 0 : 1;
+    }));
+    if (status == kNoFilter) {
+      std::fprintf(stderr, "NOTICE: test not run, this machine permits no filters\n");
+      GTEST_SKIP();
+    }
+    EXPECT_EQ(status, 0) << "with error " << error;
+  }
 }
 
 TEST_F(DoorbellTest, AFullSocketWakesAndDoesNotBlock) {

@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,9 @@ namespace {
 
 // How long a connection sends nothing before the pages of its free slots go back to the system.
 constexpr auto kTrimAfter = absl::Seconds(1);
+// While slots are in use then, whose pages go back when they come free, the next look comes after
+// twice as long as the last one, at most after this.
+constexpr auto kTrimAfterMax = absl::Seconds(64);
 // How long a closing connection waits for room for what was queued: so many ticks without progress.
 constexpr auto kLingerTick = absl::Milliseconds(50);
 constexpr uint32_t kLingerTicks = 4;
@@ -55,22 +59,37 @@ void ShmConnection::CheckStall() {
   stall_timer_->Schedule(Deadline::After(limits.write_stall_timeout));
 }
 
-void ShmConnection::CheckTrim() {
+void ShmConnection::TrimLater() {
+  if (link_->forked()) return;
+  const Use use(users_);  // the loop is there until Finalize
   if (closing()) return;
-  const uint32_t writes = writes_.load(std::memory_order_relaxed);
+  // Empty in the destructor, which waits for the pool's lock.
+  auto self = weak_from_this().lock();
+  if (self == nullptr) return;
+  loop_->Post([self = std::move(self)] { self->ScheduleTrim(kTrimAfter); });
+}
+
+void ShmConnection::ScheduleTrim(absl::Duration after) {
+  if (closing()) return;
   if (trim_timer_ == nullptr) {
     trim_timer_ = std::make_unique<EventLoop::Timer>(loop_, [weak = weak_from_this()] {
       if (auto self = weak.lock()) self->CheckTrim();
     });
-  } else if (writes == trim_seen_) {
-    // Cleared first: a message that uses slots from here on makes another round due.
-    trim_due_.store(false, std::memory_order_seq_cst);
-    pool_->Trim(0);
-    trim_timer_.reset();
-    return;
   }
-  trim_seen_ = writes;
-  trim_timer_->Schedule(Deadline::After(kTrimAfter));
+  trim_seen_ = writes_.load(std::memory_order_relaxed);
+  trim_after_ = after;
+  trim_timer_->Schedule(Deadline::After(after));
+}
+
+void ShmConnection::CheckTrim() {
+  if (closing()) return;
+  if (writes_.load(std::memory_order_relaxed) != trim_seen_) {
+    ScheduleTrim(kTrimAfter);
+  } else if (pool_->Trim(0)) {
+    ScheduleTrim(std::min<absl::Duration>(2 * trim_after_, kTrimAfterMax));
+  } else {
+    trim_timer_.reset();
+  }
 }
 
 void ShmConnection::Close(absl::Status why) {

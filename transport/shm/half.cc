@@ -5,9 +5,11 @@
 #include <linux/magic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <new>
 
 #include "absl/strings/str_cat.h"
@@ -53,6 +55,17 @@ absl::Status Refused(absl::string_view what, uint64_t bytes, int error) {
       absl::StrCat("shared memory of ", bytes, " bytes: ", what, ": ", ::strerror(error)));
 }
 
+// Whether memory may be so large. The system would not refuse what exceeds the limit: it kills the
+// process that asks (SIGXFSZ). Of memory that has its size nothing is asked any more.
+absl::Status CheckFileSize(uint64_t bytes) {
+  rlimit limit;
+  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0) return Refused("getrlimit", bytes, errno);
+  if (limit.rlim_cur == RLIM_INFINITY || bytes <= limit.rlim_cur) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("shared memory of ", bytes,
+                                                   " bytes exceeds this process's RLIMIT_FSIZE, ",
+                                                   limit.rlim_cur, " bytes (ulimit -f)"));
+}
+
 }  // namespace
 
 Mapping::~Mapping() {
@@ -61,6 +74,7 @@ Mapping::~Mapping() {
 
 absl::StatusOr<SharedMemory> CreateSharedMemory(const char* name, size_t bytes,
                                                 size_t reserve_bytes, bool for_good) {
+  if (absl::Status allowed = CheckFileSize(bytes); !allowed.ok()) return allowed;
   SharedMemory memory;
   memory.descriptor = UniqueFd(::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
   const int fd = memory.descriptor.get();
@@ -130,6 +144,12 @@ absl::StatusOr<Mapping> MapPeerMemory(const UniqueFd& descriptor, size_t bytes, 
 absl::StatusOr<LocalHalf> LocalHalf::Create(std::shared_ptr<const ShmOptions> options) {
   MI7_CHECK(CheckShmOptions(*options).ok(),
             "shared-memory options are checked before they are used");
+  // Of all that will be needed: rather no shared memory than one that refuses large messages.
+  uint64_t bytes_max = kControlBytes;
+  for (const ShmOptions::SlotClass& slot_class : options->slot_classes) {
+    bytes_max = std::max(bytes_max, slot_class.slot_bytes * slot_class.count);
+  }
+  if (absl::Status allowed = CheckFileSize(bytes_max); !allowed.ok()) return allowed;
   auto memory = CreateSharedMemory("mi7-control", kControlBytes, kControlBytes, /*for_good=*/true);
   if (!memory.ok()) return memory.status();
   LocalHalf half;

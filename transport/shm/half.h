@@ -49,7 +49,8 @@ class Mapping {
 // Memory of `bytes` (a multiple of the page size) that we can write, and its descriptor for the
 // peer, sealed against shrinking and growing. `for_good`: also against being written through any
 // other mapping than this one, ever, and so against giving pages back. RESOURCE_EXHAUSTED, naming
-// what is short, when the system refuses; `reserve_bytes` from the start are committed before this
+// what is short, when the system refuses or would kill the process for it (RLIMIT_FSIZE);
+// `reserve_bytes` from the start are committed before this
 // returns, so touching them cannot fail.
 struct SharedMemory {
   UniqueFd descriptor;
@@ -69,12 +70,14 @@ absl::StatusOr<Mapping> MapPeerMemory(const UniqueFd& descriptor, size_t bytes, 
 // Our half, made before anything is known of the peer.
 class LocalHalf {
  public:
-  // RESOURCE_EXHAUSTED, naming what the system has no more of. `options` must be checked.
+  // RESOURCE_EXHAUSTED, naming what the system has no more of, or RLIMIT_FSIZE if that forbids the
+  // memory of any of the size classes. `options` must be checked.
   static absl::StatusOr<LocalHalf> Create(std::shared_ptr<const ShmOptions> options);
 
   // The control page, to be passed to the peer with our Hello.
   int descriptor() const { return memory_.descriptor.get(); }
-  // The peer has it; an open connection keeps no descriptor but its socket.
+  // The peer has it. An open connection keeps the descriptor of its socket, and one for the memory
+  // of each size class that it has used for what it sends (1 to 5 with the default classes).
   void CloseDescriptor() { memory_.descriptor.reset(); }
 
   Control& control() const { return *reinterpret_cast<Control*>(memory_.mapping.data()); }

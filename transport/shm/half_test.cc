@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -126,6 +127,44 @@ TEST(Half, OnlySealedMemoryOfTheRightSizeIsAccepted) {
               HasSubstr("8192"));
   EXPECT_THAT(std::string(verify(memory(0, kSize | F_SEAL_FUTURE_WRITE)).message()),
               HasSubstr("0 bytes"));
+}
+
+TEST(SharedMemory, LargerThanTheLimitOfFilesIsRefusedByName) {
+  rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit low = before;
+  low.rlim_cur = 1 << 20;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &low), 0);
+  // Were it asked for, the system would end this process.
+  const absl::Status larger = CreateSharedMemory("test", (1 << 20) + 4096, 0, false).status();
+  const absl::Status largest = CreateSharedMemory("test", 1 << 20, 1 << 20, false).status();
+  ShmOptions fits;
+  fits.slot_classes = {{4096, 16}, {1 << 20, 1}};
+  const absl::Status half = LocalHalf::Create(std::make_shared<const ShmOptions>()).status();
+  const absl::Status small_half = LocalHalf::Create(std::make_shared<ShmOptions>(fits)).status();
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(larger.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(larger.message(),
+            "shared memory of 1052672 bytes exceeds this process's RLIMIT_FSIZE, 1048576 bytes "
+            "(ulimit -f)");
+  EXPECT_TRUE(largest.ok()) << largest;
+  EXPECT_EQ(half.code(), absl::StatusCode::kResourceExhausted) << "its largest class is 160 MiB";
+  EXPECT_THAT(std::string(half.message()), HasSubstr("167772160 bytes exceeds"));
+  EXPECT_TRUE(small_half.ok()) << small_half;
+}
+
+// Each reservation is within the size, which the limit is not asked for again.
+TEST(SharedMemory, IsReservedAlsoWhenTheLimitOfFilesWasLoweredSince) {
+  auto memory = CreateSharedMemory("test", 1 << 20, 0, /*for_good=*/false);
+  ASSERT_TRUE(memory.ok());
+  rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit low = before;
+  low.rlim_cur = 4096;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &low), 0);
+  const absl::Status reserved = ReserveMemory(memory->descriptor, 8192, 8192);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_TRUE(reserved.ok()) << reserved;
 }
 
 TEST(SharedMemory, CommitsWhatIsReservedAndNoMore) {

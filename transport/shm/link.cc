@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <memory>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -30,13 +31,26 @@ absl::Status Broken(absl::string_view what) {
       absl::StrCat("the peer broke the shared-memory protocol: ", what));
 }
 
-// A cookie is the bit of the only slot, or the address of a SlotList, which is larger.
-constexpr uint64_t kNoList = kSlotsMax;
+// Where one piece lies: the bit of its first slot, and how many slots.
+struct Held {
+  uint32_t bit;
+  uint32_t slots;
+};
+
+// A cookie is the only piece, which is odd, or the address of a SlotList, which is even.
+constexpr uint64_t CookieOf(Held held) {
+  return uint64_t{held.slots} << 32 | uint64_t{held.bit} << 1 | 1;
+}
+constexpr Held HeldOf(uint64_t cookie) {
+  return {.bit = static_cast<uint32_t>(cookie) >> 1, .slots = static_cast<uint32_t>(cookie >> 32)};
+}
+static_assert(HeldOf(CookieOf({kSlotsMax - 1, 3})).bit == kSlotsMax - 1);
+static_assert(HeldOf(CookieOf({kSlotsMax - 1, 3})).slots == 3);
 
 }  // namespace
 
 struct Link::SlotList {
-  std::vector<uint16_t> bits;
+  std::vector<Held> pieces;
 };
 
 Link::Link(LocalHalf mine, PeerHalf theirs, UniqueFd socket, bool trusted)
@@ -62,24 +76,38 @@ uint32_t Link::ClassOfBit(uint32_t bit) const {
   return size_class;
 }
 
-bool Link::Keep(uint32_t size_class) {
-  const uint32_t kept = kept_[size_class].fetch_add(1, std::memory_order_relaxed);
-  return trusted_ && kept < (theirs_.classes()[size_class].count + 1) / 2;
+uint32_t Link::SlotsOf(const Descriptor& piece) const {
+  const uint64_t slot_bytes = theirs_.classes()[piece.size_class].slot_bytes;
+  const uint64_t bytes = uint64_t{piece.words} * kWordBytes;
+  if (bytes <= slot_bytes) [[likely]]
+    return 1;
+  return static_cast<uint32_t>((bytes + slot_bytes - 1) / slot_bytes);
+}
+
+bool Link::Keep(const Descriptor& piece) {
+  const uint32_t slots = SlotsOf(piece);
+  const uint32_t kept = kept_[piece.size_class].fetch_add(slots, std::memory_order_relaxed);
+  const std::span<const SizeClass> classes = theirs_.classes();
+  const uint32_t count = classes[piece.size_class].count;
+  // What finds no slot of its class takes one of a larger. Of the last class one stays free, also
+  // if it is the only one.
+  const uint32_t most = piece.size_class + 1u == classes.size() ? count / 2 : (count + 1) / 2;
+  return trusted_ && kept + slots <= most;
 }
 
 void Link::Release(uint64_t cookie) {
   // In a forked child the page is not even mapped.
   if (forked()) [[unlikely]]
     return;
-  const auto release = [this](uint32_t bit) {
-    FlipReleased(bit);
-    kept_[ClassOfBit(bit)].fetch_sub(1, std::memory_order_relaxed);
+  const auto release = [this](Held held) {
+    FlipReleased(held.bit);
+    kept_[ClassOfBit(held.bit)].fetch_sub(held.slots, std::memory_order_relaxed);
   };
-  if (cookie < kNoList) {
-    release(static_cast<uint32_t>(cookie));
+  if ((cookie & 1) != 0) {
+    release(HeldOf(cookie));
   } else {
     const std::unique_ptr<SlotList> list(reinterpret_cast<SlotList*>(cookie));
-    for (const uint16_t bit : list->bits) release(bit);
+    for (const Held held : list->pieces) release(held);
   }
   doorbell_.WakePeer(/*only_for_room=*/true);
   Unref();
@@ -189,15 +217,20 @@ absl::Status Link::ParsePieces(const Record& record, const Limits& limits, bool&
     return Broken(absl::StrCat("pieces of ", total, " bytes for a message of ", header.size));
   }
   broken = false;
-  uint64_t cookie = bits[0];
+  const auto held = [&](uint32_t i) -> Held {
+    return {.bit = bits[i], .slots = SlotsOf(std::bit_cast<Descriptor>(record.words[i]))};
+  };
+  uint64_t cookie = CookieOf(held(0));
   if (record.count > 1) {
-    cookie = reinterpret_cast<uint64_t>(
-        new SlotList{std::vector<uint16_t>(bits.begin(), bits.begin() + record.count)});
+    auto list = std::make_unique<SlotList>();
+    list->pieces.reserve(record.count);
+    for (uint32_t i = 0; i < record.count; ++i) list->pieces.push_back(held(i));
+    cookie = reinterpret_cast<uint64_t>(list.release());
   }
   refs_.fetch_add(1, std::memory_order_relaxed);
   bool in_place = true;
   for (uint32_t i = 0; i < record.count; ++i) {
-    in_place &= Keep(std::bit_cast<Descriptor>(record.words[i]).size_class);
+    in_place &= Keep(std::bit_cast<Descriptor>(record.words[i]));
   }
   if (segment_count > limits.segments_max) {
     Release(cookie);
@@ -247,30 +280,32 @@ absl::Status Link::ParseStream(const Record& record, const Limits& limits, bool&
   if (record.count != 1) return Broken("a message in stream form has one piece");
   std::span<const std::byte> rest;
   uint32_t bit = 0;
-  absl::Status resolved = Resolve(std::bit_cast<Descriptor>(record.words[0]), rest, bit);
+  const auto piece = std::bit_cast<Descriptor>(record.words[0]);
+  absl::Status resolved = Resolve(piece, rest, bit);
   if (!resolved.ok()) return resolved;
   if (rest.size() != header.size - kFrameHeaderBytes || rest.empty()) {
     return Broken(
         absl::StrCat("a piece of ", rest.size(), " bytes for a message of ", header.size));
   }
   broken = false;
+  const uint64_t cookie = CookieOf({.bit = bit, .slots = SlotsOf(piece)});
   refs_.fetch_add(1, std::memory_order_relaxed);
-  if (!Keep(std::bit_cast<Descriptor>(record.words[0]).size_class)) {
+  if (!Keep(piece)) {
     copied_payload_bytes.fetch_add(rest.size(), std::memory_order_relaxed);
     Buffer* const copy = BufferPool::Allocate(rest.size()).release();
     ReadShared(copy->data(), rest.data(), rest.size());
-    Release(bit);
+    Release(cookie);
     return ParseMessage(header, {copy->data(), rest.size()}, copy, 0, limits, message);
   }
   // Only the table is read here, and once; the segments are the user's to read.
   const auto malformed = [&](std::string why) -> absl::Status {
-    Release(bit);
+    Release(cookie);
     return absl::InvalidArgumentError(std::move(why));
   };
   const std::span<const std::byte> extra = rest.first(header.extra_size);
   const std::span<const std::byte> body = rest.subspan(header.extra_size);
   if (body.empty()) {
-    message.Set(header, extra, {}, this, bit);
+    message.Set(header, extra, {}, this, cookie);
     return absl::OkStatus();
   }
   uint64_t word;
@@ -301,7 +336,7 @@ absl::Status Link::ParseStream(const Record& record, const Limits& limits, bool&
     return malformed(absl::StrCat("segment table adds up to ", total, " bytes, message body has ",
                                   body.size(), ", or its padding is not 0"));
   }
-  message.Set(header, extra, segments, this, bit);
+  message.Set(header, extra, segments, this, cookie);
   return absl::OkStatus();
 }
 

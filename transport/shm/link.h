@@ -66,9 +66,11 @@ class Link final : public Backing {
   absl::Status KeepChunk(uint32_t size_class, UniqueFd descriptor);
   void FlipReleased(uint32_t bit);
   uint32_t ClassOfBit(uint32_t bit) const;
+  // Slots that a piece lies in, which was resolved.
+  uint32_t SlotsOf(const Descriptor& piece) const;
   // Counts a piece that will be read in place. False: so many slots of its class are in the hands
   // of users that the message is better copied, lest those who keep messages stall the others.
-  bool Keep(uint32_t size_class);
+  bool Keep(const Descriptor& piece);
 
   absl::Status ParseInline(const Record& record, bool& broken, IncomingMessage& message);
   absl::Status ParsePieces(const Record& record, const Limits& limits, bool& broken,
@@ -85,7 +87,7 @@ class Link final : public Backing {
   std::atomic<uint32_t> refs_{1};
   Doorbell doorbell_;
   std::array<Mapping, kClassesMax> chunks_;  // the peer's
-  // Pieces of each class that are read in place. Relaxed: a bound that may be off by a few.
+  // Slots of each class that are read in place. Relaxed: a bound that may be off by a few.
   std::array<std::atomic<uint32_t>, kClassesMax> kept_{};
 };
 

@@ -50,8 +50,9 @@ constexpr uint64_t RoundUp(uint64_t bytes, uint64_t to) { return (bytes + to - 1
 
 }  // namespace
 
-SlotPool::SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer)
-    : can_trim_(trusted_peer), peer_(&peer) {
+SlotPool::SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer,
+                   std::function<void()> on_committed)
+    : can_trim_(trusted_peer), peer_(&peer), on_committed_(std::move(on_committed)) {
   chunks_.resize(options.slot_classes.size());
   uint32_t bit = 0;
   for (size_t i = 0; i < chunks_.size(); ++i) {
@@ -101,6 +102,19 @@ bool SlotPool::Pop(Chunk& chunk, uint16_t& index) {
   return false;
 }
 
+absl::Status SlotPool::Commit(Chunk& chunk, uint32_t index, uint64_t bytes) {
+  SlotState& slot = chunk.slots[index];
+  if (slot.reserved_bytes >= bytes) [[likely]]
+    return absl::OkStatus();
+  absl::Status reserved =
+      ReserveMemory(chunk.memory.descriptor, chunk.slot_bytes * index + slot.reserved_bytes,
+                    bytes - slot.reserved_bytes);
+  if (!reserved.ok()) return reserved;
+  slot.reserved_bytes = bytes;
+  if (can_trim_ && on_committed_ && !std::exchange(told_of_pages_, true)) on_committed_();
+  return absl::OkStatus();
+}
+
 void SlotPool::PreferCleared(Chunk& chunk) {
   std::vector<uint16_t>& stack = chunk.free_stack;
   if (chunk.slot_bytes < kAheadBytes || stack.empty()) return;
@@ -113,16 +127,8 @@ void SlotPool::PreferCleared(Chunk& chunk) {
     }
   } else if (chunk.fresh == 1 && chunk.count > 1 && chunk.slots[1].free) {
     // A second one, unless the machine is full.
-    SlotState& second = chunk.slots[1];
     const uint64_t wanted = std::min(chunk.slot_bytes, RoundUp(dirty_bytes, kWholeBytes));
-    if (second.reserved_bytes < wanted) {
-      if (!ReserveMemory(chunk.memory.descriptor, chunk.slot_bytes + second.reserved_bytes,
-                         wanted - second.reserved_bytes)
-               .ok()) {
-        return;
-      }
-      second.reserved_bytes = wanted;
-    }
+    if (!Commit(chunk, 1, wanted).ok()) return;
     List(chunk, static_cast<uint16_t>(chunk.fresh++));
   }
 }
@@ -160,14 +166,10 @@ Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes
   for (uint64_t done = 0; done < usable; done += chunk.slot_bytes) {
     SlotState& slot = chunk.slots[index + done / chunk.slot_bytes];
     const uint64_t part = std::min(chunk.slot_bytes, usable - done);
-    if (slot.reserved_bytes < part) {
-      refused = ReserveMemory(chunk.memory.descriptor, start + done + slot.reserved_bytes,
-                              part - slot.reserved_bytes);
-      if (!refused.ok()) {
-        if (run <= 1) List(chunk, index);
-        return {};
-      }
-      slot.reserved_bytes = part;
+    refused = Commit(chunk, static_cast<uint32_t>(index + done / chunk.slot_bytes), part);
+    if (!refused.ok()) {
+      if (run <= 1) List(chunk, index);
+      return {};
     }
     if (slot.dirty_bytes != 0) {
       // No more than what is handed out; the rest stays dirty.
@@ -314,9 +316,11 @@ bool SlotPool::ClearAhead() {
   return false;
 }
 
-void SlotPool::Trim(uint64_t keep_bytes) {
-  if (!can_trim_) return;
+bool SlotPool::Trim(uint64_t keep_bytes) {
+  if (!can_trim_) return false;
   BiasedLock lock(&mutex_);
+  told_of_pages_ = false;
+  bool in_use = false;
   if (in_flight_ != 0) Collect();
   for (Chunk& chunk : chunks_) {
     bool all_given_back = true;
@@ -324,7 +328,11 @@ void SlotPool::Trim(uint64_t keep_bytes) {
       SlotState& slot = chunk.slots[i];
       if (slot.free && slot.reserved_bytes == 0) continue;
       if (!slot.free || slot.reserved_bytes <= keep_bytes) {
-        if (slot.free) keep_bytes -= slot.reserved_bytes;
+        if (slot.free) {
+          keep_bytes -= slot.reserved_bytes;
+        } else {
+          in_use |= slot.reserved_bytes != 0;
+        }
         all_given_back = false;
         continue;
       }
@@ -344,6 +352,7 @@ void SlotPool::Trim(uint64_t keep_bytes) {
       chunk.fresh = 0;
     }
   }
+  return in_use;
 }
 
 SlotPool::Usage SlotPool::GetUsage() {
@@ -361,6 +370,7 @@ void SlotPool::Detach() {
   bool last;
   {
     BiasedLock lock(&mutex_);
+    on_committed_ = nullptr;
     peer_ = nullptr;
     last = taken_ == 0;
   }

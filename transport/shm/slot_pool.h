@@ -18,6 +18,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -48,8 +49,11 @@ struct Slot {
 class SlotPool final : public SegmentSource {
  public:
   // `peer`: the peer's control page, which outlives Detach. `can_trim`: whether memory may be given
-  // back to the system, which the seal for peers that are not trusted forbids.
-  SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer);
+  // back to the system, which the seal for peers that are not trusted forbids. `on_committed` is
+  // called when the first pages since the last Trim are committed that a later one can give back:
+  // by whoever takes a slot, under the pool's lock, and never after Detach. It does not block.
+  SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer,
+           std::function<void()> on_committed = nullptr);
 
   // A slot of at least `bytes`, zeroed; `hint_bytes` of it are better. `any_class`: also one that
   // is much too large. Empty: all are in use, and one comes free with time; or none ever will
@@ -79,8 +83,9 @@ class SlotPool final : public SegmentSource {
   bool ClearAhead();
 
   // Gives pages of free slots back to the system, in sum all but `keep_bytes`, and what is kept of
-  // classes of which no slot is used.
-  void Trim(uint64_t keep_bytes);
+  // classes of which no slot is used. True: slots that are in use have pages, which only another
+  // Trim gives back.
+  bool Trim(uint64_t keep_bytes);
 
   struct Usage {
     uint32_t taken = 0;      // by messages under construction
@@ -123,8 +128,11 @@ class SlotPool final : public SegmentSource {
   absl::Status Open(Chunk& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void List(Chunk& chunk, uint16_t index);
   static bool Pop(Chunk& chunk, uint16_t& index);
+  // Reserves the first `bytes` of a slot. RESOURCE_EXHAUSTED.
+  absl::Status Commit(Chunk& chunk, uint32_t index, uint64_t bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Puts the free slot first that is to be taken next.
-  static void PreferCleared(Chunk& chunk);
+  void PreferCleared(Chunk& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static bool PopRun(Chunk& chunk, uint32_t count, uint16_t& index);
   // Empty: all of the class are in use; or, with a non-OK `refused`, the system gave none.
   Slot TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes, absl::Status& refused)
@@ -141,6 +149,8 @@ class SlotPool final : public SegmentSource {
   uint64_t largest_bytes_ = 0;
   BiasedMutex mutex_;
   const Control* peer_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> on_committed_ ABSL_GUARDED_BY(mutex_);
+  bool told_of_pages_ ABSL_GUARDED_BY(mutex_) = false;  // since the last Trim
   uint32_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   // Whether ClearAhead may find something. Written under the mutex; relaxed, for it is a hint.

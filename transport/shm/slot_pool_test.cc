@@ -188,6 +188,40 @@ TEST_F(SlotPoolTest, TrimGivesBackWhatIsFree) {
   pool_->Return(kept, 0);
 }
 
+TEST_F(SlotPoolTest, TellsOfPagesOnceBetweenTrimsAndTrimOfThoseInUse) {
+  int told = 0;
+  SlotPool* const pool = new SlotPool(Options(), *peer_, true, [&told] { ++told; });
+  const Slot slot = pool->Take(100, 0, false);
+  EXPECT_EQ(told, 1);
+  pool->Return(pool->Take(100, 0, false), 0);
+  EXPECT_EQ(told, 1) << "nothing was trimmed yet";
+  EXPECT_TRUE(pool->Trim(0)) << "one is under construction";
+  pool->Sent(slot, 100);
+  EXPECT_TRUE(pool->Trim(0)) << "it is in flight";
+  EXPECT_EQ(pool->GetUsage().committed_bytes, 4096u);
+  const Slot other = pool->Take(100, 0, false);
+  EXPECT_EQ(told, 2);
+  pool->Return(other, 0);
+  Release(slot);
+  EXPECT_FALSE(pool->Trim(0));
+  EXPECT_EQ(pool->GetUsage().committed_bytes, 0u);
+  const Slot last = pool->Take(100, 0, false);
+  EXPECT_EQ(told, 3);
+  EXPECT_TRUE(pool->Trim(0));
+  pool->Detach();
+  pool->Return(last, 0);
+}
+
+TEST_F(SlotPoolTest, DoesNotTellOfPagesThatCannotBeGivenBack) {
+  int told = 0;
+  SlotPool* const pool = new SlotPool(Options(), *peer_, false, [&told] { ++told; });
+  const Slot slot = pool->Take(100, 0, false);
+  EXPECT_EQ(told, 0);
+  EXPECT_FALSE(pool->Trim(0));
+  pool->Return(slot, 0);
+  pool->Detach();
+}
+
 TEST_F(SlotPoolTest, OutlivesTheConnectionForTheSakeOfMessagesUnderConstruction) {
   const Slot slot = pool_->Take(4096, 0, false);
   pool_->Detach();

@@ -2,19 +2,45 @@
 
 // Two ends of a shared-memory connection in one process, for tests: what the handshake would do.
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "transport/shm/half.h"
 #include "transport/shm/shm_connection.h"
 #include "transport/transports.h"
 
 namespace mi7::transport::shm {
+
+// Bytes that are committed to the message slots of this process: what their makers have of them.
+inline uint64_t CommittedSlotBytes() {
+  uint64_t bytes = 0;
+  DIR* const folder = ::opendir("/proc/self/fd");
+  MI7_CHECK(folder != nullptr, "descriptors can be listed");
+  while (const dirent* const entry = ::readdir(folder)) {
+    std::array<char, 64> target{};
+    const std::string path = absl::StrCat("/proc/self/fd/", entry->d_name);
+    if (::readlink(path.c_str(), target.data(), target.size() - 1) <= 0) continue;
+    struct stat info;
+    if (absl::StartsWith(target.data(), "/memfd:mi7-slots") && ::stat(path.c_str(), &info) == 0) {
+      bytes += static_cast<uint64_t>(info.st_blocks) * 512;
+    }
+  }
+  ::closedir(folder);
+  return bytes;
+}
 
 // What each end of a pair is made with.
 struct PairOptions {

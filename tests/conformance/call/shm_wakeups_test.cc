@@ -5,6 +5,7 @@
 // the C library's functions that it calls.
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -115,6 +116,16 @@ ssize_t recvmsg(int fd, msghdr* message, int flags) {
   ++counts.others;
   return SystemCall(SYS_recvmsg, fd, reinterpret_cast<long>(message), flags, 0, 0, 0);
 }
+// Passes memory of a size class to the peer.
+ssize_t sendmsg(int fd, const msghdr* message, int flags) {
+  ++counts.others;
+  return SystemCall(SYS_sendmsg, fd, reinterpret_cast<long>(message), flags, 0, 0, 0);
+}
+// Commits pages, or gives them back.
+int fallocate(int fd, int mode, off_t offset, off_t size) {
+  ++counts.others;
+  return static_cast<int>(SystemCall(SYS_fallocate, fd, mode, offset, size, 0, 0));
+}
 int epoll_pwait2(int fd, epoll_event* events, int count, const timespec* timeout,
                  const sigset_t* mask) {
   ++counts.sleeps;
@@ -153,9 +164,11 @@ class ShmWakeupsTest : public testing::Test {
     channel_ = *Channel::Create(endpoint, channel);
     for (int i = 0; i < 200; ++i) Call();
   }
-  void Call() {
+  // With `bytes` there and back.
+  void Call(unsigned bytes = 0) {
     auto request = ProbeStub(channel_).Echo();
     request->setText("text");
+    if (bytes != 0) request->initData(bytes);
     ASSERT_THAT(request.Send().Wait(), IsOk());
   }
   // A machine that has other work keeps threads from running: what is counted must be `right` once.
@@ -175,24 +188,57 @@ class ShmWakeupsTest : public testing::Test {
   std::shared_ptr<Channel> channel_;
 };
 
+// In the ring, in a slot, and in slots that are large enough to be cleared ahead.
+struct Calls {
+  unsigned bytes;
+  int count;
+};
+constexpr Calls kAllCalls[] = {{0, 2000}, {2'048, 1000}, {1 << 20, 200}};
+
 TEST_F(ShmWakeupsTest, CallsOfTwoThatAreAwakeMakeNoSystemCalls) {
   Serve(WaitPolicy::kSpin);
-  constexpr int kCalls = 2000;
-  ExpectOnce([&] {
+  for (const auto& [bytes, count] : kAllCalls) {
+    SCOPED_TRACE(absl::StrCat(bytes, " bytes"));
+    const auto few = static_cast<uint64_t>(count / 100);
     counts.Clear();
-    const int64_t start_ns = MonotonicNanos();
-    for (int i = 0; i < kCalls; ++i) Call();
-    const int64_t took_ns = MonotonicNanos() - start_ns;
-    // The client's loop takes over, and is woken, when the machine keeps a thread from running. A
-    // lock for which two threads met, by chance.
-    return counts.bytes_sent <= kCalls / 100u && counts.futex_wakes <= kCalls / 100u &&
-           counts.others <= kCalls / 100u &&
-           // Now and then, by the clock and not by the call: the server's loop looks at its
-           // descriptors every 50 us, the client's sleeps and looks every 5 ms whether the
-           // connection is still in use.
-           counts.looks <= static_cast<uint64_t>(took_ns / 50'000 + 10) &&
-           counts.sleeps <= static_cast<uint64_t>(took_ns / 5'000'000 * 2 + 10);
-  });
+    for (int i = 0; i < 20; ++i) Call(bytes);
+    EXPECT_TRUE(bytes == 0 || counts.others > 0) << "memory is committed, and that is counted";
+    ExpectOnce([&, bytes = bytes, count = count] {
+      counts.Clear();
+      const int64_t start_ns = MonotonicNanos();
+      for (int i = 0; i < count; ++i) Call(bytes);
+      const int64_t took_ns = MonotonicNanos() - start_ns;
+      // The client's loop takes over, and is woken, when the machine keeps a thread from running. A
+      // lock for which two threads met, by chance.
+      return counts.bytes_sent <= few && counts.futex_wakes <= few && counts.others <= few &&
+             // Now and then, by the clock and not by the call: the server's loop looks at its
+             // descriptors every 50 us, the client's sleeps and looks every 5 ms whether the
+             // connection is still in use.
+             counts.looks <= static_cast<uint64_t>(took_ns / 50'000 + 10) &&
+             counts.sleeps <= static_cast<uint64_t>(took_ns / 5'000'000 * 2 + 10);
+    });
+  }
+}
+
+// The default: who polls offers the CPU to others, and sleeps when the wait is long.
+TEST_F(ShmWakeupsTest, CallsOfTwoThatPollForAWhileMakeNoOtherSystemCalls) {
+  Serve(WaitPolicy::kAdaptive);
+  for (const auto& [bytes, count] : kAllCalls) {
+    SCOPED_TRACE(absl::StrCat(bytes, " bytes"));
+    for (int i = 0; i < 20; ++i) Call(bytes);
+    ExpectOnce([&, bytes = bytes, count = count] {
+      counts.Clear();
+      const int64_t start_ns = MonotonicNanos();
+      for (int i = 0; i < count; ++i) Call(bytes);
+      const int64_t took_ns = MonotonicNanos() - start_ns;
+      const auto few = static_cast<uint64_t>(count / 20);
+      // What takes longer than polling pays for is slept for, by each side once a call.
+      const uint64_t sleeps = bytes >= 1 << 20 ? 2 * static_cast<uint64_t>(count) : few;
+      return counts.others <= few && counts.wakes() <= sleeps + few &&
+             counts.looks <= static_cast<uint64_t>(took_ns / 50'000 + 10) &&
+             counts.sleeps <= sleeps + few + static_cast<uint64_t>(took_ns / 5'000'000 * 2 + 10);
+    });
+  }
 }
 
 TEST_F(ShmWakeupsTest, ACallWakesEachSideOnceAtMostWhenBothSleep) {
