@@ -20,8 +20,6 @@ constexpr uint32_t kPollsPerEpoll = 8;
 // at.
 constexpr int64_t kEpollEveryNs = 50'000;
 constexpr uint32_t kRoundsPerClock = 64;
-// Fruitless rounds before the clock is read and the CPU offered to others: a microsecond or two.
-constexpr uint32_t kPauses = 48;
 
 }  // namespace
 
@@ -87,19 +85,15 @@ bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {
 
 bool EventLoop::Impl::SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns) {
   uint32_t quiet_rounds = 0;
-  uint32_t pauses = !single_cpu || neighbour.PauseFirst() ? kPauses : 0;
+  uint32_t pauses = neighbour.Pauses(single_cpu);
   for (uint32_t rounds = 1;; ++rounds) {
     const bool worked = kept.Poll();
     if (HasWork() || kept.empty()) return false;
     if (worked) {
       if (quiet_since_ns != 0) budget.End(budget_ns, 0);
-      if (single_cpu && quiet_rounds != 0) {
-        if (quiet_since_ns == 0) {
-          neighbour.EndedWhilePausing();
-        } else if (quiet_rounds <= pauses + 2) {
-          neighbour.EndedAfterYield();
-        }
-        pauses = neighbour.PauseFirst() ? kPauses : 0;
+      if (quiet_rounds != 0) {
+        if (quiet_since_ns == 0) neighbour.EndedWhilePausing();
+        pauses = neighbour.Pauses(single_cpu);
       }
       quiet_since_ns = 0;
       quiet_rounds = 0;
@@ -120,8 +114,8 @@ bool EventLoop::Impl::SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns) {
       budget_ns = options.wait == WaitPolicy::kSpin ? kNever : budget.Begin();
     }
     if (now_ns - quiet_since_ns >= budget_ns) return true;
-    if (budget_ns != kNever || single_cpu || rounds % 1024 == 0) {
-      ::sched_yield();
+    if (budget_ns != kNever || single_cpu || quiet_rounds % 1024 == 0) {
+      neighbour.YieldOrPause(quiet_rounds);
     } else {
       CpuPause();
     }

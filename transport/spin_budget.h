@@ -10,6 +10,7 @@
 // messages come just too late costs little.
 
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -62,22 +63,55 @@ inline void CpuPause() {
 #endif
 }
 
-// NeighbourGuess: whether a thread that may run on one CPU only shares it with who it waits for.
+// Polls with a pause after each before a waiting thread offers its CPU to others for the first time:
+// 1 to 4 us.
+inline constexpr uint32_t kPausesBeforeYield = 96;
+
+// NeighbourGuess: whether somebody else wants the CPU that a polling thread has.
 //
-// Then pausing between polls is time taken from the other; if the other has a CPU of its own,
-// giving ours up in a system call is what costs. Which it is shows in when the wait ends: during
-// the pauses, or right after the CPU was given up. Not thread-safe: one waiter at a time.
+// If so, pausing between polls is time taken from the other, which may be who it waits for; if not,
+// offering the CPU in a system call is what costs, and the message that comes meanwhile waits for
+// its end. Which it is the system says: it counts how often a thread lost its CPU. When the wait
+// ended says nothing: a message that came during a call in vain looks like one that the call let
+// come. Not thread-safe: one waiter at a time.
 class NeighbourGuess {
  public:
-  // Whether to pause at the beginning of the wait that begins now.
-  bool PauseFirst() { return !shares_ || ++waits_ % kRetryEvery == 0; }
+  // For a wait that begins now: how often to poll and pause before the CPU is offered.
+  // `single_cpu`: whether the thread has this one only (OnSingleCpu).
+  uint32_t Pauses(bool single_cpu) {
+    return !single_cpu || !shares_ || ++waits_ % kRetryEvery == 0 ? kPausesBeforeYield : 0;
+  }
+  // Such a wait has ended before the CPU was offered.
   void EndedWhilePausing() { shares_ = false; }
-  void EndedAfterYield() { shares_ = true; }
+  // Once a poll, after the pauses; `poll` counts up. Offers the CPU, or pauses where nobody took it
+  // the last time.
+  void YieldOrPause(uint32_t poll) {
+    if (!shares_ && poll % kOfferEvery != 0) {
+      CpuPause();
+    } else if (!shares_ || ++yields_ % kAskEvery == 0) {
+      const int64_t before = CpuLosses();
+      ::sched_yield();
+      shares_ = CpuLosses() != before;
+    } else {
+      ::sched_yield();
+    }
+  }
 
  private:
   static constexpr uint32_t kRetryEvery = 64;
+  static constexpr uint32_t kOfferEvery = 16;
+  static constexpr uint32_t kAskEvery = 16;
+
+  // How often the calling thread has lost its CPU to another. A system call.
+  static int64_t CpuLosses() {
+    rusage usage{};
+    ::getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_nvcsw + usage.ru_nivcsw;
+  }
+
   bool shares_ = true;
   uint32_t waits_ = 0;
+  uint32_t yields_ = 0;
 };
 
 // Whether the calling thread can run on one CPU only, so that it must give up the CPU for anybody

@@ -20,8 +20,6 @@ constexpr uint8_t kHotDrives = 8;
 constexpr auto kLentTick = absl::Milliseconds(5);
 // Records that are dispatched before the driver looks at its own affairs again.
 constexpr int kRecordsPerTurn = 64;
-// Fruitless polls before the clock is read and the CPU offered to others: a microsecond or two.
-constexpr uint32_t kPauses = 48;
 // Cells after which the peer is told what was read of its ring. So it never waits for less than the
 // rest of the ring, which is ours to read first.
 constexpr uint32_t kPublishEvery = kRingCells / 4;
@@ -89,7 +87,7 @@ bool ShmConnection::AwaitTurns(Completion& completion, Deadline deadline) {
 void ShmConnection::Drive(Completion& completion, Deadline deadline) {
   static thread_local const bool single_cpu = OnSingleCpu();
   static thread_local NeighbourGuess neighbour;
-  uint32_t pauses = !single_cpu || neighbour.PauseFirst() ? kPauses : 0;
+  uint32_t pauses = neighbour.Pauses(single_cpu);
   link_->doorbell().Awake();
   const WaitPolicy policy = options_->wait;
   uint32_t quiet = 0;
@@ -98,13 +96,9 @@ void ShmConnection::Drive(Completion& completion, Deadline deadline) {
   while (!completion.done() && CanDrive()) {
     if (Work()) {
       if (start_ns != 0 && policy == WaitPolicy::kAdaptive) budget_.End(budget_ns, 0);
-      if (single_cpu && quiet != 0) {
-        if (start_ns == 0) {
-          neighbour.EndedWhilePausing();
-        } else if (quiet <= pauses + 2) {
-          neighbour.EndedAfterYield();
-        }
-        pauses = neighbour.PauseFirst() ? kPauses : 0;
+      if (quiet != 0) {
+        if (start_ns == 0) neighbour.EndedWhilePausing();
+        pauses = neighbour.Pauses(single_cpu);
       }
       quiet = 0;
       start_ns = 0;
@@ -127,7 +121,7 @@ void ShmConnection::Drive(Completion& completion, Deadline deadline) {
         // A wait that takes so long leaves time for what the next message needs.
         if (pool_->ClearAhead()) continue;
         if (single_cpu || policy == WaitPolicy::kAdaptive || quiet % 1024 == 0) {
-          ::sched_yield();
+          neighbour.YieldOrPause(quiet);
         } else {
           CpuPause();
         }
@@ -414,7 +408,7 @@ bool ShmConnection::Poll() {
   }
   // A guess; what it misses is there at the next poll, or when the connection is put to rest.
   if (!reader_.Ready(std::memory_order_relaxed) && !queue_waits() && !HasErrand()) {
-    if (++quiet_polls_ > kPauses) pool_->ClearAhead();
+    if (++quiet_polls_ > kPausesBeforeYield) pool_->ClearAhead();
     return false;
   }
   quiet_polls_ = 0;
