@@ -63,8 +63,8 @@ inline void CpuPause() {
 #endif
 }
 
-// Polls with a pause after each before a waiting thread offers its CPU to others for the first time:
-// 1 to 4 us.
+// Polls with a pause after each before a waiting thread offers its CPU to others for the first
+// time: 1 to 4 us.
 inline constexpr uint32_t kPausesBeforeYield = 96;
 
 // NeighbourGuess: whether somebody else wants the CPU that a polling thread has.
@@ -76,6 +76,16 @@ inline constexpr uint32_t kPausesBeforeYield = 96;
 // come. Not thread-safe: one waiter at a time.
 class NeighbourGuess {
  public:
+  // How often the calling thread has lost its CPU to another. A system call.
+  static int64_t CpuLosses() {
+    rusage usage{};
+    ::getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_nvcsw + usage.ru_nivcsw;
+  }
+
+  // `losses`: for tests.
+  explicit NeighbourGuess(int64_t (*losses)() = &CpuLosses) : losses_(losses) {}
+
   // For a wait that begins now: how often to poll and pause before the CPU is offered.
   // `single_cpu`: whether the thread has this one only (OnSingleCpu).
   uint32_t Pauses(bool single_cpu) {
@@ -89,9 +99,9 @@ class NeighbourGuess {
     if (!shares_ && poll % kOfferEvery != 0) {
       CpuPause();
     } else if (!shares_ || ++yields_ % kAskEvery == 0) {
-      const int64_t before = CpuLosses();
+      const int64_t before = losses_();
       ::sched_yield();
-      shares_ = CpuLosses() != before;
+      shares_ = losses_() != before;
     } else {
       ::sched_yield();
     }
@@ -102,13 +112,7 @@ class NeighbourGuess {
   static constexpr uint32_t kOfferEvery = 16;
   static constexpr uint32_t kAskEvery = 16;
 
-  // How often the calling thread has lost its CPU to another. A system call.
-  static int64_t CpuLosses() {
-    rusage usage{};
-    ::getrusage(RUSAGE_THREAD, &usage);
-    return usage.ru_nvcsw + usage.ru_nivcsw;
-  }
-
+  int64_t (*losses_)();
   bool shares_ = true;
   uint32_t waits_ = 0;
   uint32_t yields_ = 0;

@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """Says where the nanoseconds of a call go on either side, room by room, from samples of perf.
 
-    bench/micro/profile_time.py PATH/TO/call_benchmark [BENCHMARK] [SECONDS]
+    bench/micro/profile_time.py CALL_NS [--name=THREAD ...] PROGRAM [ARGUMENT ...]
 
-As profile_call.py, but in time instead of instructions, so on a machine with nothing else to do and
-a CPU for each side. A thread's time in a room is its share of the samples times the time of a call;
-what is missing to that time it slept. Threads are named by what they ran most. Functions that were
-made inline count as the one that they are in. Needs perf, and no hardware counters (cpu-clock).
+    B=bazel-bin/bench/harness/bench
+    bench/micro/profile_time.py 850 --name=mi7 --name=mi7-server-0 \\
+        $B --only=L1 --placements=different --rounds=9 --measure=1s
+
+Samples all that PROGRAM starts and adds up by the names of threads: those given, or all. CALL_NS is
+what a call takes a thread: its latency where the thread polls all the time, its CPU time where it
+sleeps. A room's nanoseconds are its share of the thread's samples times that. As profile_call.py,
+but in time instead of instructions, so on a machine with nothing else to do. Functions that were made
+inline count as the one that they are in. Needs perf, and no hardware counters.
 """
 
 import collections
-import json
 import os
 import re
 import subprocess
@@ -20,63 +24,46 @@ import tempfile
 from profile_call import room_of, short
 
 FREQUENCY = 9999
-# Samples before this are the start of the program and the benchmark's search for its length.
-SKIPPED_SHARE = 0.5
-
-_SAMPLE = re.compile(r"^\s*(\d+)\s+([\d.]+):\s+(.*?)\s+\(([^)]*)\)\s*$")
+_SAMPLE = re.compile(r"^\s*(.*?)\s+(\d+)\s+([\d.]+):\s+[0-9a-f]+\s+(.*?)\s+\(([^)]*)\)\s*$")
 
 
-def sample(program, benchmark, seconds):
-    """Runs it; nanoseconds a call, and (thread, time in s, function, whether the kernel's) of each sample."""
+def sample(command):
+    """Runs it; (thread's name, function, room) of each sample."""
     with tempfile.TemporaryDirectory() as folder:
         data = os.path.join(folder, "perf.data")
-        report = subprocess.run(
-            ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(FREQUENCY), "-o", data, "--", program,
-             "--benchmark_filter=^%s(/real_time)?$" % benchmark, "--benchmark_min_time=%s" % seconds,
-             "--benchmark_format=json"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, check=True).stdout
-        measured = json.loads(report)["benchmarks"][0]
-        text = subprocess.run(["perf", "script", "-i", data, "-F", "tid,time,ip,sym,dso"],
+        subprocess.run(["perf", "record", "-q", "-e", "cpu-clock", "-F", str(FREQUENCY), "-o", data, "--"]
+                       + command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        text = subprocess.run(["perf", "script", "-i", data, "-F", "comm,tid,time,ip,sym,dso"],
                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True,
                               check=True).stdout
-    per_second = measured.get("items_per_second")
-    call_ns = 1e9 / per_second if per_second else measured["real_time"]
-    samples = []
     for line in text.splitlines():
         match = _SAMPLE.match(line)
-        if match:
-            function = re.sub(r"^[0-9a-f]+\s+", "", match.group(3))
-            if "vdso" in match.group(4):
-                function = "clock_gettime"  # the kernel's part of it in user space has no names
-            samples.append((int(match.group(1)), float(match.group(2)), function,
-                            "kernel" in match.group(4)))
-    return call_ns, samples
+        if not match:
+            continue
+        thread, _, _, function, place = match.groups()
+        if "vdso" in place:
+            function = "clock_gettime"  # the kernel's part of it in user space has no names
+        yield thread, function, "kernel" if "kernel" in place else room_of(function)
 
 
 def main():
-    program = sys.argv[1]
-    benchmark = sys.argv[2] if len(sys.argv) > 2 else "BM_ShmCall"
-    seconds = sys.argv[3] if len(sys.argv) > 3 else "3"
-    call_ns, samples = sample(program, benchmark, seconds)
-    begin, end = samples[0][1], samples[-1][1]
-    begin += (end - begin) * SKIPPED_SHARE
-    share_ns = call_ns / ((end - begin) * FREQUENCY)
+    call_ns = float(sys.argv[1])
+    command = sys.argv[2:]
+    names = []
+    while command[0].startswith("--name="):
+        names.append(command.pop(0)[len("--name="):])
     threads = collections.defaultdict(lambda: collections.defaultdict(collections.Counter))
-    for thread, at, function, kernel in samples:
-        if at >= begin:
-            room = "kernel" if kernel else room_of(function)
+    for thread, function, room in sample(command):
+        if room != "start-up of the program" and (not names or thread in names):
             threads[thread][room][function] += 1
-    print("%s: %.0f ns a call" % (benchmark, call_ns))
     for thread, rooms in sorted(threads.items()):
-        busy_ns = sum(sum(found.values()) for found in rooms.values()) * share_ns
-        if busy_ns < call_ns / 50:
-            continue
-        print("thread %d: %.0f ns" % (thread, busy_ns))
+        total = sum(sum(found.values()) for found in rooms.values())
+        print("%s: %d samples, %.0f ns a call" % (thread, total, call_ns))
         for room, found in sorted(rooms.items(), key=lambda item: -sum(item[1].values())):
-            print("%7.0f  %s" % (sum(found.values()) * share_ns, room))
-            for function, count in found.most_common(4):
-                if count * share_ns >= call_ns / 100:
-                    print("           %5.0f  %s" % (count * share_ns, short(function)[:100]))
+            print("%7.0f  %s" % (sum(found.values()) * call_ns / total, room))
+            for function, count in found.most_common(5):
+                if count * 100 >= total:
+                    print("           %5.0f  %s" % (count * call_ns / total, short(function)[:100]))
 
 
 if __name__ == "__main__":
