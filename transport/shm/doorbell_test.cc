@@ -120,9 +120,9 @@ TEST_F(DoorbellTest, AThreadSleepsUntilItIsRungOrKicked) {
   std::atomic<uint32_t> kick{0}, other{0};
   const auto wakes = [&](auto wake) {
     sleeper_.Declare(kFutex);
+    const uint32_t bell = seen_by_sleeper_.control().bell.load();
     std::thread waker([&] { wake(); });
     // Returns for no reason, too: whoever sleeps looks again.
-    const uint32_t bell = seen_by_sleeper_.control().bell.load();
     while (seen_by_sleeper_.control().bell.load() == bell && kick.load() == 0 &&
            other.load() == 0) {
       sleeper_.SleepInFutex(kick, 0, other, 0, Deadline::Infinite());
