@@ -91,10 +91,7 @@ bool EventLoop::Impl::SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns) {
     if (HasWork() || kept.empty()) return false;
     if (worked) {
       if (quiet_since_ns != 0) budget.End(budget_ns, 0);
-      if (quiet_rounds != 0) {
-        if (quiet_since_ns == 0) neighbour.EndedWhilePausing();
-        pauses = neighbour.Pauses(single_cpu);
-      }
+      if (quiet_rounds != 0) pauses = neighbour.Pauses(single_cpu);
       quiet_since_ns = 0;
       quiet_rounds = 0;
       if (rounds % kRoundsPerClock != 0) continue;

@@ -76,11 +76,12 @@ inline constexpr uint32_t kPausesBeforeYield = 96;
 // come. Not thread-safe: one waiter at a time.
 class NeighbourGuess {
  public:
-  // How often the calling thread has lost its CPU to another. A system call.
+  // How often the calling thread has lost its CPU to another while it had something to do, which
+  // includes polling. A system call.
   static int64_t CpuLosses() {
     rusage usage{};
     ::getrusage(RUSAGE_THREAD, &usage);
-    return usage.ru_nvcsw + usage.ru_nivcsw;
+    return usage.ru_nivcsw;
   }
 
   // `losses`: for tests.
@@ -89,33 +90,44 @@ class NeighbourGuess {
   // For a wait that begins now: how often to poll and pause before the CPU is offered.
   // `single_cpu`: whether the thread has this one only (OnSingleCpu).
   uint32_t Pauses(bool single_cpu) {
-    return !single_cpu || !shares_ || ++waits_ % kRetryEvery == 0 ? kPausesBeforeYield : 0;
+    // Who never waits long never offers the CPU, and others then take it.
+    if (!shares_ && ++waits_ % kLookEvery == 0) Look(losses_());
+    return single_cpu && shares_ ? 0 : kPausesBeforeYield;
   }
-  // Such a wait has ended before the CPU was offered.
-  void EndedWhilePausing() { shares_ = false; }
   // Once a poll, after the pauses; `poll` counts up. Offers the CPU, or pauses where nobody took it
   // the last time.
   void YieldOrPause(uint32_t poll) {
-    if (!shares_ && poll % kOfferEvery != 0) {
+    if (!shares_ && poll % offer_every_ != 0) {
       CpuPause();
     } else if (!shares_ || ++yields_ % kAskEvery == 0) {
-      const int64_t before = losses_();
+      losses_seen_ = losses_();
       ::sched_yield();
-      shares_ = losses_() != before;
+      Look(losses_());
+      // An offer in vain may make a message late, so that its sender waits longer for the answer,
+      // offers its CPU, too, and makes that late: each is to be rarer than the one before.
+      offer_every_ = shares_ ? kOfferEveryMin : std::min(2 * offer_every_, kOfferEveryMax);
     } else {
       ::sched_yield();
     }
   }
 
  private:
-  static constexpr uint32_t kRetryEvery = 64;
-  static constexpr uint32_t kOfferEvery = 16;
+  static constexpr uint32_t kLookEvery = 256;
+  static constexpr uint32_t kOfferEveryMin = 16;
+  static constexpr uint32_t kOfferEveryMax = 1024;  // 20 to 60 us
   static constexpr uint32_t kAskEvery = 16;
+
+  void Look(int64_t losses) {
+    shares_ = losses != losses_seen_;
+    losses_seen_ = losses;
+  }
 
   int64_t (*losses_)();
   bool shares_ = true;
   uint32_t waits_ = 0;
   uint32_t yields_ = 0;
+  uint32_t offer_every_ = kOfferEveryMin;
+  int64_t losses_seen_ = 0;
 };
 
 // Whether the calling thread can run on one CPU only, so that it must give up the CPU for anybody

@@ -96,10 +96,7 @@ void ShmConnection::Drive(Completion& completion, Deadline deadline) {
   while (!completion.done() && CanDrive()) {
     if (Work()) {
       if (start_ns != 0 && policy == WaitPolicy::kAdaptive) budget_.End(budget_ns, 0);
-      if (quiet != 0) {
-        if (start_ns == 0) neighbour.EndedWhilePausing();
-        pauses = neighbour.Pauses(single_cpu);
-      }
+      if (quiet != 0) pauses = neighbour.Pauses(single_cpu);
       quiet = 0;
       start_ns = 0;
       // Also after a read: a peer that never stops sending must not keep us from looking.
