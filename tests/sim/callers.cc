@@ -9,8 +9,8 @@
 
 namespace mi7::sim {
 
-Callers::Callers(World& world, Ledger& ledger, const std::string& endpoint)
-    : world_(world), ledger_(ledger), loop_(world.NewLoop()) {
+Callers::Callers(World& world, Ledger& ledger, const std::string& endpoint, bool calls_again)
+    : world_(world), ledger_(ledger), calls_again_(calls_again), loop_(world.NewLoop()) {
   ChannelOptions options;
   options.limits = SimServer::SmallLimits();
   options.backoff.jitter = 0;  // it is not drawn from the seed
@@ -24,17 +24,18 @@ Callers::Callers(World& world, Ledger& ledger, const std::string& endpoint)
 }
 
 void Callers::Call() {
-  if (world_.Chance(50)) return Begin(ledger_.NewWork());
-  loop_->Post([this] { Begin(ledger_.NewWork()); });
+  if (world_.Chance(50)) return Begin();
+  loop_->Post([this] { Begin(); });
 }
 
-void Callers::Begin(uint64_t work) {
+void Callers::Begin() {
   if (!stub_.has_value()) return;
-  const uint64_t call = ledger_.Begin(work);
+  const uint64_t work = ledger_.NewWork();
   const uint64_t count = world_.Draw(20);
-  switch (world_.Draw(5)) {
+  uint64_t call = 0;
+  switch (world_.Draw(8)) {
     case 0: {
-      auto request = stub_->Numbers(Options(call));
+      auto request = stub_->Numbers(Options({.work = work}, call));
       request->setCount(count);
       auto reader = request.Send();
       Watch(call, reader.canceller());
@@ -42,37 +43,100 @@ void Callers::Begin(uint64_t work) {
       return;
     }
     case 1: {
-      auto stream = stub_->Gather(Options(call));
+      auto stream = stub_->Gather(Options({.work = work}, call));
       Watch(call, stream.canceller());
       Gather(call, count, std::move(stream));
       return;
     }
     case 2: {
-      auto chat = std::make_shared<Chatter>(stub_->Chat(Options(call)));
+      auto chat = std::make_shared<Chatter>(stub_->Chat(Options({.work = work}, call)));
       Watch(call, chat->canceller());
       Say(count, chat);
       Hear(call, count, std::move(chat));
       return;
     }
-    default: {
-      auto request = stub_->Run(Options(call));
-      auto pending = request.Send();
-      Watch(call, pending.canceller());
-      pending.Then([this, call, work](auto response) {
-        const CallOutcome outcome = OutcomeOf(response.status());
-        End(call, response.status());
-        // What certainly has not run may be made again, and runs once at most in all.
-        if ((outcome == CallOutcome::kNotSent || outcome == CallOutcome::kRefused) &&
-            world_.Chance(50)) {
-          world_.After(world_.DrawTime(absl::Milliseconds(100)), [this, work] { Begin(work); });
-        }
-      });
-      return;
-    }
+    default:
+      return Begin(DrawAsk(work));
   }
 }
 
-CallOptions Callers::Options(uint64_t call) {
+Callers::Ask Callers::DrawAsk(uint64_t work) {
+  Ask ask = {.method = static_cast<Method>(world_.Draw(5)),
+             .work = work,
+             .amount = world_.Draw(100),
+             // A large request is kept in another way.
+             .bytes = world_.Chance(10) ? 5000 : static_cast<unsigned>(world_.Draw(200))};
+  if (IsDeduplicated(ask.method) && calls_again_ && world_.Chance(70)) {
+    std::string id = absl::StrCat(absl::Hex(world_.Draw(UINT64_MAX), absl::kZeroPad16));
+    ask.id = RequestId::From(id);
+  }
+  return ask;
+}
+
+void Callers::Begin(const Ask& ask) {
+  if (!stub_.has_value()) return;
+  constexpr Promise kPromises[] = {Promise::kPlain, Promise::kRetryable, Promise::kIdempotent,
+                                   Promise::kDeduplicated, Promise::kDeduplicated};
+  Ledger::Plan plan = {.work = ask.work,
+                       .promise = kPromises[static_cast<size_t>(ask.method)],
+                       .amount = ask.amount};
+  RetryPolicy retry;
+  retry.backoff.jitter = 0;
+  retry.attempts_max = plan.attempts_max = 1 + static_cast<int>(world_.Draw(5));
+  if (world_.Chance(50)) retry.hedge_delay = world_.DrawTime(absl::Milliseconds(50));
+  uint64_t call = 0;
+  CallOptions options = Options(plan, call);
+  options.retry = std::make_shared<const RetryPolicy>(retry);
+  options.request_id = ask.id;
+  if (plan.promise == Promise::kDeduplicated && world_.Chance(20)) {
+    options.repeat = Repeat::kIdempotent;  // for the sake of hedging
+  }
+  auto request = NewRequest(ask.method, options);
+  request->setAmount(ask.amount);
+  request->initData(ask.bytes);
+  auto pending = request.Send();
+  Watch(call, pending.canceller());
+  pending.Then([this, call, ask](auto response) {
+    if (response.ok()) ledger_.AnsweredBy(call, response->getRun());
+    End(call, response.status());
+    Ended(ask, response.status());
+  });
+}
+
+Request<Task, Done> Callers::NewRequest(Method method, const CallOptions& options) const {
+  switch (method) {
+    case Method::kRun:
+      return stub_->Run(options);
+    case Method::kReserve:
+      return stub_->Reserve(options);
+    case Method::kLookUp:
+      return stub_->LookUp(options);
+    case Method::kWithdraw:
+      return stub_->Withdraw(options);
+    case Method::kOrder:
+      break;
+  }
+  return stub_->Order(options);
+}
+
+void Callers::Ended(const Ask& ask, const absl::Status& status) {
+  Ask again = ask;
+  if (IsDeduplicated(ask.method)) {
+    // Whatever came of it.
+    if (!ask.id || !world_.Chance(40)) return;
+    ledger_.MadeAgain(ask.work);
+    if (world_.Chance(20)) ++again.amount;  // which makes it another call
+  } else {
+    // What certainly has not run may be made again, and runs once at most in all.
+    const CallOutcome outcome = OutcomeOf(status);
+    if (outcome != CallOutcome::kNotSent && outcome != CallOutcome::kRefused) return;
+    if (!world_.Chance(50)) return;
+  }
+  world_.After(world_.DrawTime(absl::Milliseconds(100)), [this, again] { Begin(again); });
+}
+
+CallOptions Callers::Options(const Ledger::Plan& plan, uint64_t& call) {
+  call = ledger_.Begin(plan);
   CallOptions options;
   if (world_.Chance(50)) options.deadline = Deadline::After(world_.DrawTime(absl::Seconds(1)));
   options.wait_for_ready = world_.Chance(50);

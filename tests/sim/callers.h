@@ -11,6 +11,7 @@
 
 #include "base/detached_task.h"
 #include "rpc/channel.h"
+#include "rpc/request_id.h"
 #include "tests/sim/ledger.h"
 #include "tests/sim/sim.mi7.h"
 #include "tests/sim/world.h"
@@ -19,8 +20,9 @@ namespace mi7::sim {
 
 class Callers {
  public:
-  // All of what is given outlives the end of the calls.
-  Callers(World& world, Ledger& ledger, const std::string& endpoint);
+  // All of what is given outlives the end of the calls. `calls_again`: a deduplicated call may be
+  // made once more when it is over, whatever came of it. Not where servers forget.
+  Callers(World& world, Ledger& ledger, const std::string& endpoint, bool calls_again);
   // Makes a call that is drawn, now, on this thread or on the channel's loop.
   void Call();
   // Those that are not over.
@@ -31,8 +33,25 @@ class Callers {
 
  private:
   using Chatter = BidiStream<Number, Number>;
-  void Begin(uint64_t work);
-  CallOptions Options(uint64_t call);
+  enum class Method : uint8_t { kRun, kReserve, kLookUp, kWithdraw, kOrder };
+  static bool IsDeduplicated(Method method) {
+    return method == Method::kWithdraw || method == Method::kOrder;
+  }
+  // What is asked for by one call or several.
+  struct Ask {
+    Method method;
+    uint64_t work;
+    uint64_t amount;
+    unsigned bytes;
+    std::optional<RequestId> id = {};  // none: each call has its own
+  };
+  void Begin();
+  void Begin(const Ask& ask);
+  Ask DrawAsk(uint64_t work);
+  Request<Task, Done> NewRequest(Method method, const CallOptions& options) const;
+  void Ended(const Ask& ask, const absl::Status& status);
+  // Those of each call; it begins.
+  CallOptions Options(const Ledger::Plan& plan, uint64_t& call);
   // The call may be cancelled from now on.
   void Watch(uint64_t call, CallCanceller canceller);
   void End(uint64_t call, const absl::Status& status);
@@ -48,6 +67,7 @@ class Callers {
 
   World& world_;
   Ledger& ledger_;
+  const bool calls_again_;
   transport::EventLoop* const loop_;
   std::shared_ptr<Channel> channel_;
   std::optional<SimStub> stub_;

@@ -2,28 +2,64 @@
 
 // Ledger: what is known of every call of a run, by those who make it and by those who answer it,
 // and what must hold between the two.
+//
+// Each call ends once, with one outcome. One that is OK has run; one that was not sent or refused
+// has not. How often it may have run is in Promise. What a server has begun to do it has done,
+// unless it has said that it did nothing.
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/deadline.h"
 #include "rpc/call_outcome.h"
 
 namespace mi7::sim {
 
+// How often a call runs, by its method's annotation.
+enum class Promise : uint8_t {
+  kPlain,         // once at most
+  kRetryable,     // again, while it has done nothing
+  kIdempotent,    // again
+  kDeduplicated,  // once at most, by each server that it can have come to
+};
+
 class Ledger {
  public:
+  // Of a server, from its start to its end.
+  struct Life {
+    uint64_t number;
+    int64_t began_ns;
+    bool forgets = false;  // what it was called for, for want of room or because of its age
+    bool drained = false;  // begins no calls any more
+  };
+  struct Plan {
+    uint64_t work;
+    Promise promise = Promise::kPlain;
+    int attempts_max = 1;
+    uint64_t amount = 0;
+  };
+
   // Something that is to be done once at most, by however many calls.
   uint64_t NewWork() {
-    works_.push_back(0);
+    works_.emplace_back();
     return works_.size() - 1;
   }
+  // The application makes a deduplicated call once more. That it may have run on another server is
+  // not told.
+  void MadeAgain(uint64_t work) { works_[work].made_again = true; }
   // A new call: its number.
-  uint64_t Begin(uint64_t work) {
-    calls_.push_back({.work = work});
+  uint64_t Begin(const Plan& plan) {
+    calls_.push_back({.plan = plan, .began_ns = MonotonicNanos()});
     return calls_.size() - 1;
   }
   void Ended(uint64_t call, const absl::Status& status) {
@@ -31,10 +67,39 @@ class Ledger {
     if (++entry.ends > 1) Wrong(call, "ended again");
     entry.status = status;
   }
-  void Ran(uint64_t call) {
-    ++calls_[call].runs;
-    if (++works_[calls_[call].work] > 1) Wrong(call, "was done again");
+  // An OK one, by the answer of a run.
+  void AnsweredBy(uint64_t call, uint64_t run) { calls_[call].answered_by = run; }
+
+  // A handler begins: the run's number. `attempt`: which one at the call it is.
+  uint64_t Ran(uint64_t call, const Life& life, int attempt) {
+    Call& entry = calls_[call];
+    ++entry.runs;
+    entry.last_attempt = std::max(entry.last_attempt, attempt);
+    if (life.drained) Wrong(call, "ran on a server that had been drained");
+    const uint64_t run = runs_.size();
+    if (entry.plan.promise != Promise::kIdempotent) {
+      for (const uint64_t other : works_[entry.plan.work].done) {
+        const Run& before = runs_[other];
+        if (MayRunAfter(entry, life, before)) continue;
+        Wrong(call,
+              absl::StrCat("was done again, in attempt ", attempt, " by server ", life.number,
+                           ", after attempt ", before.attempt, " by server ", before.life.number));
+      }
+      works_[entry.plan.work].done.push_back(run);
+    }
+    runs_.push_back({.call = call, .life = life, .attempt = attempt, .began_ns = MonotonicNanos()});
+    return run;
   }
+  // The handler has said that it did nothing.
+  void Undone(uint64_t run) { std::erase(works_[calls_[runs_[run].call].plan.work].done, run); }
+  // For how long a message can have been on its way, from when it was sent to when it was read.
+  void OnItsWay(absl::Duration at_most) { on_its_way_ns_ = absl::ToInt64Nanoseconds(at_most); }
+
+  // How a handler says in a status which run it was.
+  static absl::Status ByRun(absl::Status status, uint64_t run) {
+    return absl::Status(status.code(), absl::StrCat(status.message(), kByRun, run, "."));
+  }
+
   // Something that must not be, of a stream's messages for instance.
   void Wrong(uint64_t call, const std::string& what) {
     wrong_.push_back(absl::StrCat("call ", call, ": ", what));
@@ -54,28 +119,109 @@ class Ledger {
 
   // What was not as it must be, at the end of a run.
   std::vector<std::string> Audit() {
-    for (uint64_t i = 0; i < calls_.size(); ++i) {
-      const Call& call = calls_[i];
-      const CallOutcome outcome = OutcomeOf(call.status);
-      if (call.ends == 0) Wrong(i, "never ended");
-      if (call.runs > 1) Wrong(i, absl::StrCat("ran ", call.runs, " times"));
-      if (call.status.ok() && call.ends != 0 && call.runs != 1) Wrong(i, "OK without having run");
-      if (outcome == CallOutcome::kNotSent && call.runs != 0) Wrong(i, "ran, and was not sent");
-      if (outcome == CallOutcome::kRefused && call.runs != 0) Wrong(i, "ran, and was refused");
-    }
+    for (uint64_t i = 0; i < calls_.size(); ++i) AuditCall(i);
     if (live != 0) wrong_.push_back(absl::StrCat(live, " handlers or callers have not ended"));
     return wrong_;
   }
 
+  // How often what happened that makes a simulation worth it.
+  std::map<std::string, uint64_t> Events() const {
+    std::map<std::string, uint64_t> events;
+    const char* const promises[] = {"plain", "retryable", "idempotent", "deduplicated"};
+    for (const Call& call : calls_) {
+      const std::string promise = promises[static_cast<int>(call.plan.promise)];
+      if (call.runs > 1) ++events[absl::StrCat(promise, " call ran again")];
+      if (call.last_attempt > 1) ++events[absl::StrCat(promise, " call ran in a later attempt")];
+      if (call.answered_by && runs_[*call.answered_by].call != IndexOf(call)) {
+        ++events["deduplicated call got the answer of the one before it"];
+      }
+    }
+    return events;
+  }
+
  private:
+  static constexpr absl::string_view kByRun = ", said by run ";
   struct Call {
-    uint64_t work = 0;
+    Plan plan;
+    int64_t began_ns;
     int ends = 0;
     int runs = 0;
+    int last_attempt = 0;
     absl::Status status = {};
+    std::optional<uint64_t> answered_by = {};
   };
-  std::vector<int> works_;  // how often each was done
+  struct Run {
+    uint64_t call;
+    Life life;
+    int attempt;
+    int64_t began_ns;
+  };
+  struct Work {
+    std::vector<uint64_t> done;  // by these runs
+    bool made_again = false;
+  };
+
+  uint64_t IndexOf(const Call& call) const { return static_cast<uint64_t>(&call - calls_.data()); }
+
+  // Whether `life` may run a call after `before` has done what it does.
+  bool MayRunAfter(const Call& call, const Life& life, const Run& before) const {
+    if (call.plan.promise != Promise::kDeduplicated) return false;
+    const bool same = before.life.number == life.number;
+    if (same && !life.forgets) return false;
+    if (!same && works_[call.plan.work].made_again) return true;
+    // A server does not run what may have run before it began, or when it did what it has
+    // forgotten. How long ago that was it is told by a message, and not how long this has been on
+    // its way.
+    const int64_t ago_ns = (same ? before.began_ns : life.began_ns) - call.began_ns;
+    return ago_ns >= 0 && ago_ns < on_its_way_ns_;
+  }
+
+  void AuditCall(uint64_t number) {
+    const Call& call = calls_[number];
+    if (call.ends == 0) return Wrong(number, "never ended");
+    const bool runs_again =
+        call.plan.promise == Promise::kRetryable || call.plan.promise == Promise::kIdempotent;
+    if (call.runs > (runs_again ? call.plan.attempts_max : 1) &&
+        call.plan.promise != Promise::kDeduplicated) {
+      Wrong(number, absl::StrCat("ran ", call.runs, " times"));
+    }
+    const CallOutcome outcome = OutcomeOf(call.status);
+    if (outcome == CallOutcome::kNotSent && call.runs != 0) Wrong(number, "ran, and was not sent");
+    if (outcome == CallOutcome::kRefused && call.runs != 0) Wrong(number, "ran, and was refused");
+    if (call.answered_by) AuditAnswer(number, *call.answered_by, /*done=*/true);
+    if (!call.status.ok()) {
+      // An answer, also one that was saved.
+      const std::vector<absl::string_view> said = absl::StrSplit(call.status.message(), kByRun);
+      uint64_t run = 0;
+      if (said.size() > 1 &&
+          absl::SimpleAtoi(std::vector<absl::string_view>(absl::StrSplit(said[1], '.'))[0], &run)) {
+        AuditAnswer(number, run, /*done=*/false);
+      }
+    } else if (!call.answered_by && call.runs != 1) {
+      Wrong(number, "OK without having run");
+    }
+  }
+
+  // Whether the call may have this answer.
+  void AuditAnswer(uint64_t number, uint64_t run, bool done) {
+    const Call& call = calls_[number];
+    if (run >= runs_.size()) return Wrong(number, "was answered by no run");
+    const Call& ran = calls_[runs_[run].call];
+    const bool own = runs_[run].call == number;
+    const bool as_before = call.plan.promise == Promise::kDeduplicated &&
+                           ran.plan.work == call.plan.work && ran.plan.amount == call.plan.amount;
+    if (!own && !as_before) Wrong(number, "got another call's answer");
+    const std::vector<uint64_t>& by = works_[call.plan.work].done;
+    if (done && call.plan.promise != Promise::kIdempotent &&
+        std::find(by.begin(), by.end(), run) == by.end()) {
+      Wrong(number, "OK by a run that has done nothing");
+    }
+  }
+
+  std::vector<Work> works_;
   std::vector<Call> calls_;
+  std::vector<Run> runs_;
+  int64_t on_its_way_ns_ = 0;
   std::vector<std::string> wrong_;
 };
 

@@ -10,8 +10,18 @@ struct Number {
   data @1 :Data;
 }
 
+struct Task {
+  amount @0 :UInt64;
+  data @1 :Data;
+}
+
+struct Done {
+  run @0 :UInt64;
+  # Which of all runs this is.
+}
+
 interface Sim {
-  run @0 () -> ();
+  run @0 Task -> Done;
 
   numbers @1 (count :UInt64) -> Number $Mi7.streaming(server);
   # From 0 on.
@@ -21,4 +31,12 @@ interface Sim {
 
   chat @3 Number -> Number $Mi7.streaming(bidirectional);
   # What comes goes back.
+
+  reserve @4 Task -> Done $Mi7.retryable;
+
+  lookUp @5 Task -> Done $Mi7.idempotent;
+
+  withdraw @6 Task -> Done $Mi7.deduplicate;
+
+  order @7 Task -> Done $Mi7.retryable $Mi7.deduplicate;
 }

@@ -4,34 +4,66 @@
 
 #include "absl/strings/numbers.h"
 #include "base/check.h"
+#include "base/deadline.h"
+#include "rpc/interceptor.h"
+#include "rpc/retry_info.h"
 #include "rpc/timers.h"
 
 namespace mi7::sim {
+namespace {
 
-uint64_t SimImpl::Begin(const ServerContext& context) {
+// One that now and then takes so long that deadlines pass meanwhile.
+class SlowInterceptor final : public Interceptor {
+ public:
+  explicit SlowInterceptor(World& world) : world_(world) {}
+  void OnStart(InterceptedCall&) override {
+    if (world_.Chance(10)) world_.BeBusy(world_.DrawTime(absl::Milliseconds(300)));
+  }
+
+ private:
+  World& world_;
+};
+
+}  // namespace
+
+SimImpl::Begun SimImpl::Begin(const ServerContext& context) {
   uint64_t call = 0;
   MI7_CHECK(absl::SimpleAtoi(context.metadata().Get("call").value_or(""), &call),
             "calls of the simulation have a number");
-  ledger_.Ran(call);
+  if (context.deadline().passed()) ledger_.Wrong(call, "ran, and its deadline had passed before");
+  ledger_.OnItsWay(world_.on_its_way_max());
+  const uint64_t run = ledger_.Ran(call, life_, context.attempt());
   world_.Note(call);
-  return call;
+  return {.call = call, .run = run};
 }
 
-Reply SimImpl::Run(ServerContext& context, Sim::RunParams::Reader, Sim::RunResults::Builder) {
-  Begin(context);
-  switch (world_.Draw(4)) {
-    case 0:
-      return absl::OkStatus();
-    case 1:
-      return absl::AbortedError("as was drawn");
-    case 2:
-      return absl::UnavailableError("as was drawn, by the handler");
-    default:
-      break;
-  }
-  world_.After(world_.DrawTime(absl::Milliseconds(100)),
-               [later = context.Defer(), alive = Alive(ledger_)]() mutable { later.Finish({}); });
+Reply SimImpl::Do(ServerContext& context, Done::Builder results, bool may_do_nothing) {
+  const uint64_t run = Begin(context).run;
+  results.setRun(run);
+  if (world_.Chance(50)) return DrawAnswer(run, may_do_nothing);
+  world_.After(
+      world_.DrawTime(absl::Milliseconds(100)),
+      [this, run, may_do_nothing, later = context.Defer(), alive = Alive(ledger_)]() mutable {
+        later.Finish(DrawAnswer(run, may_do_nothing));
+      });
   return Reply::Later();
+}
+
+absl::Status SimImpl::DrawAnswer(uint64_t run, bool may_do_nothing) {
+  switch (world_.Draw(8)) {
+    case 0:
+      return Ledger::ByRun(absl::AbortedError("as was drawn"), run);
+    case 1:
+      if (may_do_nothing) ledger_.Undone(run);
+      return Ledger::ByRun(absl::UnavailableError("as was drawn, by the handler"), run);
+    case 2:
+      // Whatever the method.
+      ledger_.Undone(run);
+      return WithRetryAfter(Ledger::ByRun(absl::ResourceExhaustedError("as was drawn"), run),
+                            world_.DrawTime(absl::Milliseconds(50)));
+    default:
+      return absl::OkStatus();
+  }
 }
 
 Reply SimImpl::Numbers(ServerContext& context, Sim::NumbersParams::Reader params,
@@ -54,7 +86,7 @@ Reply SimImpl::Numbers(ServerContext& context, Sim::NumbersParams::Reader params
 Reply SimImpl::Gather(ServerContext& context, StreamReader<Number> reader,
                       Sim::GatherResults::Builder results) {
   const Alive alive(ledger_);
-  const uint64_t call = Begin(context);
+  const uint64_t call = Begin(context).call;
   uint64_t count = 0;
   const bool leaves = world_.Chance(10);  // before all has come
   for (;;) {
@@ -73,7 +105,7 @@ Reply SimImpl::Gather(ServerContext& context, StreamReader<Number> reader,
 Reply SimImpl::Chat(ServerContext& context, StreamReader<Number> reader,
                     StreamWriter<Number> writer) {
   const Alive alive(ledger_);
-  const uint64_t call = Begin(context);
+  const uint64_t call = Begin(context).call;
   for (uint64_t count = 0;; ++count) {
     auto message = co_await reader.Read();
     if (!message.ok()) co_return message.status();
@@ -96,13 +128,23 @@ Limits SimServer::SmallLimits() {
   return limits;
 }
 
-SimServer::SimServer(World& world, Service* service) : world_(world), loop_(world.NewLoop()) {
-  MI7_CHECK(dispatcher_->Add(service).ok(), "it is the only one");
+SimServer::SimServer(World& world, Ledger& ledger, uint64_t number, const SimServerOptions& options)
+    : world_(world),
+      life_{.number = number,
+            .began_ns = MonotonicNanos(),
+            .forgets = options.deduplication.answers_max < DeduplicationOptions().answers_max},
+      service_(world, ledger, life_),
+      loop_(world.NewLoop()) {
+  MI7_CHECK(dispatcher_->Add(&service_).ok(), "it is the only one");
   config_ = std::make_shared<SessionConfig>();
   config_->limits = SmallLimits();
   config_->dispatcher = dispatcher_.get();
   config_->dispatcher_owner = dispatcher_;
   config_->timers = Timers::Create(loop_);
+  config_->saved_answers = std::make_shared<SavedAnswers>(options.deduplication, life_.began_ns);
+  if (options.has_slow_interceptor) {
+    config_->interceptors.push_back(std::make_shared<SlowInterceptor>(world));
+  }
 }
 
 void SimServer::Start(absl::string_view endpoint) {
@@ -139,6 +181,7 @@ void SimServer::StopListening() {
 void SimServer::Drain() {
   StopListening();
   for (const std::shared_ptr<Session>& session : std::vector(sessions_)) session->Drain();
+  life_.drained = true;
 }
 
 void SimServer::Kill() {
@@ -149,6 +192,7 @@ void SimServer::Kill() {
 }
 
 void SimServer::OnSessionClosed(Session& session, const absl::Status&) {
+  statistics_ += session.answers().statistics();
   std::erase_if(sessions_, [&session](const auto& other) { return other.get() == &session; });
 }
 

@@ -1,5 +1,5 @@
-// The simulation, many times: calls, streams, cancellations, draining and restarts against faults,
-// from one seed each. What must hold is in ledger.h and below.
+// The simulation, many times: calls, streams, cancellations, repetitions, draining and restarts
+// against faults, from one seed each. What must hold is in ledger.h and below.
 //
 // A seed that fails is printed; MI7_SEED runs that one alone. 2,000 seeds, or MI7_SEEDS; with
 // MI7_LONG in the environment 100,000.
@@ -46,6 +46,8 @@ struct Seen {
   uint64_t trace = 0;
   // How calls ended, and how often.
   std::map<std::string, uint64_t> ends;
+  // What else happened, and how often.
+  std::map<std::string, uint64_t> events;
 };
 
 std::string EndText(const absl::Status& status) {
@@ -57,14 +59,20 @@ std::string EndText(const absl::Status& status) {
 // One run.
 class Episode {
  public:
-  explicit Episode(uint64_t seed)
-      : world_(seed), endpoint_(absl::StrCat("inproc:sim-", seed)), service_(world_, ledger_) {}
+  explicit Episode(uint64_t seed) : world_(seed), endpoint_(absl::StrCat("inproc:sim-", seed)) {}
 
   Seen All() {
+    // A server that keeps few answers, and not for long, has forgotten what is called again.
+    const bool calls_again = world_.Chance(50);
+    if (!calls_again && world_.Chance(50)) {
+      options_.deduplication.answers_max = static_cast<uint32_t>(1 + world_.Draw(8));
+      options_.deduplication.age_max = world_.DrawTime(absl::Seconds(1));
+    }
+    options_.has_slow_interceptor = world_.Chance(30);
     StartServer();
     const uint64_t channels = 1 + world_.Draw(3);
     for (uint64_t i = 0; i < channels; ++i) {
-      callers_.push_back(std::make_unique<Callers>(world_, ledger_, endpoint_));
+      callers_.push_back(std::make_unique<Callers>(world_, ledger_, endpoint_, calls_again));
     }
     constexpr absl::Duration kTime = absl::Seconds(1);
     for (uint64_t calls = 5 + world_.Draw(40); calls > 0; --calls) {
@@ -83,12 +91,17 @@ class Episode {
     for (uint64_t call = 0; call < ledger_.size(); ++call) {
       ++seen.ends[EndText(ledger_.StatusOf(call))];
     }
+    seen.events = ledger_.Events();
+    for (const auto& server : servers_) {
+      seen.events["recognized by a server"] += server->statistics().calls_recognized;
+      seen.events["dropped late by a server"] += server->statistics().calls_dropped_late;
+    }
     return seen;
   }
 
  private:
   void StartServer() {
-    server_ = std::make_shared<SimServer>(world_, &service_);
+    server_ = std::make_shared<SimServer>(world_, ledger_, servers_.size(), options_);
     server_->Start(endpoint_);
     servers_.push_back(server_);
   }
@@ -118,6 +131,12 @@ class Episode {
       for (auto& callers : callers_) callers->CancelAll();
       world_.RunUntil(absl::Seconds(1), all_ended);
     }
+    // Handlers end by themselves, or because they learn that nobody waits for them.
+    if (!world_.RunUntil(absl::Seconds(5), [this] { return ledger_.live == 0; }) &&
+        !world_.silenced()) {
+      ledger_.Wrong(0,
+                    absl::StrCat(ledger_.live, " handlers or callers have outlived their calls"));
+    }
     std::vector<std::weak_ptr<Channel>> channels;
     for (auto& callers : callers_) {
       channels.push_back(callers->channel());
@@ -139,17 +158,21 @@ class Episode {
   Ledger ledger_;
   World world_;
   const std::string endpoint_;
-  SimImpl service_;
+  SimServerOptions options_;
   std::shared_ptr<SimServer> server_;  // that listens, if one does
   std::vector<std::shared_ptr<SimServer>> servers_;
   std::vector<std::unique_ptr<Callers>> callers_;
 };
 
-// --- A run in a process of its own. Its parts, one a line: "trace N", "end N TEXT", "wrong TEXT".
+// --- A run in a process of its own. Its parts, one a line: "trace N", "end N TEXT", "event N
+// TEXT", "wrong TEXT".
 
 std::string ToText(const Seen& seen) {
   std::string text = absl::StrCat("trace ", seen.trace, "\n");
   for (const auto& [end, count] : seen.ends) absl::StrAppend(&text, "end ", count, " ", end, "\n");
+  for (const auto& [event, count] : seen.events) {
+    absl::StrAppend(&text, "event ", count, " ", event, "\n");
+  }
   for (const std::string& wrong : seen.wrong) {
     absl::StrAppend(&text, "wrong ", absl::StrJoin(absl::StrSplit(wrong, '\n'), " / "), "\n");
   }
@@ -163,10 +186,11 @@ Seen FromText(absl::string_view text) {
         absl::StrSplit(line, absl::MaxSplits(' ', 1));
     if (part.first == "trace") {
       MI7_CHECK(absl::SimpleAtoi(part.second, &seen.trace), "a trace is a number");
-    } else if (part.first == "end") {
-      const std::pair<absl::string_view, absl::string_view> end =
+    } else if (part.first == "end" || part.first == "event") {
+      const std::pair<absl::string_view, absl::string_view> counted =
           absl::StrSplit(part.second, absl::MaxSplits(' ', 1));
-      MI7_CHECK(absl::SimpleAtoi(end.first, &seen.ends[std::string(end.second)]),
+      auto& counts = part.first == "end" ? seen.ends : seen.events;
+      MI7_CHECK(absl::SimpleAtoi(counted.first, &counts[std::string(counted.second)]),
                 "a count is a number");
     } else {
       seen.wrong.emplace_back(part.second);
@@ -208,9 +232,9 @@ uint64_t Variable(const char* variable, uint64_t otherwise) {
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
 
-void Print(const std::map<std::string, uint64_t>& ends) {
-  for (const auto& [end, count] : ends) {
-    std::printf("%8llu %s\n", static_cast<unsigned long long>(count), end.c_str());
+void Print(const std::map<std::string, uint64_t>& counts) {
+  for (const auto& [what, count] : counts) {
+    std::printf("%8llu %s\n", static_cast<unsigned long long>(count), what.c_str());
   }
 }
 
@@ -254,12 +278,14 @@ TEST(SimTest, EverySeedHolds) {
     const Seen seen = Episode(seed).All();  // here, for a debugger
     Check(seed, seen);
     Print(seen.ends);
+    Print(seen.events);
     std::printf("%s\n", TraceText(seen.trace).c_str());
     return;
   }
   const uint64_t seeds =
       Variable("MI7_SEEDS", std::getenv("MI7_LONG") != nullptr ? 100'000 : 2'000);
   std::map<std::string, uint64_t> ends;
+  std::map<std::string, uint64_t> events;
   uint64_t calls = 0;
   for (uint64_t seed = 1; seed <= seeds && !testing::Test::HasFailure(); ++seed) {
     const Seen seen = RunEpisode(seed);
@@ -268,14 +294,24 @@ TEST(SimTest, EverySeedHolds) {
       ends[end] += count;
       calls += count;
     }
+    for (const auto& [event, count] : seen.events) events[event] += count;
   }
+  if (testing::Test::HasFailure()) return;
   Print(ends);
+  Print(events);
   // It is no simulation of failures when these do not happen.
   for (const char* end :
-       {"OK", "ABORTED", "CANCELLED, not sent", "CANCELLED, unknown", "DEADLINE_EXCEEDED, not sent",
-        "DEADLINE_EXCEEDED, unknown", "UNAVAILABLE", "UNAVAILABLE, not sent",
-        "UNAVAILABLE, refused", "UNAVAILABLE, unknown", "RESOURCE_EXHAUSTED, not sent"}) {
+       {"OK", "ABORTED", "ABORTED, unknown", "CANCELLED, not sent", "CANCELLED, unknown",
+        "DEADLINE_EXCEEDED, not sent", "DEADLINE_EXCEEDED, unknown", "UNAVAILABLE",
+        "UNAVAILABLE, not sent", "UNAVAILABLE, refused", "UNAVAILABLE, unknown",
+        "RESOURCE_EXHAUSTED, not sent", "INVALID_ARGUMENT"}) {
     EXPECT_GT(ends[end], 0u) << end;
+  }
+  for (const char* event : {"plain call ran in a later attempt", "retryable call ran again",
+                            "idempotent call ran again", "deduplicated call ran in a later attempt",
+                            "deduplicated call got the answer of the one before it",
+                            "recognized by a server", "dropped late by a server"}) {
+    EXPECT_GT(events[event], 0u) << event;
   }
   if (testing::Test::HasFailure()) return;
   std::printf("RELIABILITY: %llu seeds of the simulation, %llu calls; all held\n",

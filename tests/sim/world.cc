@@ -77,6 +77,11 @@ void World::After(absl::Duration delay, absl::AnyInvocable<void()> action) {
   planned_.emplace(now_ns + absl::ToInt64Nanoseconds(delay), std::move(action));
 }
 
+void World::BeBusy(absl::Duration time) {
+  now_ns += absl::ToInt64Nanoseconds(time);
+  busy_ += time;
+}
+
 void World::Note(uint64_t what) {
   // FNV-1a, of what and when.
   for (const uint64_t part : {what, static_cast<uint64_t>(now_ns)}) {

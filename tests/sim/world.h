@@ -3,7 +3,8 @@
 // World: a simulated machine, whose clock, event loops and network follow from one seed.
 //
 // Everything runs on one thread. Time stands still while there is something to do, and jumps to the
-// next timer when there is not. Which loop goes on next is drawn. Connections are real inproc ones
+// next timer when there is not; it also passes for all while somebody is busy. Which loop goes on
+// next is drawn. Connections are real inproc ones
 // with a script of the world's: messages are late, connections are lost, or fall silent
 // (half-open).
 
@@ -55,6 +56,11 @@ class World final : public transport::ConnectionDecorator {
     return Awaiter{*this, delay};
   }
 
+  // Time passes while nothing is done, as in a callback that takes long.
+  void BeBusy(absl::Duration time);
+  // For how long a message can be on its way at the most, as it has been until now.
+  absl::Duration on_its_way_max() const { return 2 * late_max_ + busy_; }
+
   // Does the next thing; false: there is nothing, and no timer runs.
   bool Step();
   // Steps until `done`, or until `limit` of the world's time has passed; false: `done` does not
@@ -90,6 +96,7 @@ class World final : public transport::ConnectionDecorator {
   int lose_percent_ = 0;
   int silent_percent_ = 0;
   absl::Duration late_max_;
+  absl::Duration busy_;  // in all
   bool calm_ = false;
   bool silenced_ = false;
   uint64_t trace_ = 0;
