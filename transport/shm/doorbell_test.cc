@@ -27,7 +27,15 @@ struct Rung {
 };
 
 // A sleeper and who wakes it.
-class DoorbellTest : public ::testing::Test {
+struct TwoEnds {
+  RawPair raw_ = MakeRawPair({}, {});
+  PeerHalf seen_by_waker_ = AsPeer(raw_.halves[1]);
+  PeerHalf seen_by_sleeper_ = AsPeer(raw_.halves[0]);
+  Doorbell waker_{raw_.halves[0].control(), seen_by_waker_.control(), raw_.sockets[0].get()};
+  Doorbell sleeper_{raw_.halves[1].control(), seen_by_sleeper_.control(), raw_.sockets[1].get()};
+};
+
+class DoorbellTest : public ::testing::Test, protected TwoEnds {
  protected:
   // Since the last time.
   Rung TakeRung() {
@@ -47,11 +55,6 @@ class DoorbellTest : public ::testing::Test {
   static constexpr Rung kLoop{.bytes = 1, .bells = 0};
   static constexpr Rung kThread{.bytes = 0, .bells = 1};
 
-  RawPair raw_ = MakeRawPair({}, {});
-  PeerHalf seen_by_waker_ = AsPeer(raw_.halves[1]);
-  PeerHalf seen_by_sleeper_ = AsPeer(raw_.halves[0]);
-  Doorbell waker_{raw_.halves[0].control(), seen_by_waker_.control(), raw_.sockets[0].get()};
-  Doorbell sleeper_{raw_.halves[1].control(), seen_by_sleeper_.control(), raw_.sockets[1].get()};
   uint32_t bells_ = 0;
 };
 
@@ -153,11 +156,12 @@ TEST_F(DoorbellTest, AThreadSleepsAlsoWhereItCannotWaitForSeveralWords) {
       if (!transport::testing::RefuseSystemCall(kFutexWaitv, static_cast<uint32_t>(error))) {
         return kNoFilter;
       }
+      TwoEnds ends;  // a child does not have what its parent has mapped
       const std::atomic<uint32_t> kick{0}, other{0};
       const int64_t start_ns = SystemNanos();
       for (int i = 0; i < 5; ++i) {
-        sleeper_.Declare(kFutex);
-        sleeper_.SleepInFutex(kick, 0, other, 0, Deadline::Infinite());
+        ends.sleeper_.Declare(kFutex);
+        ends.sleeper_.SleepInFutex(kick, 0, other, 0, Deadline::Infinite());
       }
       return SystemNanos() - start_ns >= 40'000'000 ? 0 : 1;
     }));
