@@ -80,9 +80,9 @@ class CallSide {
 
   SessionStreams* const streams_;
   const uint32_t in_flight_max_;  // ours or the peer's limit, whichever is lower
-  const bool recognizes_calls_;
   mutable BiasedMutex mutex_;
   std::atomic<bool> stopped_{false};                 // changed under the mutex
+  const bool recognizes_calls_;                      // here it takes no memory of its own
   uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;  // calls in flight that want it
   // Ids are reused at once after the return, as in Cap'n Proto RPC; the order of the connection
   // makes that unambiguous.
