@@ -4,7 +4,8 @@ None of them is needed to build anything: who is not there has a target all the 
 PEERS in @bench_peers//:peers.bzl says so. tools/bench --install-peers installs them.
 """
 
-# Peer: Debian packages, headers that must be there, programs of the build, libraries to link.
+# Peer: Debian packages, headers that must be there, programs of the build, libraries to link; and
+# where below /usr/include its headers expect to be looked for, if not there itself.
 _PEERS = {
     "boost": struct(
         packages = "libboost-dev",
@@ -17,6 +18,18 @@ _PEERS = {
         headers = ["grpcpp/grpcpp.h", "google/protobuf/message.h"],
         programs = ["protoc", "grpc_cpp_plugin"],
         libraries = ["grpc++", "grpc", "gpr", "protobuf"],
+    ),
+    "iceoryx": struct(
+        packages = "libiceoryx-posh-dev libacl1-dev",
+        headers = ["iceoryx/v2.0.3/iceoryx_posh/popo/untyped_publisher.hpp", "sys/acl.h"],
+        programs = [],
+        libraries = [
+            "iceoryx_posh_roudi",
+            "iceoryx_posh",
+            "iceoryx_hoofs",
+            "iceoryx_platform",
+        ],
+        include = "iceoryx/v2.0.3",
     ),
     "nng": struct(
         packages = "libnng-dev",
@@ -61,9 +74,15 @@ exports_files(["peers.bzl"])
         peers[name] = struct(installed = installed, packages = peer.packages)
         if not installed:
             continue
-        build += "\ncc_library(name = \"%s\", linkopts = %s)\n" % (
+        include = getattr(peer, "include", None)
+        if include != None:
+            ctx.symlink("/usr/include/" + include, "include/" + name)
+        build += "\ncc_library(name = \"%s\", linkopts = %s%s)\n" % (
             name,
             repr(["-l" + library for library in peer.libraries]),
+            "" if include == None else (
+                ", hdrs = glob([\"include/%s/**\"]), includes = [\"include/%s\"]" % (name, name)
+            ),
         )
         for program in peer.programs:
             ctx.symlink(ctx.which(program), "bin/" + program)

@@ -17,6 +17,7 @@ inline constexpr Peer kThrift = {"thrift", ".thrift", "Thrift"};
 inline constexpr Peer kZeromq = {"zeromq", ".zeromq", "ZeroMQ"};
 inline constexpr Peer kNng = {"nng", ".nng", "nng"};
 inline constexpr Peer kBoost = {"boost_queue", ".boost", "Boost queue"};
+inline constexpr Peer kIceoryx = {"iceoryx", ".iceoryx", "iceoryx"};
 
 // The same peer, as the one whose rows carry the plain id of a target.
 constexpr Peer Mainly(Peer peer) {

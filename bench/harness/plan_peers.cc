@@ -71,6 +71,42 @@ class Contest {
   const size_t mi7_;
 };
 
+// V3: both spin.
+void AddSpinningPeers(PlanBuilder& plan) {
+  // The best untyped messaging over shared memory is what the raw subject does.
+  const size_t lines =
+      plan.AddCopy(plan.AddEcho("raw_shm", "shm", Waiting::kSpinning, 1, kSmall), "V3");
+  const size_t spinning = plan.AddEcho("mi7", "shm", Waiting::kSpinning, 1, kSmall);
+  const size_t peer = plan.AddEcho(kIceoryx.program, "shm", Waiting::kSpinning, 1, kSmall);
+  const auto prebuilt = [&](const char* subject) {
+    Cell cell = plan.Calls(subject, "shm", Waiting::kSpinning, 1);
+    cell.workload.call = Call::kPrebuilt;
+    cell.workload.payload_bytes = kMebibyte;
+    cell.copy_for = "V3.1MiB";
+    return plan.AddCell(cell);
+  };
+  const size_t in_place = prebuilt("mi7");
+  const size_t peer_in_place = prebuilt(kIceoryx.program);
+  plan.Promise("V3", "mi7 shm 64 B, spinning / two lines", spinning, lines, 1.3).placements = {
+      Placement::kDifferentCpus};
+  // Nobody looks at the payload, so the best that can be done is to signal it: the same lines.
+  plan.Promise("V3.1MiB", "mi7 shm 1 MiB in place / two lines", in_place, lines, 1.3).placements = {
+      Placement::kDifferentCpus};
+  const auto against = [&](const char* size_id, const char* what, size_t mi7, size_t other) {
+    const std::vector<Placement> placements = {Placement::kDifferentCpus, Placement::kUnpinned};
+    const std::string id = absl::StrCat("V3", kIceoryx.suffix, size_id);
+    const std::string versus = absl::StrCat("mi7 shm ", what, ", spinning / ", kIceoryx.name);
+    plan.Show(absl::StrCat(kIceoryx.program, ".shm.spinning", size_id),
+              absl::StrCat(kIceoryx.name, " shm, spinning, ", what), other)
+        .placements = placements;
+    plan.Promise(id, versus, mi7, other, 1.0 / 5).placements = placements;
+    plan.Promise("V7." + id, "CPU: " + versus, mi7, other, 1.0, Quantity::kCpuPerCall).placements =
+        placements;
+  };
+  against("", "64 B", spinning, peer);
+  against(".1MiB", "1 MiB in place", in_place, peer_in_place);
+}
+
 void AddLocalPeers(PlanBuilder& plan) {
   Contest v1(plan, "V1", "mi7 shm 64 B", "shm", 1, kSmall);
   const auto everywhere = [&](const Peer& peer, double target, double stretch, double one_cpu) {
@@ -85,12 +121,14 @@ void AddLocalPeers(PlanBuilder& plan) {
   // No promise names these; lower than every peer is the least.
   for (const Peer& peer : {kThrift, kZeromq, kNng}) v1.Against(peer, 1.0, "unix");
   v1.Against(kBoost, 1.0);
+  v1.Against(kIceoryx, 1.0);
   if (plan.options().all_rows) {
     Contest large(plan, "V1.1MiB", "mi7 shm 1 MiB", "shm", 1, kMebibyte);
     for (const Peer& peer : {Mainly(kGrpcSync), kGrpcCallback, kCapnp, kThrift, kZeromq, kNng}) {
       large.Against(peer, 1.0, "unix");
     }
     large.Against(kBoost, 1.0);
+    large.Against(kIceoryx, 1.0);
   }
 
   Contest v2(plan, "V2", "mi7 shm 64 B x64", "shm", kPipelined, kSmall);
@@ -99,20 +137,6 @@ void AddLocalPeers(PlanBuilder& plan) {
   // Five times the fastest queue that does not spin, whichever that is.
   for (const Peer& peer : {kThrift, kZeromq, kNng}) v2.Against(peer, 1.0 / 5, "unix");
   v2.Against(kBoost, 1.0 / 5);
-
-  // The best untyped messaging over shared memory is what the raw subject does.
-  const size_t lines =
-      plan.AddCopy(plan.AddEcho("raw_shm", "shm", Waiting::kSpinning, 1, kSmall), "V3");
-  const size_t spinning = plan.AddEcho("mi7", "shm", Waiting::kSpinning, 1, kSmall);
-  plan.Promise("V3", "mi7 shm 64 B, spinning / two lines", spinning, lines, 1.3).placements = {
-      Placement::kDifferentCpus};
-  Cell in_place = plan.Calls("mi7", "shm", Waiting::kSpinning, 1);
-  in_place.workload.call = Call::kPrebuilt;
-  in_place.workload.payload_bytes = kMebibyte;
-  in_place.copy_for = "V3.1MiB";
-  // Nobody looks at the payload, so the best that can be done is to signal it: the same lines.
-  plan.Promise("V3.1MiB", "mi7 shm 1 MiB in place / two lines", plan.AddCell(in_place), lines, 1.3)
-      .placements = {Placement::kDifferentCpus};
 }
 
 void AddTcpPeers(PlanBuilder& plan) {
@@ -145,6 +169,7 @@ void AddTcpPeers(PlanBuilder& plan) {
 
 void AddPeers(PlanBuilder& plan) {
   AddLocalPeers(plan);
+  AddSpinningPeers(plan);
   AddTcpPeers(plan);
   // V7 by its plain id: its rows are beside those that they are about.
   const size_t mi7 = plan.AddEcho("mi7", "tcp", Waiting::kDefault, 1, kSmall);

@@ -76,6 +76,8 @@ const std::vector<Promised>& Promises() {
       {"V2.boost", Kind::kRatio, 1.0 / 5},
       {"V3", Kind::kRatio, 1.3},
       {"V3.1MiB", Kind::kRatio, 1.3},
+      {"V3.iceoryx", Kind::kRatio, 1.0 / 5},
+      {"V3.iceoryx.1MiB", Kind::kRatio, 1.0 / 5},
       {"V4", Kind::kRatio, 1},
       {"V4.grpc_callback", Kind::kRatio, 1},
       {"V4.capnp", Kind::kRatio, 1},
