@@ -22,6 +22,16 @@ for id in raw.tcp.blocking raw.tcp.batch.blocking capnp.idle.server T1 T2 T3 T5.
   capnp_rpc.tcp.stream.64B syscalls.tcp.blocking copied.shm.echo1MiB; do
   grep -q "\"id\":\"$id\"" "$json" || { echo "no row $id" >&2; exit 1; }
 done
+# What the processes count themselves is what is seen from outside, where nobody polls.
+calls_of() {
+  sed -n "s/.*\"id\":\"$1\",.*\"value\":\([0-9.e+-]*\),.*/\1/p" "$json"
+}
+counted=$(calls_of syscalls.tcp.blocking)
+traced=$(calls_of syscalls.tcp.blocking.ptrace)
+awk -v a="$counted" -v b="$traced" 'BEGIN { exit !(a > 1 && a < 1.3 * b && b < 1.3 * a) }' || {
+  echo "the client and the server count $counted system calls a call, ptrace $traced" >&2
+  exit 1
+}
 grep -q '</html>' "$html" || { echo "no report" >&2; exit 1; }
 "$bench" --compare "$json" "$json" || { echo "a run is worse than itself" >&2; exit 1; }
 for cmdline in /proc/[0-9]*/cmdline; do

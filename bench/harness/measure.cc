@@ -64,6 +64,9 @@ absl::StatusOr<CallFigures> Figures(const CallSetup& setup, const Scratch& scrat
       static_cast<double>(first.client_allocations + first.server_allocations) / calls;
   figures.copied_bytes =
       static_cast<double>(first.client_copied_bytes + first.server_copied_bytes) / calls;
+  figures.system_calls =
+      static_cast<double>(first.client_system_calls + first.server_system_calls) / calls;
+  figures.client_wakes = static_cast<double>(first.client_wakes) / calls;
   return figures;
 }
 
@@ -136,13 +139,13 @@ absl::StatusOr<CallFigures> MeasureCalls(const CallSetup& setup, const CpuSets& 
     clients.push_back(*std::move(client));
   }
   // One client goes as soon as it can; several wait for each other.
-  const bool together = setup.clients > 1 || setup.count_system_calls;
+  const bool together = setup.clients > 1 || setup.trace_system_calls;
   for (ChildProcess& client : clients) {
     absl::Status status = together ? Expect(client, "connected", kStartTimeout) : absl::OkStatus();
     if (!status.ok()) return status;
   }
   std::optional<SystemCallTracer> tracer;
-  if (setup.count_system_calls) {
+  if (setup.trace_system_calls) {
     tracer.emplace(clients[0].pid(), servers.first().pid(), scratch[0].header());
     // Whatever goes wrong from here on, the clients end before the tracer does.
     if (absl::Status attached = tracer->Attached(); !attached.ok()) {

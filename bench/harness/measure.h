@@ -21,10 +21,10 @@ namespace mi7::bench {
 struct CallSetup {
   std::string program;  // path of the subject's
   Workload workload = {};
-  int clients = 1;           // client processes
-  int servers = 1;           // server processes
-  int idle_connections = 0;  // held open by one more process, which does nothing else
-  bool count_system_calls = false;
+  int clients = 1;                  // client processes
+  int servers = 1;                  // server processes
+  int idle_connections = 0;         // held open by one more process, which does nothing else
+  bool trace_system_calls = false;  // counts them with ptrace; else by programs that count
 };
 
 // Shares of calls that were faster than what CallFigures::latencies_ns says.

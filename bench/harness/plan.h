@@ -48,8 +48,8 @@ struct Cell {
   int servers = 1;
   // With kCalls: besides those that make calls. With kIdleConnections: how many are measured.
   int idle_connections = 0;
-  bool count_system_calls = false;
-  int rounds_max = 0;  // what is counted and not timed needs fewer; 0: all
+  bool trace_system_calls = false;  // with ptrace, of a subject that does not count them itself
+  int rounds_max = 0;               // what is counted and not timed needs fewer; 0: all
   // The server lives through the run, as one with idle connections does, which makes it as warm.
   bool standing = false;
   // With kIdleConnections: for how long wakeups are counted.

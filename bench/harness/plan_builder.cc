@@ -10,7 +10,7 @@ namespace {
 bool Same(const Cell& a, const Cell& b) {
   return a.kind == b.kind && a.subject == b.subject && a.workload == b.workload &&
          a.clients == b.clients && a.servers == b.servers &&
-         a.idle_connections == b.idle_connections && a.count_system_calls == b.count_system_calls &&
+         a.idle_connections == b.idle_connections && a.trace_system_calls == b.trace_system_calls &&
          a.rounds_max == b.rounds_max && a.standing == b.standing && a.watch_ms == b.watch_ms &&
          a.copy_for == b.copy_for;
 }

@@ -25,9 +25,7 @@ void AddOtherSystemCalls(PlanBuilder& plan) {
   for (const char* transport : {"shm", "unix", "tcp"}) {
     for (Waiting waiting : {Waiting::kDefault, Waiting::kBlocking}) {
       for (int outstanding : {1, 64}) {
-        Cell cell = plan.Calls("mi7", transport, waiting, outstanding);
-        cell.workload.measure_ns = kTracedNs;
-        cell.count_system_calls = true;
+        Cell cell = plan.Calls("mi7_counting", transport, waiting, outstanding);
         cell.rounds_max = kRounds;
         const bool adaptive = waiting == Waiting::kDefault;
         plan.Show(absl::StrCat("syscalls.", transport, adaptive ? ".adaptive" : ".blocking",
@@ -39,12 +37,18 @@ void AddOtherSystemCalls(PlanBuilder& plan) {
       }
     }
   }
+  // From outside, where nobody polls: to be the same.
+  Cell traced = plan.Calls("mi7", "tcp", Waiting::kBlocking, 1);
+  traced.workload.measure_ns = kTracedNs;
+  traced.trace_system_calls = true;
+  traced.rounds_max = kRounds;
+  plan.Show("syscalls.tcp.blocking.ptrace", "mi7 tcp x1, blocking, seen by ptrace",
+            plan.AddCell(traced), Quantity::kSystemCalls)
+      .placements = Here();
 }
 
 void AddSystemCalls(PlanBuilder& plan) {
-  Cell awake = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
-  awake.workload.measure_ns = kTracedNs;
-  awake.count_system_calls = true;
+  Cell awake = plan.Calls("mi7_counting", "shm", Waiting::kDefault, 1);
   awake.rounds_max = kRounds;
   plan.PromiseValue("L3.syscalls", "mi7 shm, adaptive, peer awake", plan.AddCell(awake), 0,
                     Quantity::kSystemCalls)

@@ -22,7 +22,6 @@ constexpr size_t kSizes[] = {kSmall, 1024, kBulk, kMebibyte};
 constexpr const char* kTransports[] = {"shm", "unix", "tcp", "inproc"};
 constexpr int kPipelined = 64;
 constexpr int kCountedRounds = 3;
-constexpr int64_t kTracedNs = 30'000'000;
 constexpr int64_t kCountedNs = 300'000'000;
 constexpr Peer kPeers[] = {kGrpcSync, kGrpcCallback, kCapnp, kThrift, kZeromq, kNng};
 
@@ -120,18 +119,15 @@ void AddCounted(PlanBuilder& plan, const char* transport) {
   };
   const std::string what = absl::StrCat("mi7 ", transport, " stream");
   // Long enough that what the stream's start allocates is nothing.
-  Cell allocating = Stream(plan, "mi7_counting", transport, Waiting::kDefault, kSmall);
-  allocating.workload.measure_ns = kCountedNs;
-  add("allocations", what + ", 64 B", std::move(allocating), Quantity::kAllocations);
+  Cell small = Stream(plan, "mi7_counting", transport, Waiting::kDefault, kSmall);
+  small.workload.measure_ns = kCountedNs;
+  add("allocations", what + ", 64 B", small, Quantity::kAllocations);
   // One copy is the sender's own: it fills a message from other memory.
   add("copied", what + ", 1 MiB, copied",
       Stream(plan, "mi7_counting", transport, Waiting::kDefault, kMebibyte),
       Quantity::kCopiedBytes);
   if (IsInproc(transport)) return;  // its server is no process
-  Cell traced = Stream(plan, "mi7", transport, Waiting::kDefault, kSmall);
-  traced.workload.measure_ns = kTracedNs;
-  traced.count_system_calls = true;
-  add("syscalls", what + ", 64 B", std::move(traced), Quantity::kSystemCalls);
+  add("syscalls", what + ", 64 B", small, Quantity::kSystemCalls);
 }
 
 // mi7 over `transport` against what each peer has for it, over `peers_transport`.

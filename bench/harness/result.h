@@ -20,6 +20,8 @@ namespace mi7::bench {
 struct Counts {
   std::atomic<uint64_t> allocations;   // malloc and its like, operator new
   std::atomic<uint64_t> copied_bytes;  // by memcpy and memmove, in pieces of at least 64 bytes
+  std::atomic<uint64_t> system_calls;  // through the C library's functions
+  std::atomic<uint64_t> wakes;         // those of them that wake somebody
 };
 
 // Written by the client, but for what is said to be the server's. Plain fields are valid once the
@@ -38,13 +40,16 @@ struct ResultHeader {
   uint64_t server_allocations;
   uint64_t client_copied_bytes;
   uint64_t server_copied_bytes;
+  uint64_t client_system_calls;
+  uint64_t server_system_calls;
+  uint64_t client_wakes;
   // Live.
   std::atomic<uint32_t> measuring;  // 1 during the measured stretch, for who watches from outside
   std::atomic<uint32_t> damaged;    // 1 by a server that gave up because of what it was sent
   Counts client_counts;
   Counts server_counts;
   std::atomic<uint64_t> served;  // by the server, where it counts: subject.h
-  uint64_t reserved_words[14];
+  uint64_t reserved_words[7];
 };
 static_assert(sizeof(ResultHeader) == 256);
 static_assert(std::atomic<uint64_t>::is_always_lock_free, "shared between processes");

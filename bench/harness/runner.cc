@@ -140,7 +140,7 @@ class CellRunner {
                              .clients = cell.clients,
                              .servers = cell.servers,
                              .idle_connections = cell.idle_connections,
-                             .count_system_calls = cell.count_system_calls};
+                             .trace_system_calls = cell.trace_system_calls};
     if (cell.idle_connections == 0 && !cell.standing) {
       absl::StatusOr<ServerGroup> servers = ServerGroup::Start(setup, cpus, scratch_);
       return servers.ok() ? MeasureCalls(setup, cpus, *servers, scratch_) : servers.status();

@@ -127,6 +127,9 @@ struct Readings {
   uint64_t server_allocations = 0;
   uint64_t client_copied_bytes = 0;
   uint64_t server_copied_bytes = 0;
+  uint64_t client_system_calls = 0;
+  uint64_t server_system_calls = 0;
+  uint64_t client_wakes = 0;
 
   static Readings Take(const ResultHeader& header, clockid_t server) {
     const auto count = [](const std::atomic<uint64_t>& value) {
@@ -137,7 +140,10 @@ struct Readings {
             .client_allocations = count(header.client_counts.allocations),
             .server_allocations = count(header.server_counts.allocations),
             .client_copied_bytes = count(header.client_counts.copied_bytes),
-            .server_copied_bytes = count(header.server_counts.copied_bytes)};
+            .server_copied_bytes = count(header.server_counts.copied_bytes),
+            .client_system_calls = count(header.client_counts.system_calls),
+            .server_system_calls = count(header.server_counts.system_calls),
+            .client_wakes = count(header.client_counts.wakes)};
   }
 };
 
@@ -161,6 +167,9 @@ class FirstObserver final : public Recorder::Observer {
     header_.server_allocations = now.server_allocations - at_begin_.server_allocations;
     header_.client_copied_bytes = now.client_copied_bytes - at_begin_.client_copied_bytes;
     header_.server_copied_bytes = now.server_copied_bytes - at_begin_.server_copied_bytes;
+    header_.client_system_calls = now.client_system_calls - at_begin_.client_system_calls;
+    header_.server_system_calls = now.server_system_calls - at_begin_.server_system_calls;
+    header_.client_wakes = now.client_wakes - at_begin_.client_wakes;
   }
   // Whoever comes first says that all is connected; all go on when the bench says so.
   void WaitForGo() {

@@ -1,6 +1,5 @@
 #include "bench/harness/system_call_tracer.h"
 
-#include <linux/futex.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -13,27 +12,12 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "bench/harness/waking_calls.h"
 
 namespace mi7::bench {
 namespace {
 
 constexpr unsigned long kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXIT;
-
-bool Wakes(uint64_t number, uint64_t second_argument) {
-  switch (number) {
-    case SYS_write:
-    case SYS_writev:
-    case SYS_sendto:
-    case SYS_sendmsg:
-      return true;
-    case SYS_futex: {
-      const uint64_t operation = second_argument & FUTEX_CMD_MASK;
-      return operation == FUTEX_WAKE || operation == FUTEX_WAKE_BITSET;
-    }
-    default:
-      return false;
-  }
-}
 
 // The process of a thread; 0 when it is gone.
 pid_t ProcessOf(pid_t thread, pid_t candidate) {
@@ -111,7 +95,7 @@ void SystemCallTracer::Count(pid_t thread) {
   }
   SystemCallCounts& counts = counts_[ProcessOf(thread, client_) != 0 ? 0 : 1];
   ++counts.all;
-  if (Wakes(info.entry.nr, info.entry.args[1])) ++counts.wakes;
+  if (Wakes(static_cast<long>(info.entry.nr), info.entry.args[1])) ++counts.wakes;
 }
 
 }  // namespace mi7::bench

@@ -1,8 +1,9 @@
 #pragma once
 
 // Counts the system calls of processes while they are measured, with ptrace: outside of timed
-// rounds, because each one costs a stop and a start there. Where there are none to count it changes
-// nothing.
+// rounds, because each one costs a stop and a start there. It sees all, and makes those slow who
+// wait: who polls offers its CPU then, which is a system call more. So it tells the truth only of
+// who sleeps; the others count themselves (subjects/counting_system_calls.cc).
 
 #include <sys/types.h>
 
@@ -18,7 +19,7 @@ namespace mi7::bench {
 
 struct SystemCallCounts {
   uint64_t all = 0;
-  // Those that wake somebody: write, send, and FUTEX_WAKE.
+  // Those that wake somebody: waking_calls.h.
   uint64_t wakes = 0;
 };
 

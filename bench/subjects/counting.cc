@@ -1,8 +1,10 @@
 // Makes a subject count (mi7_counting): what is allocated through allocation_hook; what is copied
 // by defining the C library's functions for it, which count and go on to the C library's own. Its
-// programs are never timed.
+// programs are never timed. System calls: counting_system_calls.cc.
 //
 // Copies that the compiler made inline, which are small, and those of the kernel are not seen.
+
+#include "bench/subjects/counting.h"
 
 #include <dlfcn.h>
 
@@ -17,21 +19,16 @@
 namespace {
 
 using mi7::bench::Counts;
+using mi7::bench::CountsNow;
 
 // Pieces of fewer bytes are headers and the like, not payload.
 constexpr size_t kPieceMin = 64;
 
-constinit Counts before_anybody_asks = {};
-constinit std::atomic<Counts*> counts = &before_anybody_asks;
-
-// Relaxed: the counts are read when the calls that they are about are over.
-void CountAllocation() {
-  counts.load(std::memory_order_relaxed)->allocations.fetch_add(1, std::memory_order_relaxed);
-}
+void CountAllocation() { CountsNow().allocations.fetch_add(1, std::memory_order_relaxed); }
 
 [[maybe_unused]] void CountCopy(size_t bytes) {
   if (bytes < kPieceMin) return;
-  counts.load(std::memory_order_relaxed)->copied_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  CountsNow().copied_bytes.fetch_add(bytes, std::memory_order_relaxed);
 }
 
 using Move = void* (*)(void*, const void*, size_t);
@@ -73,7 +70,9 @@ void* MoveByHand(void* to, const void* from, size_t bytes) {
 
 [[maybe_unused]] const bool asked = [] {
   mi7::allocation_hook.store(&CountAllocation, std::memory_order_relaxed);
-  mi7::bench::count_in = [](Counts* where) { counts.store(where, std::memory_order_relaxed); };
+  mi7::bench::count_in = [](Counts* where) {
+    mi7::bench::counting_in.store(where, std::memory_order_relaxed);
+  };
   return true;
 }();
 
