@@ -54,12 +54,12 @@ void* Real(std::atomic<void*>& known, const char* name) {
 }  // namespace
 
 // Defines `name`, which makes system call `number`.
-#define MI7_COUNTED(result, name, number, parameters, arguments)   \
-  result name parameters {                                         \
-    static constinit std::atomic<void*> known = nullptr;           \
-    using Function = result(*) parameters;                         \
-    Count(number);                                                 \
-    return reinterpret_cast<Function>(Real(known, #name))arguments; \
+#define MI7_COUNTED(result, name, number, parameters, arguments)     \
+  result name parameters {                                           \
+    static constinit std::atomic<void*> known = nullptr;             \
+    using Function = result(*) parameters;                           \
+    Count(number);                                                   \
+    return reinterpret_cast<Function>(Real(known, #name)) arguments; \
   }
 
 extern "C" {
@@ -103,8 +103,7 @@ MI7_COUNTED(ssize_t, recvmsg, SYS_recvmsg, (int fd, msghdr* message, int flags),
             (fd, message, flags))
 MI7_COUNTED(ssize_t, sendmsg, SYS_sendmsg, (int fd, const msghdr* message, int flags),
             (fd, message, flags))
-MI7_COUNTED(int, socket, SYS_socket, (int family, int type, int protocol),
-            (family, type, protocol))
+MI7_COUNTED(int, socket, SYS_socket, (int family, int type, int protocol), (family, type, protocol))
 MI7_COUNTED(int, shutdown, SYS_shutdown, (int fd, int how), (fd, how))
 MI7_COUNTED(int, setsockopt, SYS_setsockopt,
             (int fd, int level, int name, const void* value, socklen_t size),
@@ -125,9 +124,9 @@ MI7_COUNTED(int, epoll_pwait, SYS_epoll_pwait,
 MI7_COUNTED(int, epoll_pwait2, SYS_epoll_pwait2,
             (int set, epoll_event* events, int count, const timespec* time, const sigset_t* mask),
             (set, events, count, time, mask))
-MI7_COUNTED(int, poll, SYS_ppoll, (pollfd* fds, nfds_t count, int ms), (fds, count, ms))
+MI7_COUNTED(int, poll, SYS_ppoll, (pollfd fds[], nfds_t count, int ms), (fds, count, ms))
 MI7_COUNTED(int, ppoll, SYS_ppoll,
-            (pollfd* fds, nfds_t count, const timespec* time, const sigset_t* mask),
+            (pollfd fds[], nfds_t count, const timespec* time, const sigset_t* mask),
             (fds, count, time, mask))
 MI7_COUNTED(int, nanosleep, SYS_nanosleep, (const timespec* time, timespec* left), (time, left))
 MI7_COUNTED(int, clock_nanosleep, SYS_clock_nanosleep,

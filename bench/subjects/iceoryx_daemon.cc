@@ -95,8 +95,8 @@ void Run(const IceoryxDaemonOptions& options, int ready_fd) {
 }  // namespace
 
 void SilenceIceoryx() {
-  iox::log::LogManager::GetLogManager().SetDefaultLogLevel(
-      iox::log::LogLevel::kOff, iox::log::LogLevelOutput::kHideLogLevel);
+  iox::log::LogManager::GetLogManager().SetDefaultLogLevel(iox::log::LogLevel::kOff,
+                                                           iox::log::LogLevelOutput::kHideLogLevel);
 }
 
 absl::Status StartIceoryxDaemon(const IceoryxDaemonOptions& options) {
