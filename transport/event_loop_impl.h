@@ -85,6 +85,8 @@ struct EventLoop::Impl {
   bool Spin(int64_t start_ns, int64_t budget_ns);
   // Polls the kept sources until they are quiet and at rest (true) or there is other work.
   bool SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns);
+  // Polls the descriptors if that is due; whether they had anything.
+  bool PollNowAndThen(int64_t now_ns);
   void Sleep(int64_t start_ns, int64_t budget_ns);
 
   const Options options;
@@ -102,6 +104,7 @@ struct EventLoop::Impl {
   SpinSource* spin_source = nullptr;
   KeptSources kept;
   int64_t last_epoll_ns = 0;
+  int64_t epoll_every_ns = 0;
   SpinBudget budget;
   bool single_cpu = false;
   NeighbourGuess neighbour;

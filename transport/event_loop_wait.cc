@@ -16,9 +16,11 @@ namespace {
 
 // While spinning, every so many polls of the spin source the other descriptors are looked at.
 constexpr uint32_t kPollsPerEpoll = 8;
-// However busy the polled sources are: so often are descriptors, tasks' and timers' clocks looked
-// at.
-constexpr int64_t kEpollEveryNs = 50'000;
+// However busy the polled sources are: so often are descriptors looked at, more and more seldom as
+// long as they have nothing. A look is a system call, by which a call in some hundred is late.
+constexpr int64_t kEpollEveryMinNs = 50'000;
+constexpr int64_t kEpollEveryMaxNs = 200'000;
+// And tasks' and timers' clocks.
 constexpr uint32_t kRoundsPerClock = 64;
 
 }  // namespace
@@ -65,9 +67,8 @@ bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {
   const bool yield = single_cpu || options.wait != WaitPolicy::kSpin;
   for (uint32_t polls = 0;; ++polls) {
     if (spin_source != nullptr && spin_source->Poll()) {
-      if (start_ns - last_epoll_ns <= kEpollEveryNs) return true;
-      last_epoll_ns = start_ns;
-      Poll();  // while every spin ends here, nobody else would be served
+      // While every spin ends here, nobody else would be served.
+      PollNowAndThen(start_ns);
       return true;
     }
     const bool look = spin_source == nullptr || polls % kPollsPerEpoll == kPollsPerEpoll - 1;
@@ -81,6 +82,15 @@ bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {
     // CPUs than spinning threads it would otherwise wait for the whole time slice of each.
     if (yield || polls % 1024 == 1023) ::sched_yield();
   }
+}
+
+bool EventLoop::Impl::PollNowAndThen(int64_t now_ns) {
+  if (now_ns - last_epoll_ns <= epoll_every_ns) return false;
+  last_epoll_ns = now_ns;
+  const bool worked = Poll();
+  epoll_every_ns = worked ? kEpollEveryMinNs
+                          : std::clamp(2 * epoll_every_ns, kEpollEveryMinNs, kEpollEveryMaxNs);
+  return worked;
 }
 
 bool EventLoop::Impl::SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns) {
@@ -101,10 +111,7 @@ bool EventLoop::Impl::SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns) {
     }
     const int64_t now_ns = MonotonicNanos();
     if (now_ns >= NextDeadline()) return false;
-    if (now_ns - last_epoll_ns > kEpollEveryNs) {
-      last_epoll_ns = now_ns;
-      if (Poll()) return false;
-    }
+    if (PollNowAndThen(now_ns)) return false;
     if (worked) continue;
     if (quiet_since_ns == 0) {
       quiet_since_ns = now_ns;

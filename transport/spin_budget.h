@@ -112,7 +112,7 @@ class NeighbourGuess {
   }
 
  private:
-  static constexpr uint32_t kLookEvery = 256;
+  static constexpr uint32_t kLookEvery = 1024;  // a call in a thousand is late by it
   static constexpr uint32_t kOfferEveryMin = 16;
   static constexpr uint32_t kOfferEveryMax = 1024;  // 20 to 60 us
   static constexpr uint32_t kAskEvery = 16;

@@ -1,5 +1,5 @@
-// What each thing that a call can have costs it, against one that has none. BM_Inproc: on one thread, so
-// the work of both sides, but a deadline takes the call to the server's loop there
+// What each thing that a call can have costs it, against one that has none. BM_Inproc: on one
+// thread, so the work of both sides, but a deadline takes the call to the server's loop there
 // (docs/decisions/0007). BM_Shm: a thread a side, both spinning.
 
 #include <cstdint>

@@ -251,6 +251,7 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Sta
         }
         writer_.Write(message->header, Form::kInline, {both.data(), words});
       }
+      if (bursts_.load(std::memory_order_relaxed)) writer_.ExpectMore();
       message.reset();
       return Put::kDone;
     }

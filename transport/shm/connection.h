@@ -230,6 +230,9 @@ class ShmConnection final : public Connection,
   std::atomic<bool> polled_{false};  // by the loop, which will put it to Rest
   std::atomic<bool> peer_gone_{false};
   std::atomic<bool> refused_any_{false};  // refused_ is not empty; changed under send_mutex_
+  // The last turn has read several records, so several calls are in flight and what we write comes
+  // in bursts, too. Relaxed: a hint, written by the holder of the token.
+  std::atomic<bool> bursts_{false};
   // The socket told of something while a thread drove: whoever declares kSocket reads it first, for
   // a full socket would take no more wakeups.
   std::atomic<bool> socket_unread_{false};

@@ -218,7 +218,8 @@ bool ShmConnection::ReadRing(int records) {
   Scope scope(this);
   Record record;
   IncomingMessage message;
-  do {
+  bool burst = false;
+  for (;;) {
     if (!reader_.Read(record)) [[unlikely]] {
       Reject(absl::InvalidArgumentError("a record that is larger than a record can be"));
       break;
@@ -239,7 +240,10 @@ bool ShmConnection::ReadRing(int records) {
     }
     if (QueueFullNow() && PauseWhenFull()) [[unlikely]]
       break;
-  } while (--records > 0 && CanDrive() && reader_.Ready());
+    if (--records == 0 || !CanDrive() || !reader_.Ready()) break;
+    if (!burst) bursts_.store(burst = true, std::memory_order_relaxed);
+  }
+  if (!burst) bursts_.store(false, std::memory_order_relaxed);
   return true;
 }
 

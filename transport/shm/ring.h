@@ -13,6 +13,7 @@
 #include <cstring>
 #include <span>
 
+#include "base/prefetch.h"
 #include "transport/frame.h"
 #include "transport/shm/layout.h"
 #include "transport/shm/tsan_order.h"
@@ -90,6 +91,10 @@ class RingWriter {
     sequence_ = NextSequence(sequence_, cells);
     in_use_ += cells;
   }
+
+  // For whoever writes record after record: asks for the cell after the next one, since a reader
+  // that has caught up polls the next. A record that an answer is waited for comes later by it.
+  void ExpectMore() { PrefetchForWriting(&mine_.ring[index_ + 1 == kRingCells ? 0 : index_ + 1]); }
 
  private:
   Control& mine_;

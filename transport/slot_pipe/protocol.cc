@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/prefetch.h"
+
 namespace mi7::slot_pipe_internal {
 namespace {
 
@@ -18,16 +20,6 @@ constexpr uint32_t kStreakToShrink = 4096;
 constexpr uint32_t kHoldAhead = 1;
 // Slots that a failing Hold looks at itself, to find hidden ones (free_hints.h).
 constexpr uint32_t kScanOnFailure = 8;
-
-void PrefetchForWriting(const void* line) {
-#ifdef __x86_64__
-  // What the compiler makes of __builtin_prefetch(line, 1) for x86-64 in general asks for a copy to
-  // read only.
-  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(line)));
-#else
-  __builtin_prefetch(line, 1);
-#endif
-}
 
 }  // namespace
 
