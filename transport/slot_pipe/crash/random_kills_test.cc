@@ -125,8 +125,8 @@ class RandomKillsTest : public testing::Test {
         << "it has ended by itself, with status " << WEXITSTATUS(status) << ": see Fault";
   }
 
-  // So that a kill often meets somebody who has a slot. Off the CPUs, which are needed for dying and
-  // being born, of which a kill is made. Nobody waits for anything by it.
+  // So that a kill often meets somebody who has a slot. Off the CPUs, which are needed for dying
+  // and being born, of which a kill is made. Nobody waits for anything by it.
   static void Work() { Pause(50); }
   static void Pause(uint32_t us) {
     const timespec time{0, static_cast<long>(us) * 1000};
