@@ -1,8 +1,11 @@
 #include "channels/pipe_cases.h"
 
+#include <coroutine>
+#include <exception>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "base/deadline.h"
@@ -170,6 +173,115 @@ TEST_F(PipeCasesTest, ACoroutineWaitsForPipesChannelsAndTimers) {
   second_->Cancel();
   pipe_->Cancel();
   EXPECT_TRUE(absl::IsCancelled(tell.Receive(Late()).status())) << "the coroutine has ended";
+}
+
+TEST_F(PipeCasesTest, ACoroutineWaitsForAnEmptySlot) {
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  auto [told, tell] = Unbounded<int>();
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(other_->SendBytes("x").ok());
+  [](EventLoop* loop, AsyncSlotPipe& into, Sender<int> out) -> DetachedTask {
+    const absl::Status status = co_await SelectOn(
+        loop, OnHold(into, [](WriteSlot slot) { EXPECT_TRUE(slot.SendBytes("y").ok()); }),
+        OnDeadline(Late(), &Unexpected));
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_TRUE(loop->InLoopThread());
+    EXPECT_TRUE(out.Send(0).ok());
+  }(loop_.get(), async, std::move(told));
+  ASSERT_TRUE(other_->TryFetch()->Release().ok());
+  ASSERT_TRUE(tell.Receive(Late()).ok());
+  EXPECT_EQ(pipe_->Status().ready, 4u);
+}
+
+TEST_F(PipeCasesTest, AnErrorOfAPipeEndsTheWaitOfACoroutine) {
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  AsyncSlotPipe second(second_.get(), loop_.get());
+  auto [told, tell] = Unbounded<int>();
+  absl::Status status;
+  [](EventLoop* loop, AsyncSlotPipe& one, AsyncSlotPipe& two, absl::Status& ended,
+     Sender<int> out) -> DetachedTask {
+    const auto unexpected = [](ReadSlot) { Unexpected(); };
+    ended = co_await SelectOn(loop, OnFetch(two, unexpected), OnFetch(one, unexpected));
+    EXPECT_TRUE(out.Send(0).ok());
+  }(loop_.get(), async, second, status, std::move(told));
+  // Of no kind that there is, as if its header had been overwritten.
+  ASSERT_TRUE(other_->Hold()->Send(4, static_cast<PayloadKind>(7)).ok());
+  ASSERT_TRUE(tell.Receive(Late()).ok());
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+}
+
+TEST_F(PipeCasesTest, ACoroutineThatIsDestroyedWhileItWaitsTakesNothing) {
+  struct Owned {
+    struct promise_type {
+      Owned get_return_object() {
+        return {std::coroutine_handle<promise_type>::from_promise(*this)};
+      }
+      std::suspend_never initial_suspend() noexcept { return {}; }
+      std::suspend_always final_suspend() noexcept { return {}; }
+      void return_void() {}
+      void unhandled_exception() { std::terminate(); }
+    };
+    std::coroutine_handle<promise_type> coroutine;
+  };
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  AsyncSlotPipe second(second_.get(), loop_.get());
+  auto [told, tell] = Unbounded<int>();
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(second_->SendBytes("x").ok());
+  loop_->Post([&, &out = told] {
+    Owned owned = [](EventLoop* loop, AsyncSlotPipe& from, AsyncSlotPipe& into) -> Owned {
+      static_cast<void>(co_await SelectOn(loop, OnFetch(from, [](ReadSlot) { Unexpected(); }),
+                                          OnHold(into, [](WriteSlot) { Unexpected(); })));
+      Unexpected();
+    }(loop_.get(), async, second);
+    // Told of both, and to go on when this task has ended.
+    EXPECT_TRUE(other_->SendBytes("stays").ok());
+    EXPECT_TRUE(second_->TryFetch()->Release().ok());
+    owned.coroutine.destroy();
+    EXPECT_TRUE(out.Send(0).ok());
+  });
+  ASSERT_TRUE(tell.Receive(Late()).ok());
+  auto message = other_->Fetch(Late());
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(message->text(), "stays");
+  EXPECT_EQ(message->attempt(), 1u);
+  EXPECT_EQ(second_->Status().empty, 1u);
+}
+
+void ExpectSecondDelivery(ReadSlot message) {
+  EXPECT_EQ(message.attempt(), 2u);
+  EXPECT_TRUE(message.Release().ok());
+}
+
+// Nobody else looks for the dead here.
+TEST_F(PipeCasesTest, AWaitingSelectRecoversWhatADeadConsumerHad) {
+  other_.reset();
+  const auto consume = [] {
+    auto own = SlotPipe::Connect("one");
+    return own.ok() && own->release()->TryFetch()->Detach().word != 0;
+  };
+  {
+    ASSERT_TRUE(pipe_->SendBytes("to a thread").ok());
+    slot_pipe_internal::Doomed consumer(consume);
+    ASSERT_TRUE(consumer.ready());
+    std::thread thread([&] {
+      EXPECT_TRUE(
+          Select(OnFetch(*pipe_, &ExpectSecondDelivery), OnDeadline(Late(), &Unexpected)).ok());
+    });
+    consumer.Kill();
+    thread.join();
+  }
+  ASSERT_TRUE(pipe_->SendBytes("to a coroutine").ok());
+  slot_pipe_internal::Doomed consumer(consume);
+  ASSERT_TRUE(consumer.ready());
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  auto [told, tell] = Unbounded<int>();
+  [](EventLoop* loop, AsyncSlotPipe& from, Sender<int> out) -> DetachedTask {
+    const absl::Status status = co_await SelectOn(loop, OnFetch(from, &ExpectSecondDelivery),
+                                                  OnDeadline(Late(), &Unexpected));
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_TRUE(out.Send(0).ok());
+  }(loop_.get(), async, std::move(told));
+  consumer.Kill();
+  EXPECT_TRUE(tell.Receive(Late()).ok());
 }
 
 // Coroutines that wait in Fetch and ones that select share the messages.

@@ -34,4 +34,13 @@ diff - "$TEST_TMPDIR/output" <<'END'
   4 sent, 4 received, 4 redelivered, 1 dead-lettered
   3 of 3 slots are empty, 1 takes part
 END
+# What the README shows: the lines of its second block, in their order; "..." stands for others.
+shown=$(awk '/^```/ { ++fence; next } fence == 3 && $0 != "..."' examples/pipe_basic_usage/README.md)
+[ "$(wc -l <<<"$shown")" -ge 5 ]
+rest=$(cat "$TEST_TMPDIR/output")
+while IFS= read -r line; do
+  at=$(grep -nFxm1 -- "$line" <<<"$rest" | cut -d: -f1)
+  [ -n "$at" ] || { echo "the README shows a line that was not printed there: $line"; exit 1; }
+  rest=$(tail -n "+$((at + 1))" <<<"$rest")
+done <<<"$shown"
 [ -z "$(ls "$MI7_RUNTIME_DIR/pipes")" ]

@@ -1,6 +1,8 @@
 #include "tools/mi7/pipe_commands.h"
 
+#include <poll.h>
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -34,6 +36,7 @@ struct Flags {
   double interval_s = 1;
   double timeout_s = -1;  // negative: for ever
   int64_t count = 1;
+  int64_t bench_count = 1'000'000;
   PipeOptions options;
 };
 
@@ -57,6 +60,20 @@ void CatchSignals(SlotPipe* pipe) {
   action.sa_handler = &OnSignal;
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
+}
+
+// Ends at once when a signal of CatchSignals comes, or has come since it was last looked for: they
+// are let in by ppoll alone.
+void PauseUntilSignal(double seconds) {
+  sigset_t caught;
+  sigset_t before;
+  ::sigemptyset(&caught);
+  ::sigaddset(&caught, SIGINT);
+  ::sigaddset(&caught, SIGTERM);
+  ::sigprocmask(SIG_BLOCK, &caught, &before);
+  const timespec time = absl::ToTimespec(absl::Seconds(seconds));
+  if (interrupted == 0) ::ppoll(nullptr, 0, &time, &before);
+  ::sigprocmask(SIG_SETMASK, &before, nullptr);
 }
 
 absl::Status List(const Flags& flags) {
@@ -91,7 +108,7 @@ absl::Status Show(const Flags& flags) {
     if (flags.live && !flags.json && ::isatty(1) != 0) std::cout << "\033[H\033[2J";
     std::cout << (flags.json ? StatusJson(*status) + "\n" : StatusText(*status)) << std::flush;
     if (!flags.live || interrupted != 0 || !std::cout) return absl::OkStatus();
-    absl::SleepFor(absl::Seconds(flags.interval_s));
+    PauseUntilSignal(flags.interval_s);
     if (interrupted != 0) return absl::OkStatus();
   }
 }
@@ -172,11 +189,11 @@ absl::Status Bench(const Flags& flags) {
   SlotPipe::Remove(name, true).IgnoreError();  // it needs no name
   const std::string payload(std::min<size_t>(64, flags.options.slot_bytes), 'x');
   const auto ns_each = [&](absl::Time start) {
-    return absl::ToDoubleNanoseconds(absl::Now() - start) / static_cast<double>(flags.count);
+    return absl::ToDoubleNanoseconds(absl::Now() - start) / static_cast<double>(flags.bench_count);
   };
 
   absl::Time start = absl::Now();
-  for (int64_t i = 0; i < flags.count; ++i) {
+  for (int64_t i = 0; i < flags.bench_count; ++i) {
     if (absl::Status sent = (*pipe)->SendBytes(payload); !sent.ok()) return sent;
     auto message = (*pipe)->Fetch();
     if (!message.ok()) return message.status();
@@ -187,11 +204,11 @@ absl::Status Bench(const Flags& flags) {
   start = absl::Now();
   absl::Status sent;
   std::thread producer([&] {
-    for (int64_t i = 0; i < flags.count && sent.ok(); ++i) sent = (*pipe)->SendBytes(payload);
+    for (int64_t i = 0; i < flags.bench_count && sent.ok(); ++i) sent = (*pipe)->SendBytes(payload);
     if (!sent.ok()) (*pipe)->Cancel();
   });
   absl::Status received;
-  for (int64_t i = 0; i < flags.count && received.ok(); ++i) {
+  for (int64_t i = 0; i < flags.bench_count && received.ok(); ++i) {
     auto message = (*pipe)->Fetch();
     received = message.ok() ? message->Release() : message.status();
     if (!received.ok()) (*pipe)->Cancel();
@@ -203,13 +220,13 @@ absl::Status Bench(const Flags& flags) {
   if (flags.json) {
     std::cout << absl::StrFormat(
         "{\"messages\":%d,\"bytes\":%u,\"one_thread_ns\":%.1f,\"two_threads_ns\":%.1f}\n",
-        flags.count, payload.size(), alone_ns, stream_ns);
+        flags.bench_count, payload.size(), alone_ns, stream_ns);
   } else {
     std::cout << absl::StrFormat(
         "%d messages of %u bytes through %u slots\n"
         "  one thread, one message at a time: %8.1f ns each\n"
         "  a producer and a consumer thread:  %8.1f ns each\n",
-        flags.count, payload.size(), flags.options.slots, alone_ns, stream_ns);
+        flags.bench_count, payload.size(), flags.options.slots, alone_ns, stream_ns);
   }
   return absl::OkStatus();
 }
@@ -301,7 +318,7 @@ void AddPipeCommands(CLI::App& app, int& status) {
   creating(receive);
 
   CLI::App* bench = verb("bench", "Measures a pipe of its own on this machine", &Bench);
-  bench->add_option("--count", flags->count, "Messages; try 1000000")
+  bench->add_option("--count", flags->bench_count, "Messages")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   geometry(bench);

@@ -1,22 +1,50 @@
 #include "tools/mi7/pipe_status.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 
 namespace mi7::tools {
 
+namespace {
+
+// Bytes of the UTF-8 character that `text` begins with; 0 when it begins with none. (RFC 3629: no
+// longer form than needed, no surrogates, nothing above U+10FFFF.)
+size_t Utf8Bytes(absl::string_view text) {
+  const auto byte = [&text](size_t at) { return static_cast<unsigned char>(text[at]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return 1;
+  const size_t bytes = first >= 0xC2 && first <= 0xDF   ? 2
+                       : first >= 0xE0 && first <= 0xEF ? 3
+                       : first >= 0xF0 && first <= 0xF4 ? 4
+                                                        : 0;
+  if (bytes == 0 || text.size() < bytes) return 0;
+  for (size_t at = 1; at < bytes; ++at) {
+    if ((byte(at) & 0xC0) != 0x80) return 0;
+  }
+  const unsigned char second = byte(1);
+  const bool possible = (first != 0xE0 || second >= 0xA0) && (first != 0xED || second < 0xA0) &&
+                        (first != 0xF0 || second >= 0x90) && (first != 0xF4 || second < 0x90);
+  return possible ? bytes : 0;
+}
+
+}  // namespace
+
 std::string JsonString(absl::string_view text) {
   std::string json = "\"";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      absl::StrAppend(&json, "\\", absl::string_view(&c, 1));
-    } else if (byte < 0x20 || byte > 0x7E) {
+  while (!text.empty()) {
+    const auto byte = static_cast<unsigned char>(text[0]);
+    const size_t bytes = Utf8Bytes(text);
+    if (byte == '"' || byte == '\\') {
+      absl::StrAppend(&json, "\\", text.substr(0, 1));
+    } else if (bytes == 0 || byte < 0x20 || byte == 0x7F) {
       absl::StrAppendFormat(&json, "\\u%04x", byte);
     } else {
-      json += c;
+      absl::StrAppend(&json, text.substr(0, bytes));
     }
+    text.remove_prefix(std::max<size_t>(bytes, 1));
   }
   return json + "\"";
 }

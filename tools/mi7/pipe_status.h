@@ -12,7 +12,8 @@ std::string StatusText(const PipeStatus& status);
 // The same for a program: one JSON object in one line.
 std::string StatusJson(const PipeStatus& status);
 
-// `text` as a JSON string, quotes included. Bytes that are no printable ASCII become \u00XX.
+// `text` as a JSON string, quotes included. UTF-8 is passed through; control characters, and bytes
+// that are no UTF-8, become \u00XX each.
 std::string JsonString(absl::string_view text);
 
 }  // namespace mi7::tools

@@ -67,6 +67,23 @@ run 124 timeout 3 "$mi7" pipe status jobs --live --interval=0.01
 [ "$(grep -c '^jobs: 4 slots of 64 bytes' "$output")" -gt 5 ] || fail 'and for people'
 [ "$(grep -c '^  messages  3 sent, 0 received' "$output")" -gt 5 ] || fail 'with all of it'
 
+# Interrupted between two looks: it ends at once.
+"$mi7" pipe status jobs --live --interval=600 >"$TEST_TMPDIR/live" 2>&1 &
+live=$!
+until grep -q '^jobs: 4 slots' "$TEST_TMPDIR/live"; do
+  kill -0 "$live" 2>/dev/null || { fail 'the live status has ended'; exit 1; }
+done
+kill -INT "$live"
+timeout 30 tail --pid="$live" -f /dev/null || { fail 'an interrupted live status ends at once'; kill -KILL "$live"; }
+wait "$live" || fail 'an interrupted live status ends well'
+# A terminal is cleared before each look; what is no terminal was not, above.
+! grep -q $'\033' "$TEST_TMPDIR/live" || fail 'no terminal, nothing to clear'
+if [ -n "$(type -P script)" ]; then
+  # 124: timeout says that it sent the signal.
+  run 124 script -qec "timeout --foreground -s INT 3 $mi7 pipe status jobs --live --interval=0.05" /dev/null
+  [ "$(grep -c $'\033\[H\033\[2J' "$output")" -gt 5 ] || fail 'a terminal is cleared'
+fi
+
 run 1 "$mi7" pipe send jobs four five --timeout=0.05
 expect_line '^sent 1$'
 expect_line 'DEADLINE_EXCEEDED: .*all 4 slots'
@@ -81,6 +98,13 @@ expect_line '"attempt":1,"bytes":12,"text":"two \\"quoted\\""'
 run 1 "$mi7" pipe receive jobs --timeout=0.05
 expect_line 'DEADLINE_EXCEEDED'
 run 0 "$mi7" pipe receive jobs --dead-letters
+
+# Text goes through as it is, and bytes that are no text do not break what reads the JSON.
+run 0 "$mi7" pipe send jobs 'é €' $'a\xffz\x01'
+run 0 "$mi7" pipe receive jobs --count=2 --json
+expect_json
+grep -Fq '"text":"é €"' "$output" || fail 'UTF-8 is passed through'
+grep -Fq '"text":"a\u00ffz\u0001"' "$output" || fail 'other bytes are escaped'
 
 printf 'a\nb\n' | "$mi7" pipe send jobs 2>/dev/null || fail 'lines of stdin are sent'
 run 0 "$mi7" pipe receive jobs --count=2
@@ -160,6 +184,8 @@ run 0 "$mi7" pipe rm large
 
 run 0 "$mi7" pipe bench --count=1000
 expect_line 'one thread, one message at a time: +[0-9.]+ ns each'
+run 0 "$mi7" pipe bench
+expect_line '^1000000 messages of 64 bytes'
 run 0 "$mi7" pipe bench --count=1000 --json && expect_json
 run 0 "$mi7" pipe rm jobs --json && expect_json
 run 1 "$mi7" pipe rm jobs

@@ -193,7 +193,12 @@ class AsyncQueue {
         continue;
       }
       if (!IsNothing(result.status())) {
-        Expire(true, result.status());
+        // It belongs to one message, as that of a checksum does, so one coroutine gets it, as one
+        // thread in SlotPipe::Fetch would. What is wrong for ever is found again for the next.
+        if (auto first = PopFirst(); first != nullptr) {
+          Resume(std::move(first), result.status());
+        }
+        if (slept) event().Notify();  // there may be more behind it
         continue;
       }
       // Acquire: Cancel() changes the event's word after it, as for a sleeper.
@@ -248,6 +253,12 @@ void SlotAwaiter<Slot>::await_suspend(std::coroutine_handle<> coroutine) {
   queue->Add(self_, deadline_);
 }
 
+absl::Status SendAwaiter::await_resume() {
+  if (!fits_.ok()) return fits_;
+  absl::StatusOr<WriteSlot> slot = slot_.await_resume();
+  return slot.ok() ? slot->SendBytes(bytes_) : slot.status();
+}
+
 template class AsyncQueue<WriteSlot>;
 template class AsyncQueue<ReadSlot>;
 template class SlotAwaiter<WriteSlot>;
@@ -258,6 +269,7 @@ template class SlotAwaiter<ReadSlot>;
 using slot_pipe_internal::AsyncQueue;
 using slot_pipe_internal::Direction;
 using slot_pipe_internal::PipeListener;
+using slot_pipe_internal::SendAwaiter;
 using slot_pipe_internal::SlotAwaiter;
 
 AsyncSlotPipe::AsyncSlotPipe(SlotPipe* pipe, transport::EventLoop* loop)
@@ -277,6 +289,10 @@ void AsyncSlotPipe::Unwatch(Direction direction, PipeListener* listener) {
 
 SlotAwaiter<WriteSlot> AsyncSlotPipe::Hold(Deadline deadline) {
   return SlotAwaiter<WriteSlot>(hold_.get(), deadline);
+}
+
+SendAwaiter AsyncSlotPipe::SendBytes(absl::string_view bytes, Deadline deadline) {
+  return SendAwaiter(pipe_->impl_->Fits(bytes.size()), hold_.get(), bytes, deadline);
 }
 
 SlotAwaiter<ReadSlot> AsyncSlotPipe::Fetch(Deadline deadline) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// AsyncSlotPipe: Hold and Fetch of a SlotPipe for coroutines that run on an event loop.
+// AsyncSlotPipe: Hold, Fetch and SendBytes of a SlotPipe for coroutines that run on an event loop.
 //
 //   mi7::AsyncSlotPipe async(&pipe, loop.get());
 //   absl::StatusOr<mi7::ReadSlot> message = co_await async.Fetch();
@@ -17,7 +17,9 @@
 #include <optional>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/deadline.h"
 #include "transport/event_loop.h"
 #include "transport/slot_pipe/pipe_poll.h"
@@ -54,6 +56,23 @@ class SlotAwaiter {
   std::shared_ptr<SlotAwaiter*> self_;  // null inside once destroyed; while it waits
 };
 
+// What SendBytes makes: a hold, then what SlotPipe::SendBytes does with the slot.
+class SendAwaiter {
+ public:
+  SendAwaiter(absl::Status fits, AsyncQueue<WriteSlot>* queue, absl::string_view bytes,
+              Deadline deadline)
+      : fits_(std::move(fits)), bytes_(bytes), slot_(queue, deadline) {}
+
+  bool await_ready() { return !fits_.ok() || slot_.await_ready(); }
+  void await_suspend(std::coroutine_handle<> coroutine) { slot_.await_suspend(coroutine); }
+  absl::Status await_resume();
+
+ private:
+  const absl::Status fits_;
+  const absl::string_view bytes_;
+  SlotAwaiter<WriteSlot> slot_;
+};
+
 }  // namespace slot_pipe_internal
 
 // `co_await` on any thread; whoever had to wait goes on on the loop's thread. The pipe and the loop
@@ -66,11 +85,14 @@ class AsyncSlotPipe {
   AsyncSlotPipe(const AsyncSlotPipe&) = delete;
   AsyncSlotPipe& operator=(const AsyncSlotPipe&) = delete;
 
-  // As SlotPipe::Hold and SlotPipe::Fetch, to be awaited once, at once. Errors as there. A message
-  // that was fetched for a coroutine that is gone meanwhile is returned, and its attempt not
-  // counted.
+  // As SlotPipe::Hold, Fetch and SendBytes, to be awaited once, at once. Errors as there: what is
+  // wrong with one message is told to one coroutine, the first that waits. A message that was
+  // fetched for a coroutine that is gone meanwhile is returned, and its attempt not counted.
+  // `bytes` stay until SendBytes has ended.
   slot_pipe_internal::SlotAwaiter<WriteSlot> Hold(Deadline deadline = Deadline::Infinite());
   slot_pipe_internal::SlotAwaiter<ReadSlot> Fetch(Deadline deadline = Deadline::Infinite());
+  slot_pipe_internal::SendAwaiter SendBytes(absl::string_view bytes,
+                                            Deadline deadline = Deadline::Infinite());
 
   // For a wait for several things at once (channels/select.h), which makes the attempts itself:
   // tells `listener` once that one may succeed, or after a while that it is time for one. Unwatch

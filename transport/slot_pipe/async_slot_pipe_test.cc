@@ -3,6 +3,7 @@
 #include <atomic>
 #include <exception>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -134,6 +135,115 @@ TEST_F(AsyncSlotPipeTest, DeadlinesAndCancelEndWaits) {
   EXPECT_TRUE(early.Wait());
   pipe_->Cancel();
   EXPECT_TRUE(late.Wait());
+}
+
+TEST_F(AsyncSlotPipeTest, DeadlinesAndCancelEndWaitsForAnEmptySlot) {
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(other_->SendBytes("x").ok());
+  Countdown early(2);
+  Countdown late(2);
+  const auto expect = [](absl::Status status, Deadline deadline, StatusCode code,
+                         Countdown& countdown) {
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_TRUE(deadline.infinite() || deadline.passed());
+    countdown.Down();
+  };
+  const auto hold = [](AsyncSlotPipe& from, Deadline deadline, StatusCode code, auto then,
+                       Countdown& countdown) -> Started {
+    auto slot = co_await from.Hold(deadline);
+    then(slot.status(), deadline, code, countdown);
+  };
+  const auto send = [](AsyncSlotPipe& to, Deadline deadline, StatusCode code, auto then,
+                       Countdown& countdown) -> Started {
+    const absl::Status sent = co_await to.SendBytes("y", deadline);
+    then(sent, deadline, code, countdown);
+  };
+  const Deadline soon = Deadline::After(absl::Milliseconds(10));
+  hold(async, Deadline::Infinite(), StatusCode::kCancelled, expect, late);
+  hold(async, soon, StatusCode::kDeadlineExceeded, expect, early);
+  send(async, soon, StatusCode::kDeadlineExceeded, expect, early);
+  send(async, Deadline::Infinite(), StatusCode::kCancelled, expect, late);
+  EXPECT_TRUE(early.Wait());
+  pipe_->Cancel();
+  EXPECT_TRUE(late.Wait());
+  EXPECT_EQ(pipe_->Status().ready, 4u) << "nothing was sent";
+}
+
+TEST_F(AsyncSlotPipeTest, SendBytesWaitsForAnEmptySlot) {
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  const auto send = [](AsyncSlotPipe& to, std::string text, absl::Status& status,
+                       Countdown& counter) -> Started {
+    status = co_await to.SendBytes(text);
+    counter.Down();
+  };
+  absl::Status status = absl::UnknownError("not yet");
+  Countdown too_large(1);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(other_->SendBytes("x").ok());
+  // No slot will do, so it does not wait for one.
+  send(async, std::string(65, 'x'), status, too_large);
+  ASSERT_TRUE(too_large.Wait());
+  EXPECT_TRUE(Is(status, StatusCode::kInvalidArgument, "65 bytes")) << status;
+  Countdown sent(1);
+  send(async, "late", status, sent);
+  ASSERT_TRUE(other_->TryFetch()->Release().ok());
+  ASSERT_TRUE(sent.Wait());
+  EXPECT_TRUE(status.ok()) << status;
+  for (const char* text : {"x", "x", "x", "late"}) {
+    auto message = other_->TryFetch();
+    ASSERT_TRUE(message.ok()) << message.status();
+    EXPECT_EQ(message->text(), text);
+    ASSERT_TRUE(message->Release().ok());
+  }
+}
+
+// What is wrong with one message is told to one of those who wait, as to one thread.
+TEST_F(AsyncSlotPipeTest, AMessageThatWasOverwrittenEndsOneWait) {
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  absl::Status first;
+  absl::Status second;
+  Countdown told(1);
+  Countdown served(2);
+  const auto fetch = [](AsyncSlotPipe& from, absl::Status& status, Countdown& one,
+                        Countdown& both) -> Started {
+    auto message = co_await from.Fetch();
+    status = message.status();
+    if (message.ok()) {
+      EXPECT_EQ(message->text(), "sound");
+      EXPECT_TRUE(message->Release().ok());
+    }
+    one.Down();
+    both.Down();
+  };
+  fetch(async, first, told, served);
+  fetch(async, second, told, served);
+  // Of no kind that there is, as if its header had been overwritten.
+  ASSERT_TRUE(other_->Hold()->Send(4, static_cast<PayloadKind>(7)).ok());
+  ASSERT_TRUE(told.Wait());
+  ASSERT_TRUE(other_->SendBytes("sound").ok());
+  ASSERT_TRUE(served.Wait());
+  EXPECT_TRUE(Is(first, StatusCode::kDataLoss, "was overwritten")) << first;
+  EXPECT_TRUE(second.ok()) << second;
+  EXPECT_EQ(pipe_->Status().dead_letters, 1u);
+}
+
+// Nobody else looks for the dead here.
+TEST_F(AsyncSlotPipeTest, AWaitingCoroutineRecoversWhatADeadConsumerHad) {
+  other_.reset();
+  ASSERT_TRUE(pipe_->SendBytes("again").ok());
+  slot_pipe_internal::Doomed consumer([] {
+    auto own = SlotPipe::Connect("async");
+    return own.ok() && own->release()->TryFetch()->Detach().word != 0;
+  });
+  ASSERT_TRUE(consumer.ready());
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  Countdown countdown(1);
+  [](AsyncSlotPipe& from, Countdown& counter) -> Started {
+    auto message = co_await from.Fetch();
+    EXPECT_TRUE(message.ok() && message->attempt() == 2) << message.status();
+    counter.Down();
+  }(async, countdown);
+  consumer.Kill();
+  EXPECT_TRUE(countdown.Wait());
 }
 
 // A coroutine that is destroyed while it waits takes no message with it.

@@ -1,12 +1,14 @@
 #include "transport/slot_pipe/capnp_slot.h"
 
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include <capnp/schema.capnp.h>
 
+#include "absl/strings/string_view.h"
 #include "gtest/gtest.h"
 #include "transport/slot_pipe/slot_pipe.h"
 #include "transport/slot_pipe/testing.h"
@@ -22,6 +24,10 @@ using Message = capnp::schema::Annotation;
 
 class CapnpSlotTest : public testing::Test {
  protected:
+  static bool IsIn(absl::string_view bytes, const char* at) {
+    return std::less_equal<>()(bytes.data(), at) && std::less<>()(at, bytes.data() + bytes.size());
+  }
+
   slot_pipe_internal::TestDirectory directory_;
   std::unique_ptr<SlotPipe> pipe_ =
       SlotPipe::Create("capnp", {.slots = 4, .slot_bytes = 256}).value();
@@ -34,7 +40,10 @@ TEST_F(CapnpSlotTest, AMessageIsBuiltAndReadInItsSlot) {
     SlotMessageBuilder builder(std::move(slot));
     auto root = builder.message().initRoot<Message>();
     root.setId(round);
-    root.initValue().setText("in place");
+    auto value = root.initValue();
+    value.setText("in place");
+    EXPECT_TRUE(IsIn({reinterpret_cast<const char*>(begin), 256}, value.getText().begin()))
+        << "built in the slot";
     ASSERT_TRUE(builder.Send().ok());
 
     auto message = pipe_->Fetch();
@@ -44,7 +53,9 @@ TEST_F(CapnpSlotTest, AMessageIsBuiltAndReadInItsSlot) {
     auto reader = SlotMessageReader::Open(*message);
     ASSERT_TRUE(reader.ok()) << reader.status();
     EXPECT_EQ(reader->message().getRoot<Message>().getId(), round);
-    EXPECT_EQ(reader->message().getRoot<Message>().getValue().getText(), "in place");
+    const capnp::Text::Reader text = reader->message().getRoot<Message>().getValue().getText();
+    EXPECT_EQ(text, "in place");
+    EXPECT_TRUE(IsIn(message->text(), text.begin())) << "read in the slot";
     ASSERT_TRUE(message->Release().ok());
   }
 }

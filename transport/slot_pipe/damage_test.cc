@@ -164,5 +164,89 @@ TEST_F(DamageTest, AMessageLongerThanItsSlotIsADeadLetter) {
   Unmap();
 }
 
+// The index form takes the size from the shared memory, too.
+TEST_F(DamageTest, AFetchedMessageThatGrewIsADeadLetter) {
+  auto pipe = SlotPipe::Create("grown", kOptions).value();
+  Map("grown");
+  ASSERT_TRUE(pipe->SendBytes("short").ok());
+  const SlotRef fetched = pipe->TryFetch()->Detach();
+  const uint32_t size = kOptions.slot_bytes + 1;
+  std::memcpy(memory_ + layout_.slots_offset + fetched.index * layout_.slot_stride +
+                  offsetof(slot_pipe_internal::SlotHeader, size),
+              &size, 4);
+  EXPECT_TRUE(slot_pipe_internal::Is(pipe->Reading(fetched).status(), absl::StatusCode::kDataLoss,
+                                     "was overwritten; it is among the dead letters"));
+  EXPECT_EQ(pipe->Status().dead_letters, 1u);
+  EXPECT_EQ(pipe->TryFetchDeadLetter()->size(), kOptions.slot_bytes);
+  Unmap();
+}
+
+// Crashes leave cells of messages that have cells already. Where those fill the ring, nobody sends
+// nor returns, keeps what it has, and goes on after a fetch has made room.
+TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
+  using slot_pipe_internal::CellWord;
+  auto pipe = SlotPipe::Create("ring", kOptions).value();
+  Map("ring");
+  auto leaver = SlotPipe::Connect("ring").value();
+  ASSERT_TRUE(pipe->SendBytes("kept").ok());
+  ASSERT_TRUE(pipe->SendBytes("left").ok());
+  auto kept = pipe->TryFetch();
+  leaver->TryFetch()->Detach();
+  ASSERT_TRUE(pipe->SendBytes("many").ok());
+  auto held = pipe->TryHold();
+  // The third cell is that of "many", and so are all others now, until the ring is full.
+  constexpr uint64_t kThird = 2;
+  uint64_t bits;
+  const auto cell = [this](uint64_t position) {
+    return memory_ + layout_.cells_offset + 8 * (position % layout_.cells);
+  };
+  std::memcpy(&bits, cell(kThird), 8);
+  const CellWord many(bits);
+  ASSERT_TRUE(many.full());
+  const uint64_t end = kThird + layout_.cells;
+  for (uint64_t position = kThird; position < end; ++position) {
+    bits = CellWord::Full(many.slot(), many.tag(), static_cast<uint32_t>(position / layout_.cells))
+               .bits();
+    std::memcpy(cell(position), &bits, 8);
+  }
+  std::memcpy(memory_ + slot_pipe_internal::kSharedWordsOffset +
+                  offsetof(slot_pipe_internal::SharedWords, tail),
+              &end, 8);
+
+  const auto is_full = [](const absl::Status& status) {
+    return slot_pipe_internal::Is(status, absl::StatusCode::kResourceExhausted,
+                                  "order ring is full");
+  };
+  EXPECT_TRUE(is_full(held->SendBytes("new")));
+  EXPECT_TRUE(*held) << "kept";
+  EXPECT_EQ(pipe->StateOf(held->index()).value(), SlotState::kWriting);
+  EXPECT_TRUE(is_full(kept->Return()));
+  EXPECT_TRUE(*kept) << "kept";
+  EXPECT_EQ(pipe->StateOf(kept->index()).value(), SlotState::kReading);
+  // Who leaves now cannot return what it has: its place is left to who comes next.
+  leaver.reset();
+  EXPECT_EQ(pipe->Recover(), 0u);
+  ASSERT_EQ(pipe->Status().participants.size(), 2u);
+  EXPECT_FALSE(pipe->Status().participants[1].alive);
+
+  auto message = pipe->TryFetch();
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(message->text(), "many");
+  EXPECT_TRUE(held->SendBytes("new").ok());
+  EXPECT_TRUE(kept->Return().ok());
+  EXPECT_EQ(pipe->Recover(), 1u);
+  EXPECT_TRUE(message->Release().ok());
+  const std::pair<const char*, uint32_t> kOthers[] = {{"new", 1}, {"kept", 2}, {"left", 2}};
+  for (const auto& [text, attempt] : kOthers) {
+    message = pipe->TryFetch();
+    ASSERT_TRUE(message.ok()) << message.status();
+    EXPECT_EQ(message->text(), text);
+    EXPECT_EQ(message->attempt(), attempt);
+    ASSERT_TRUE(message->Release().ok());
+  }
+  EXPECT_EQ(pipe->Status().empty, kOptions.slots);
+  Unmap();
+}
+
 }  // namespace
 }  // namespace mi7

@@ -5,7 +5,8 @@
 // A child shares its parent's open file descriptions, and with them the locks by which the parent
 // is alive: the parent would not be dead before the child is. So in a child that is forked (and
 // does not exec, which closes them too) the descriptors are closed at once, and the pipe objects
-// are of no use: the child connects for itself.
+// are of no use: the child connects for itself. The child's copy of the mapping stays, which is why
+// that is made through another description (pipe_file.cc).
 
 #include <atomic>
 

@@ -43,24 +43,27 @@ class FreeHints {
   }
 
   // Calls `take(slot)` with slots that may be empty until it returns true, and clears the bits of
-  // those that it refuses. False when no bit is left. `spread` makes different callers begin at
-  // different slots.
+  // those that it refuses. False when no bit is left: then each word was looked at, one for 64
+  // slots. `spread` makes different callers begin at different slots. Adds the words that it looks
+  // at to `words`.
   template <typename Take>
-  bool Find(uint32_t spread, Take take) {
+  bool Find(uint32_t spread, uint32_t& words, Take take) {
     // Everybody may set bits meanwhile; what is bounded is our own work.
     uint32_t budget = 4 * region_.geometry().slots + 64;
     const uint32_t summaries = (region_.layout().hint_words + 63) / 64;
     for (uint32_t word = 0; word < summaries; ++word) {
       uint64_t bits;
-      while ((bits = region_.hint_summary(word).load(std::memory_order_seq_cst)) != 0) {
+      while (++words, (bits = region_.hint_summary(word).load(std::memory_order_seq_cst)) != 0) {
         const uint32_t leaf = word * 64 + Pick(bits, spread);
         if (leaf >= region_.layout().hint_words || budget == 0) return false;
         --budget;
+        ++words;
         if (FindInLeaf(leaf, spread, budget, take)) return true;
       }
     }
     // Nothing: unless a summary is hidden.
     for (uint32_t leaf = 0; leaf < region_.layout().hint_words; ++leaf) {
+      ++words;
       if (region_.hint(leaf).load(std::memory_order_seq_cst) == 0) continue;
       SetSummary(leaf);
       if (FindInLeaf(leaf, spread, budget, take)) return true;

@@ -13,8 +13,14 @@
 
 #include <cstring>
 #include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "transport/slot_pipe/slot_pipe.h"
@@ -72,6 +78,74 @@ TEST_F(PipeFileTest, OpenOrCreateRefusesOtherOptions) {
   EXPECT_TRUE(SlotPipe::OpenOrCreate("p", PipeOptions::Small()).ok());
   EXPECT_TRUE(Is(SlotPipe::OpenOrCreate("p", {.slots = 11, .slot_bytes = 1024}).status(),
                  StatusCode::kFailedPrecondition, "slots 10 instead of 11;"));
+}
+
+TEST_F(PipeFileTest, EachOptionInWhichAPipeIsOtherIsNamed) {
+  const PipeOptions options{.slots = 4, .slot_bytes = 64, .participants = 3, .attempts_max = 2};
+  { ASSERT_TRUE(SlotPipe::OpenOrCreate("p", options).ok()); }
+  const auto differs = [](const PipeOptions& wanted, absl::string_view text) {
+    const absl::Status status = SlotPipe::OpenOrCreate("p", wanted).status();
+    // It names what differs and nothing else.
+    return Is(status, StatusCode::kFailedPrecondition,
+              absl::StrCat("it exists with other options: ", text, "; connect to it as it is"))
+               ? testing::AssertionSuccess()
+               : testing::AssertionFailure() << status;
+  };
+  PipeOptions other = options;
+  other.slots = 5;
+  EXPECT_TRUE(differs(other, "slots 4 instead of 5"));
+  other = options;
+  other.slot_bytes = 65;
+  EXPECT_TRUE(differs(other, "slot_bytes 64 instead of 65"));
+  other = options;
+  other.participants = 4;
+  EXPECT_TRUE(differs(other, "participants 3 instead of 4"));
+  other = options;
+  other.attempts_max = 3;
+  EXPECT_TRUE(differs(other, "attempts_max 2 instead of 3"));
+  other = options;
+  other.checksum = true;
+  EXPECT_TRUE(differs(other, "flags (1: checksum, 2: group) 0 instead of 1"));
+}
+
+// They create it, join it and remove it at the same time: each of them gets a pipe.
+TEST_F(PipeFileTest, OpenOrCreateGivesManyAPipeWhoCreateAndRemoveIt) {
+  constexpr int kThreads = 8;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([i] {
+      for (int round = 0; round < 50; ++round) {
+        const auto pipe = SlotPipe::OpenOrCreate("p", PipeOptions::Small());
+        ASSERT_TRUE(pipe.ok()) << pipe.status();
+        EXPECT_TRUE((*pipe)->TrySendBytes("x").ok() || (*pipe)->TryFetch().ok());
+        if ((round + i) % 2 == 0) SlotPipe::Remove("p", true).IgnoreError();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  SlotPipe::Remove("p").IgnoreError();
+  EXPECT_THAT(directory_.Files(), ElementsAre());
+}
+
+TEST_F(PipeFileTest, StatusTellsWhoMadeItAndWhoTakesPart) {
+  const absl::Time before = absl::Now() - absl::Seconds(1);
+  PipeOptions options = PipeOptions::Small();
+  options.checksum = true;
+  auto pipe = SlotPipe::Create("p", options, {.name = "the first"}).value();
+  auto second = SlotPipe::Connect("p", {.name = std::string(60, 'n')}).value();
+  const absl::Time after = absl::Now() + absl::Seconds(1);
+  const PipeStatus status = SlotPipe::Inspect("p").value();
+  EXPECT_EQ(status.name, "p");
+  EXPECT_TRUE(status.options.checksum);
+  EXPECT_EQ(status.options.participants, options.participants);
+  EXPECT_EQ(status.options.attempts_max, options.attempts_max);
+  EXPECT_TRUE(before < status.created && status.created < after) << status.created;
+  ASSERT_EQ(status.participants.size(), 2u);
+  EXPECT_EQ(status.participants[0].name, "the first");
+  EXPECT_EQ(status.participants[1].name, std::string(47, 'n'));
+  for (const PipeParticipant& one : status.participants) {
+    EXPECT_TRUE(before < one.joined && one.joined < after) << one.joined;
+  }
 }
 
 TEST_F(PipeFileTest, GeometryHasBounds) {

@@ -120,7 +120,17 @@ absl::StatusOr<Fd> OpenDirectory(const Directory& directory, bool create, bool f
   return fd;
 }
 
+// A mapping keeps the open file description that it is made through, and a forked child keeps the
+// mapping. So what can be written, of which the locks say who is alive, is mapped through a
+// description of its own: else a parent that dies would live on in its child.
 absl::StatusOr<void*> Map(int fd, uint64_t bytes, int protection) {
+  Fd own;
+  if ((protection & PROT_WRITE) != 0) {
+    const std::string self = absl::StrCat("/proc/self/fd/", fd);
+    own = Fd(::open(self.c_str(), O_RDWR | O_CLOEXEC));
+    if (own.get() < 0) return Failed("opening again through", self, errno);
+    fd = own.get();
+  }
   // Populated, so that no page is faulted in on the way of a message.
   void* memory = ::mmap(nullptr, bytes, protection, MAP_SHARED | MAP_POPULATE, fd, 0);
   if (memory == MAP_FAILED) {

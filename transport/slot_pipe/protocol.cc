@@ -33,6 +33,7 @@ Protocol::Protocol(const Region& region, uint16_t me)
       base_(region.geometry().slots < 4 * kWindowMin
                 ? 0
                 : me * kWindowMin % (region.geometry().slots - kWindowMin)) {
+  // Relaxed: no other thread has this object yet.
   cursor_.store(base_, std::memory_order_relaxed);
 }
 
@@ -82,7 +83,7 @@ Outcome Protocol::Hold(Claim& claim) {
     return Take(slot, claim);
   };
   const auto done = [&](Outcome outcome) {
-    last_hold_probes_.store(probes, std::memory_order_relaxed);
+    last_hold_probes_.store(probes, std::memory_order_relaxed);  // a count
     return outcome;
   };
 
@@ -112,7 +113,7 @@ Outcome Protocol::Hold(Claim& claim) {
   // More slots are in use than the window has.
   window_.store(std::min(2 * window, slots), std::memory_order_relaxed);
   streak_.store(0, std::memory_order_relaxed);
-  if (hints_.Find(me_, take)) return done(Outcome::kDone);
+  if (hints_.Find(me_, probes, take)) return done(Outcome::kDone);
 
   for (uint32_t i = 0; i < std::min(kScanOnFailure, slots); ++i) {
     const uint32_t hidden = scan_.fetch_add(1, std::memory_order_relaxed) % slots;

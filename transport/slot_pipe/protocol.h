@@ -99,7 +99,9 @@ class Protocol {
   // followed by another. O(slots + cells).
   Swept Sweep(uint16_t dead);
 
-  // How many slots the last Hold of this object looked at; of some thread, if there are several.
+  // How many slots and words of hints the last Hold of this object looked at; of some thread, if
+  // there are several.
+  // Relaxed, as its store, and both of the next: a count for tests that orders nothing.
   uint32_t last_hold_probes() const { return last_hold_probes_.load(std::memory_order_relaxed); }
   // How many cells all fetches of this object have looked at beyond the first of each.
   uint64_t extra_fetch_probes() const {

@@ -1,12 +1,17 @@
 // What participants that were killed leave, one after the other, and who comes next finds. That
 // nothing is lost whenever they die is seen in crash/.
 
+#include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <functional>
 #include <memory>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -112,6 +117,60 @@ TEST_F(RecoveryTest, RecoverTellsHowManyDeadThereWereAndEmptiesWhatTheyHeld) {
 
   // It can be held: a hint leads to it.
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(HoldAndKeep(*pipe_)) << i;
+}
+
+// A forked child has its parent's locks in its hands until it closes the descriptor.
+TEST_F(RecoveryTest, AParentThatIsKilledIsDeadThoughItsForkedChildLives) {
+  int lives[2];  // the forked child, until the other end is closed
+  ASSERT_EQ(::pipe2(lives, O_CLOEXEC), 0);
+  Die([&lives](SlotPipe& own) {
+    int forked[2];
+    if (!HoldAndKeep(own) || ::pipe2(forked, O_CLOEXEC) != 0) return false;
+    const pid_t child = ::fork();
+    char byte = 0;
+    if (child == 0) {
+      ::close(lives[1]);
+      if (::write(forked[1], &byte, 1) != 1) ::_exit(1);
+      while (::read(lives[0], &byte, 1) > 0) {
+      }
+      ::_exit(0);
+    }
+    return child > 0 && ::read(forked[0], &byte, 1) == 1;
+  });
+  EXPECT_EQ(pipe_->Recover(), 1u);
+  EXPECT_EQ(pipe_->Status().empty, 4u);
+  ::close(lives[0]);
+  ::close(lives[1]);
+}
+
+// A program that is executed has no part in the pipe, nor keeps anybody in it alive.
+TEST_F(RecoveryTest, NoDescriptorIsLeftToAProgramThatIsExecuted) {
+  auto connected = SlotPipe::Connect("test").value();
+  int found = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code error;
+    const std::string target = std::filesystem::read_symlink(entry.path(), error).string();
+    if (target.rfind(directory_.path(), 0) != 0) continue;
+    const int fd = ::atoi(entry.path().filename().c_str());
+    EXPECT_NE(::fcntl(fd, F_GETFD) & FD_CLOEXEC, 0) << fd << " is " << target;
+    ++found;
+  }
+  EXPECT_EQ(found, 2) << "the one that created it, and the one that connected";
+}
+
+TEST_F(RecoveryTest, APipeOfTheDeadCanBeRemoved) {
+  Die(&HoldAndKeep);
+  ASSERT_FALSE(HasFatalFailure());
+  EXPECT_TRUE(Is(SlotPipe::Remove("test"), StatusCode::kFailedPrecondition, "takes part in it"));
+  pipe_.reset();
+  Die(&HoldAndKeep);
+  ASSERT_FALSE(HasFatalFailure());
+  const auto status = SlotPipe::Inspect("test");
+  ASSERT_TRUE(status.ok()) << status.status();
+  ASSERT_GE(status->participants.size(), 1u);
+  EXPECT_FALSE(status->participants[0].alive);
+  EXPECT_TRUE(SlotPipe::Remove("test").ok());
+  EXPECT_TRUE(Is(SlotPipe::Connect("test").status(), StatusCode::kNotFound, "there is none"));
 }
 
 TEST_F(RecoveryTest, AMessageThatADeadOneHadIsFetchedAgain) {

@@ -285,6 +285,13 @@ absl::Status SlotPipe::SendBytes(absl::string_view bytes, Deadline deadline) {
   return slot.ok() ? slot->SendBytes(bytes) : slot.status();
 }
 
+absl::Status SlotPipe::TrySendBytes(absl::string_view bytes) {
+  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
+  if (absl::Status fits = impl_->Fits(bytes.size()); !fits.ok()) return fits;
+  absl::StatusOr<WriteSlot> slot = TryHold();
+  return slot.ok() ? slot->SendBytes(bytes) : slot.status();
+}
+
 // --- fetch
 
 Waited SlotPipe::Impl::WaitToFetch(Deadline deadline, Claim& claim) {
@@ -300,12 +307,24 @@ ReadSlot SlotPipe::Impl::MakeReadSlot(SlotPipe* pipe, const Claim& claim) const 
   return ReadSlot(pipe, claim, region.payload(claim.slot), size, static_cast<PayloadKind>(kind));
 }
 
+bool SlotPipe::Impl::Possible(const ReadSlot& slot) const {
+  return slot.size() <= region.geometry().slot_bytes &&
+         static_cast<uint32_t>(slot.kind()) <= static_cast<uint32_t>(PayloadKind::kCapnp);
+}
+
+absl::Status SlotPipe::Impl::Overwritten(ReadSlot& slot) {
+  const SlotRef ref = slot.Detach();
+  protocol.Bury({ref.index, SlotWord(ref.word)});
+  return AboutPipe(name, absl::DataLossError(
+                             absl::StrCat("the message in slot ", ref.index,
+                                          " was overwritten; it is among the dead letters now")));
+}
+
 absl::StatusOr<ReadSlot> SlotPipe::Impl::Open(SlotPipe* pipe, const Claim& claim) {
   ReadSlot slot = MakeReadSlot(pipe, claim);
   const Geometry& geometry = region.geometry();
   const bool sound =
-      slot.size() <= geometry.slot_bytes &&
-      static_cast<uint32_t>(slot.kind()) <= static_cast<uint32_t>(PayloadKind::kCapnp) &&
+      Possible(slot) &&
       ((geometry.flags & slot_pipe_internal::kFlagChecksum) == 0 ||
        // Relaxed: as size and kind (W1).
        region.slot(claim.slot).checksum.load(std::memory_order_relaxed) ==
@@ -313,11 +332,7 @@ absl::StatusOr<ReadSlot> SlotPipe::Impl::Open(SlotPipe* pipe, const Claim& claim
                                         static_cast<uint32_t>(slot.kind())));
   if (sound) [[likely]]
     return slot;
-  slot.Detach();
-  protocol.Bury(claim);
-  return AboutPipe(name, absl::DataLossError(
-                             absl::StrCat("the message in slot ", claim.slot,
-                                          " was overwritten; it is among the dead letters now")));
+  return Overwritten(slot);
 }
 
 absl::StatusOr<ReadSlot> SlotPipe::TryFetch() {
@@ -381,7 +396,10 @@ absl::StatusOr<WriteSlot> SlotPipe::Writing(SlotRef ref) {
 absl::StatusOr<ReadSlot> SlotPipe::Reading(SlotRef ref) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
   if (!impl_->OnSlot(ref, SlotPhase::kReading)) return impl_->WrongState(ref.index, "read");
-  return impl_->MakeReadSlot(this, Claim{ref.index, SlotWord(ref.word)});
+  // The memory may have been overwritten since it was fetched.
+  ReadSlot slot = impl_->MakeReadSlot(this, Claim{ref.index, SlotWord(ref.word)});
+  if (!impl_->Possible(slot)) return impl_->Overwritten(slot);
+  return slot;
 }
 
 absl::Status SlotPipe::MarkInProgress(SlotRef ref) {

@@ -114,7 +114,8 @@ struct PipeStatus {
 // Takes part in one pipe. Thread-safe; one object serves all threads of a process. What it cannot
 // do is said by these codes, from every function below where it applies:
 //
-//   RESOURCE_EXHAUSTED   no empty slot (TryHold), no place for a participant, no room on tmpfs
+//   RESOURCE_EXHAUSTED   no empty slot (TryHold, TrySendBytes), no place for a participant, no room
+//                        on tmpfs
 //   UNAVAILABLE          no message (TryFetch, TryFetchDeadLetter)
 //   DEADLINE_EXCEEDED    neither within the deadline
 //   CANCELLED            Cancel() was called
@@ -145,6 +146,7 @@ class SlotPipe {
   absl::StatusOr<WriteSlot> TryHold();
   // Holds, copies and sends. INVALID_ARGUMENT when it is larger than a slot.
   absl::Status SendBytes(absl::string_view bytes, Deadline deadline = Deadline::Infinite());
+  absl::Status TrySendBytes(absl::string_view bytes);
 
   // The oldest message; waits for one. A message with a wrong checksum goes to the dead letters,
   // and DATA_LOSS is returned.
@@ -161,7 +163,8 @@ class SlotPipe {
 
   // --- The index form, for schedulers that pass slots between coroutines, threads or queues.
   // WriteSlot::Detach and ReadSlot::Detach make a SlotRef, which these make a handle of again.
-  // FAILED_PRECONDITION when this participant does not have the slot (any more).
+  // FAILED_PRECONDITION when this participant does not have the slot (any more). DATA_LOSS when the
+  // size of a message was overwritten since it was fetched: it is a dead letter then.
   absl::StatusOr<WriteSlot> Writing(SlotRef ref);
   absl::StatusOr<ReadSlot> Reading(SlotRef ref);
   // Says that a slot we have was handed to a worker. Seen in StateOf and Status only.
@@ -195,7 +198,7 @@ class SlotPipe {
   // takes part and `even_in_use` is false. A damaged pipe can be removed, too. NOT_FOUND.
   static absl::Status Remove(absl::string_view name, bool even_in_use = false);
 
-  // For tests and benchmarks: slots that the last Hold looked at.
+  // For tests and benchmarks: slots, and words of hints, that the last Hold looked at.
   uint32_t last_hold_probes() const;
   // And cells that all fetches of this object have looked at, beyond one for each.
   uint64_t extra_fetch_probes() const;

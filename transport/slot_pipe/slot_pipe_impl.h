@@ -51,6 +51,10 @@ struct SlotPipe::Impl {
   absl::Status Corrupt() const;
   bool OnSlot(SlotRef ref, slot_pipe_internal::SlotPhase phase) const;
   ReadSlot MakeReadSlot(SlotPipe* pipe, const slot_pipe_internal::Claim& claim) const;
+  // Whether size and kind, which whoever is connected may have overwritten, are possible ones.
+  bool Possible(const ReadSlot& slot) const;
+  // DATA_LOSS about a message that was overwritten, and buries it.
+  absl::Status Overwritten(ReadSlot& slot);
   // Makes the handle of a message that was fetched, or buries it.
   absl::StatusOr<ReadSlot> Open(SlotPipe* pipe, const slot_pipe_internal::Claim& claim);
 

@@ -111,6 +111,10 @@ TEST_F(SlotPipeTest, FullAndEmptyAreToldApart) {
   EXPECT_TRUE(Is(pipe->TryHold().status(), StatusCode::kResourceExhausted, "all 4 slots"));
   EXPECT_TRUE(Is(pipe->Hold(Soon()).status(), StatusCode::kDeadlineExceeded, "all 4 slots"));
   EXPECT_TRUE(Is(pipe->SendBytes("x", Soon()), StatusCode::kDeadlineExceeded, "all 4 slots"));
+  EXPECT_TRUE(Is(pipe->TrySendBytes("x"), StatusCode::kResourceExhausted, "all 4 slots"));
+  EXPECT_TRUE(Is(pipe->TrySendBytes(std::string(65, 'x')), StatusCode::kInvalidArgument, "has 64"));
+  ASSERT_TRUE(pipe->TryFetch()->Release().ok());
+  EXPECT_TRUE(pipe->TrySendBytes("x").ok());
 }
 
 TEST_F(SlotPipeTest, ADroppedHandleGivesItsSlotBack) {
@@ -242,12 +246,43 @@ TEST_F(SlotPipeTest, LeavingGivesBackAndReturns) {
   EXPECT_EQ(message->attempt(), 2u);
 }
 
-TEST_F(SlotPipeTest, CancelEndsWaits) {
+TEST_F(SlotPipeTest, DeadlinesAndCancelEndWaitsHoweverTheyWait) {
+  const std::pair<const char*, transport::WaitPolicy> kPolicies[] = {
+      {"block", transport::WaitPolicy::kBlock},
+      {"spin", transport::WaitPolicy::kSpin},
+      {"adaptive", transport::WaitPolicy::kAdaptive}};
+  for (const auto& [name, policy] : kPolicies) {
+    SCOPED_TRACE(name);
+    // One is empty, so that nothing can be fetched; the other is full.
+    const PipeOptions options{.slots = 2, .slot_bytes = 64};
+    auto none = SlotPipe::Create(absl::StrCat("none-", name), options, {.wait = policy}).value();
+    auto full = SlotPipe::Create(absl::StrCat("full-", name), options, {.wait = policy}).value();
+    while (full->TrySendBytes("x").ok()) {
+    }
+    const auto fetch = [&](Deadline deadline) { return none->Fetch(deadline).status(); };
+    const auto hold = [&](Deadline deadline) { return full->Hold(deadline).status(); };
+    const auto send = [&](Deadline deadline) { return full->SendBytes("y", deadline); };
+    const Deadline soon = Soon();
+    EXPECT_TRUE(Is(fetch(soon), StatusCode::kDeadlineExceeded, "no message"));
+    EXPECT_TRUE(soon.passed());
+    EXPECT_TRUE(Is(hold(Soon()), StatusCode::kDeadlineExceeded, "all 2 slots"));
+    EXPECT_TRUE(Is(send(Soon()), StatusCode::kDeadlineExceeded, "all 2 slots"));
+    std::vector<std::thread> waiters;
+    waiters.emplace_back(
+        [&] { EXPECT_TRUE(Is(fetch(Deadline::Infinite()), StatusCode::kCancelled, "Cancel()")); });
+    waiters.emplace_back(
+        [&] { EXPECT_TRUE(Is(hold(Deadline::Infinite()), StatusCode::kCancelled, "Cancel()")); });
+    waiters.emplace_back(
+        [&] { EXPECT_TRUE(Is(send(Deadline::Infinite()), StatusCode::kCancelled, "Cancel()")); });
+    none->Cancel();
+    full->Cancel();
+    for (std::thread& waiter : waiters) waiter.join();
+  }
+}
+
+TEST_F(SlotPipeTest, WhatWasCancelledGoesOnWhereThereIsNothingToWaitFor) {
   auto pipe = Create();
-  std::thread waiter(
-      [&] { EXPECT_TRUE(Is(pipe->Fetch().status(), StatusCode::kCancelled, "Cancel()")); });
   pipe->Cancel();
-  waiter.join();
   EXPECT_TRUE(pipe->SendBytes("x").ok()) << "there is an empty slot: nothing to wait for";
   EXPECT_TRUE(pipe->TryFetch().ok());
 }
@@ -349,7 +384,8 @@ TEST_F(SlotPipeTest, AHoldLooksAtFewSlotsHoweverManyThereAre) {
       uint64_t probes = 0;
       constexpr uint32_t kRounds = 20'000;
       for (uint32_t i = 0; i < kRounds; ++i) {
-        // Frees one anywhere, for a participant that has not freed it: through another object.
+        // Frees one anywhere. The next hold finds it as the slot that this participant emptied
+        // last; the test below has one that others empty.
         auto slot = pipe->TryHold();
         ASSERT_TRUE(slot.ok()) << slot.status();
         probes += pipe->last_hold_probes();
@@ -394,7 +430,7 @@ TEST_F(SlotPipeTest, AProducerFindsWhatOthersEmptiedWithFewLooks) {
       ASSERT_TRUE(slot->Send(0).ok());
       fetched[victim] = consumer->TryFetch()->Detach();
     }
-    EXPECT_LE(static_cast<double>(probes) / static_cast<double>(holds), 6.0) << slots;
+    EXPECT_LE(static_cast<double>(probes) / static_cast<double>(holds), 9.0) << slots;
   }
 }
 

@@ -34,6 +34,9 @@
 namespace mi7::slot_pipe_internal {
 namespace {
 
+// The pipe that the child works on, and kCopy, the one that is audited.
+constexpr char kCopy[] = "copy";
+
 // What is left of a pipe and its history at some instant.
 struct Image {
   std::vector<char> pipe;
@@ -76,12 +79,12 @@ class Runner {
     auto ledger = std::make_unique<Ledger>();
     std::memcpy(static_cast<void*>(ledger.get()), image.ledger.data(), sizeof(Ledger));
     for (const Other other : {Other::kDead, Other::kStopped}) {
-      WriteFile("copy", image.pipe);
-      const int lock = other == Other::kStopped ? LockPlaces("copy") : -1;
+      WriteFile(kCopy, image.pipe);
+      const int lock = other == Other::kStopped ? LockPlaces(kCopy) : -1;
       std::string wrong;
       {
-        const auto before = SlotPipe::Inspect("copy");
-        auto pipe = SlotPipe::Connect("copy");
+        const auto before = SlotPipe::Inspect(kCopy);
+        auto pipe = SlotPipe::Connect(kCopy);
         wrong = pipe.ok() ? Audit(**pipe, *ledger, other) : pipe.status().ToString();
         if (other == Other::kStopped && wrong.empty() &&
             (*pipe)->Status().recovered_participants != before->recovered_participants) {
@@ -167,6 +170,11 @@ class Runner {
       std::printf("leaked: %zu descriptors and %zu shared mappings have become %zu and %zu\n",
                   possessions.descriptors, possessions.shared_mappings, now.descriptors,
                   now.shared_mappings);
+      return false;
+    }
+    for (const std::string& name : directory_.Files()) {
+      if (name == kPipe || name == kCopy) continue;
+      std::printf("left: a file '%s'\n", name.c_str());
       return false;
     }
     std::printf(

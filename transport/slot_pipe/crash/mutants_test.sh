@@ -6,8 +6,11 @@ folder=transport/slot_pipe/crash
 if "$folder/every_instruction_test" --can_trace | grep NOTICE; then exit 0; fi
 found=0 missed=0
 for mutant in "$@"; do
-  if output=$("$folder/$mutant" 2>&1); then
-    echo "MISSED: $mutant"
+  output=$("$folder/$mutant" 2>&1)
+  status=$?
+  # 126 and 127: the shell could not run it.
+  if [ "$status" = 0 ] || [ "$status" = 126 ] || [ "$status" = 127 ]; then
+    echo "MISSED: $mutant (status $status)"
     missed=$((missed + 1))
   else
     printf 'found: %-28s %s\n' "$mutant" "$(grep -E 'after instruction|check failed' <<<"$output" | tail -1)"

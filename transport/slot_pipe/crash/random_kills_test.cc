@@ -2,13 +2,14 @@
 // mark, no slot leaks, and what the dead held comes back soon. And processes that are stopped, for
 // whom nobody waits. Whoever lives to its end has left no descriptor and no mapping by then.
 //
-// 30,000 kills, or as many as two minutes allow, but 5,000 at least; with MI7_LONG in the
-// environment 400,000, or MI7_KILLS.
+// 30,000 kills; with MI7_LONG in the environment 400,000, or MI7_KILLS.
 
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include <iostream>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -34,9 +36,8 @@ using slot_pipe_internal::Possessions;
 using slot_pipe_internal::TestDirectory;
 
 constexpr uint32_t kMessages = 64'000'000;
-constexpr uint32_t kKillsMin = 5'000;
-// On a machine that cannot do all kills in this time, what was done counts, and is printed.
-constexpr absl::Duration kTimeMax = absl::Seconds(120);
+// What is promised of 99 of 100 recoveries.
+constexpr int64_t kRecoveryNsMax = 100'000'000;
 
 // Shared by all processes of a test.
 struct History {
@@ -77,14 +78,18 @@ class RandomKillsTest : public testing::Test {
   }
   ~RandomKillsTest() override {
     for (const pid_t child : children_) Kill(child);
+    EXPECT_EQ(directory_.Files(), std::vector<std::string>{"kill"}) << "a file is left";
     EXPECT_EQ(Possessions::Count(), before_) << "leaked";
     ::munmap(history_, sizeof(History));
   }
 
   pid_t Start(const std::function<void(SlotPipe&)>& work) {
+    // What a child has at its birth is what its parent has, which is found out once: it takes
+    // longer than all else in the life of most.
+    if (at_birth_.descriptors == 0) at_birth_ = Possessions::Count();
+    const Possessions before = at_birth_;
     const pid_t child = ::fork();
     if (child == 0) {
-      const Possessions before = Possessions::Count();
       auto pipe = SlotPipe::Connect("kill");
       if (!pipe.ok()) {
         std::cerr << pipe.status() << "\n";
@@ -111,17 +116,21 @@ class RandomKillsTest : public testing::Test {
   // Nobody ends before that by itself; one that has found a fault does.
   void Kill(pid_t child) {
     ::kill(child, SIGKILL);
+    Bury(child);
+  }
+  void Bury(pid_t child) {
     int status = 0;
     EXPECT_EQ(::waitpid(child, &status, 0), child);
     EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
         << "it has ended by itself, with status " << WEXITSTATUS(status) << ": see Fault";
   }
 
-  // So that a kill often meets somebody who has a slot.
-  static void Work() {
-    const Deadline end = Deadline::After(absl::Microseconds(50));
-    while (!end.passed()) {
-    }
+  // So that a kill often meets somebody who has a slot. Off the CPUs, which are needed for dying
+  // and being born, of which a kill is made. Nobody waits for anything by it.
+  static void Work() { Pause(50); }
+  static void Pause(uint32_t us) {
+    const timespec time{0, static_cast<long>(us) * 1000};
+    ::ppoll(nullptr, 0, &time, nullptr);
   }
 
   void Produce(SlotPipe& pipe) {
@@ -161,9 +170,37 @@ class RandomKillsTest : public testing::Test {
     }
   }
 
+  // Expects of `recover`, which measures one recovery, that 99 of 100 are in time. A machine that
+  // is busy with something else adds delays of its own, so one series of three is enough.
+  void ExpectRecoveryInTime(const char* what, const std::function<void(int64_t&)>& recover) {
+    constexpr size_t kRounds = 200;
+    std::vector<int64_t> times_ns;
+    bool in_time = false;
+    for (int series = 0; series < 3 && !in_time; ++series) {
+      times_ns.clear();
+      size_t late = 0;
+      while (times_ns.size() < kRounds && late <= kRounds / 100) {
+        int64_t time_ns = 0;
+        recover(time_ns);
+        if (HasFatalFailure()) return;
+        times_ns.push_back(time_ns);
+        if (time_ns > kRecoveryNsMax) ++late;
+      }
+      in_time = late <= kRounds / 100;
+      std::sort(times_ns.begin(), times_ns.end());
+      std::cout << "RELIABILITY: recovery " << what << ": of " << times_ns.size() << " p50 "
+                << times_ns[times_ns.size() / 2] / 1000 << " us, p99 "
+                << times_ns[(times_ns.size() - 1) * 99 / 100] / 1000 << " us, most "
+                << times_ns.back() / 1000 << " us\n";
+    }
+    EXPECT_TRUE(in_time) << "more than one of 100 recoveries took more than " << kRecoveryNsMax
+                         << " ns";
+  }
+
   TestDirectory directory_;
   History* history_;
   Possessions before_;
+  Possessions at_birth_;
   std::vector<pid_t> children_;
 };
 
@@ -173,7 +210,6 @@ TEST_F(RandomKillsTest, NothingIsLostNorDoubledNorLeaked) {
   const uint32_t kills_wanted = text != nullptr ? static_cast<uint32_t>(::atoi(text))
                                 : long_run      ? 400'000
                                                 : 30'000;
-  const uint32_t kills_min = text != nullptr || long_run ? kills_wanted : kKillsMin;
   const char* seed_text = ::getenv("MI7_SEED");
   const uint32_t seed =
       seed_text == nullptr ? std::random_device()() : static_cast<uint32_t>(::atoi(seed_text));
@@ -191,22 +227,27 @@ TEST_F(RandomKillsTest, NothingIsLostNorDoubledNorLeaked) {
     Start(produce);
     Start(consume);
   }
-  const Deadline end = Deadline::After(kTimeMax);
   const int64_t start_ns = MonotonicNanos();
   uint32_t kills = 0;
-  while (kills < kills_min || (kills < kills_wanted && !end.passed())) {
-    // Anybody, at any moment of its life: a new one is joining and recovering.
-    const size_t victim = random() % children_.size();
-    const Deadline until = Deadline::After(absl::Microseconds(random() % 600));
-    while (!until.passed()) ::sched_yield();
-    Kill(children_[victim]);
-    ++kills;
-    children_.erase(children_.begin() + static_cast<ptrdiff_t>(victim));
+  while (kills < kills_wanted) {
+    // Anybody, at any moment of its life: a new one is joining and recovering. Up to three at
+    // once, so that who recovers one may die with it.
+    Pause(static_cast<uint32_t>(random() % 400));
+    std::shuffle(children_.begin(), children_.end(), random);
+    const size_t left = children_.size() - 1 - random() % 3;
+    for (size_t i = left; i < children_.size(); ++i) ::kill(children_[i], SIGKILL);
+    while (children_.size() > left) {
+      Bury(children_.back());
+      children_.pop_back();
+      ++kills;
+    }
     ASSERT_FALSE(HasFailure()) << "after " << kills << " kills";
-    if (random() % 2 == 0) {
-      Start(produce);
-    } else {
-      Start(consume);
+    while (children_.size() < 6) {
+      if (random() % 2 == 0) {
+        Start(produce);
+      } else {
+        Start(consume);
+      }
     }
   }
   const double seconds = static_cast<double>(MonotonicNanos() - start_ns) / 1e9;
@@ -242,8 +283,7 @@ TEST_F(RandomKillsTest, NothingIsLostNorDoubledNorLeaked) {
 
 TEST_F(RandomKillsTest, WhatADeadConsumerHeldComesBackWithin100Ms) {
   auto pipe = SlotPipe::Create("kill", {.slots = 8, .slot_bytes = 64}).value();
-  std::vector<int64_t> times_ns;
-  for (int round = 0; round < 30; ++round) {
+  ExpectRecoveryInTime("after a death", [&](int64_t& time_ns) {
     ASSERT_TRUE(pipe->SendBytes("held").ok());
     const pid_t child = Start([](SlotPipe& own) {
       own.Fetch()->Detach();
@@ -256,21 +296,15 @@ TEST_F(RandomKillsTest, WhatADeadConsumerHeldComesBackWithin100Ms) {
     Kill(child);
     children_.pop_back();
     auto message = pipe->Fetch(Deadline::After(absl::Seconds(30)));
-    times_ns.push_back(MonotonicNanos() - start_ns);
+    time_ns = MonotonicNanos() - start_ns;
     ASSERT_TRUE(message.ok()) << message.status();
     EXPECT_EQ(message->attempt(), 2u);
     ASSERT_TRUE(message->Release().ok());
-  }
-  std::sort(times_ns.begin(), times_ns.end());
-  std::cout << "recovery after a death: p50 " << times_ns[15] / 1000 << " us, most "
-            << times_ns.back() / 1000 << " us\n";
-  // The bound that is promised is 100 ms; a busy machine may add its own delays to it.
-  EXPECT_LT(times_ns[15], 100'000'000);
+  });
 }
 
 // From the death until its slot is empty again, by whoever of the others comes to look.
 TEST_F(RandomKillsTest, OthersWhoAreBusyRecoverWithin100Ms) {
-  constexpr size_t kRounds = 200;
   auto pipe = SlotPipe::Create("kill", {.slots = 8, .slot_bytes = 64}).value();
   for (int i = 0; i < 2; ++i) {
     Start([this](SlotPipe& own) {
@@ -279,38 +313,27 @@ TEST_F(RandomKillsTest, OthersWhoAreBusyRecoverWithin100Ms) {
       }
     });
   }
-  std::vector<int64_t> times_ns;
-  // A machine that is busy with something else adds delays of its own: the best of ten counts.
-  for (int series = 0; series < 10; ++series) {
-    times_ns.clear();
-    for (size_t round = 0; round < kRounds; ++round) {
-      const uint64_t before = pipe->Status().recovered_participants;
-      history_->held = false;
-      const pid_t child = Start([this](SlotPipe& own) {
-        own.Hold()->Detach();
-        history_->held = true;
-        for (;;) ::pause();
-      });
-      const Deadline patience = Deadline::After(absl::Seconds(30));
-      while (!history_->held.load() && !patience.passed()) ::sched_yield();
-      ASSERT_TRUE(history_->held.load());
-      const int64_t start_ns = MonotonicNanos();
-      Kill(child);
-      children_.pop_back();
-      const Deadline recovers = Deadline::After(absl::Seconds(30));
-      while (pipe->Status().recovered_participants == before && !recovers.passed()) {
-        ::sched_yield();
-      }
-      ASSERT_NE(pipe->Status().recovered_participants, before);
-      times_ns.push_back(MonotonicNanos() - start_ns);
+  ExpectRecoveryInTime("by others", [&](int64_t& time_ns) {
+    const uint64_t before = pipe->Status().recovered_participants;
+    history_->held = false;
+    const pid_t child = Start([this](SlotPipe& own) {
+      own.Hold()->Detach();
+      history_->held = true;
+      for (;;) ::pause();
+    });
+    const Deadline patience = Deadline::After(absl::Seconds(30));
+    while (!history_->held.load() && !patience.passed()) ::sched_yield();
+    ASSERT_TRUE(history_->held.load());
+    const int64_t start_ns = MonotonicNanos();
+    Kill(child);
+    children_.pop_back();
+    const Deadline recovers = Deadline::After(absl::Seconds(30));
+    while (pipe->Status().recovered_participants == before && !recovers.passed()) {
+      ::sched_yield();
     }
-    std::sort(times_ns.begin(), times_ns.end());
-    std::cout << "recovery by others: p50 " << times_ns[kRounds / 2] / 1000 << " us, p99 "
-              << times_ns[kRounds * 99 / 100] / 1000 << " us, most " << times_ns.back() / 1000
-              << " us\n";
-    if (times_ns[kRounds * 99 / 100] <= 100'000'000) break;
-  }
-  EXPECT_LE(times_ns[kRounds * 99 / 100], 100'000'000);
+    ASSERT_NE(pipe->Status().recovered_participants, before);
+    time_ns = MonotonicNanos() - start_ns;
+  });
   Stop();
   EXPECT_EQ(pipe->Status().empty, 8u);
 }

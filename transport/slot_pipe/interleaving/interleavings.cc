@@ -172,6 +172,9 @@ std::vector<Scenario> Scenarios() {
   };
 }
 
+// What the program ends with when all was well with too few orders; 1 when something was wrong.
+constexpr int kTooFew = 3;
+
 int RunAll(bool all) {
   uint64_t orders = 0;
   for (Scenario& scenario : Scenarios()) {
@@ -187,6 +190,11 @@ int RunAll(bool all) {
   }
   std::printf("RELIABILITY: %llu orders of steps: all was well\n",
               static_cast<unsigned long long>(orders));
+  constexpr uint64_t kOrdersMin = 1'000'000;
+  if (orders < kOrdersMin) {
+    std::printf("too few: %llu were wanted\n", static_cast<unsigned long long>(kOrdersMin));
+    return kTooFew;
+  }
   return 0;
 }
 

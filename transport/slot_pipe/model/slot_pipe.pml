@@ -26,6 +26,16 @@
  *     does without, as cells and generations do not wrap around and a full cell of the generation is
  *     what it was; there a cell that has changed sends the fetch back to its beginning, where it
  *     has done nothing yet. So its steps are those of a fetch here that begins later.
+ *   - A participant's place is taken again there by somebody else, under the lock of the place and
+ *     after a sweep that left it nothing (Participants::Join); here nobody joins. The index in a
+ *     word is that of the place. Nothing is owned by a place when it is taken, and the one before
+ *     it does nothing any more, so who comes is one of the processes here that begins then: that
+ *     they run from the beginning here only adds orders in which they are slow to begin.
+ *   - A dead letter can be put back there (ReadSlot::Redrive): fetched by its slot's word without a
+ *     cell, then returned. Its cell was cleared by the fetch that came before it was buried, and
+ *     fetches of the same cell by others fail there as for a message that is being read. So it is a
+ *     message that one consumer holds for long and returns, which is here; its tag is that of
+ *     its cycle as ever, and older cells with it are duplicates, as those of a sweep.
  *   - Memory is prefetched there. That changes no value, whatever the slot is in.
  * It assumes sequential consistency; protocol.h gives the reason of each weaker order.
  *
