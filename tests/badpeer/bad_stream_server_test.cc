@@ -82,7 +82,8 @@ TEST_F(BadStreamServerTest, WhatCrossesCancellationsIsNoFlood) {
     ASSERT_TRUE(server.Send(Times(kFit, ToCaller(id))));
     FrameHeader ended = ReturnHeader(id);
     ended.code = static_cast<uint16_t>(absl::StatusCode::kCancelled);
-    ASSERT_TRUE(server.Send(i % 2 == 0 ? Message(ended) : Message(ControlHeader(FrameType::kPong))));
+    ASSERT_TRUE(
+        server.Send(i % 2 == 0 ? Message(ended) : Message(ControlHeader(FrameType::kPong))));
   }
   EXPECT_TRUE(IsThrough(server));
 }
@@ -125,8 +126,7 @@ TEST_F(BadStreamServerTest, MalformedMessageOfNoCallClosesTheConnection) {
   const uint32_t id = TakeCall(server);
   server.Send(
       Message(StreamHeader(FrameType::kStreamMessage, id + 1, 1), {~uint64_t{0}, ~uint64_t{0}}));
-  ExpectClosed(server,
-               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("not in flight")));
+  ExpectClosed(server, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("not in flight")));
   EXPECT_THAT(call.Wait(), StatusIs(absl::StatusCode::kUnavailable));
 }
 
