@@ -21,6 +21,20 @@ class FloodTest : public BadClientTest {
     limits.stray_frames_max = most;
     Start(limits);
   }
+  // The same as with one that breaks the protocol; should it go on instead, it says so at once.
+  template <typename Matcher>
+  void ExpectClosed(RawPeer& peer, const Matcher& why) {
+    peer.Send(Message(ControlHeader(FrameType::kPing, 98)));
+    std::optional<Received> close;
+    do {
+      close = peer.ReadMessage();
+      ASSERT_TRUE(close) << "ended without a word";
+      ASSERT_FALSE(close->header.type == FrameType::kPong && close->header.call_id == 98)
+          << "the connection goes on";
+    } while (close->header.type != FrameType::kClose);
+    EXPECT_THAT(close->status(), why);
+    EXPECT_TRUE(peer.Ends());
+  }
   uint32_t HeldCalls() {
     const auto health =
         ProbeStub(channel_).Health({.deadline = Deadline::After(kSoon)}).Send().Wait();
