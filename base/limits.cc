@@ -34,7 +34,8 @@ absl::Status CheckLimits(const Limits& limits) {
         {"unread_answer_bytes_max", limits.unread_answer_bytes_max},
         {"stream_queued_bytes_max", limits.stream_queued_bytes_max},
         {"stream_window_bytes", limits.stream_window_bytes},
-        {"stray_frames_max", limits.stray_frames_max}}) {
+        {"stray_frames_max", limits.stray_frames_max},
+        {"message_arrival_bytes_per_second_min", limits.message_arrival_bytes_per_second_min}}) {
     if (value == 0) return Wrong(name, value, "at least 1");
   }
   if (limits.stream_kept_bytes_max < limits.stream_window_bytes) {
@@ -43,7 +44,8 @@ absl::Status CheckLimits(const Limits& limits) {
   }
   for (const auto& [name, value] :
        {std::pair<absl::string_view, absl::Duration>{"handshake_timeout", limits.handshake_timeout},
-        {"write_stall_timeout", limits.write_stall_timeout}}) {
+        {"write_stall_timeout", limits.write_stall_timeout},
+        {"message_arrival_timeout", limits.message_arrival_timeout}}) {
     if (value <= absl::ZeroDuration()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "limits.", name, " is ", absl::FormatDuration(value), ", must be longer than 0"));

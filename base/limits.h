@@ -61,9 +61,10 @@ struct Limits {
   // distant peer sends on one stream in a round trip is at most this.
   uint32_t stream_window_bytes = 256u << 10;
   // Frames that serve nothing which a peer may send within kStrayPeriod: pings, pongs,
-  // cancellations of calls that are not in flight, frames of streams that are not open. Honest
-  // peers send some, as things cross on the way. One that sends more is closed with
-  // RESOURCE_EXHAUSTED.
+  // cancellations of calls that are not in flight, frames of streams that are not open, or of a
+  // direction that a stream does not have, credit in crumbs. Honest peers send some, as things
+  // cross on the way; what they had credit for when their stream ended does not count. One that
+  // sends more is closed with RESOURCE_EXHAUSTED.
   uint32_t stray_frames_max = 1'000'000;
   // Bytes of messages, headers included, that this end keeps of all streams of one connection
   // together, whatever their number, until their users take them. A message that comes when so much
@@ -73,6 +74,13 @@ struct Limits {
   // How long a peer may take none of our queued bytes before its connection is closed. One that
   // reads slowly is not closed.
   absl::Duration write_stall_timeout = absl::Seconds(60);
+  // How long a message may take to arrive, from its first bytes on: this, and the time that its
+  // size takes at message_arrival_bytes_per_second_min. A peer that stops inside a message, or
+  // sends it more slowly, keeps a connection and the memory of what came for no longer: it is
+  // closed with RESOURCE_EXHAUSTED. Infinite: there is no such limit. Byte streams only: of a
+  // message in shared memory nothing is seen before it is complete.
+  absl::Duration message_arrival_timeout = absl::Seconds(60);
+  uint32_t message_arrival_bytes_per_second_min = 64u << 10;
 
   friend bool operator==(const Limits&, const Limits&) = default;
 };

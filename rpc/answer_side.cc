@@ -206,19 +206,26 @@ CalleeStream* AnswerSide::FindStream(uint32_t call_id) {
 absl::Status AnswerSide::OnStreamFrame(transport::IncomingMessage&& message) {
   CalleeStream* const stream = FindStream(message.header().call_id);
   if (stream == nullptr) {
-    OnStray();
+    OnStrayOfStream();
     return absl::OkStatus();
   }
+  if (stream->IsStray(message.header())) [[unlikely]]
+    OnStray();
   absl::Status valid = stream->OnFrame(std::move(message));
   stream->Unref();
   return valid;
 }
 
-void AnswerSide::OnRejectedStreamMessage(const FrameHeader& header, const absl::Status& why) {
+absl::Status AnswerSide::OnRejectedStreamMessage(const FrameHeader& header,
+                                                 const absl::Status& why) {
   CalleeStream* const stream = FindStream(header.call_id);
-  if (stream == nullptr) return OnStray();
-  stream->FailInput(why);
+  if (stream == nullptr) {
+    OnStrayOfStream();
+    return absl::OkStatus();
+  }
+  absl::Status valid = stream->OnRejected(header, why);
   stream->Unref();
+  return valid;
 }
 
 void AnswerSide::OnRejectedCall(const FrameHeader& header, const absl::Status& why) {
@@ -306,6 +313,8 @@ void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
   if (forked()) [[unlikely]]
     return;
   const bool async = call.keep_side_alive_ != nullptr;
+  if (call.stream_ != nullptr) [[unlikely]]
+    streams().ExpectLate(call.stream_->LateFramesMost());
   if (async) {
     // Before the return is sent: the caller may use the id again as soon as it has it.
     MutexLock lock(&mutex_);

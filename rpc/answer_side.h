@@ -52,12 +52,19 @@ class AnswerSide {
   // The peer sent a frame that serves nothing (Limits::stray_frames_max). With too many of them the
   // connection is closed.
   void OnStray();
+  // The same of a frame for a stream, of either side, that is over; those that may have been sent
+  // before the peer could know serve nothing either, but are not counted.
+  void OnStrayOfStream() {
+    if (!streams().TakeLate()) OnStray();
+  }
   void OnCancel(uint32_t call_id);
   // A frame of a stream; INVALID_ARGUMENT when the peer broke the protocol. Those of calls that are
   // over, which it may not know yet, are dropped.
   absl::Status OnStreamFrame(transport::IncomingMessage&& message);
-  // A message of a stream that the transport could not deliver, or not send.
-  void OnRejectedStreamMessage(const transport::FrameHeader& header, const absl::Status& why);
+  // A message of a stream that the transport could not deliver, or not send. INVALID_ARGUMENT as
+  // above.
+  absl::Status OnRejectedStreamMessage(const transport::FrameHeader& header,
+                                       const absl::Status& why);
   void OnUnsentStreamMessage(const transport::FrameHeader& header, const absl::Status& why);
   // A call that the transport could not deliver: too large, or malformed.
   void OnRejectedCall(const transport::FrameHeader& header, const absl::Status& why);

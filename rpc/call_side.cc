@@ -31,6 +31,11 @@ absl::Status LostStatus(const ClientCall& call, const absl::Status& closed) {
       CallOutcome::kUnknown);
 }
 
+absl::Status NoSuchStream(const FrameHeader& header) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("stream frame for call ", header.call_id, ", which is not in flight"));
+}
+
 absl::Status NotSentStatus(const ClientCall& call, const absl::Status& why) {
   return WithOutcome(
       absl::Status(why.code(), absl::StrCat(call.method().name, ": ", why.message())),
@@ -154,6 +159,8 @@ bool CallSide::Withdraw(ClientCall* call) {
     if (unsent) {
       calls_.Free(call_id);
     } else {
+      if (call->stream_ != nullptr) [[unlikely]]
+        streams_->ExpectLate(call->stream_->LateFramesMost());
       calls_.Replace(call_id, kGivenUp);
       SendCancelOf(call_id);
     }
@@ -218,16 +225,17 @@ absl::Status CallSide::OnRejectedReturn(const FrameHeader& header, const absl::S
   return absl::OkStatus();
 }
 
-absl::Status CallSide::OnStreamFrame(transport::IncomingMessage&& message) {
+absl::Status CallSide::OnStreamFrame(transport::IncomingMessage&& message, Stray& stray) {
   const FrameHeader& header = message.header();
   ClientCall* const call = Find(header.call_id);
-  if (call == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("stream frame for call ", header.call_id, ", which is not in flight"));
+  if (call == nullptr) return NoSuchStream(header);
+  if (call == kGivenUp) {
+    stray = Stray::kOfEnded;
+    return absl::OkStatus();
   }
-  if (call == kGivenUp) return absl::OkStatus();
   absl::Status valid;
   if (call->stream_ != nullptr) {
+    if (call->stream_->IsStray(header)) stray = Stray::kOfOpen;
     valid = call->stream_->OnFrame(std::move(message));
   } else if (header.type == FrameType::kStreamMessage) {
     call->FailAndCancel(absl::InternalError(absl::StrCat(
@@ -241,12 +249,27 @@ absl::Status CallSide::OnStreamFrame(transport::IncomingMessage&& message) {
   return valid;
 }
 
-void CallSide::OnRejectedStreamMessage(const FrameHeader& header, const absl::Status& why) {
+absl::Status CallSide::OnRejectedStreamMessage(const FrameHeader& header, const absl::Status& why,
+                                               Stray& stray) {
   ClientCall* const call = Find(header.call_id);
-  if (call == nullptr || call == kGivenUp) return;
-  call->FailAndCancel(absl::Status(
-      why.code(), absl::StrCat(call->method().name, ": stream message: ", why.message())));
-  call->Unref();
+  if (call == nullptr) return NoSuchStream(header);
+  if (call == kGivenUp) {
+    stray = Stray::kOfEnded;
+    return absl::OkStatus();
+  }
+  FailStream(*call, why);
+  return absl::OkStatus();
+}
+
+void CallSide::OnUnsentStreamMessage(const FrameHeader& header, const absl::Status& why) {
+  ClientCall* const call = Find(header.call_id);
+  if (call != nullptr && call != kGivenUp) FailStream(*call, why);
+}
+
+void CallSide::FailStream(ClientCall& call, const absl::Status& why) {
+  call.FailAndCancel(absl::Status(
+      why.code(), absl::StrCat(call.method().name, ": stream message: ", why.message())));
+  call.Unref();
 }
 
 void CallSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {

@@ -44,10 +44,20 @@ class CallSide {
   absl::Status OnReturn(transport::IncomingMessage&& message);
   // A return that the transport could not deliver.
   absl::Status OnRejectedReturn(const transport::FrameHeader& header, const absl::Status& why);
-  // A frame of a stream of ours; INVALID_ARGUMENT when the peer broke the protocol.
-  absl::Status OnStreamFrame(transport::IncomingMessage&& message);
-  // A message of a stream of ours that the transport could not deliver, or not send.
-  void OnRejectedStreamMessage(const transport::FrameHeader& header, const absl::Status& why);
+  // Whether a frame served nothing.
+  enum class Stray : uint8_t {
+    kNo,
+    kOfOpen,
+    kOfEnded,  // it is for a call that was given up
+  };
+  // A frame of a stream of ours; INVALID_ARGUMENT when the peer broke the protocol. `stray` is
+  // written when it is one.
+  absl::Status OnStreamFrame(transport::IncomingMessage&& message, Stray& stray);
+  // The same of a message that the transport could not deliver.
+  absl::Status OnRejectedStreamMessage(const transport::FrameHeader& header,
+                                       const absl::Status& why, Stray& stray);
+  // A message of a stream of ours that it could not send.
+  void OnUnsentStreamMessage(const transport::FrameHeader& header, const absl::Status& why);
   // A call that the connection dropped unsent.
   void OnUnsent(const transport::FrameHeader& header, const absl::Status& why);
   // Fails every call in flight as UNAVAILABLE, "may have run".
@@ -72,6 +82,8 @@ class CallSide {
   void TakeBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveBackBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendCancelOf(uint32_t call_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A message of the call, a stream, cannot be delivered or sent. Takes over a reference.
+  static void FailStream(ClientCall& call, const absl::Status& why);
   // Removes and returns the call with this id, whose table reference passes to the caller; nullptr
   // when there is none, or it is not the `expected` one.
   ClientCall* Take(uint32_t call_id, const ClientCall* expected = nullptr);

@@ -123,8 +123,19 @@ void Session::OnStreamFrame(transport::IncomingMessage&& message) {
   // Credit is for messages that go the other way.
   const auto toward = static_cast<uint16_t>(
       header.type == FrameType::kCredit ? StreamDirection::kToCaller : StreamDirection::kToCallee);
-  absl::Status valid = header.code == toward ? answers_.OnStreamFrame(std::move(message))
-                                             : calls_.OnStreamFrame(std::move(message));
+  if (header.code == toward) {
+    absl::Status valid = answers_.OnStreamFrame(std::move(message));
+    if (!valid.ok()) connection_->Close(std::move(valid));
+    return;
+  }
+  CallSide::Stray stray = CallSide::Stray::kNo;
+  absl::Status valid = calls_.OnStreamFrame(std::move(message), stray);
+  AfterFrameOfCall(std::move(valid), stray);
+}
+
+void Session::AfterFrameOfCall(absl::Status valid, CallSide::Stray stray) {
+  if (stray == CallSide::Stray::kOfOpen) answers_.OnStray();
+  if (stray == CallSide::Stray::kOfEnded) answers_.OnStrayOfStream();
   if (!valid.ok()) connection_->Close(std::move(valid));
 }
 
@@ -135,9 +146,12 @@ void Session::OnRejected(const FrameHeader& header, const absl::Status& why) {
   }
   if (header.type == FrameType::kStreamMessage && streams_.supported()) {
     if (header.code == static_cast<uint16_t>(StreamDirection::kToCallee)) {
-      answers_.OnRejectedStreamMessage(header, why);
+      absl::Status valid = answers_.OnRejectedStreamMessage(header, why);
+      if (!valid.ok()) connection_->Close(std::move(valid));
     } else {
-      calls_.OnRejectedStreamMessage(header, why);
+      CallSide::Stray stray = CallSide::Stray::kNo;
+      absl::Status valid = calls_.OnRejectedStreamMessage(header, why, stray);
+      AfterFrameOfCall(std::move(valid), stray);
     }
     return;
   }
@@ -155,7 +169,7 @@ void Session::OnUnsent(const FrameHeader& header, const absl::Status& why) {
   if (header.type == FrameType::kStreamMessage && !absl::IsUnavailable(why)) {
     // For want of memory, and without it the stream cannot go on.
     if (header.code == static_cast<uint16_t>(StreamDirection::kToCallee)) {
-      calls_.OnRejectedStreamMessage(header, why);
+      calls_.OnUnsentStreamMessage(header, why);
     } else {
       answers_.OnUnsentStreamMessage(header, why);
     }

@@ -106,6 +106,8 @@ class Session final : public transport::Receiver,
   Session(std::shared_ptr<transport::Connection> connection, std::weak_ptr<Observer> observer,
           std::shared_ptr<const SessionConfig> config, const transport::Negotiated& negotiated);
   void OnStreamFrame(transport::IncomingMessage&& message);
+  // What the calls said to a frame of a stream.
+  void AfterFrameOfCall(absl::Status valid, CallSide::Stray stray);
   void SendControl(transport::FrameType type, uint32_t call_id);
   void BeWatched();
   // After a return: a connection that both sides are done with is closed.

@@ -18,7 +18,7 @@ bool SessionStreams::HasRoom(Stream* stream) {
     return true;
   {
     MutexLock lock(&mutex_);
-    if (closed_) return true;  // as good as any answer: nothing is sent any more
+    if (last_waiting_ == Closed()) return true;  // as good as any answer: nothing is sent any more
     if (!std::exchange(stream->waits_for_room_, true)) {
       stream->Ref();
       stream->next_waiting_ =
@@ -30,8 +30,10 @@ bool SessionStreams::HasRoom(Stream* stream) {
   return connection_->HasRoom();
 }
 
+Stream* SessionStreams::Closed() { return reinterpret_cast<Stream*>(alignof(Stream)); }
+
 Stream* SessionStreams::TakeFirst() {
-  if (last_waiting_ == nullptr) return nullptr;
+  if (last_waiting_ == nullptr || last_waiting_ == Closed()) return nullptr;
   Stream* const stream = last_waiting_->next_waiting_;
   if (stream == last_waiting_) {
     last_waiting_ = nullptr;
@@ -66,10 +68,12 @@ void SessionStreams::OnClosed() {
     Stream* stream;
     {
       MutexLock lock(&mutex_);
-      closed_ = true;
       stream = TakeFirst();
+      if (stream == nullptr) {
+        last_waiting_ = Closed();
+        return;
+      }
     }
-    if (stream == nullptr) return;
     stream->Unref();
   }
 }

@@ -40,6 +40,25 @@ class SessionStreams {
   // Any thread.
   void LetGo(uint32_t bytes) { kept_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
 
+  // A stream is over at this end, but not yet as the peer knows: so many frames of it, which the
+  // peer sent in good faith, may still come. Before the first of them can be taken for a stray
+  // frame. Any thread.
+  void ExpectLate(uint32_t frames) {
+    // Relaxed, as below: who ends the stream hands over by a lock that its frames are looked up
+    // under. More than so many are as good as any number.
+    constexpr uint32_t kMost = uint32_t{1} << 30;
+    if (late_frames_.load(std::memory_order_relaxed) < kMost) {
+      late_frames_.fetch_add(frames, std::memory_order_relaxed);
+    }
+  }
+  // A frame came for no stream of ours: whether it is one of those. The driving thread.
+  bool TakeLate() {
+    // Between the two it only rises.
+    if (late_frames_.load(std::memory_order_relaxed) == 0) return false;
+    late_frames_.fetch_sub(1, std::memory_order_relaxed);
+    return true;
+  }
+
   // Whether a stream may send now. False: `stream`, of which a reference is kept until then, is
   // told by OnRoom, or the connection ends. It may also be told for nothing.
   bool HasRoom(Stream* stream);
@@ -50,16 +69,18 @@ class SessionStreams {
   void OnClosed();
 
  private:
+  static Stream* Closed();  // no stream
   // The first of those that wait leaves the list; nullptr: there is none.
   Stream* TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   transport::Connection* const connection_;
   const uint32_t peer_window_;  // 0: the peer knows no streams
   Mutex mutex_;
-  // Those that wait, in order, in a ring linked by Stream::next_waiting_; nullptr: none.
+  // Those that wait, in order, in a ring linked by Stream::next_waiting_; nullptr: none; Closed():
+  // nobody waits any more.
   Stream* last_waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<uint32_t> kept_bytes_{0};
+  std::atomic<uint32_t> late_frames_{0};
 };
 
 }  // namespace mi7

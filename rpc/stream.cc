@@ -58,6 +58,33 @@ absl::Status Stream::OnFrame(transport::IncomingMessage&& message) {
   }
 }
 
+bool Stream::IsStray(const FrameHeader& header) const {
+  switch (header.type) {
+    case FrameType::kStreamMessage: {
+      // The first one may be without a body, for the sake of its metadata.
+      const bool has_body = header.size != transport::kFrameHeaderBytes + header.extra_size;
+      return has_body ? !StreamsIn() : received_any();
+    }
+    case FrameType::kStreamEnd:
+      return !StreamsIn();
+    default:
+      // Credit is granted by the half window (StreamInbox::Give).
+      return header.timeout < streams()->peer_window() / 4;
+  }
+}
+
+absl::Status Stream::OnRejected(const FrameHeader& header, const absl::Status& why) {
+  absl::Status valid = inbox_.OnRejected(header.size);
+  if (valid.ok()) FailInput(why);
+  return valid;
+}
+
+uint32_t Stream::LateFramesMost() const {
+  // Of credit one may come for each half window, and StreamEnd.
+  constexpr uint32_t kOthers = 4;
+  return (StreamsIn() ? inbox_.MessagesMost() : 0) + kOthers;
+}
+
 void Stream::OnRoom() {
   inbox_.OnRoom();
   outbox_.OnRoom();

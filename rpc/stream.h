@@ -76,6 +76,13 @@ class Stream : public Readiness::Owner {
 
   // A frame of the stream; INVALID_ARGUMENT when the peer broke the protocol. The driving thread.
   absl::Status OnFrame(transport::IncomingMessage&& message);
+  // Whether such a frame, which OnFrame has not seen yet, is a stray one: of a direction in which
+  // the method does not stream, or one of many where an honest peer sends few.
+  bool IsStray(const transport::FrameHeader& header) const;
+  // A message of the stream that the transport could not deliver: ends what is received.
+  absl::Status OnRejected(const transport::FrameHeader& header, const absl::Status& why);
+  // Frames that the peer may have on their way when the stream ends at this end.
+  uint32_t LateFramesMost() const;
   // Whether a message has come. A hint, except on the driving thread.
   bool received_any() const { return received_any_.load(std::memory_order_relaxed); }
   // There is room in the connection's queue.

@@ -19,13 +19,8 @@ absl::Status StreamInbox::OnMessage(transport::IncomingMessage&& message, bool i
   bool too_much = false;
   {
     MutexLock lock(&mutex_);
+    if (absl::Status valid = Charge(bytes); !valid.ok()) return valid;
     if (cleared_) return absl::OkStatus();
-    if (half_closed_) return absl::InvalidArgumentError("stream message after the stream's end");
-    if (granted_ <= 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "stream message of ", bytes, " bytes without credit; streamWindowBytes is ", window_));
-    }
-    granted_ -= static_cast<int64_t>(bytes);
     if (message.has_body() && !stream_->Keep(bytes)) {
       too_much = true;
     } else if (message.has_body()) {
@@ -45,6 +40,24 @@ absl::Status StreamInbox::OnMessage(transport::IncomingMessage&& message, bool i
   if (credit != 0) stream_->SendCredit(credit);
   waiter.Wake();
   return absl::OkStatus();
+}
+
+absl::Status StreamInbox::Charge(uint32_t bytes) {
+  if (half_closed_) return absl::InvalidArgumentError("stream message after the stream's end");
+  if (granted_ <= 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "stream message of ", bytes, " bytes without credit; streamWindowBytes is ", window_));
+  }
+  granted_ -= static_cast<int64_t>(bytes);
+  return absl::OkStatus();
+}
+
+uint32_t StreamInbox::MessagesMost() const {
+  // A message has a header and something else.
+  constexpr int64_t kMessageBytesMin = transport::kFrameHeaderBytes + 8;
+  MutexLock lock(&mutex_);
+  if (half_closed_ || granted_ <= 0) return 0;
+  return static_cast<uint32_t>(granted_ / kMessageBytesMin + 1);
 }
 
 absl::Status StreamInbox::OnHalfClose() {

@@ -26,8 +26,14 @@ class StreamInbox final : public Readiness {
   StreamInbox(Stream* stream, uint32_t window);
   ~StreamInbox() { Drop(first_); }
 
-  // INVALID_ARGUMENT: the peer sent it without credit, or after its end.
+  // INVALID_ARGUMENT: the peer sent it without credit, or after its end; also of a half that has
+  // failed or was cleared, so that what comes for it then is what the peer had credit for.
   absl::Status OnMessage(transport::IncomingMessage&& message, bool is_first);
+  // A message of so many bytes came that the transport could not deliver.
+  absl::Status OnRejected(uint32_t bytes) {
+    MutexLock lock(&mutex_);
+    return Charge(bytes);
+  }
   // The peer sends no more. INVALID_ARGUMENT: it said so before.
   absl::Status OnHalfClose();
   // There is room again for a credit that was due.
@@ -37,6 +43,8 @@ class StreamInbox final : public Readiness {
   void End(const absl::Status& status);
   // Drops what was not taken; nothing comes any more.
   void Clear();
+  // Messages that the peer may send without further credit.
+  uint32_t MessagesMost() const;
 
   // --- The user's ---
 
@@ -55,6 +63,8 @@ class StreamInbox final : public Readiness {
   bool IsReady() const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return first_ != nullptr || closed_;
   }
+  // The peer has used credit for a message.
+  absl::Status Charge(uint32_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Counts `bytes` as taken; what is to be granted now, 0 for nothing.
   uint32_t Give(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Drop(ReceivedMessage* first);

@@ -56,14 +56,14 @@ absl::Status StreamOutbox::OnCredit(uint32_t bytes) {
   Waiter waiter;
   {
     MutexLock lock(&mutex_);
-    if (ended_) return absl::OkStatus();
+    // Also when the half has ended: what is granted then is what the peer had not yet granted.
     credit_ += bytes;
     if (credit_ > int64_t{window_}) {
       return absl::InvalidArgumentError(
           absl::StrCat("credit of ", bytes, " bytes on a stream makes ", credit_,
                        ", more than the streamWindowBytes of the peer's hello, ", window_));
     }
-    waiter = TakeWaiter();
+    if (!ended_) waiter = TakeWaiter();
   }
   waiter.Wake();
   return absl::OkStatus();

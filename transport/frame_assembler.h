@@ -87,6 +87,8 @@ class FrameAssembler {
   bool holds_buffer() const { return static_cast<bool>(buffer_); }
   // Bytes that were received and not yet taken by Next.
   size_t buffered_bytes() const { return end_ - begin_; }
+  // Bytes of the message at hand, or of what is left to drop of a rejected one; 0 when unknown.
+  size_t message_bytes() const { return skip_ != 0 ? skip_ : frame_bytes_; }
   // Bytes that the message at hand still needs, 0 when unknown.
   size_t missing_bytes() const {
     return frame_bytes_ > end_ - begin_ ? frame_bytes_ - (end_ - begin_) : 0;

@@ -41,21 +41,15 @@ std::string FeedCall(uint32_t call_id, Method method) {
   header.target_id = ServiceKey(header.interface_id);
   return Message(header, Body({0}));  // the parameters are an empty struct
 }
-FrameHeader StreamHeader(FrameType type, uint32_t call_id, uint16_t direction, uint32_t bytes = 0) {
-  FrameHeader header = ControlHeader(type, call_id);
-  header.code = direction;
-  header.timeout = bytes;
-  return header;
+std::string Times(uint32_t count, const std::string& bytes) {
+  std::string all;
+  for (uint32_t i = 0; i < count; ++i) all += bytes;
+  return all;
 }
-// An item that is an empty struct.
-std::string SmallMessage(uint32_t call_id) {
-  return Message(StreamHeader(FrameType::kStreamMessage, call_id, 0), Body({0}));
-}
-constexpr uint32_t kSmallMessageBytes = 32 + 8 + 8;
 
 class BadStreamTest : public testing::Test {
  protected:
-  void Start(const Limits& limits = {}) {
+  BadStreamTest() {
     // Whatever is uploaded is not read until the test ends.
     feed_.on_upload = [this](ServerContext& context, StreamReader<Item> reader,
                              conformance::Feed::UploadResults::Builder) {
@@ -63,6 +57,8 @@ class BadStreamTest : public testing::Test {
       held_.push_back({std::move(reader), context.Defer()});
       return Reply::Later();
     };
+  }
+  void Start(const Limits& limits = {}) {
     ServerOptions options;
     options.limits = limits;
     options.event_loops = 1;  // the good client shares it with the bad one
@@ -84,11 +80,31 @@ class BadStreamTest : public testing::Test {
     if (!*read || !conformance::IsItem(**read, 5, 100)) return testing::AssertionFailure();
     return testing::AssertionSuccess();
   }
-  void ExpectClosed(RawPeer& peer, const std::string& text) {
-    const std::optional<Received> close = peer.ReadMessageOf(FrameType::kClose);
-    ASSERT_TRUE(close) << "ended without a word";
-    EXPECT_THAT(close->status(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text)));
+  void ExpectClosed(RawPeer& peer, const std::string& text,
+                    absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
+    // Should it go on instead, it says so at once.
+    peer.Send(Message(ControlHeader(FrameType::kPing, 98)));
+    std::optional<Received> close;
+    do {
+      close = peer.ReadMessage();
+      ASSERT_TRUE(close) << "ended without a word";
+      ASSERT_NE(close->header.type, FrameType::kPong) << "the connection goes on";
+    } while (close->header.type != FrameType::kClose);
+    EXPECT_THAT(close->status(), StatusIs(code, HasSubstr(text)));
     EXPECT_TRUE(peer.Ends());
+  }
+  void ExpectClosedAsFlood(RawPeer& peer, const std::string& text) {
+    ExpectClosed(peer, text, absl::StatusCode::kResourceExhausted);
+  }
+  // Watches get an item of 10,000 bytes, and are not answered.
+  void HoldWatches() {
+    feed_.on_watch = [this](ServerContext& context, conformance::Feed::WatchParams::Reader,
+                            StreamWriter<Item> writer) {
+      absl::MutexLock lock(&mutex_);
+      writer.Write(conformance::NewItem(writer, 1, 10'000)).Then([](const absl::Status&) {});
+      held_watches_.push_back({std::move(writer), context.Defer()});
+      return Reply::Later();
+    };
   }
   // Whether the server has read and handled everything that the peer has sent.
   testing::AssertionResult IsThrough(RawPeer& peer) {
@@ -103,10 +119,15 @@ class BadStreamTest : public testing::Test {
     StreamReader<Item> reader;
     DeferredCall later;
   };
+  struct HeldWatch {
+    StreamWriter<Item> writer;
+    DeferredCall later;
+  };
   std::atomic<uint64_t> written_{0};  // bytes; also while the server ends
   FeedImpl feed_;
   absl::Mutex mutex_;
   std::vector<Held> held_ ABSL_GUARDED_BY(mutex_);
+  std::vector<HeldWatch> held_watches_ ABSL_GUARDED_BY(mutex_);
   std::string endpoint_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<Channel> channel_;
@@ -170,11 +191,11 @@ TEST_F(BadStreamTest, MessagesWithoutCreditCloseTheConnection) {
   Start(limits);
   RawPeer peer = RawPeer::Greeted(endpoint_);
   std::string all = FeedCall(1, kUpload);
-  const uint32_t fit = (4096 + kSmallMessageBytes - 1) / kSmallMessageBytes;
-  for (uint32_t i = 0; i < fit; ++i) all += SmallMessage(1);
+  const uint32_t fit = (4096 + kSmallStreamMessageBytes - 1) / kSmallStreamMessageBytes;
+  for (uint32_t i = 0; i < fit; ++i) all += SmallStreamMessage(1);
   ASSERT_TRUE(peer.Send(all));
   ASSERT_TRUE(IsThrough(peer));
-  peer.Send(SmallMessage(1));
+  peer.Send(SmallStreamMessage(1));
   ExpectClosed(peer, "without credit");
 }
 
@@ -190,7 +211,7 @@ TEST_F(BadStreamTest, WhatAllStreamsOfAConnectionKeepTogetherIsBounded) {
   std::string all;
   for (uint32_t call = 0; call < kStreams; ++call) all += FeedCall(call, kUpload);
   for (uint32_t i = 0; i < kEach; ++i) {
-    for (uint32_t call = 0; call < kStreams; ++call) all += SmallMessage(call);
+    for (uint32_t call = 0; call < kStreams; ++call) all += SmallStreamMessage(call);
   }
   ASSERT_TRUE(peer.Send(all));
   ASSERT_TRUE(IsThrough(peer)) << "the connection lives";
@@ -202,7 +223,7 @@ TEST_F(BadStreamTest, WhatAllStreamsOfAConnectionKeepTogetherIsBounded) {
     for (Held& held : held_) {
       while (auto item = held.reader.TryRead()) {
         if (item->ok()) {
-          kept_bytes += kSmallMessageBytes;
+          kept_bytes += kSmallStreamMessageBytes;
           continue;
         }
         ++failed;
@@ -217,7 +238,7 @@ TEST_F(BadStreamTest, WhatAllStreamsOfAConnectionKeepTogetherIsBounded) {
   EXPECT_GT(failed, 0u);
   // What was read and dropped makes room again.
   for (uint32_t i = 0; i < 5; ++i) {
-    ASSERT_TRUE(peer.Send(FeedCall(1000 + i, kUpload) + SmallMessage(1000 + i)));
+    ASSERT_TRUE(peer.Send(FeedCall(1000 + i, kUpload) + SmallStreamMessage(1000 + i)));
   }
   ASSERT_TRUE(IsThrough(peer));
   absl::MutexLock lock(&mutex_);
@@ -243,7 +264,7 @@ TEST_F(BadStreamTest, FramesForUnknownCallsCostNothing) {
   const size_t before = ResidentBytes();
   std::string many;
   for (uint32_t id = 1000; id < 3000; ++id) {
-    many += SmallMessage(id) + Message(StreamHeader(FrameType::kCredit, id, 1, 1)) +
+    many += SmallStreamMessage(id) + Message(StreamHeader(FrameType::kCredit, id, 1, 1)) +
             Message(ControlHeader(FrameType::kStreamEnd, id));
   }
   for (int i = 0; i < 30; ++i) ASSERT_TRUE(peer.Send(many));
@@ -257,20 +278,106 @@ TEST_F(BadStreamTest, FloodOfFramesForUnknownCallsClosesTheConnection) {
   limits.stray_frames_max = 1000;
   Start(limits);
   for (const std::string& frame :
-       {SmallMessage(7), Message(StreamHeader(FrameType::kCredit, 7, 1, 1)),
+       {SmallStreamMessage(7), Message(StreamHeader(FrameType::kCredit, 7, 1, 1)),
         Message(ControlHeader(FrameType::kStreamEnd, 7))}) {
     RawPeer peer = RawPeer::Greeted(endpoint_);
     std::string many;
     for (int i = 0; i < 1000; ++i) many += frame;
     ASSERT_TRUE(peer.Send(many));
     peer.Send(frame);
-    const std::optional<Received> close = peer.ReadMessageOf(FrameType::kClose);
-    ASSERT_TRUE(close) << "ended without a word";
-    EXPECT_THAT(close->status(), StatusIs(absl::StatusCode::kResourceExhausted,
-                                          HasSubstr("limits.stray_frames_max, 1000")));
-    EXPECT_TRUE(peer.Ends());
+    ExpectClosedAsFlood(peer, "limits.stray_frames_max, 1000");
     EXPECT_TRUE(GoodClientIsServed());
   }
+}
+
+// --- Frames on streams that are open, or that were ended by one side only.
+
+TEST_F(BadStreamTest, FloodsOfWhatServesNothingOnAnOpenStreamCloseTheConnection) {
+  Limits limits;
+  limits.stray_frames_max = 1000;
+  HoldWatches();
+  Start(limits);
+  // It streams its results, not its parameters; and honest readers grant half a window at once.
+  for (const std::string& frame :
+       {SmallStreamMessage(1), Message(ControlHeader(FrameType::kStreamEnd, 1)),
+        Message(StreamHeader(FrameType::kCredit, 1, 1, 1))}) {
+    RawPeer peer = RawPeer::Greeted(endpoint_);
+    ASSERT_TRUE(peer.Send(FeedCall(1, kWatch)));
+    ASSERT_TRUE(peer.ReadMessageOf(FrameType::kStreamMessage));
+    ASSERT_TRUE(peer.Send(Times(999, frame)));
+    ASSERT_TRUE(IsThrough(peer));
+    peer.Send(frame);
+    ExpectClosedAsFlood(peer, "limits.stray_frames_max, 1000");
+    EXPECT_TRUE(GoodClientIsServed());
+  }
+}
+
+// What may cross a cancellation, or the failure of the handler's half, is what there was credit
+// for.
+TEST_F(BadStreamTest, MessagesWithoutCreditOfAStreamThatWasCancelledCloseTheConnection) {
+  Limits limits;
+  limits.stream_window_bytes = 4096;
+  Start(limits);
+  const uint32_t fit = (4096 + kSmallStreamMessageBytes - 1) / kSmallStreamMessageBytes;
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  ASSERT_TRUE(peer.Send(FeedCall(1, kUpload) + Message(ControlHeader(FrameType::kCancel, 1)) +
+                        Times(fit, SmallStreamMessage(1))));
+  ASSERT_TRUE(IsThrough(peer));
+  peer.Send(SmallStreamMessage(1));
+  ExpectClosed(peer, "without credit");
+}
+
+TEST_F(BadStreamTest, MalformedMessagesTakeCreditToo) {
+  Limits limits;
+  limits.stream_window_bytes = 4096;
+  Start(limits);
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  const std::string malformed =
+      Message(StreamHeader(FrameType::kStreamMessage, 1, 0), {~uint64_t{0}, ~uint64_t{0}});
+  ASSERT_EQ(malformed.size(), kSmallStreamMessageBytes);
+  const uint32_t fit = (4096 + kSmallStreamMessageBytes - 1) / kSmallStreamMessageBytes;
+  ASSERT_TRUE(peer.Send(FeedCall(1, kUpload) + Times(fit, malformed)));
+  ASSERT_TRUE(IsThrough(peer)) << "one costs the stream";
+  peer.Send(malformed);
+  ExpectClosed(peer, "without credit");
+}
+
+TEST_F(BadStreamTest, CreditForAStreamThatWasCancelledIsHeldToTheWindow) {
+  HoldWatches();
+  Start();
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  ASSERT_TRUE(peer.Send(FeedCall(1, kWatch)));
+  const std::optional<Received> item = peer.ReadMessageOf(FrameType::kStreamMessage);
+  ASSERT_TRUE(item);
+  ASSERT_TRUE(peer.Send(Message(ControlHeader(FrameType::kCancel, 1)) +
+                        Message(StreamHeader(FrameType::kCredit, 1, 1, item->header.size))));
+  ASSERT_TRUE(IsThrough(peer)) << "it was on its way";
+  peer.Send(Message(StreamHeader(FrameType::kCredit, 1, 1, 1)));
+  ExpectClosed(peer, "credit of 1 bytes");
+}
+
+// An honest client does not know yet that its stream is over, and sends what it has credit for.
+TEST_F(BadStreamTest, WhatWasSentBeforeTheReturnArrivedIsNoFlood) {
+  Limits limits;
+  limits.stray_frames_max = 10;
+  limits.stream_window_bytes = 4096;
+  feed_.on_upload = [](ServerContext&, StreamReader<Item>,
+                       conformance::Feed::UploadResults::Builder) -> Reply {
+    return absl::AbortedError("enough");
+  };
+  Start(limits);
+  RawPeer peer = RawPeer::Greeted(endpoint_);
+  const uint32_t fit = (4096 + kSmallStreamMessageBytes - 1) / kSmallStreamMessageBytes;
+  for (uint32_t id = 0; id < 100; ++id) {
+    ASSERT_TRUE(peer.Send(FeedCall(id, kUpload) + Times(fit, SmallStreamMessage(id)) +
+                          Message(ControlHeader(FrameType::kStreamEnd, id)) +
+                          Message(StreamHeader(FrameType::kCredit, id, 1, 1u << 19))));
+    ASSERT_TRUE(peer.ReadMessageOf(FrameType::kReturn));
+  }
+  ASSERT_TRUE(IsThrough(peer));
+  // What nobody had credit for is one.
+  peer.Send(Times(100 * (4096 / 40 - fit + 5) + 10, SmallStreamMessage(0)));
+  ExpectClosedAsFlood(peer, "limits.stray_frames_max, 10");
 }
 
 // A stream that was cancelled counts until its handler has ended, so cancelling makes no room.
@@ -302,7 +409,7 @@ TEST_F(BadStreamTest, TinyMessagesThatAreNotReadAreBoundedByTheWindow) {
   Start();
   RawPeer peer = RawPeer::Greeted(endpoint_);
   constexpr uint32_t kStreams = 20;
-  constexpr uint32_t kEach = (256u << 10) / kSmallMessageBytes;
+  constexpr uint32_t kEach = (256u << 10) / kSmallStreamMessageBytes;
   std::string calls;
   for (uint32_t id = 0; id < kStreams; ++id) calls += FeedCall(id, kUpload);
   ASSERT_TRUE(peer.Send(calls));
@@ -310,7 +417,7 @@ TEST_F(BadStreamTest, TinyMessagesThatAreNotReadAreBoundedByTheWindow) {
   const size_t before = ResidentBytes();
   for (uint32_t id = 0; id < kStreams; ++id) {
     std::string many;
-    for (uint32_t i = 0; i < kEach; ++i) many += SmallMessage(id);
+    for (uint32_t i = 0; i < kEach; ++i) many += SmallStreamMessage(id);
     ASSERT_TRUE(peer.Send(many));
   }
   ASSERT_TRUE(IsThrough(peer));
@@ -332,7 +439,7 @@ TEST_F(BadStreamTest, SmallMessagesThatAreNotReadPinLittle) {
   ask.target_id = ServiceKey(ask.interface_id);
   const std::string junk = Message(ask, Body(Words(70'000 / 8)));
   for (int i = 0; i < 1000; ++i) {
-    ASSERT_TRUE(peer.Send(SmallMessage(1) + junk));
+    ASSERT_TRUE(peer.Send(SmallStreamMessage(1) + junk));
     ASSERT_TRUE(peer.ReadMessageOf(FrameType::kReturn));
   }
   EXPECT_LT(ResidentBytes(), before + (16u << 20)) << "1000 buffers are 64 MiB";

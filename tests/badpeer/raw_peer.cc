@@ -109,6 +109,13 @@ FrameHeader ControlHeader(FrameType type, uint32_t call_id) {
   return header;
 }
 
+FrameHeader StreamHeader(FrameType type, uint32_t call_id, uint16_t direction, uint32_t bytes) {
+  FrameHeader header = ControlHeader(type, call_id);
+  header.code = direction;
+  header.timeout = bytes;
+  return header;
+}
+
 Words Body(const Words& segment) {
   Words words = {uint64_t{segment.size()} << 32};
   words.insert(words.end(), segment.begin(), segment.end());
@@ -127,6 +134,9 @@ Words EchoBody() {
   return MessageWords(builder);
 }
 
+std::string SmallStreamMessage(uint32_t call_id, uint16_t direction) {
+  return Message(StreamHeader(FrameType::kStreamMessage, call_id, direction), Body({0}));
+}
 std::string EchoCall(uint32_t call_id) { return Message(EchoHeader(call_id), EchoBody()); }
 
 std::string HoldCall(uint32_t call_id) {

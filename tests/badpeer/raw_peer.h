@@ -38,13 +38,18 @@ FrameHeader EchoHeader(uint32_t call_id);
 FrameHeader HoldHeader(uint32_t call_id);
 FrameHeader ReturnHeader(uint32_t call_id);
 FrameHeader ControlHeader(FrameType type, uint32_t call_id = 0);
+// Header of a StreamMessage or a Credit; `direction` as transport::StreamDirection has it, `bytes`
+// of credit.
+FrameHeader StreamHeader(FrameType type, uint32_t call_id, uint16_t direction, uint32_t bytes = 0);
 // A body of one segment.
 Words Body(const Words& segment);
 // Results of once.
 Words OnceResults(uint32_t run);
 // A sound body for echo's parameters and results: the text is "hello".
 Words EchoBody();
-// Whole messages.
+// Whole messages. The stream's is an empty struct, the smallest that there is.
+std::string SmallStreamMessage(uint32_t call_id, uint16_t direction = 0);
+inline constexpr uint32_t kSmallStreamMessageBytes = 32 + 8 + 8;
 std::string EchoCall(uint32_t call_id);
 std::string HoldCall(uint32_t call_id);
 // A return that refuses the call: UNAVAILABLE, and the promise that it has not run.

@@ -208,6 +208,41 @@ TEST_F(ShmConnectionTest, PagesOfMessagesThatWereNotSentGoBackToo) {
   }
 }
 
+// --- Peers that do not read
+
+TEST_F(ShmConnectionTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
+  FakeClock clock;
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  absl::Duration waited;
+  ASSERT_TRUE(Comes([&] {
+    if (at_client_->closed()) return true;
+    clock.Advance(absl::Seconds(1));
+    waited += absl::Seconds(1);
+    return false;
+  }));
+  EXPECT_GE(waited, Limits{}.write_stall_timeout - absl::Seconds(1));
+  const absl::Status why = at_client_->WaitClosed();
+  EXPECT_TRUE(absl::IsUnavailable(why)) << why;
+  EXPECT_THAT(why.message(), HasSubstr("has not read for limits.write_stall_timeout, 1m, while "));
+  EXPECT_FALSE(at_client_->unsent().empty());
+  StartServer();
+}
+
+// Slowly, but it reads: one record of some that wait, now and then.
+TEST_F(ShmConnectionTest, PeerThatReadsSlowlyIsKept) {
+  FakeClock clock;
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  clock.Advance(Limits{}.write_stall_timeout / 2);
+  StartServer();
+  ASSERT_TRUE(at_server_->WaitMessages(static_cast<int>(sent)));
+  clock.Advance(2 * Limits{}.write_stall_timeout);
+  ASSERT_TRUE(Send(sent++, 40).ok());
+  ASSERT_TRUE(at_server_->WaitMessages(static_cast<int>(sent)));
+  EXPECT_FALSE(at_client_->closed());
+}
+
 // A message that needs slots, behind a full ring, and all slots held by messages behind it: those
 // would come free only after it.
 class HeldByLaterOnesTest : public ShmConnectionTest {

@@ -222,18 +222,18 @@ void StreamConnection::CheckStall() {
   // S1 and S2: a sender that finds the flag set after S1 relies on the check at S2, one that finds
   // it cleared posts a new CheckStall.
   if (closing() || !writer_.blocked()) {
-    stall_timer_.reset();
+    stall_look_.reset();
     stall_watched_.store(false, std::memory_order_seq_cst);  // S1
     if (closing() || !writer_.blocked()) return;             // S2
     if (stall_watched_.exchange(true, std::memory_order_seq_cst)) return;
   }
   const Limits& limits = context_->limits;
   const uint32_t writes = writes_.load(std::memory_order_relaxed);
-  if (stall_timer_ == nullptr) {
-    stall_timer_ = std::make_unique<EventLoop::Timer>(loop_, [weak = weak_from_this()] {
+  if (stall_look_ == nullptr) {
+    stall_look_ = std::make_unique<Look>(loop_, [weak = weak_from_this()] {
       if (auto self = weak.lock()) self->CheckStall();
     });
-  } else if (writes == stall_seen_) {
+  } else if (writes == stall_look_->seen) {
     BeginClose(absl::UnavailableError(
                    absl::StrCat(peer(), " has not read for limits.write_stall_timeout, ",
                                 absl::FormatDuration(limits.write_stall_timeout), ", while ",
@@ -241,8 +241,8 @@ void StreamConnection::CheckStall() {
                /*tell=*/false);
     return;
   }
-  stall_seen_ = writes;
-  stall_timer_->Schedule(Deadline::After(limits.write_stall_timeout));
+  stall_look_->seen = writes;
+  stall_look_->timer.Schedule(Deadline::After(limits.write_stall_timeout));
 }
 
 void StreamConnection::Close(absl::Status why) {
@@ -289,8 +289,9 @@ void StreamConnection::Finalize() {
   }
   loop_->ForgetSpinSource(this);
   watch_.Stop();
-  lent_timer_.reset();
-  stall_timer_.reset();
+  lent_look_.reset();
+  stall_look_.reset();
+  arrival_.reset();
   ::shutdown(socket_.get(), SHUT_WR);
   // Closing a socket with unread bytes resets the connection, which may destroy what the peer has
   // not read yet, the reason for the end above all.

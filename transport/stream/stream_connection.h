@@ -25,10 +25,13 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
 #include "base/mutex.h"
 #include "transport/connection.h"
 #include "transport/driver.h"
@@ -135,6 +138,11 @@ class StreamConnection final : public Connection,
   // Blocks until something is readable or `deadline` has passed; then reads.
   Read ReadBlocking(Deadline deadline);
   void Dispatch();
+  // A message is half there, after a read.
+  void NoteArrival();
+  // Loop thread only.
+  void CheckArrival();
+  void LookAtArrival(int64_t due_ns);
   void Deliver(FrameAssembler::Received& received);
   // The stream has ended; `error` is recv's errno, 0 for an orderly end.
   void EndOfStream(int error);
@@ -149,6 +157,31 @@ class StreamConnection final : public Connection,
   void LoopTurn();
   void CheckLent();
   bool wants_background() const { return accepted_ || background_.load(std::memory_order_seq_cst); }
+
+  // A timer that looks whether something has changed.
+  struct Look {
+    Look(EventLoop* loop, absl::AnyInvocable<void()> look) : timer(loop, std::move(look)) {}
+    EventLoop::Timer timer;
+    uint32_t seen = 0;  // by the last look
+  };
+  // What bounds the time of a message of which only a part is there
+  // (Limits::message_arrival_timeout). Messages that arrive in one piece have none.
+  struct Arrival {
+    static constexpr int64_t kNoMessage = std::numeric_limits<int64_t>::max();
+    Arrival(EventLoop* loop, absl::AnyInvocable<void()> look) : timer(loop, std::move(look)) {}
+    EventLoop::Timer timer;
+    int64_t began_ns = 0;  // holder of the token
+    // When it has to be complete; kNoMessage: none is half there. Written by the holder of the
+    // token, and by looks. Relaxed: a look that does not see the last value is as one that came
+    // before it.
+    std::atomic<int64_t> due_ns{kNoMessage};
+    // Of the next look, in the time of deadlines and, for when it was set, in real time. The first
+    // one is soon, as most messages are complete soon; the later the others.
+    int64_t step_ns = 100'000'000;
+    int64_t look_ns = 0;
+    int64_t set_ns = 0;
+    int64_t set_system_ns = 0;
+  };
 
   const std::shared_ptr<StreamContext> context_;
   EventLoop* const loop_;
@@ -189,10 +222,11 @@ class StreamConnection final : public Connection,
   absl::Status close_status_ ABSL_GUARDED_BY(close_mutex_);
 
   // Loop thread only; made when first needed.
-  std::unique_ptr<EventLoop::Timer> lent_timer_;
-  std::unique_ptr<EventLoop::Timer> stall_timer_;
-  uint32_t lent_seen_ = 0;
-  uint32_t stall_seen_ = 0;
+  std::unique_ptr<Look> lent_look_;
+  std::unique_ptr<Look> stall_look_;
+  // Made by the holder of the token, who uses it while it is there; a look of the loop's that has
+  // the token ends it when no message was half there.
+  std::unique_ptr<Arrival> arrival_;
 };
 
 // An idle established connection takes at most 1 KiB of user memory with what rpc adds to it.

@@ -23,8 +23,16 @@ namespace {
 constexpr uint8_t kHotDrives = 8;
 // A lent watch comes back after one to two ticks without a drive.
 constexpr auto kLentTick = absl::Milliseconds(5);
+// Of our loop's lateness so much counts as the peer's: what it sent was not read for so long.
+constexpr int64_t kLateLook = 1'000'000'000;
 // Reads that the loop makes for one connection before it looks at the others.
 constexpr int kReadsPerTurn = 8;
+
+// Limits::message_arrival_timeout; a year is as good as any longer time.
+int64_t ArrivalNanos(const Limits& limits) {
+  return absl::ToInt64Nanoseconds(
+      std::min<absl::Duration>(limits.message_arrival_timeout, absl::Hours(24 * 365)));
+}
 
 }  // namespace
 
@@ -171,6 +179,9 @@ void StreamConnection::Dispatch() {
   while (CanDrive()) {
     const FrameAssembler::Result result = assembler_.Next(received);
     if (result == FrameAssembler::Result::kNeedMore) break;
+    // Before somebody's callback takes its time.
+    if (arrival_ != nullptr) [[unlikely]]
+      arrival_->due_ns.store(Arrival::kNoMessage, std::memory_order_relaxed);
     if (result == FrameAssembler::Result::kMessage) [[likely]] {
       Deliver(received);
     } else if (result == FrameAssembler::Result::kRejected) {
@@ -184,6 +195,77 @@ void StreamConnection::Dispatch() {
       break;
   }
   Uncork(scope);
+  // Not while it is us who read nothing.
+  if (!assembler_.AtBoundary() && CanDrive()) [[unlikely]]
+    NoteArrival();
+}
+
+void StreamConnection::NoteArrival() {
+  const Limits& limits = context_->limits;
+  if (limits.message_arrival_timeout == absl::InfiniteDuration()) return;
+  const bool made = arrival_ == nullptr;
+  if (made) {
+    arrival_ = std::make_unique<Arrival>(loop_, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->CheckArrival();
+    });
+  }
+  const int64_t due_ns = arrival_->due_ns.load(std::memory_order_relaxed);
+  const bool begins = due_ns == Arrival::kNoMessage;
+  if (begins) arrival_->began_ns = MonotonicNanos();
+  // Known once the header is there; 32 bits of it.
+  const uint64_t size_ns = uint64_t{assembler_.message_bytes()} * 1'000'000'000 /
+                           limits.message_arrival_bytes_per_second_min;
+  const int64_t until_ns =
+      arrival_->began_ns + ArrivalNanos(limits) + static_cast<int64_t>(size_ns);
+  if (begins || until_ns > due_ns) {
+    arrival_->due_ns.store(until_ns, std::memory_order_relaxed);
+  }
+  if (made) LookAtArrival(until_ns);
+}
+
+void StreamConnection::LookAtArrival(int64_t due_ns) {
+  Arrival& arrival = *arrival_;
+  arrival.set_ns = MonotonicNanos();
+  arrival.set_system_ns = SystemNanos();
+  // The next message has at least so much time, if this one is complete before.
+  const int64_t step_ns = std::min(arrival.step_ns, ArrivalNanos(context_->limits));
+  arrival.look_ns = std::min(due_ns, arrival.set_ns + step_ns);
+  arrival.step_ns = 2 * step_ns;
+  arrival.timer.Schedule(Deadline::AtNanos(arrival.look_ns));
+}
+
+void StreamConnection::CheckArrival() {
+  if (closing() || arrival_ == nullptr) return;
+  // A loop that comes late has read nothing in that time.
+  const int64_t late_ns =
+      (SystemNanos() - arrival_->set_system_ns) - (arrival_->look_ns - arrival_->set_ns);
+  int64_t due_ns = arrival_->due_ns.load(std::memory_order_relaxed);
+  if (due_ns == Arrival::kNoMessage) {
+    // Whoever drives may be about to use it; then a later look ends it.
+    if (token_.TryTake()) {
+      const bool done = arrival_->due_ns.load(std::memory_order_relaxed) == Arrival::kNoMessage;
+      if (done) arrival_.reset();
+      ReleaseToken();
+      if (done) return;  // and the next driver may have made another
+    }
+  } else if (late_ns >= kLateLook) {
+    // Unless it is complete meanwhile, or its size was learned.
+    if (arrival_->due_ns.compare_exchange_strong(due_ns, due_ns + late_ns,
+                                                 std::memory_order_relaxed)) {
+      due_ns += late_ns;
+    }
+  } else if (due_ns <= MonotonicNanos()) {
+    const Limits& limits = context_->limits;
+    BeginClose(absl::ResourceExhaustedError(absl::StrCat(
+                   peer(), " has begun a message and not completed it within ",
+                   "limits.message_arrival_timeout, ",
+                   absl::FormatDuration(limits.message_arrival_timeout), ", and the time of ",
+                   "its bytes at limits.message_arrival_bytes_per_second_min, ",
+                   limits.message_arrival_bytes_per_second_min)),
+               /*tell=*/true);
+    return;
+  }
+  LookAtArrival(due_ns);
 }
 
 void StreamConnection::Deliver(FrameAssembler::Received& received) {
@@ -248,21 +330,21 @@ void StreamConnection::LendWatch() {
 void StreamConnection::CheckLent() {
   if (closing()) return;
   const uint32_t drives = drives_.load(std::memory_order_relaxed);
-  if (lent_timer_ == nullptr) {
-    lent_timer_ = std::make_unique<EventLoop::Timer>(loop_, [weak = weak_from_this()] {
+  if (lent_look_ == nullptr) {
+    lent_look_ = std::make_unique<Look>(loop_, [weak = weak_from_this()] {
       if (auto self = weak.lock()) self->CheckLent();
     });
-  } else if (drives == lent_seen_) {
+  } else if (drives == lent_look_->seen) {
     // Nobody has stopped driving since the last tick: nobody drives, or one drive is long, which
     // restores the watch itself when it ends.
     hot_drives_.store(0, std::memory_order_relaxed);
     lent_.store(false, std::memory_order_seq_cst);              // T1
     if (!token_.held() && CanDrive()) watch_.WatchReads(true);  // T2
-    lent_timer_.reset();
+    lent_look_.reset();
     return;
   }
-  lent_seen_ = drives;
-  lent_timer_->Schedule(Deadline::After(kLentTick));
+  lent_look_->seen = drives;
+  lent_look_->timer.Schedule(Deadline::After(kLentTick));
 }
 
 void StreamConnection::SetBackground(bool wanted) {

@@ -30,7 +30,7 @@ class Connector final : public std::enable_shared_from_this<Connector> {
             Deadline deadline, StreamHandshake::Done done)
       : target_(std::move(target)),
         loop_(loop),
-        context_(UnixContext(options, target_.path)),
+        context_(ShareUnixContext(options, target_.path)),
         terms_(std::make_shared<const StreamTerms>(std::move(terms))),
         deadline_(deadline),
         cancel_token_(options.cancel),

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/last_shared.h"
 #include "transport/stream/socket.h"
 
 namespace mi7::transport {
@@ -65,7 +66,7 @@ class Kind final : public StreamKind {
   std::array<char, kRoom> path_{};
 };
 
-// Every connected client has its own, in one piece of memory.
+// In one piece of memory.
 template <size_t kRoom>
 struct KindAndContext {
   KindAndContext(const TransportOptions& options, const std::string& path)
@@ -115,6 +116,17 @@ std::shared_ptr<StreamContext> UnixContext(const TransportOptions& options,
   if (path.size() < 64) return MakeContext<64>(options, path);
   if (path.size() < 128) return MakeContext<128>(options, path);
   return MakeContext<PATH_MAX>(options, path);  // only by a descriptor of its directory
+}
+
+std::shared_ptr<StreamContext> ShareUnixContext(const TransportOptions& options,
+                                                const std::string& path) {
+  static auto& shared = *new LastShared<StreamContext>;
+  return shared.Get(
+      [&options, &path](const StreamContext& last) {
+        return last.wait == options.wait && last.limits == options.limits &&
+               last.kind->PeerText(StreamEnds(), /*accepted=*/false) == absl::StrCat("unix:", path);
+      },
+      [&options, &path] { return UnixContext(options, path); });
 }
 
 std::function<absl::Status(int fd)> AdmitPeers(

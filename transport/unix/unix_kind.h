@@ -26,6 +26,11 @@ std::string ProcessText(absl::string_view scheme, pid_t pid, uid_t uid);
 std::shared_ptr<StreamContext> UnixContext(const TransportOptions& options,
                                            const std::string& path);
 
+// The same for one that we make, shared with those made just before to the same path with equal
+// options.
+std::shared_ptr<StreamContext> ShareUnixContext(const TransportOptions& options,
+                                                const std::string& path);
+
 // StreamTerms::admit that asks UnixOptions::admit.
 std::function<absl::Status(int fd)> AdmitPeers(
     std::function<absl::Status(const PeerCredentials&)> admit);

@@ -209,6 +209,44 @@ TEST_P(CallTest, ControlCallsAreAnsweredUnderFullLoad) {
   EXPECT_TRUE(Works());
 }
 
+// Not only calls that wait: the loop has no idle moment.
+TEST_P(CallTest, ControlCallsAreAnsweredWhileTheLoopIsBusy) {
+  probe_.on_echo = [](ServerContext& context, Probe::EchoParams::Reader params,
+                      Probe::EchoResults::Builder results) {
+    const int64_t until_ns = SystemNanos() + 500'000;
+    while (SystemNanos() < until_ns) {
+    }
+    return Echo(context, params, results);
+  };
+  ServerOptions server = WithLoad({.calls_max = 4});
+  server.event_loops = 1;
+  Start(server);
+  ASSERT_TRUE(Works());
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> echoes{0};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 8; ++i) {
+    callers.emplace_back([&, channel = i % 2 == 0 ? channel_ : NewChannel()] {
+      while (!stop) {
+        auto request = ProbeStub(channel).Echo({.deadline = Deadline::After(kSoon)});
+        if (request.Send().Wait().ok()) ++echoes;
+      }
+    });
+  }
+  const std::shared_ptr<Channel> other = NewChannel();
+  for (int i = 0; i < 20; ++i) {
+    const uint64_t before = echoes;
+    auto health = ProbeStub(other).Health({.deadline = Deadline::After(kSoon)}).Send().Wait();
+    EXPECT_THAT(health, IsOk());
+    // Each caller may have had some turns meanwhile, but not without end.
+    EXPECT_LE(echoes - before, 2000u);
+    const Deadline patience = Deadline::After(kSoon);
+    while (echoes == before) ASSERT_FALSE(patience.passed());
+  }
+  stop = true;
+  for (std::thread& caller : callers) caller.join();
+}
+
 TEST_P(CallTest, ControlMethodsMayBeNamedByTheServer) {
   Start(WithLoad({.calls_max = 1, .control_methods = {"Probe.echo"}, .control_calls_max = 1}));
   auto held = SendHold(1);

@@ -207,6 +207,45 @@ TEST_P(StreamTest, ManyStalledStreamsHoldUpNobody) {
   for (auto& reader : stalled) ASSERT_TRUE(GivesItems(reader, 0, kFit, 1000));
 }
 
+// More of them, each with a whole window, than a connection keeps by default: 256.
+TEST_P(StreamTest, StalledStreamsBeyondWhatAConnectionKeepsEndByTheLimitsName) {
+  feed_.on_watch = CountingSender(written_);
+  Start();
+  constexpr uint64_t kItems = 30;
+  constexpr uint64_t kBytes = 10'000;
+  static_assert(kItems * WireBytes(kBytes) > Limits{}.stream_window_bytes);
+  constexpr uint64_t kFit = Limits{}.stream_window_bytes / WireBytes(kBytes) + 1;
+  constexpr size_t kStreams = 300;
+  constexpr size_t kKept = Limits{}.stream_kept_bytes_max / (kFit * WireBytes(kBytes));
+  std::vector<StreamReader<Item>> stalled;
+  for (size_t i = 0; i < kStreams; ++i) stalled.push_back(Watch(kItems, kBytes));
+  Settled(written_, kKept * kFit);
+  EXPECT_TRUE(Answers()) << "the connection goes on";
+  size_t whole = 0;
+  size_t failed = 0;
+  for (auto& reader : stalled) {
+    uint64_t number = 0;
+    for (const auto& item : reader.Messages()) {
+      ASSERT_TRUE(IsItem(item, number, kBytes));
+      ++number;
+    }
+    if (reader.status().ok()) {
+      EXPECT_EQ(number, kItems);
+      ++whole;
+      continue;
+    }
+    EXPECT_THAT(reader.status(),
+                StatusIs(absl::StatusCode::kResourceExhausted,
+                         testing::HasSubstr("limits.stream_kept_bytes_max, 67108864 bytes")));
+    ++failed;
+  }
+  EXPECT_EQ(whole + failed, kStreams);
+  EXPECT_GE(whole, kKept - 1) << "no more than need be";
+  EXPECT_GE(failed, 1u);
+  auto flowing = Watch(kItems, kBytes);
+  EXPECT_TRUE(GivesItems(flowing, 0, kItems, kBytes)) << "there is room again";
+}
+
 // The connection's own queue is full of streams, not only their windows.
 TEST_P(StreamTest, StreamsWaitForRoomInTheConnectionsQueue) {
   feed_.on_watch = CountingSender(written_);
