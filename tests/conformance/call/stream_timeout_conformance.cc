@@ -23,9 +23,7 @@ testing::Matcher<uint64_t> AboutMs(uint64_t ms) {
   return testing::AllOf(testing::Gt(ms / 2), testing::Le(ms));
 }
 
-CallOptions WithTimeout(absl::Duration timeout) {
-  return {.deadline = Deadline::After(timeout)};
-}
+CallOptions WithTimeout(absl::Duration timeout) { return {.deadline = Deadline::After(timeout)}; }
 
 uint64_t RemainingAtHandler(const FeedStub& stub, const CallOptions& options = {}) {
   auto reader = stub.Remaining(options).Send();
