@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "rpc/call_outcome.h"
 #include "rpc/caller_stream.h"
+#include "rpc/channel.h"
 #include "rpc/client_call.h"
 #include "rpc/error_codec.h"
 #include "rpc/session_streams.h"
@@ -19,10 +20,6 @@ using transport::FrameType;
 // Stands in the table for a call that nobody waits for any more, whose id is taken until its return
 // arrives. The call itself is let go at once, so that a server that never answers pins nothing.
 ClientCall* const kGivenUp = reinterpret_cast<ClientCall*>(alignof(ClientCall));
-
-// A request of at most so many bytes is kept until the answer comes, in case that the server
-// refuses the call or the connection never sends it.
-constexpr size_t kKeptRequestBytesMax = 4096;
 
 // How a call ends that was in flight when its connection was lost. `closed`: CallSide::closed_.
 absl::Status LostStatus(const ClientCall& call, const absl::Status& closed) {
@@ -89,7 +86,9 @@ bool CallSide::TrySend(ClientCall* call) {
   // What is kept of the request belongs to whoever takes the call out of the table, from the moment
   // that it is there.
   transport::OutgoingMessage request;
-  if (call->keeps_request()) request = ShareMessage(*call->request_, kKeptRequestBytesMax);
+  if (call->keeps_request()) {
+    request = ShareMessage(*call->request_, call->channel_->kept_request_bytes_max());
+  }
   absl::Status failure;
   {
     BiasedLock lock(&mutex_);

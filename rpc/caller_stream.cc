@@ -58,18 +58,35 @@ transport::OutgoingMessage CallerStream::NewMessage() {
 absl::Status CallerStream::ReceiveExtra(const transport::IncomingMessage& message) {
   if (call_->extras_ == nullptr || !call_->extras_->options.received) return absl::OkStatus();
   ResponseMetadata received;
-  const absl::Status decoded = DecodeResponseMetadata(message, limits(), received);
-  if (decoded.ok()) {
-    if (!received.initial.empty()) {
-      call_->extras_->options.received->initial = std::move(received.initial);
-    }
-    return absl::OkStatus();
+  absl::Status decoded = DecodeExtra(message, received);
+  if (decoded.ok() && !received.initial.empty()) {
+    call_->extras_->options.received->initial = std::move(received.initial);
   }
+  return decoded;
+}
+
+absl::Status CallerStream::DecodeExtra(const transport::IncomingMessage& message,
+                                       ResponseMetadata& received) {
+  const absl::Status decoded = DecodeResponseMetadata(message, limits(), received);
+  if (decoded.ok()) return decoded;
   const absl::Status failure =
       Named(absl::IsResourceExhausted(decoded) ? decoded.code() : absl::StatusCode::kInternal,
             absl::StrCat("stream message: ", decoded.message()));
   FailInput(failure);
   return failure;
+}
+
+void CallerStream::OnFirstMessage(const transport::IncomingMessage& message) {
+  if (interceptors() == nullptr || message.extra().empty()) return;
+  ResponseMetadata received;
+  if (!DecodeExtra(message, received).ok()) return;
+  MutexLock lock(&initial_mutex_);
+  initial_ = std::move(received.initial);
+}
+
+void CallerStream::TakeInitialMetadata(Metadata& initial) {
+  MutexLock lock(&initial_mutex_);
+  if (!initial_.empty()) initial = std::move(initial_);
 }
 
 absl::Status CallerStream::FailMalformed() {

@@ -8,7 +8,10 @@
 
 #include <atomic>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "base/mutex.h"
+#include "rpc/metadata.h"
 #include "rpc/request.h"
 #include "rpc/stream.h"
 
@@ -26,6 +29,7 @@ class CallerStream final : public Stream {
   transport::OutgoingMessage NewMessage() override;
   ClientCall* call() override { return call_; }
   absl::Status ReceiveExtra(const transport::IncomingMessage& message) override;
+  void OnFirstMessage(const transport::IncomingMessage& message) override;
   absl::Status FailMalformed() override;
   void FailInput(const absl::Status& why) override;
 
@@ -40,6 +44,8 @@ class CallerStream final : public Stream {
   void OnSent() { outbox().Open(streams()->peer_window()); }
   // It was given up, and what has arrived is of no use.
   void OnGivenUp() { inbox().Clear(); }
+  // It is about to be done: what its interceptors get of the initial metadata that have come.
+  void TakeInitialMetadata(Metadata& initial);
   // It is done.
   void OnDone();
 
@@ -54,8 +60,15 @@ class CallerStream final : public Stream {
   bool Sleep(transport::Completion& completion, Deadline deadline) override;
   Deadline deadline() const override;
   void OnDeadline() override;
+  // What came along with the first message.
+  absl::Status DecodeExtra(const transport::IncomingMessage& message, ResponseMetadata& received);
+
   ClientCall* const call_;
   std::atomic<bool> in_background_{false};  // relaxed: asked for once or twice
+  // Where the channel has interceptors: from the first message to the call's end, which comes on
+  // any thread.
+  Mutex initial_mutex_;
+  Metadata initial_ ABSL_GUARDED_BY(initial_mutex_);
 };
 
 }  // namespace mi7

@@ -11,6 +11,7 @@
 // repeated by itself (while its request is at hand), anything else only where the schema allows it
 // (docs/RETRIES.md).
 
+#include <cstddef>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -132,6 +133,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   std::shared_ptr<Timers> timers();
   RetryBudget& retry_budget();
   const RetryPolicy& retry_policy() const { return settings_->retry.policy; }
+  size_t kept_request_bytes_max() const { return settings_->retry.kept_request_bytes_max; }
   const Limits& limits() const { return settings_->session.limits; }
   // How long a call of `method` may take that has no deadline of its own.
   absl::Duration TimeoutOf(const MethodInfo& method) const {

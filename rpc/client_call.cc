@@ -326,6 +326,7 @@ void ClientCall::ReceiveExtras(const transport::IncomingMessage& message, absl::
 
 void ClientCall::FinishExtras() {
   if (extras_->interception) {
+    if (stream_ != nullptr) stream_->TakeInitialMetadata(extras_->response.initial);
     extras_->interception->RunEnd(status_);
     extras_->interception->TakeResults(status_, response_);
   }

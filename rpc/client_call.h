@@ -75,9 +75,9 @@ class ClientCall : private Turn {
   bool forked() const;
   absl::Status ForkedError() const;
 
-  // Whether the request is kept while it is in flight, if it is small, so that the call can be
-  // repeated when it was refused or not sent. Those that may be repeated for other reasons have a
-  // copy (CallRepeats).
+  // Whether the request is kept while it is in flight, up to RetryOptions::kept_request_bytes_max,
+  // so that the call can be repeated when it was refused or not sent. Those that may be repeated
+  // for other reasons have a copy (CallRepeats).
   bool keeps_request() const {
     return stream_ == nullptr && !in_order_ &&
            ((repeat_ == Repeat::kUnlessItRan && !method_->deduplicate) || is_attempt_);

@@ -39,6 +39,9 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   // Once the group is ready: OK, or the first failure since the last Finish.
   absl::Status result();
 
+  // Of the call that was sent last; empty when there is none since the last Finish.
+  CallCanceller canceller() const { return last_ ? CallCanceller(last_.get()) : CallCanceller(); }
+
   // Blocks until the group is ready: OK. FAILED_PRECONDITION: this thread would wait for itself.
   absl::Status Await();
   // Called before each wait: in a forked child, where no answer comes, the group has failed.

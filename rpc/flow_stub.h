@@ -26,11 +26,19 @@
 namespace mi7 {
 
 // A `-> stream` call under way, or FinishStream: wait for it once, in one of three ways. Dropping
-// it takes nothing back.
+// it takes nothing back; canceller() does.
 class [[nodiscard]] FlowSending {
  public:
-  FlowSending(FlowGroupRef group, absl::Status refused)
-      : group_(std::move(group)), refused_(std::move(refused)) {}
+  // `is_call`: that the group has sent last.
+  FlowSending(FlowGroupRef group, absl::Status refused, bool is_call)
+      : group_(std::move(group)), refused_(std::move(refused)), is_call_(is_call) {}
+
+  // Ends the call from anywhere, as long as it is not answered, as CANCELLED, with which the
+  // following ones then fail as with any other failure. To be asked for before the next call; empty
+  // for FinishStream, and for a call that was not sent.
+  CallCanceller canceller() const {
+    return is_call_ && refused_.ok() ? group_->canceller() : CallCanceller();
+  }
 
   // Blocks; the calls' deadlines bound it. FAILED_PRECONDITION on a thread that would wait for
   // itself (a callback's of the same channel).
@@ -81,6 +89,7 @@ class [[nodiscard]] FlowSending {
  private:
   FlowGroupRef group_;
   absl::Status refused_;  // nothing was sent, and nothing is to be waited for
+  bool is_call_;
 };
 
 // A `-> stream` call under construction. `request->` reaches the parameters' Builder.
@@ -101,7 +110,7 @@ class [[nodiscard]] FlowRequest {
   FlowSending Send() {
     MI7_CHECK(call_, "FlowRequest::Send called twice or after a move");
     absl::Status sent = group_->Send(std::move(call_));
-    return FlowSending(group_, std::move(sent));
+    return FlowSending(group_, std::move(sent), /*is_call=*/true);
   }
 
  private:
@@ -122,7 +131,7 @@ class FlowStub : public Stub {
   // which they then have been told.
   FlowSending FinishStream() const {
     group_->Finish();
-    return FlowSending(group_, absl::OkStatus());
+    return FlowSending(group_, absl::OkStatus(), /*is_call=*/false);
   }
 
  protected:

@@ -6,6 +6,11 @@
 
 namespace mi7 {
 
+void Readiness::Forget() {
+  MutexLock lock(&mutex_);
+  continuation_waits_ = false;
+}
+
 void Readiness::RunContinuation() {
   const Turns::Inside inside;
   InvokeContinuation();

@@ -69,10 +69,7 @@ class Readiness : private Turn {
   }
   // The continuation, which must be trivially destructible, is not to run any more. Not while it
   // may become ready on another thread.
-  void Forget() {
-    MutexLock lock(&mutex_);
-    continuation_waits_ = false;
-  }
+  void Forget();
 
  protected:
   explicit Readiness(Owner* owner) : owner_(owner) {}

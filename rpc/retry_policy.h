@@ -2,6 +2,8 @@
 
 // How calls are repeated. Which ones may be: Repeat (interface_info.h). docs/RETRIES.md.
 
+#include <cstddef>
+
 #include "absl/time/time.h"
 #include "rpc/backoff.h"
 
@@ -44,6 +46,11 @@ struct RetryBudgetOptions {
 struct RetryOptions {
   RetryPolicy policy = {};
   RetryBudgetOptions budget = {};
+  // Calls that are repeated only when they have certainly not run keep their request, without a
+  // copy, until they are answered, when it is no larger. So this is what each call in flight may
+  // hold at the client beyond what is waiting to be sent. What is larger, or lies in memory that it
+  // shares with its server, is repeated as long as no connection has taken it (docs/RETRIES.md).
+  size_t kept_request_bytes_max = 64u << 10;
 
   friend bool operator==(const RetryOptions&, const RetryOptions&) = default;
 };

@@ -47,6 +47,7 @@ absl::Status Stream::OnFrame(transport::IncomingMessage&& message) {
     case FrameType::kStreamMessage: {
       if (!StreamsIn() && message.has_body()) return OnUnexpectedMessage();
       const bool is_first = !received_any_.exchange(true, std::memory_order_relaxed);
+      if (is_first) OnFirstMessage(message);
       // Of one with a body when its turn comes. Later its user may be reading what it told of.
       if (is_first && !message.has_body()) ReceiveExtra(message).IgnoreError();
       return inbox_.OnMessage(std::move(message), is_first);

@@ -66,6 +66,8 @@ class Stream : public Readiness::Owner {
   // What came along with the first message, which is about to be given to the user; not OK: the
   // stream has failed because of it.
   virtual absl::Status ReceiveExtra(const transport::IncomingMessage&) { return absl::OkStatus(); }
+  // The first message has come; before ReceiveExtra. The driving thread.
+  virtual void OnFirstMessage(const transport::IncomingMessage&) {}
   // A message that was taken turned out to be malformed: ends the stream. The status, for whoever
   // took it. Inside a catch block.
   virtual absl::Status FailMalformed() = 0;

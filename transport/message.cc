@@ -366,9 +366,10 @@ void CopyToHeap(OutgoingMessage& message) {
 }
 
 OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max) {
-  if (!message.is_heap()) return OutgoingMessage();
-  const SegmentsView segments = message.Segments();
-  if (segments.size() != 1 || segments[0].size() * kWordBytes > bytes_max) return OutgoingMessage();
+  if (!message.is_heap() || message.further_segments() != nullptr) return OutgoingMessage();
+  size_t bytes = 0;
+  for (const Segment& segment : message.Segments()) bytes += segment.size() * kWordBytes;
+  if (bytes > bytes_max) return OutgoingMessage();
   Downcast(message).Share();
   return OutgoingMessage(&message);
 }

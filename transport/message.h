@@ -151,11 +151,11 @@ class OutgoingMessage {
 // the body fits its first segment. Thread-safe.
 OutgoingMessage NewHeapMessage(size_t bytes);
 
-// A second handle of a heap message of one segment and at most `bytes_max` bytes of it, for a
-// connection to send while the first handle keeps the message: the memory goes back when both are
-// gone, on whichever thread. Empty for other messages. Nothing is copied. What the first handle's
-// owner may do with the message before it is sole again is to read its segments, when the
-// connection has answered or dropped it.
+// A second handle of a heap message whose segments have at most `bytes_max` bytes, for a connection
+// to send while the first handle keeps the message: the memory goes back when both are gone, on
+// whichever thread. Empty for other messages: what lies where the peer reads it is the peer's once
+// it is sent. Nothing is copied. What the first handle's owner may do with the message before it is
+// sole again is to read its segments, when the connection has answered or dropped it.
 OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max);
 // Whether there is no second handle of this heap message (any more): it may be changed and sent.
 bool IsSole(const MessageBody& message);

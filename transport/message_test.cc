@@ -251,7 +251,7 @@ TEST(HeapMessageTest, SharedMessageLivesAsLongAsOneOfItsHandles) {
   }
 }
 
-TEST(HeapMessageTest, OnlySmallMessagesOfOneSegmentAreShared) {
+TEST(HeapMessageTest, OnlySmallMessagesInMemoryOfOurOwnAreShared) {
   OutgoingMessage message = NewHeapMessage(1 << 16);
   message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(1000);
   EXPECT_FALSE(ShareMessage(*message, 1000)) << "the pointers count as well";
@@ -262,7 +262,29 @@ TEST(HeapMessageTest, OnlySmallMessagesOfOneSegmentAreShared) {
   list.init(0, 3000);
   list.init(1, 100'000);
   ASSERT_GT(segments->Segments().size(), 1u);
-  EXPECT_FALSE(ShareMessage(*segments, 1 << 20));
+  EXPECT_FALSE(ShareMessage(*segments, 103'000)) << "all segments count";
+  OutgoingMessage second = ShareMessage(*segments, 104'000);
+  ASSERT_TRUE(second);
+  segments.reset();
+  EXPECT_EQ(second->getRoot<capnp::AnyPointer>().getAs<capnp::List<capnp::Data>>()[1].size(),
+            100'000u);
+}
+
+TEST(HeapMessageTest, MessageThatGrewWhereThePeerReadsItIsNotShared) {
+  struct Memory final : SegmentSource, FurtherSegments {
+    FurtherSegments* NewFurtherSegments() override { return this; }
+    kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t) override {
+      return kj::arrayPtr(words, 1024).slice(0, minimum_bytes / sizeof(capnp::word));
+    }
+    void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
+    capnp::word words[1024] = {};
+  };
+  Memory memory;
+  OutgoingMessage message = NewHeapMessage(0);
+  message->segment_source = &memory;
+  message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(6000);
+  ASSERT_EQ(message->Segments().size(), 2u);
+  EXPECT_FALSE(ShareMessage(*message, 1 << 20));
 }
 
 TEST(HeapMessageTest, HandlesOfASharedMessageMayGoAtTheSameTime) {

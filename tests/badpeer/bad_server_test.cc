@@ -299,8 +299,21 @@ TEST_F(BadServerTest, CallThatIsRefusedAgainAndAgainFailsAfterSoManyAttempts) {
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kRefused));
 }
 
-TEST_F(BadServerTest, RefusedCallWithALargeRequestIsTheCallersToRepeat) {
-  Pending call = Send(std::string(5000, 'x'));
+// Of several segments, because the first call of a method does not know yet how large it will be.
+TEST_F(BadServerTest, RefusedCallWithARequestOfSomeSizeIsMadeOnceMore) {
+  const std::string text(60'000, 'x');
+  Pending call = Send(text);
+  RawPeer server = listener_.AcceptGreeted();
+  server.Send(Refusal(TakeCall(server)));
+  const std::optional<Received> again = server.ReadMessageOf(FrameType::kCall);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->text(), text);
+  server.Send(Message(ReturnHeader(again->header.call_id), EchoBody()));
+  EXPECT_THAT(call.Wait(), IsOk());
+}
+
+TEST_F(BadServerTest, RefusedCallWhoseRequestIsNotKeptIsTheCallersToRepeat) {
+  Pending call = Send(std::string(70'000, 'x'));
   RawPeer server = listener_.AcceptGreeted();
   server.Send(Refusal(TakeCall(server)));
   EXPECT_THAT(call.Wait(), OutcomeIs(CallOutcome::kRefused));
@@ -308,6 +321,16 @@ TEST_F(BadServerTest, RefusedCallWithALargeRequestIsTheCallersToRepeat) {
   Pending never = Send(channel_, "small", {.repeat = Repeat::kNever});
   server.Send(Refusal(TakeCall(server)));
   EXPECT_THAT(never.Wait(), OutcomeIs(CallOutcome::kRefused));
+}
+
+TEST_F(BadServerTest, ChannelThatKeepsNoRequestsRepeatsNone) {
+  ChannelOptions options;
+  options.retry.kept_request_bytes_max = 0;
+  channel_ = *Channel::Create(listener_.endpoint(), options);
+  Pending call = Send("small");
+  RawPeer server = listener_.AcceptGreeted();
+  server.Send(Refusal(TakeCall(server)));
+  EXPECT_THAT(call.Wait(), OutcomeIs(CallOutcome::kRefused));
 }
 
 TEST_F(BadServerTest, CallsThatALostConnectionDidNotSendGoToTheNext) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -17,6 +18,7 @@
 #include "tests/golden/generic_extends.mi7.h"
 #include "tests/golden/generics.mi7.mock.h"
 #include "tests/golden/messages.mi7.mock.h"
+#include "tests/golden/streaming.mi7.mock.h"
 
 namespace {
 
@@ -217,6 +219,74 @@ TEST(Mock, ExpectedCallWithoutActionIsUnimplemented) {
   const golden::messages::DirectoryStub stub(served.channel());
   EXPECT_CALL(directory, Ping);
   EXPECT_EQ(stub.Ping().Send().Wait().status().code(), absl::StatusCode::kUnimplemented);
+}
+
+// What a mock of a streaming method does is a coroutine, as in a service.
+mi7::Reply SendLines(std::string prefix, mi7::StreamWriter<golden::streaming::Line> writer) {
+  for (const char* const text : {" one", " two"}) {
+    auto line = writer.NewMessage();
+    line->setText(prefix + text);
+    if (absl::Status sent = co_await writer.Write(std::move(line)); !sent.ok()) co_return sent;
+  }
+  co_return absl::OkStatus();
+}
+
+mi7::Reply CountLines(mi7::StreamReader<golden::streaming::Line> reader,
+                      golden::streaming::Log::AppendResults::Builder results) {
+  for (;;) {
+    const auto line = co_await reader.Read();
+    if (!line.ok()) co_return line.status();
+    if (!*line) co_return absl::OkStatus();
+    results.setCount(results.getCount() + 1);
+  }
+}
+
+TEST(Mock, ExpectsStreamsAndAnswersThem) {
+  using golden::streaming::Line;
+  golden::streaming::MockLogService log;
+  Served served(&log);
+  const golden::streaming::LogStub stub(served.channel());
+  EXPECT_CALL(log, Follow).WillOnce([](auto&, auto params, auto writer) {
+    return SendLines(params.getPrefix(), std::move(writer));
+  });
+  EXPECT_CALL(log, Append).WillOnce([](auto&, auto reader, auto results) {
+    return CountLines(std::move(reader), results);
+  });
+  EXPECT_CALL(log, Grep).WillOnce(
+      [](auto&&...) { return mi7::Reply(absl::UnavailableError("gone fishing")); });
+
+  auto follow = stub.Follow();
+  follow->setPrefix("line");
+  auto lines = follow.Send();
+  std::vector<std::string> texts;
+  for (const auto& line : lines.Messages()) texts.emplace_back(line.getText().cStr());
+  EXPECT_TRUE(lines.status().ok()) << lines.status();
+  EXPECT_THAT(texts, ::testing::ElementsAre("line one", "line two"));
+
+  auto append = stub.Append();
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(append.Write(append.NewMessage()).Wait().ok());
+  }
+  const auto appended = append.Finish().Wait();
+  ASSERT_TRUE(appended.ok()) << appended.status();
+  EXPECT_EQ(appended->getCount(), 3u);
+
+  auto grep = stub.Grep();
+  EXPECT_EQ(grep.reader().Read().Wait().status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(Mock, ExpectsCallsThatAreAStream) {
+  golden::streaming::MockSinkService mock;
+  Served served(&mock);
+  golden::streaming::SinkStub sink(served.channel());
+  EXPECT_CALL(mock, Write).Times(2).WillRepeatedly([](auto&, auto) {
+    return mi7::Reply(absl::OkStatus());
+  });
+  for (int i = 0; i < 2; ++i) {
+    auto part = sink.Write();
+    ASSERT_TRUE(part.Send().Wait().ok());
+  }
+  EXPECT_TRUE(sink.FinishStream().Wait().ok());
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Idempotent calls that are sent more than once at a time, and the ledger of all repeated calls.
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -112,6 +113,29 @@ TEST_P(CallTest, CallThatIsNotIdempotentIsNotHedged) {
   ASSERT_TRUE(probe_.AwaitHeld(2));
   EXPECT_EQ(probe_.TakeHeld().number, 1u);
   EXPECT_EQ(probe_.TakeHeld().number, 2u) << "nothing between";
+}
+
+TEST_P(CallTest, HedgesHaveABudget) {
+  ChannelOptions options = Impatient();
+  options.retry.budget = {.tokens_max = 1, .tokens_per_call = 0, .tokens_per_second = 0};
+  Start({}, options);
+  auto first = SendHold(1, Hedged(absl::Milliseconds(1)));
+  ASSERT_TRUE(probe_.AwaitHeld(2)) << "with the only token";
+  auto second = SendHold(2, Hedged(absl::Milliseconds(1)));
+  // Of another channel, with a budget of its own: when its hedge is there, the time of those above
+  // is over.
+  const std::shared_ptr<Channel> other = NewChannel(Impatient());
+  auto request = ProbeStub(other).Hold(Hedged(absl::Milliseconds(20), 2));
+  request->setNumber(3);
+  auto third = request.Send();
+  ASSERT_TRUE(probe_.AwaitHeld(5));
+  std::map<uint64_t, int> attempts;
+  for (int i = 0; i < 5; ++i) {
+    ProbeImpl::Held held = probe_.TakeHeld();
+    ++attempts[held.number];
+    held.Answer();
+  }
+  EXPECT_EQ(attempts, (std::map<uint64_t, int>{{1, 2}, {2, 1}, {3, 2}}));
 }
 
 TEST_P(CallTest, HedgesAndAnswersRace) {

@@ -1,6 +1,7 @@
 // How much a server takes on at a time (ServerOptions::load), and who has room all the same.
 
 #include <atomic>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -54,6 +55,34 @@ TEST_P(CallTest, CallsBeyondTheServersLimitAreRefusedBeforeTheyRun) {
   EXPECT_THAT(second.Wait(), IsOk());
   EXPECT_EQ(server_->load().calls, 0u);
   EXPECT_EQ(server_->load().bytes, 0u);
+}
+
+// Of any method, when its request is kept while it is in flight.
+TEST_P(CallTest, RefusedCallIsMadeAgainUnlessItsRequestWasWhereTheServerReadsIt) {
+  Start(WithLoad({.calls_max = 1, .retry_after = absl::Milliseconds(20)}));
+  const auto often = std::make_shared<const RetryPolicy>(RetryPolicy{.attempts_max = 100});
+  const bool shared = GetParam().transport == absl::string_view("shm");
+  // The second one knows how large the method's requests are.
+  for (const char* const which : {"first", "second"}) {
+    SCOPED_TRACE(which);
+    const uint64_t refused = server_->load().refused;
+    auto held = SendHold(1);
+    ASSERT_TRUE(probe_.AwaitHeld(1));
+    const std::string text(10'000, 'x');
+    auto call = SendEcho(text, {.retry = often});
+    const Deadline patience = Deadline::After(kSoon);
+    while (server_->load().refused == refused) ASSERT_FALSE(patience.passed());
+    probe_.TakeHeld().Answer();
+    ASSERT_THAT(held.Wait(), IsOk());
+    const EchoResult result = call.Wait();
+    if (shared) {
+      EXPECT_THAT(result, StatusIs(absl::StatusCode::kResourceExhausted));
+      EXPECT_THAT(result, OutcomeIs(CallOutcome::kRefused));
+    } else {
+      ASSERT_THAT(result, IsOk());
+      EXPECT_EQ(result->getText(), text);
+    }
+  }
 }
 
 // One call at a time, which is what a caller makes that waits for each answer: its share is given

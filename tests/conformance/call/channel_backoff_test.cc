@@ -17,6 +17,7 @@
 #include "base/deadline.h"
 #include "base/fake_clock.h"
 #include "rpc/channel.h"
+#include "rpc/retry_policy.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
 #include "tests/conformance/call/call_transport.h"
@@ -216,6 +217,47 @@ TEST(ChannelBackoffTest, ChannelsThatFailTogetherDoNotComeBackTogether) {
   // Twenty waits that are drawn from 40 hours lie within 10 of them once in a billion times.
   const auto [least, most] = std::minmax_element(waits.begin(), waits.end());
   EXPECT_GT(*most - *least, absl::Hours(10));
+}
+
+// Nor are calls repeated together that fail together.
+TEST(CallBackoffTest, CallsThatFailTogetherAreNotRepeatedTogether) {
+  constexpr int kCalls = 20;
+  FakeClock clock;
+  const std::string endpoint = InprocName();
+  ProbeImpl probe;
+  std::atomic<int> attempts{0};
+  probe.on_again = [&](ServerContext&, auto&&...) -> Reply {
+    ++attempts;
+    return absl::UnavailableError("busy");
+  };
+  const std::unique_ptr<Server> server = Serve(probe, endpoint);
+  ManualChannel channel(endpoint, {});
+  const auto policy = std::make_shared<const RetryPolicy>(RetryPolicy{
+      .attempts_max = 2,
+      .backoff = {.initial = absl::Hours(100), .max = absl::Hours(100), .jitter = 0.2}});
+  int failed = 0;
+  for (int i = 0; i < kCalls; ++i) {
+    channel.stub().Again({.retry = policy}).Send().Then([&failed](auto result) {
+      EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable));
+      ++failed;
+    });
+  }
+  // All are repeated within 40 hours. What happens in each 10 of them:
+  std::vector<int> counts;
+  ASSERT_TRUE(channel.RunUntil([&] { return attempts == kCalls; }));
+  ASSERT_TRUE(channel.Answered(channel.Echo()));
+  clock.Advance(absl::Hours(80) - absl::Minutes(10));
+  for (int i = 0; i < 4; ++i) {
+    const int before = attempts;
+    clock.Advance(i < 3 ? absl::Hours(10) : absl::Hours(11));
+    channel.Run();
+    ASSERT_TRUE(channel.Answered(channel.Echo())) << "after them on the same connection";
+    counts.push_back(attempts - before);
+  }
+  ASSERT_TRUE(channel.RunUntil([&] { return failed == kCalls; }));
+  EXPECT_EQ(attempts, 2 * kCalls);
+  // That none is in any other quarter of the time comes by chance once in a hundred billion times.
+  EXPECT_LT(*std::max_element(counts.begin(), counts.end()), kCalls);
 }
 
 }  // namespace

@@ -23,4 +23,10 @@ interface Feed {
   # Unary; answers with the number.
 
   pour @4 Item -> stream;
+
+  remaining @5 () -> Item $Mi7.streaming(server) $Mi7.timeout(100000);
+  # One item, whose number is the time in ms that the caller has left; 0: endless.
+
+  drip @6 Item -> stream $Mi7.timeout(100000);
+  # As pour.
 }

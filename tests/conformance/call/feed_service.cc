@@ -34,6 +34,16 @@ Reply SendItems(ServerContext&, Feed::WatchParams::Reader params, StreamWriter<I
   co_return absl::OkStatus();
 }
 
+uint64_t RemainingMs(const ServerContext& context) {
+  const Deadline deadline = context.deadline();
+  if (deadline.infinite()) return 0;
+  return static_cast<uint64_t>(absl::ToInt64Milliseconds(deadline.remaining()));
+}
+
+Reply SendRemaining(ServerContext& context, StreamWriter<Item> writer) {
+  co_return co_await writer.Write(NewItem(writer, RemainingMs(context)));
+}
+
 Reply CountItems(ServerContext&, StreamReader<Item> reader, Feed::UploadResults::Builder results) {
   uint64_t count = 0;
   uint64_t bytes = 0;

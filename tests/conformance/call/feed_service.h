@@ -29,6 +29,9 @@ bool IsItem(Item::Reader item, uint64_t number, size_t bytes = 0);
 // Sends `count` items of `bytes` bytes, numbered from 0.
 Reply SendItems(ServerContext& context, Feed::WatchParams::Reader params,
                 StreamWriter<Item> writer);
+// The time in ms that the caller has left.
+uint64_t RemainingMs(const ServerContext& context);
+Reply SendRemaining(ServerContext& context, StreamWriter<Item> writer);
 // Counts what comes.
 Reply CountItems(ServerContext& context, StreamReader<Item> reader,
                  Feed::UploadResults::Builder results);
@@ -56,6 +59,13 @@ class FeedImpl final : public FeedService {
     return absl::OkStatus();
   }
   Reply Pour(ServerContext& context, Item::Reader params) override {
+    return on_pour(context, params);
+  }
+  Reply Remaining(ServerContext& context, Feed::RemainingParams::Reader,
+                  StreamWriter<Item> writer) override {
+    return SendRemaining(context, std::move(writer));
+  }
+  Reply Drip(ServerContext& context, Item::Reader params) override {
     return on_pour(context, params);
   }
 

@@ -4,16 +4,20 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "base/fake_clock.h"
 #include "rpc/client_streams.h"
 #include "rpc/interceptor.h"
 #include "rpc/interceptors/token_auth.h"
+#include "rpc/trace_context.h"
 #include "tests/conformance/call/stream_conformance.h"
 
 namespace mi7::conformance {
@@ -219,6 +223,152 @@ TEST_P(StreamTest, InterceptorsAnswerStreamsThemselves) {
     server_ = nullptr;
   }
   EXPECT_EQ(ran, 0);
+}
+
+// What a streaming call has of them: the parameters of one that streams results, and the results of
+// one that streams parameters.
+TEST_P(StreamTest, InterceptorsChangeParametersAndResultsOfStreams) {
+  const auto is = [](InterceptedCall& call, absl::string_view name) {
+    return call.method().name == name;
+  };
+  const auto client = On(
+      [&](InterceptedCall& call) {
+        if (!is(call, "Feed.watch")) return;
+        EXPECT_EQ(call.Params<Feed::WatchParams>().getCount(), 2u);
+        call.EditParams<Feed::WatchParams>().setCount(3);
+      },
+      [&](InterceptedCall& call) {
+        if (!is(call, "Feed.upload")) return;
+        EXPECT_EQ(call.Results<Feed::UploadResults>().getCount(), 20u);
+        call.EditResults<Feed::UploadResults>().setBytes(99);
+      });
+  const auto server = On(
+      [&](InterceptedCall& call) {
+        if (!is(call, "Feed.watch")) return;
+        EXPECT_EQ(call.Params<Feed::WatchParams>().getCount(), 3u);
+        call.EditParams<Feed::WatchParams>().setBytes(10);
+      },
+      [&](InterceptedCall& call) {
+        if (!is(call, "Feed.upload")) return;
+        const uint64_t count = call.Results<Feed::UploadResults>().getCount();
+        call.EditResults<Feed::UploadResults>().setCount(10 * count);
+      });
+  Start(ServerWith({server}), ChannelWith({client}));
+  auto reader = Watch(2);
+  EXPECT_TRUE(GivesItems(reader, 0, 3, 10));
+  const ItemRead end = reader.Read().Wait();
+  EXPECT_TRUE(end.ok() && !*end) << end.status();
+  auto upload = stub().Upload();
+  for (uint64_t number = 0; number < 2; ++number) {
+    ASSERT_THAT(upload.Write(NewItem(upload.writer(), number, 7)).Wait(), IsOk());
+  }
+  const auto response = upload.Finish().Wait();
+  ASSERT_THAT(response, IsOk());
+  EXPECT_EQ(response->getCount(), 20u);
+  EXPECT_EQ(response->getBytes(), 99u);
+}
+
+TEST_P(StreamTest, InterceptorsOfTheClientSeeInitialMetadataOfStreams) {
+  const Metadata initial = {{"shard", "7"}};
+  feed_.on_watch = [&](ServerContext& context, Feed::WatchParams::Reader params,
+                       StreamWriter<Item> writer) {
+    context.initial_metadata() = initial;
+    return SendItems(context, params, std::move(writer));
+  };
+  std::atomic<int> seen{0};
+  const auto client = On(nullptr, [&](InterceptedCall& call) {
+    if (call.method().name != absl::string_view("Feed.watch")) return;
+    EXPECT_EQ(call.response_metadata().initial, initial) << call.status();
+    ++seen;
+  });
+  Start({}, ChannelWith({client}));
+  for (const uint64_t count : {0u, 1u, 20u}) {
+    for (const bool asked_for : {false, true}) {
+      SCOPED_TRACE(count);
+      const auto received = std::make_shared<ResponseMetadata>();
+      auto reader = Watch(count, 0, {.received = asked_for ? received : nullptr});
+      EXPECT_TRUE(GivesItems(reader, 0, count));
+      EXPECT_FALSE(*reader.Read().Wait());
+      if (asked_for) {
+        EXPECT_EQ(received->initial, initial);
+      }
+    }
+  }
+  EXPECT_EQ(seen, 6);
+  // Also of one that ends otherwise.
+  auto reader = Watch(1'000'000, 1000);
+  EXPECT_TRUE(GivesItems(reader, 0, 1, 1000));
+  reader.Cancel();
+  EXPECT_EQ(seen, 7);
+}
+
+TEST_P(StreamTest, InterceptorsSetTheTraceOfAStream) {
+  const auto trace = [](const char* text) {
+    return std::make_shared<const TraceContext>(*TraceContext::Parse(text, ""));
+  };
+  const auto first = trace("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+  const auto second = trace("00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01");
+  Events traces;
+  feed_.on_watch = [&](ServerContext& context, auto&&...) -> Reply {
+    traces.Add(context.trace() == nullptr ? "none" : context.trace()->traceparent());
+    return absl::OkStatus();
+  };
+  const auto client = On([&](InterceptedCall& call) { call.set_trace(first); });
+  const auto server = On([&](InterceptedCall& call) {
+    traces.Add(call.trace() == nullptr ? "none" : call.trace()->traceparent());
+    call.set_trace(second);
+  });
+  Start(ServerWith({server}), ChannelWith({client}));
+  EXPECT_FALSE(*Watch(0).Read().Wait());
+  EXPECT_THAT(traces.Take(), ElementsAre(first->traceparent(), second->traceparent()));
+}
+
+TEST_P(StreamTest, InterceptorsSeeEveryEndOfAStreamOnce) {
+  constexpr absl::Duration kTime = absl::Seconds(40);  // less than write_stall_timeout
+  FakeClock clock;
+  enum class Way { kCancel, kDrop, kDeadline, kLoss };
+  for (const Way way : {Way::kCancel, Way::kDrop, Way::kDeadline, Way::kLoss}) {
+    SCOPED_TRACE(static_cast<int>(way));
+    Events events;
+    std::atomic<int> ends{0};
+    const auto watcher = On(nullptr, [&](InterceptedCall& call) {
+      if (call.method().name != absl::string_view("Feed.chat")) return;
+      events.Add(EndText(call));
+      ++ends;
+    });
+    Start(ServerWith({watcher}), ChannelWith({watcher}));
+    ASSERT_TRUE(Answers());
+    CallOptions options;
+    if (way == Way::kDeadline) options.deadline = Deadline::After(kTime);
+    std::optional<BidiStream<Item, Item>> chat = stub().Chat(options);
+    ASSERT_THAT(chat->writer().Write(NewItem(chat->writer(), 7)).Wait(), IsOk());
+    ASSERT_TRUE(GivesItems(chat->reader(), 7, 8));
+    if (way == Way::kCancel) chat->Cancel();
+    if (way == Way::kDrop) chat.reset();
+    if (way == Way::kDeadline) clock.Advance(kTime);
+    if (way == Way::kLoss) channel_->Close();
+    if (chat) {
+      EXPECT_FALSE(chat->reader().Read().Wait().ok());
+    }
+    const Deadline patience = Deadline::After(kSoon);
+    while (ends < 2) {
+      ASSERT_FALSE(patience.passed());
+      std::this_thread::yield();
+    }
+    channel_ = nullptr;
+    server_ = nullptr;
+    const std::string client =
+        absl::StrCat("client Feed.chat ended ", way == Way::kDeadline ? "DEADLINE_EXCEEDED"
+                                                : way == Way::kLoss   ? "UNAVAILABLE"
+                                                                      : "CANCELLED");
+    // At a deadline there are two clocks, of which each may be the first.
+    const std::string server =
+        absl::StrCat("server Feed.chat ended ", way == Way::kLoss ? "UNAVAILABLE" : "CANCELLED");
+    const std::string or_else =
+        way == Way::kDeadline ? "server Feed.chat ended DEADLINE_EXCEEDED" : server;
+    EXPECT_THAT(events.Take(),
+                testing::UnorderedElementsAre(client, testing::AnyOf(server, or_else)));
+  }
 }
 
 TEST_P(StreamTest, TokensAreVerifiedAndStreamsAuthorized) {

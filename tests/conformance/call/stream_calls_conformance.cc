@@ -191,6 +191,54 @@ TEST_P(StreamTest, AFailedPourFailsTheFollowingOnesUntilFinishTellsIt) {
   EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
 }
 
+TEST_P(StreamTest, PourThatIsCancelledFailsTheFollowingOnes) {
+  absl::Notification told, begun;
+  absl::Mutex mutex;
+  std::vector<std::pair<ServerContext*, DeferredCall>> held;
+  feed_.on_pour = [&](ServerContext& context, Item::Reader item) -> Reply {
+    if (item.getNumber() > 1) return absl::OkStatus();
+    absl::MutexLock lock(&mutex);
+    held.emplace_back(&context, context.Defer());
+    if (item.getNumber() == 1) begun.Notify();
+    return Reply::Later();
+  };
+  Limits limits;
+  limits.stream_window_bytes = 1500;
+  Start(limits);
+  FeedStub sink = stub();
+  ASSERT_THAT(Pour(sink, 0, 1000).Wait(), IsOk());
+  auto sending = Pour(sink, 1, 1000);  // waits for the window
+  const CallCanceller canceller = sending.canceller();
+  absl::Status sent;
+  sending.Then([&](absl::Status status) {
+    sent = std::move(status);
+    told.Notify();
+  });
+  ASSERT_TRUE(Happens(begun));
+  EXPECT_FALSE(told.HasBeenNotified());
+  canceller.Cancel();
+  ASSERT_TRUE(Happens(told));
+  const auto cancelled = StatusIs(absl::StatusCode::kCancelled, HasSubstr("Feed.pour: cancelled"));
+  EXPECT_THAT(sent, cancelled);
+  EXPECT_THAT(sent, OutcomeIs(CallOutcome::kUnknown));
+  auto unsent = Pour(sink, 2);
+  unsent.canceller().Cancel();  // of nothing
+  EXPECT_THAT(unsent.Wait(), cancelled);
+  auto finishing = sink.FinishStream();
+  finishing.canceller().Cancel();  // the same
+  {
+    absl::MutexLock lock(&mutex);
+    ASSERT_EQ(held.size(), 2u);
+    const Deadline patience = Deadline::After(kSoon);
+    while (!held[1].first->cancelled()) ASSERT_FALSE(patience.passed()) << "the server is not told";
+    EXPECT_FALSE(held[0].first->cancelled());
+    for (auto& [context, call] : held) call.Finish(absl::OkStatus());
+  }
+  EXPECT_THAT(finishing.Wait(), cancelled);
+  ASSERT_THAT(Pour(sink, 100).Wait(), IsOk()) << "begins anew";
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
+}
+
 TEST_P(StreamTest, PourEndsWithItsConnection) {
   PourHolder holder;
   feed_.on_pour = holder.Handler();

@@ -6,6 +6,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "base/fake_clock.h"
+#include "rpc/trace_context.h"
 #include "tests/conformance/call/stream_conformance.h"
 
 namespace mi7::conformance {
@@ -32,6 +33,10 @@ struct Backend {
     };
   }
 };
+
+Reply SendOne(StreamWriter<Item> writer, uint64_t number) {
+  co_return co_await writer.Write(NewItem(writer, number));
+}
 
 TEST_P(StreamTest, NestedStreamHasItsCallersDeadlineAndEndsWithIt) {
   FakeClock clock;
@@ -96,6 +101,51 @@ TEST_P(StreamTest, NestedStreamHasItsCallersDeadlineAndEndsWithIt) {
     }
     backend.call.Finish(absl::CancelledError("as it should"));
   }
+}
+
+TEST_P(StreamTest, NestedStreamBelongsToItsCallersTrace) {
+  const auto trace =
+      TraceContext::Parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "");
+  ASSERT_TRUE(trace);
+  // Of each kind: the number of the item that goes back, 1 when it has the trace.
+  const auto has_trace = [&](const ServerContext& context) -> uint64_t {
+    return context.trace() != nullptr && context.trace()->traceparent() == trace->traceparent();
+  };
+  feed_.on_watch = [&](ServerContext& context, Feed::WatchParams::Reader,
+                       StreamWriter<Item> writer) {
+    return SendOne(std::move(writer), has_trace(context));
+  };
+  feed_.on_upload = [&](ServerContext& context, StreamReader<Item>,
+                        Feed::UploadResults::Builder results) -> Reply {
+    results.setCount(has_trace(context));
+    return absl::OkStatus();
+  };
+  Start();
+  const FeedStub to_backend = stub();
+  FeedImpl front;
+  front.on_chat = [&](ServerContext& context, StreamReader<Item>,
+                      StreamWriter<Item> writer) -> Reply {
+    auto nested = to_backend.Watch(context.ForNestedCall()).Send();
+    const ItemRead item = co_await nested.Read();
+    if (!item.ok()) co_return item.status();
+    auto upload = to_backend.Upload(context.ForNestedCall());
+    const auto response = co_await upload.Finish();
+    if (!response.ok()) co_return response.status();
+    const uint64_t both = (*item)->getNumber() + 10 * response->getCount();
+    co_return co_await writer.Write(NewItem(writer, both));
+  };
+  ServerOptions options;
+  options.wait = GetParam().wait;
+  const auto front_server = *ServerBuilder()
+                                 .SetOptions(options)
+                                 .AddService(&front)
+                                 .Listen(GetParam().new_endpoint())
+                                 .Start();
+  const FeedStub to_front(*Channel::Create(front_server->endpoints()[0], {}));
+  auto traced = to_front.Chat({.trace = std::make_shared<const TraceContext>(*trace)});
+  EXPECT_TRUE(GivesItems(traced.reader(), 11, 12));
+  auto untraced = to_front.Chat();
+  EXPECT_TRUE(GivesItems(untraced.reader(), 0, 1));
 }
 
 }  // namespace

@@ -240,6 +240,99 @@ TEST_P(StreamTest, UploadInACoroutine) {
   EXPECT_EQ(*counted, kCount);
 }
 
+// --- Handlers by callbacks
+
+// A handler that writes its items by callbacks, and answers after the last one.
+class CallbackSender {
+ public:
+  CallbackSender(ServerContext& context, StreamWriter<Item> writer, uint64_t count, size_t bytes)
+      : writer_(std::move(writer)), call_(context.Defer()), count_(count), bytes_(bytes) {}
+  // Destroys itself in the end.
+  void SendOne() {
+    if (next_ == count_) return End(absl::OkStatus());
+    writer_.Write(NewItem(writer_, next_++, bytes_)).Then([this](absl::Status sent) {
+      sent.ok() ? SendOne() : End(std::move(sent));
+    });
+  }
+
+ private:
+  void End(absl::Status status) {
+    call_.Finish(std::move(status));
+    delete this;
+  }
+  StreamWriter<Item> writer_;
+  DeferredCall call_;
+  const uint64_t count_;
+  const size_t bytes_;
+  uint64_t next_ = 0;
+};
+
+TEST_P(StreamTest, HandlerWritesByCallbacks) {
+  feed_.on_watch = [](ServerContext& context, Feed::WatchParams::Reader params,
+                      StreamWriter<Item> writer) {
+    auto* const sender =
+        new CallbackSender(context, std::move(writer), params.getCount(), params.getBytes());
+    sender->SendOne();
+    return Reply::Later();
+  };
+  Start();
+  for (const size_t bytes : {size_t{0}, kBytes}) {
+    auto reader = Watch(kCount, bytes);
+    EXPECT_TRUE(GivesItems(reader, 0, kCount, bytes));
+    const ItemRead end = reader.Read().Wait();
+    EXPECT_TRUE(end.ok() && !*end) << end.status();
+  }
+  // One whose caller leaves is told, in the callback.
+  {
+    auto reader = Watch(1'000'000'000, kBytes);
+    EXPECT_TRUE(GivesItems(reader, 0, 3, kBytes));
+  }
+  EXPECT_THAT(server_->Shutdown(Deadline::After(kSoon)), IsOk());
+}
+
+// Reads by callbacks, and answers with what it counted.
+class CallbackCounter {
+ public:
+  CallbackCounter(ServerContext& context, StreamReader<Item> reader,
+                  Feed::UploadResults::Builder results)
+      : reader_(std::move(reader)), call_(context.Defer()), results_(results) {}
+  // Destroys itself in the end.
+  void ReadOne() {
+    reader_.Read().Then([this](ItemRead item) {
+      if (item.ok() && *item) {
+        ++count_;
+        return ReadOne();
+      }
+      results_.setCount(count_);
+      call_.Finish(item.status());
+      delete this;
+    });
+  }
+
+ private:
+  StreamReader<Item> reader_;
+  DeferredCall call_;
+  Feed::UploadResults::Builder results_;
+  uint64_t count_ = 0;
+};
+
+TEST_P(StreamTest, HandlerReadsByCallbacks) {
+  feed_.on_upload = [](ServerContext& context, StreamReader<Item> reader,
+                       Feed::UploadResults::Builder results) {
+    auto* const counter = new CallbackCounter(context, std::move(reader), results);
+    counter->ReadOne();
+    return Reply::Later();
+  };
+  Start();
+  auto upload = stub().Upload();
+  for (uint64_t number = 0; number < kCount; ++number) {
+    ASSERT_THAT(upload.Write(NewItem(upload.writer(), number, kBytes)).Wait(), IsOk());
+  }
+  const auto response = upload.Finish().Wait();
+  ASSERT_THAT(response, IsOk());
+  EXPECT_EQ(response->getCount(), kCount);
+}
+
 // --- Bidirectional
 
 TEST_P(StreamTest, ChatOneByOne) {
