@@ -55,11 +55,8 @@ TEST_P(CallTest, SuccessorTakesOverWhileCallsAreMade) {
     EXPECT_TRUE(goes_on());
     ServerOptions options = TakingOver();
     options.wait = GetParam().wait;
-    auto successor = ServerBuilder()
-                         .SetOptions(options)
-                         .AddService(&successors_probe)
-                         .Listen(endpoint_)
-                         .Start();
+    auto successor =
+        ServerBuilder().SetOptions(options).AddService(&successors_probe).Listen(endpoint_).Start();
     EXPECT_THAT(successor, IsOk());
     if (!successor.ok()) break;
     EXPECT_EQ((*successor)->endpoints()[0], endpoint_);
