@@ -1,17 +1,18 @@
 #!/bin/bash
-# A store and its clients as processes: what they print, how they end, what they refuse.
+# A store and its clients as processes, over each transport between processes: what they print, how
+# they end, what they refuse.
 set -u
 server=examples/kv/server
 client=examples/kv/client
-database=$TEST_TMPDIR/store.db
 output=$TEST_TMPDIR/output
 failures=0
 server_pid=
 watcher=
-trap 'kill -KILL $server_pid $watcher 2>/dev/null' EXIT
+sockets=$(mktemp -d /tmp/mi7-kv-XXXXXX)  # not in $TEST_TMPDIR: a socket's path has 107 bytes
+trap 'kill -KILL $server_pid $watcher 2>/dev/null; rm -rf "$sockets"' EXIT
 
 fail() {
-  echo "FAILED: $1"
+  echo "FAILED, over ${endpoint:-none}: $1"
   sed 's/^/  | /' "$output" 2>/dev/null
   failures=$((failures + 1))
 }
@@ -58,53 +59,60 @@ ends() {
   [ "$status" = "$2" ] || fail "$3 ended with status $status instead of $2"
 }
 
-start tcp:127.0.0.1:0
-store 0 put a one
-expect_line '^revision 1$'
-store 0 get a
-expect_line '^one \(revision 1\)$'
-store 1 get b
-expect_line "^client: NOT_FOUND: get: 'b' does not exist"
-store 1 --if_revision=7 put a two
-expect_line "^client: ABORTED: put: 'a' has revision 1, not 7"
-store 0 --if_revision=1 put a two
-store 0 put b/1 x
-store 0 put b/2 y
-store 0 list b/
-[ "$(cat "$output")" = $'b/1 = x (revision 3)\nb/2 = y (revision 4)' ] || fail "another list"
+# over ENDPOINT: a store's life there.
+over() {
+  database=$TEST_TMPDIR/store-${1%%:*}.db
+  start "$1"
+  store 0 put a one
+  expect_line '^revision 1$'
+  store 0 get a
+  expect_line '^one \(revision 1\)$'
+  store 1 get b
+  expect_line "^client: NOT_FOUND: get: 'b' does not exist"
+  store 1 --if_revision=7 put a two
+  expect_line "^client: ABORTED: put: 'a' has revision 1, not 7"
+  store 0 --if_revision=1 put a two
+  store 0 put b/1 x
+  store 0 put b/2 y
+  store 0 list b/
+  [ "$(cat "$output")" = $'b/1 = x (revision 3)\nb/2 = y (revision 4)' ] || fail "another list"
 
-exec 4< <(exec "$client" --server="$endpoint" watch 2>/dev/null)
-watcher=$!
-next 4 '2 a = two'
-next 4 '3 b/1 = x'
-next 4 '4 b/2 = y'
-store 0 remove a
-next 4 '5 removed a'
+  exec 4< <(exec "$client" --server="$endpoint" watch 2>/dev/null)
+  watcher=$!
+  next 4 '2 a = two'
+  next 4 '3 b/1 = x'
+  next 4 '4 b/2 = y'
+  store 0 remove a
+  next 4 '5 removed a'
 
-# A server that is killed has lost nothing it answered for, and who watches goes on by itself.
-kill -KILL "$server_pid"
-wait "$server_pid" 2>/dev/null
-start "$endpoint"
-store 0 put c three
-expect_line '^revision 6$'
-next 4 '6 c = three'
-kill -TERM "$server_pid"
-ends "$server_pid" 0 "the server after SIGTERM"
-next 3 stopping
-start "$endpoint"
-store 0 put d four
-next 4 '7 d = four'
-kill -INT "$watcher"
-ends "$watcher" 0 "a watching client after SIGINT"
-[ -z "$(cat <&4)" ] || fail "a client that was ended prints something"
-watcher=
+  # A server that is killed has lost nothing it answered for, and who watches goes on by itself.
+  kill -KILL "$server_pid"
+  wait "$server_pid" 2>/dev/null
+  start "$endpoint"
+  store 0 put c three
+  expect_line '^revision 6$'
+  next 4 '6 c = three'
+  kill -TERM "$server_pid"
+  ends "$server_pid" 0 "the server after SIGTERM"
+  next 3 stopping
+  start "$endpoint"
+  store 0 put d four
+  next 4 '7 d = four'
+  kill -INT "$watcher"
+  ends "$watcher" 0 "a watching client after SIGINT"
+  [ -z "$(cat <&4)" ] || fail "a client that was ended prints something"
+  watcher=
 
-run 1 "$server" --database="$database" --listen=tcp:127.0.0.1:0
-expect_line "^server: FAILED_PRECONDITION: $database: .*another process has it"
-kill -INT "$server_pid"
-ends "$server_pid" 0 "the server after SIGINT"
-store 1 --timeout_s=1 get a
-expect_line "^client: (DEADLINE_EXCEEDED|UNAVAILABLE): "
+  run 1 "$server" --database="$database" --listen="$1"
+  expect_line "^server: FAILED_PRECONDITION: $database: .*another process has it"
+  kill -INT "$server_pid"
+  ends "$server_pid" 0 "the server after SIGINT"
+  server_pid=
+  store 1 --timeout_s=1 get a
+  expect_line "^client: (DEADLINE_EXCEEDED|UNAVAILABLE): "
+}
+
+for listen in tcp:127.0.0.1:0 unix:"$sockets/unix" shm:"$sockets/shm"; do over "$listen"; done
 
 run 1 "$server"
 expect_line "^server: INVALID_ARGUMENT: --database is missing"

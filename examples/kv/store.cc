@@ -7,14 +7,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
-#include "base/deadline.h"
+#include "rpc/retry_info.h"
 
 namespace kv {
 namespace {
 
-// How soon a watcher that is told nothing, and whose caller has given up, is let go.
-constexpr absl::Duration kLookInterval = absl::Milliseconds(100);
 // Of a page's keys and values, so that it fits into a message.
 constexpr size_t kPageBytes = 4 << 20;
 
@@ -66,35 +63,27 @@ void StoreImpl::Stop() {
   jobs_
       .TrySend([this] {
         stopping_ = true;
-        for (auto& watcher : watchers_) watcher->call.Finish(Stopping());
-        watchers_.clear();
+        while (!watchers_.empty()) End(watchers_.front(), Stopping());
       })
       .IgnoreError();
 }
 
 void StoreImpl::Work() {
-  mi7::Deadline next_look;
+  // Until they are closed, and nothing is left to do.
   for (;;) {
-    if (watchers_.empty()) {
-      next_look = mi7::Deadline::Infinite();
-    } else if (next_look.infinite() || next_look.passed()) {
-      EndCancelled();
-      next_look = mi7::Deadline::After(kLookInterval);
-    }
-    absl::StatusOr<Job> job = todo_.Receive(next_look);
-    if (job.ok()) {
-      (*job)();
-    } else if (!absl::IsDeadlineExceeded(job.status())) {
-      return;  // closed, and nothing is left to do
-    }
+    absl::StatusOr<Job> job = todo_.Receive();
+    if (!job.ok()) return;
+    (*job)();
   }
 }
 
 mi7::Reply StoreImpl::OnThread(mi7::ServerContext& context,
                                absl::AnyInvocable<absl::Status()> answer) {
   if (todo_.size() >= kJobsMax) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(kJobsMax, " calls wait for the disk; try again later"));
+    // The caller's channel does so by itself, when it may.
+    return mi7::WithRetryAfter(
+        absl::ResourceExhaustedError(absl::StrCat(kJobsMax, " calls wait for the disk")),
+        kRetryAfter);
   }
   // The context and the results stay valid until the call is answered.
   Job job = [&context, call = context.Defer(), answer = std::move(answer)]() mutable {
@@ -182,18 +171,30 @@ mi7::Reply StoreImpl::List(mi7::ServerContext& context, Store::ListParams::Reade
 
 mi7::Reply StoreImpl::Watch(mi7::ServerContext& context, Store::WatchParams::Reader params,
                             mi7::StreamWriter<Change> writer) {
-  auto watcher = std::make_shared<Watcher>(Watcher{.context = &context,
-                                                   .call = context.Defer(),
-                                                   .writer = std::move(writer),
-                                                   .prefix = std::string(View(params.getPrefix())),
-                                                   .after = params.getAfter()});
-  Job job = [this, watcher]() mutable {
+  // In place: one that has a stop_callback is not moved.
+  const std::shared_ptr<Watcher> watcher(
+      new Watcher{.cancelled = context.stop_token(),
+                  .call = context.Defer(),
+                  .writer = std::move(writer),
+                  .prefix = std::string(View(params.getPrefix())),
+                  .after = params.getAfter()});
+  Job job = [this, watcher] {
     if (stopping_) return watcher->call.Finish(Stopping());
     if (watchers_.size() >= kWatchersMax) {
       return watcher->call.Finish(absl::ResourceExhaustedError(
           absl::StrCat("watch: ", kWatchersMax, " watch already; try again when one has ended")));
     }
     watchers_.push_back(watcher);
+    // Called by a thread of the server's, or at once, and must not wait.
+    watcher->on_cancel.emplace(watcher->cancelled,
+                               [this, jobs = jobs_, weak = std::weak_ptr<Watcher>(watcher)] {
+                                 jobs.TrySend([this, weak] {
+                                       const std::shared_ptr<Watcher> gone = weak.lock();
+                                       if (gone != nullptr)
+                                         End(gone, absl::CancelledError("watch: the caller left"));
+                                     })
+                                     .IgnoreError();
+                               });
     Tell(watcher);
   };
   jobs_.TrySend(std::move(job)).IgnoreError();
@@ -209,12 +210,10 @@ void StoreImpl::TellAll() {
 }
 
 void StoreImpl::Tell(const std::shared_ptr<Watcher>& watcher) {
-  while (!watcher->writing) {
+  while (!watcher->writing && !watcher->ended) {
     absl::StatusOr<bool> wrote = WriteNext(watcher);
     if (!wrote.ok()) {
-      watcher->call.Finish(Prefixed("watch", wrote.status()));
-      watchers_.remove(watcher);
-      return;
+      return End(watcher, Prefixed("watch", wrote.status()));
     }
     if (!*wrote) return;
   }
@@ -244,20 +243,19 @@ absl::StatusOr<bool> StoreImpl::WriteNext(const std::shared_ptr<Watcher>& watche
     Job job = [this, watcher, sent = std::move(sent)]() mutable {
       watcher->writing = false;
       if (sent.ok()) return Tell(watcher);
-      watcher->call.Finish(std::move(sent));
-      watchers_.remove(watcher);
+      End(watcher, std::move(sent));
     };
     jobs.TrySend(std::move(job)).IgnoreError();
   });
   return true;
 }
 
-void StoreImpl::EndCancelled() {
-  watchers_.remove_if([](const std::shared_ptr<Watcher>& watcher) {
-    if (!watcher->context->cancelled()) return false;
-    watcher->call.Finish(absl::CancelledError("watch: the caller has given up"));
-    return true;
-  });
+// Once: what comes later finds it gone.
+void StoreImpl::End(const std::shared_ptr<Watcher>& watcher, absl::Status status) {
+  if (std::exchange(watcher->ended, true)) return;
+  watcher->on_cancel.reset();
+  watcher->call.Finish(std::move(status));
+  watchers_.remove(std::shared_ptr<Watcher>(watcher));  // which may be the list's own
 }
 
 }  // namespace kv

@@ -6,14 +6,18 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
+#include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "channels/channel.h"
 #include "examples/kv/database.h"
 #include "examples/kv/kv.mi7.h"
@@ -23,6 +27,8 @@ namespace kv {
 // Calls that wait for the disk, and those that watch.
 inline constexpr size_t kJobsMax = 1000;
 inline constexpr size_t kWatchersMax = 1000;
+// What callers are told to wait when too many wait for the disk.
+inline constexpr absl::Duration kRetryAfter = absl::Milliseconds(50);
 
 // Must outlive the server that it is added to.
 class StoreImpl final : public StoreService {
@@ -50,12 +56,15 @@ class StoreImpl final : public StoreService {
   using Job = absl::AnyInvocable<void()>;
   // One that watches.
   struct Watcher {
-    mi7::ServerContext* context;  // until the call is answered
+    std::stop_token cancelled;  // when the caller gives up
     mi7::DeferredCall call;
     mi7::StreamWriter<Change> writer;
     std::string prefix;
     uint64_t after;
     bool writing = false;
+    bool ended = false;
+    // Has the thread told.
+    std::optional<std::stop_callback<std::function<void()>>> on_cancel = {};
   };
 
   // Defers a call of that method to the thread.
@@ -64,7 +73,7 @@ class StoreImpl final : public StoreService {
   void Work();
   void Tell(const std::shared_ptr<Watcher>& watcher);
   void TellAll();
-  void EndCancelled();
+  void End(const std::shared_ptr<Watcher>& watcher, absl::Status status);
   absl::StatusOr<bool> WriteNext(const std::shared_ptr<Watcher>& watcher);
 
   const std::unique_ptr<Database> database_;

@@ -14,8 +14,10 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "base/deadline.h"
 #include "rpc/channel.h"
+#include "rpc/retry_info.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
 #include "transport/fault/fault_script.h"
@@ -228,6 +230,38 @@ TEST_F(StoreTest, CancelledWatcherLeavesRoom) {
     next = Next(again);
   } while (next != "1 a of 1" && !deadline.passed());
   EXPECT_EQ(next, "1 a of 1");
+}
+
+// The disk is slower than those who ask for it. What is refused is repeated by itself, so that all
+// are done in the end; here nobody repeats anything, to see it.
+TEST_F(StoreTest, CallsBeyondThoseThatMayWaitAreToldWhenToComeAgain) {
+  struct Ends {
+    absl::Mutex mutex;
+    size_t sent = 0;
+    size_t ended ABSL_GUARDED_BY(mutex) = 0;
+    absl::Status refused ABSL_GUARDED_BY(mutex);
+    bool AllEnded() const ABSL_NO_THREAD_SAFETY_ANALYSIS { return ended == sent; }
+  } ends;
+  const mi7::Deadline deadline = mi7::Deadline::After(absl::Seconds(60));
+  for (bool refused = false; !refused && !deadline.passed();) {
+    mi7::CallOptions options = InTime();
+    options.repeat = mi7::Repeat::kNever;
+    auto request = stub_->Put(options);
+    request->setKey("a");
+    ++ends.sent;
+    request.Send().Then([&ends](const auto& response) {
+      absl::MutexLock lock(&ends.mutex);
+      ++ends.ended;
+      ends.refused.Update(response.status());
+    });
+    absl::MutexLock lock(&ends.mutex);
+    refused = !ends.refused.ok();
+  }
+  absl::MutexLock lock(&ends.mutex);
+  ends.mutex.Await(absl::Condition(&ends, &Ends::AllEnded));
+  EXPECT_THAT(ends.refused, mi7::StatusIs(absl::StatusCode::kResourceExhausted,
+                                          HasSubstr("1000 calls wait for the disk")));
+  EXPECT_EQ(mi7::RetryAfter(ends.refused), kRetryAfter);
 }
 
 TEST_F(StoreTest, RefusesWhatIsTooLarge) {

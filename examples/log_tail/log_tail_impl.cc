@@ -113,15 +113,23 @@ mi7::Reply LogTailImpl::Tail(mi7::ServerContext& context, LogTail::TailParams::R
   return mi7::Reply::Later();
 }
 
-bool LogTailImpl::WaitForMore() {
+absl::Status LogTailImpl::WaitForMore(const std::stop_token& cancelled) {
   absl::MutexLock lock(&mutex_);
-  return !mutex_.AwaitWithTimeout(absl::Condition(&stopping_), kLookInterval);
+  const auto ends = [this, &cancelled]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return stopping_ || cancelled.stop_requested();
+  };
+  mutex_.AwaitWithTimeout(absl::Condition(&ends), kLookInterval);
+  if (cancelled.stop_requested()) return absl::CancelledError("tail: the caller has ended it");
+  return stopping_ ? absl::UnavailableError(kStopping) : absl::OkStatus();
 }
 
 absl::Status LogTailImpl::Follow(const mi7::ServerContext& context, LogFile file, bool follow,
                                  mi7::StreamWriter<Piece> writer) {
   std::string buffer(kPieceBytes, '\0');
   bool restarted = false;
+  // Whoever waits for the mutex looks again when somebody has had it.
+  const std::stop_token cancelled = context.stop_token();
+  const std::stop_callback wake(cancelled, [this] { absl::MutexLock lock(&mutex_); });
   for (;;) {
     const uint64_t offset = file.offset();
     absl::StatusOr<size_t> got = file.Read(absl::MakeSpan(buffer));
@@ -134,8 +142,7 @@ absl::Status LogTailImpl::Follow(const mi7::ServerContext& context, LogFile file
         restarted = true;
         continue;
       }
-      if (context.cancelled()) return absl::CancelledError("tail: the caller has ended it");
-      if (!WaitForMore()) return absl::UnavailableError(kStopping);
+      if (absl::Status waited = WaitForMore(cancelled); !waited.ok()) return waited;
       continue;
     }
     auto piece = writer.NewMessage();

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <list>
 #include <map>
+#include <stop_token>
 #include <string>
 #include <thread>
 
@@ -52,8 +53,8 @@ class LogTailImpl final : public LogTailService {
   absl::Status Follow(const mi7::ServerContext& context, LogFile file, bool follow,
                       mi7::StreamWriter<Piece> writer);
   size_t ReaderCount() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // False: the service stops.
-  bool WaitForMore();
+  // Waits until it is time to look at the file again; not OK: for nothing more.
+  absl::Status WaitForMore(const std::stop_token& cancelled);
   void JoinDone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::map<std::string, std::string> logs_;

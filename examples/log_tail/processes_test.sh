@@ -1,5 +1,6 @@
 #!/bin/bash
-# Server and clients as processes: what they print, how they end, what they refuse.
+# Server and clients as processes, over each transport between processes: what they print, how they
+# end, what they refuse.
 set -u
 server=examples/log_tail/server
 client=examples/log_tail/client
@@ -7,10 +8,11 @@ log=$TEST_TMPDIR/app.log
 output=$TEST_TMPDIR/output
 failures=0
 pids=()
-trap 'kill -KILL "${pids[@]}" 2>/dev/null' EXIT
+sockets=$(mktemp -d /tmp/mi7-log-XXXXXX)  # not in $TEST_TMPDIR: a socket's path has 107 bytes
+trap 'kill -KILL "${pids[@]}" 2>/dev/null; rm -rf "$sockets"' EXIT
 
 fail() {
-  echo "FAILED: $1"
+  echo "FAILED, over ${endpoint:-none}: $1"
   sed 's/^/  | /' "$output" 2>/dev/null
   failures=$((failures + 1))
 }
@@ -47,54 +49,62 @@ ends() {
   [ "$status" = "$2" ] || fail "$3 ended with status $status instead of $2"
 }
 
-printf 'one\ntwo\nthree\n' >"$log"
-exec 3< <(exec "$server" --logs=app="$log" --listen=tcp:127.0.0.1:0 2>&1)
-server_pid=$!
-pids+=("$server_pid")
-read -r -t 60 -u 3 line
-[[ $line = "listening on "* ]] || { fail "the server did not start: $line"; exit 1; }
-endpoint=${line#listening on }
+# over ENDPOINT: a server's life there.
+over() {
+  endpoint=$1
+  pids=()
+  printf 'one\ntwo\nthree\n' >"$log"
+  exec 3< <(exec "$server" --logs=app="$log" --listen="$1" 2>&1)
+  server_pid=$!
+  pids+=("$server_pid")
+  read -r -t 60 -u 3 line
+  [[ $line = "listening on "* ]] || { fail "the server did not start: $line"; exit 1; }
+  endpoint=${line#listening on }
 
-run 0 "$client" --server="$endpoint" list
-expect_line '^ +14 app$'
-run 0 "$client" --server="$endpoint" --lines=2 tail app
-[ "$(cat "$output")" = $'two\nthree' ] || fail "the last two lines are others"
+  run 0 "$client" --server="$endpoint" list
+  expect_line '^ +14 app$'
+  run 0 "$client" --server="$endpoint" --lines=2 tail app
+  [ "$(cat "$output")" = $'two\nthree' ] || fail "the last two lines are others"
 
-follow 4
-first=$follower
-follow 5
-second=$follower
-next 4 three
-next 5 three
-echo four >>"$log"
-next 4 four
-next 5 four
+  follow 4
+  first=$follower
+  follow 5
+  second=$follower
+  next 4 three
+  next 5 three
+  echo four >>"$log"
+  next 4 four
+  next 5 four
 
-# Ctrl-C is how one ends it: no failure, and nothing of it remains at the server.
-kill -INT "$first"
-ends "$first" 0 "a client after SIGINT"
-[ -z "$(cat <&4)" ] || fail "a client that was ended prints something"
-echo five >>"$log"
-next 5 five
-mv "$log" "$log.1"
-echo anew >"$log"
-next 5 "client: app starts anew"
-next 5 anew
+  # Ctrl-C is how one ends it: no failure, and nothing of it remains at the server.
+  kill -INT "$first"
+  ends "$first" 0 "a client after SIGINT"
+  [ -z "$(cat <&4)" ] || fail "a client that was ended prints something"
+  echo five >>"$log"
+  next 5 five
+  mv "$log" "$log.1"
+  echo anew >"$log"
+  next 5 "client: app starts anew"
+  next 5 anew
 
-run 1 "$client" --server="$endpoint" tail other
-expect_line "^client: NOT_FOUND: .*no log 'other'; there are: app"
-run 1 "$server" --logs=app="$log" --listen="$endpoint"
-expect_line "^server: ALREADY_EXISTS: "
+  run 1 "$client" --server="$endpoint" tail other
+  expect_line "^client: NOT_FOUND: .*no log 'other'; there are: app"
+  run 1 "$server" --logs=app="$log" --listen="$endpoint"
+  expect_line "^server: ALREADY_EXISTS: "
 
-# Those who follow learn that the server stops, which does not wait for them.
-kill -TERM "$server_pid"
-ends "$server_pid" 0 "the server after SIGTERM"
-next 3 stopping
-next 5 "client: UNAVAILABLE: tail: the server stops"
-ends "$second" 1 "a client whose server stops"
+  # Those who follow learn that the server stops, which does not wait for them.
+  kill -TERM "$server_pid"
+  ends "$server_pid" 0 "the server after SIGTERM"
+  next 3 stopping
+  next 5 "client: UNAVAILABLE: tail: the server stops"
+  ends "$second" 1 "a client whose server stops"
 
-run 1 "$client" --server="$endpoint" --timeout_s=20 list
-expect_line "Start one with: server --logs="
+  run 1 "$client" --server="$endpoint" --timeout_s=20 list
+  expect_line "Start one with: server --logs="
+}
+
+for listen in tcp:127.0.0.1:0 unix:"$sockets/unix" shm:"$sockets/shm"; do over "$listen"; done
+
 run 1 "$server"
 expect_line "^server: INVALID_ARGUMENT: --logs is missing"
 run 1 "$server" --logs=/var/log/app.log

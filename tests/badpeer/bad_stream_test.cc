@@ -136,19 +136,23 @@ class BadStreamTest : public testing::Test {
 // A stream's coroutine and a callback that wait for a client which says nothing, not even that it
 // has given up.
 TEST_F(BadStreamTest, DeadlineEndsHandlersThatWaitForASilentClient) {
-  absl::Notification read_ended;
-  absl::Status by_callback;
-  std::optional<StreamReader<Item>> reader;
-  std::optional<DeferredCall> later;
-  std::atomic<int> uploads{0};
-  feed_.on_upload = [&](ServerContext& context, StreamReader<Item> from,
-                        conformance::Feed::UploadResults::Builder results) {
-    if (++uploads != 2) return conformance::CountItems(context, std::move(from), results);
-    reader.emplace(std::move(from));
-    later.emplace(context.Defer());
-    reader->Read().Then([&](conformance::ItemRead read) {
-      by_callback = read.status();
-      read_ended.Notify();
+  // The handlers', which may run on when the test has ended early.
+  struct State {
+    absl::Notification read_ended;
+    absl::Status by_callback;
+    std::optional<StreamReader<Item>> reader;
+    std::optional<DeferredCall> later;
+    std::atomic<int> uploads{0};
+  };
+  const auto state = std::make_shared<State>();
+  feed_.on_upload = [state](ServerContext& context, StreamReader<Item> from,
+                            conformance::Feed::UploadResults::Builder results) {
+    if (++state->uploads != 2) return conformance::CountItems(context, std::move(from), results);
+    state->reader.emplace(std::move(from));
+    state->later.emplace(context.Defer());
+    state->reader->Read().Then([state](conformance::ItemRead read) {
+      state->by_callback = read.status();
+      state->read_ended.Notify();
     });
     return Reply::Later();
   };
@@ -175,9 +179,9 @@ TEST_F(BadStreamTest, DeadlineEndsHandlersThatWaitForASilentClient) {
               StatusIs(absl::StatusCode::kDeadlineExceeded, "Feed.upload: deadline passed"));
   // A callback.
   ASSERT_TRUE(peer.Send(upload_within(2, 20'000)));
-  ASSERT_TRUE(conformance::Happens(read_ended));
-  EXPECT_THAT(by_callback, StatusIs(absl::StatusCode::kDeadlineExceeded));
-  later->Finish(by_callback);
+  ASSERT_TRUE(conformance::Happens(state->read_ended));
+  EXPECT_THAT(state->by_callback, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  state->later->Finish(state->by_callback);
   EXPECT_THAT(end_of(2), StatusIs(absl::StatusCode::kDeadlineExceeded));
   // One that ends in time.
   ASSERT_TRUE(

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <utility>
@@ -24,6 +25,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/notification.h"
 #include "base/check.h"
 #include "rpc/channel.h"
 #include "rpc/server.h"
@@ -47,15 +49,21 @@ constexpr char kServerAddress[] = "10.77.0.1";
 constexpr char kClientAddress6[] = "fd77::2";
 constexpr char kServerAddress6[] = "fd77::1";
 constexpr uint16_t kPort = 4711;
+constexpr uint16_t kWatchfulPort = 4712;
+
+// Far less than anything else that ends a connection.
+constexpr Keepalive kWatchful = {.interval = absl::Milliseconds(100),
+                                 .timeout = absl::Milliseconds(400)};
 
 // --- The server's host ---
 
-// Commands: s: set up the link and listen; a: answer the oldest held call; d, u: cable out and in;
-// the end of input: shut down. Each is answered with a line.
+// Commands: s: set up the link and listen; k: with a keepalive, at another port; a: answer the
+// oldest held call; c: wait until that is cancelled, and drop it; d, u: cable out and in; the end
+// of input: shut down. Each is answered with a line.
 int Serve() {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ProbeImpl probe;
-  std::unique_ptr<Server> server;
+  std::unique_ptr<Server> server, watchful;
   const auto done = [](bool ok) { static_cast<void>(!::write(1, ok ? "ok\n" : "no\n", 3)); };
   if (std::string why = EnterNewNetwork(); !why.empty()) {
     done(false);
@@ -78,6 +86,27 @@ int Serve() {
         ok = ok && started.ok();
         if (started.ok()) server = *std::move(started);
         done(ok);
+        break;
+      }
+      case 'k': {
+        ServerOptions options;
+        options.keepalive = kWatchful;
+        auto started = ServerBuilder()
+                           .SetOptions(options)
+                           .AddService(&probe)
+                           .Listen(absl::StrCat("tcp:*:", kWatchfulPort))
+                           .Start();
+        done(started.ok());
+        if (started.ok()) watchful = *std::move(started);
+        break;
+      }
+      case 'c': {
+        const ProbeImpl::Held held = probe.TakeHeld();
+        absl::Notification cancelled;
+        const std::stop_callback on_cancel(
+            held.context == nullptr ? std::stop_token() : held.context->stop_token(),
+            [&cancelled] { cancelled.Notify(); });
+        done(Happens(cancelled));
         break;
       }
       case 'a':
@@ -192,10 +221,10 @@ class TwoHostsTest : public testing::Test {
     ASSERT_TRUE(host_->Do('s'));
   }
   static std::shared_ptr<Channel> NewChannel(const std::string& host = kServerAddress,
-                                             ChannelOptions options = {}) {
+                                             ChannelOptions options = {}, uint16_t port = kPort) {
     options.backoff.initial = absl::Milliseconds(10);
     options.backoff.max = absl::Milliseconds(100);
-    return *Channel::Create(absl::StrCat("tcp:", host, ":", kPort), options);
+    return *Channel::Create(absl::StrCat("tcp:", host, ":", port), options);
   }
   EchoResult Echo(const std::string& text, const CallOptions& options) {
     auto request = ProbeStub(channel_).Echo(options);
@@ -327,6 +356,26 @@ TEST_F(TwoHostsTest, DeadlineEndsACallThatWaitsForTheConnection) {
   EXPECT_TRUE(deadline.passed());
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded));
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
+// Neither end can tell the other one.
+TEST_F(TwoHostsTest, BothEndsNoticeThatTheCableIsOut) {
+  ASSERT_TRUE(host_->Do('k'));
+  ChannelOptions options;
+  options.keepalive = kWatchful;
+  channel_ = NewChannel(kServerAddress, options, kWatchfulPort);
+  auto call = Hold();
+  ASSERT_THAT(Echo("x", Soon()), IsOk());  // so the other one has arrived
+  ASSERT_TRUE(host_->Do('d'));
+  const auto result = call.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
+                               HasSubstr("has not answered a ping for keepalive.timeout, 400ms")));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  EXPECT_TRUE(host_->Do('c')) << "the handler is told";
+  ASSERT_TRUE(host_->Do('u'));
+  CallOptions patient = Soon();
+  patient.wait_for_ready = true;
+  EXPECT_THAT(Echo("x", patient), IsOk());
 }
 
 TEST_F(TwoHostsTest, KilledServerIsNoticedAndItsSuccessorFound) {

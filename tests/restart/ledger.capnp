@@ -6,16 +6,37 @@ using Cxx = import "/capnp/c++.capnp";
 using Mi7 = import "/mi7/annotations.capnp";
 $Cxx.namespace("mi7::restart");
 
+struct Entry {
+  number @0 :UInt64;
+}
+
+struct Done {
+  number @0 :UInt64;
+  attempt @1 :UInt32;
+  # Which one at the call it was that ran.
+}
+
 interface Ledger {
-  inline @0 (number :UInt64) -> (number :UInt64);
+  inline @0 Entry -> Done;
   # Answers at once.
 
-  late @1 (number :UInt64) -> (number :UInt64);
+  late @1 Entry -> Done;
   # Answers a little later, from another thread.
 
-  list @2 (number :UInt64, count :UInt32) -> (number :UInt64) $Mi7.streaming(server);
+  list @2 (number :UInt64, count :UInt32) -> Entry $Mi7.streaming(server);
   # Sends as many messages.
 
-  sum @3 (number :UInt64) -> (sum :UInt64) $Mi7.streaming(client);
+  sum @3 Entry -> (sum :UInt64) $Mi7.streaming(client);
   # The first message's number is the call's.
+
+  chat @4 Entry -> Entry $Mi7.streaming(bidirectional);
+  # What comes goes back. The first message's number is the call's.
+
+  note @5 Entry -> stream;
+
+  large @6 (number :UInt64, data :Data) -> Done $Mi7.retryable;
+  # Answers a little later.
+
+  once @7 Entry -> Done $Mi7.deduplicate;
+  # Answers a little later.
 }

@@ -30,24 +30,27 @@ class LedgerImpl final : public LedgerService {
     thread_.join();
   }
 
-  Reply Inline(ServerContext&, Ledger::InlineParams::Reader params,
-               Ledger::InlineResults::Builder results) override {
+  Reply Inline(ServerContext& context, Entry::Reader params, Done::Builder results) override {
+    Write(context, params.getNumber(), results);
+    return absl::OkStatus();
+  }
+  Reply Late(ServerContext& context, Entry::Reader params, Done::Builder results) override {
+    return WriteLate(context, params.getNumber(), results);
+  }
+  Reply Large(ServerContext& context, Ledger::LargeParams::Reader params,
+              Done::Builder results) override {
+    return WriteLate(context, params.getNumber(), results);
+  }
+  Reply Once(ServerContext& context, Entry::Reader params, Done::Builder results) override {
+    return WriteLate(context, params.getNumber(), results);
+  }
+  Reply Note(ServerContext&, Entry::Reader params) override {
     file_.Append(params.getNumber());
-    results.setNumber(params.getNumber());
     return absl::OkStatus();
   }
 
-  Reply Late(ServerContext& context, Ledger::LateParams::Reader params,
-             Ledger::LateResults::Builder results) override {
-    file_.Append(params.getNumber());
-    results.setNumber(params.getNumber());
-    absl::MutexLock lock(&mutex_);
-    late_.push_back(context.Defer());
-    return Reply::Later();
-  }
-
   Reply List(ServerContext&, Ledger::ListParams::Reader params,
-             StreamWriter<Ledger::ListResults> writer) override {
+             StreamWriter<Entry> writer) override {
     const uint64_t number = params.getNumber();
     const uint32_t count = params.getCount();
     file_.Append(number);
@@ -61,7 +64,7 @@ class LedgerImpl final : public LedgerService {
     co_return absl::OkStatus();
   }
 
-  Reply Sum(ServerContext&, StreamReader<Ledger::SumParams> reader,
+  Reply Sum(ServerContext&, StreamReader<Entry> reader,
             Ledger::SumResults::Builder results) override {
     uint64_t sum = 0;
     for (bool first = true;; first = false) {
@@ -75,7 +78,33 @@ class LedgerImpl final : public LedgerService {
     co_return absl::OkStatus();
   }
 
+  Reply Chat(ServerContext&, StreamReader<Entry> reader, StreamWriter<Entry> writer) override {
+    for (bool first = true;; first = false) {
+      auto message = co_await reader.Read();
+      if (!message.ok()) co_return message.status();
+      if (!*message) co_return absl::OkStatus();
+      const uint64_t number = (*message)->getNumber();
+      if (first) file_.Append(number);
+      auto back = writer.NewMessage();
+      back->setNumber(number);
+      if (absl::Status written = co_await writer.Write(std::move(back)); !written.ok()) {
+        co_return written;
+      }
+    }
+  }
+
  private:
+  void Write(const ServerContext& context, uint64_t number, Done::Builder results) {
+    file_.Append(number);
+    results.setNumber(number);
+    results.setAttempt(static_cast<uint32_t>(context.attempt()));
+  }
+  Reply WriteLate(ServerContext& context, uint64_t number, Done::Builder results) {
+    Write(context, number, results);
+    absl::MutexLock lock(&mutex_);
+    late_.push_back(context.Defer());
+    return Reply::Later();
+  }
   // Answers what came in the last two milliseconds, together.
   void AnswerLate() {
     absl::MutexLock lock(&mutex_);

@@ -21,7 +21,7 @@ namespace mi7::sim {
 class Callers {
  public:
   // All of what is given outlives the end of the calls. `calls_again`: a deduplicated call may be
-  // made once more when it is over, whatever came of it. Not where servers forget.
+  // made once more when it is over, whatever came of it. Not where servers forget calls.
   Callers(World& world, Ledger& ledger, const std::string& endpoint, bool calls_again);
   // Makes a call that is drawn, now, on this thread or on the channel's loop.
   void Call();

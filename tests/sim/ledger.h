@@ -39,7 +39,7 @@ class Ledger {
   struct Life {
     uint64_t number;
     int64_t began_ns;
-    bool forgets = false;  // what it was called for, for want of room or because of its age
+    int64_t knows_ns;      // for how long it certainly knows a call that has ended
     bool drained = false;  // begins no calls any more
   };
   struct Plan {
@@ -66,6 +66,7 @@ class Ledger {
     Call& entry = calls_[call];
     if (++entry.ends > 1) Wrong(call, "ended again");
     entry.status = status;
+    entry.ended_ns = MonotonicNanos();
   }
   // An OK one, by the answer of a run.
   void AnsweredBy(uint64_t call, uint64_t run) { calls_[call].answered_by = run; }
@@ -92,6 +93,23 @@ class Ledger {
   }
   // The handler has said that it did nothing.
   void Undone(uint64_t run) { std::erase(works_[calls_[runs_[run].call].plan.work].done, run); }
+  // A handler of the call runs, and has been told that nobody waits for it, or not. It is, once
+  // what is sent at the end of a call has come; but for deduplicated calls, whose callers may come
+  // back.
+  void StillRuns(uint64_t run, bool told) {
+    const uint64_t call = runs_[run].call;
+    const Call& entry = calls_[call];
+    if (entry.ends == 0 || entry.plan.promise == Promise::kDeduplicated) return;
+    if (told) {
+      if (entry.runs > 1) ++told_;
+      return;
+    }
+    const int64_t ago_ns = MonotonicNanos() - entry.ended_ns;
+    if (ago_ns <= on_its_way_ns_) return;
+    Wrong(call, absl::StrCat("has ended ", ago_ns, " ns ago with ", entry.status.ToString(),
+                             ", and attempt ", runs_[run].attempt, " runs on at server ",
+                             runs_[run].life.number));
+  }
   // For how long a message can have been on its way, from when it was sent to when it was read.
   void OnItsWay(absl::Duration at_most) { on_its_way_ns_ = absl::ToInt64Nanoseconds(at_most); }
 
@@ -127,6 +145,7 @@ class Ledger {
   // How often what happened that makes a simulation worth it.
   std::map<std::string, uint64_t> Events() const {
     std::map<std::string, uint64_t> events;
+    events["attempt was told of the end of its call"] = told_;
     const char* const promises[] = {"plain", "retryable", "idempotent", "deduplicated"};
     for (const Call& call : calls_) {
       const std::string promise = promises[static_cast<int>(call.plan.promise)];
@@ -148,6 +167,7 @@ class Ledger {
     int runs = 0;
     int last_attempt = 0;
     absl::Status status = {};
+    int64_t ended_ns = 0;
     std::optional<uint64_t> answered_by = {};
   };
   struct Run {
@@ -167,13 +187,14 @@ class Ledger {
   bool MayRunAfter(const Call& call, const Life& life, const Run& before) const {
     if (call.plan.promise != Promise::kDeduplicated) return false;
     const bool same = before.life.number == life.number;
-    if (same && !life.forgets) return false;
     if (!same && works_[call.plan.work].made_again) return true;
-    // A server does not run what may have run before it began, or when it did what it has
-    // forgotten. How long ago that was it is told by a message, and not how long this has been on
-    // its way.
+    // A server does not run what may have run before it began, or until it has forgotten what it
+    // did then. How long ago an attempt was made before this one it is told by a message, and not
+    // how long this has been on its way.
     const int64_t ago_ns = (same ? before.began_ns : life.began_ns) - call.began_ns;
-    return ago_ns >= 0 && ago_ns < on_its_way_ns_;
+    if (!same) return ago_ns >= 0 && ago_ns < on_its_way_ns_;
+    return MonotonicNanos() - before.began_ns > life.knows_ns &&
+           ago_ns + life.knows_ns < on_its_way_ns_;
   }
 
   void AuditCall(uint64_t number) {
@@ -222,6 +243,7 @@ class Ledger {
   std::vector<Call> calls_;
   std::vector<Run> runs_;
   int64_t on_its_way_ns_ = 0;
+  uint64_t told_ = 0;
   std::vector<std::string> wrong_;
 };
 

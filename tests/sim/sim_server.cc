@@ -1,8 +1,10 @@
 #include "tests/sim/sim_server.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "absl/time/time.h"
 #include "base/check.h"
 #include "base/deadline.h"
 #include "rpc/interceptor.h"
@@ -41,11 +43,13 @@ Reply SimImpl::Do(ServerContext& context, Done::Builder results, bool may_do_not
   const uint64_t run = Begin(context).run;
   results.setRun(run);
   if (world_.Chance(50)) return DrawAnswer(run, may_do_nothing);
-  world_.After(
-      world_.DrawTime(absl::Milliseconds(100)),
-      [this, run, may_do_nothing, later = context.Defer(), alive = Alive(ledger_)]() mutable {
-        later.Finish(DrawAnswer(run, may_do_nothing));
-      });
+  world_.After(world_.DrawTime(absl::Milliseconds(100)),
+               [this, run, may_do_nothing, &context, later = context.Defer(),
+                alive = Alive(ledger_)]() mutable {
+                 ledger_.OnItsWay(world_.on_its_way_max());
+                 if (!world_.silenced()) ledger_.StillRuns(run, context.cancelled());
+                 later.Finish(DrawAnswer(run, may_do_nothing));
+               });
   return Reply::Later();
 }
 
@@ -132,7 +136,8 @@ SimServer::SimServer(World& world, Ledger& ledger, uint64_t number, const SimSer
     : world_(world),
       life_{.number = number,
             .began_ns = MonotonicNanos(),
-            .forgets = options.deduplication.answers_max < DeduplicationOptions().answers_max},
+            .knows_ns = absl::ToInt64Nanoseconds(
+                std::min(options.deduplication.late_max, options.deduplication.age_max))},
       service_(world, ledger, life_),
       loop_(world.NewLoop()) {
   MI7_CHECK(dispatcher_->Add(&service_).ok(), "it is the only one");

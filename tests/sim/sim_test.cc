@@ -62,11 +62,17 @@ class Episode {
   explicit Episode(uint64_t seed) : world_(seed), endpoint_(absl::StrCat("inproc:sim-", seed)) {}
 
   Seen All() {
-    // A server that keeps few answers, and not for long, has forgotten what is called again.
+    // A server that keeps few answers still knows the calls; but one that knows them not for long
+    // has forgotten what is called again.
     const bool calls_again = world_.Chance(50);
+    DeduplicationOptions& deduplication = options_.deduplication;
+    if (world_.Chance(30)) deduplication.answers_max = static_cast<uint32_t>(1 + world_.Draw(8));
     if (!calls_again && world_.Chance(50)) {
-      options_.deduplication.answers_max = static_cast<uint32_t>(1 + world_.Draw(8));
-      options_.deduplication.age_max = world_.DrawTime(absl::Seconds(1));
+      deduplication.age_max = world_.DrawTime(absl::Seconds(1));
+      if (world_.Chance(50)) deduplication.late_max = world_.DrawTime(absl::Milliseconds(200));
+      if (world_.Chance(50)) {
+        deduplication.calls_known_max = static_cast<uint32_t>(1 + world_.Draw(16));
+      }
     }
     options_.has_slow_interceptor = world_.Chance(30);
     StartServer();
@@ -307,10 +313,11 @@ TEST(SimTest, EverySeedHolds) {
         "RESOURCE_EXHAUSTED, not sent", "INVALID_ARGUMENT"}) {
     EXPECT_GT(ends[end], 0u) << end;
   }
-  for (const char* event : {"plain call ran in a later attempt", "retryable call ran again",
-                            "idempotent call ran again", "deduplicated call ran in a later attempt",
-                            "deduplicated call got the answer of the one before it",
-                            "recognized by a server", "dropped late by a server"}) {
+  for (const char* event :
+       {"plain call ran in a later attempt", "retryable call ran again",
+        "idempotent call ran again", "deduplicated call ran in a later attempt",
+        "deduplicated call got the answer of the one before it", "recognized by a server",
+        "dropped late by a server", "attempt was told of the end of its call"}) {
     EXPECT_GT(events[event], 0u) << event;
   }
   if (testing::Test::HasFailure()) return;

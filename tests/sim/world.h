@@ -59,7 +59,9 @@ class World final : public transport::ConnectionDecorator {
   // Time passes while nothing is done, as in a callback that takes long.
   void BeBusy(absl::Duration time);
   // For how long a message can be on its way at the most, as it has been until now.
-  absl::Duration on_its_way_max() const { return 2 * late_max_ + busy_; }
+  absl::Duration on_its_way_max() const {
+    return (late_percent_ == 0 ? absl::ZeroDuration() : 2 * late_max_) + busy_ + kLazy;
+  }
 
   // Does the next thing; false: there is nothing, and no timer runs.
   bool Step();
@@ -87,6 +89,9 @@ class World final : public transport::ConnectionDecorator {
 
  private:
   class Line;
+  // What is sent where a link expects its end to look soon is found after one or two of these
+  // (transport/inproc/link.cc).
+  static constexpr absl::Duration kLazy = absl::Milliseconds(3);
   bool RunPlanned();
 
   std::mt19937_64 random_;

@@ -26,6 +26,7 @@ namespace {
 using ::testing::_;
 using ::testing::AllOf;
 using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 using ::testing::SizeIs;
@@ -195,29 +196,49 @@ TEST(ListenTest, ConnectionsAreDealtToAllLoops) {
   (*listener)->Close();
 }
 
-// Whether what is written to a TCP socket goes out at once.
-bool GoesOutAtOnce(int fd) {
-  int on = 0;
-  socklen_t size = sizeof(on);
-  return ::getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, &size) == 0 && on != 0;
-}
+// A connection within this process: the sockets of both its ends.
+class BothEnds {
+ public:
+  BothEnds() {
+    server_.Accepted(0);
+    const uint16_t port = server_.endpoint().port;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      int fd;
+      if (!absl::SimpleAtoi(entry.path().filename().string(), &fd)) continue;
+      const SocketAddress ends[] = {SocketAddress::LocalOf(fd), SocketAddress::PeerOf(fd)};
+      if (ends[0].family() != AF_INET || ends[1].family() != AF_INET) continue;
+      if (ends[0].port() == port || ends[1].port() == port) sockets_.push_back(fd);
+    }
+  }
+  // Client's and server's, in either order.
+  std::vector<int> Options(int level, int name) const {
+    std::vector<int> values;
+    for (const int fd : sockets_) {
+      int value = -1;
+      socklen_t size = sizeof(value);
+      EXPECT_EQ(::getsockopt(fd, level, name, &value, &size), 0);
+      values.push_back(value);
+    }
+    return values;
+  }
+
+ private:
+  TestServer server_;
+  TestClient client_{server_.endpoint()};
+  std::vector<int> sockets_;
+};
 
 TEST(ConnectTest, NeitherSideWaitsToSendMoreAtATime) {
-  TestServer server;
-  TestClient client(server.endpoint());
-  server.Accepted(0);
-  int connected = 0;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    int fd;
-    if (!absl::SimpleAtoi(entry.path().filename().string(), &fd)) continue;
-    const SocketAddress ends[] = {SocketAddress::LocalOf(fd), SocketAddress::PeerOf(fd)};
-    if (ends[0].family() != AF_INET || ends[1].family() != AF_INET) continue;
-    const uint16_t port = server.endpoint().port;
-    if (ends[0].port() != port && ends[1].port() != port) continue;
-    ++connected;
-    EXPECT_TRUE(GoesOutAtOnce(fd)) << ends[0].ToString() << " to " << ends[1].ToString();
-  }
-  EXPECT_EQ(connected, 2) << "client and server";
+  EXPECT_THAT(BothEnds().Options(IPPROTO_TCP, TCP_NODELAY), ElementsAre(1, 1));
+}
+
+// Where no calls are in flight nothing else notices that the peer's host is gone.
+TEST(ConnectTest, BothSidesHaveTheSystemProbeAnIdlePeer) {
+  const BothEnds ends;
+  EXPECT_THAT(ends.Options(SOL_SOCKET, SO_KEEPALIVE), ElementsAre(1, 1));
+  EXPECT_THAT(ends.Options(IPPROTO_TCP, TCP_KEEPIDLE), ElementsAre(30, 30));
+  EXPECT_THAT(ends.Options(IPPROTO_TCP, TCP_KEEPINTVL), ElementsAre(10, 10));
+  EXPECT_THAT(ends.Options(IPPROTO_TCP, TCP_KEEPCNT), ElementsAre(3, 3));
 }
 
 TEST(ListenTest, NothingIsAcceptedAfterClose) {

@@ -192,6 +192,40 @@ TEST_P(CallTest, BytesInFlightAreLimited) {
   EXPECT_THAT(alone.Send().Wait(), IsOk());
 }
 
+TEST_P(CallTest, BytesInFlightOfAllConnectionsAreLimitedTogether) {
+  absl::Notification begun;
+  DeferredCall held;
+  const Ends ends(this);
+  probe_.on_echo = [&](ServerContext& context, Probe::EchoParams::Reader params,
+                       Probe::EchoResults::Builder results) -> Reply {
+    if (params.getText() != "held") return Echo(context, params, results);
+    held = context.Defer();
+    begun.Notify();
+    return Reply::Later();
+  };
+  Start(WithLoad({.bytes_max = 100'000}));
+  const auto of_bytes = [this](const char* text, unsigned bytes) {
+    auto request = EchoRequest(text, {.repeat = Repeat::kNever});
+    request->initData(bytes);
+    return request.Send();
+  };
+  auto first = of_bytes("held", 60'000);
+  ASSERT_TRUE(Happens(begun));
+  for (const char* where : {"on this connection", "on another one"}) {
+    const EchoResult refused = of_bytes(where, 60'000).Wait();
+    EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
+                                  HasSubstr("server is overloaded: load.bytes_max is 100000")))
+        << where;
+    EXPECT_THAT(refused, OutcomeIs(CallOutcome::kRefused)) << where;
+    EXPECT_THAT(of_bytes(where, 30'000).Wait(), IsOk()) << where;
+    channel_ = NewChannel();
+  }
+  held.Finish(absl::OkStatus());
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_THAT(of_bytes("room", 60'000).Wait(), IsOk());
+  EXPECT_EQ(server_->load().bytes, 0u);
+}
+
 // The client's channel takes the advice: what was refused is repeated until there is room.
 TEST_P(CallTest, RefusedCallsOfIdempotentMethodsWaitAsAdvised) {
   Start(WithLoad({.calls_max = 1, .retry_after = absl::Milliseconds(1)}),

@@ -30,9 +30,14 @@ inline std::string CallTransportName(const testing::TestParamInfo<CallTransport>
 
 // New endpoints. Sockets, the runtime directory's too, are in a directory of this process.
 std::string InprocName();
+std::string LoopbackPort();
+std::string LoopbackPort6();
 std::string UnixPath();
 std::string ShmPath();
 std::string ShmName();
 std::string Mi7Port();
+
+// Containers often have no IPv6, not even within themselves.
+bool HasIpv6();
 
 }  // namespace mi7::conformance

@@ -122,5 +122,38 @@ TEST_P(StreamTest, IdleStreamSurvivesKeepaliveAndIdleTimeouts) {
   EXPECT_TRUE(Echoes(chat));
 }
 
+// Streams that begin at the very moment at which the connection is closed for being idle, by one
+// end or by both. None fails but one that certainly has not begun at the server, which is its
+// user's to begin again.
+TEST_P(StreamTest, StreamsThatRaceWithAnIdleCloseDoNotFail) {
+  constexpr absl::Duration kIdle = absl::Milliseconds(1);
+  for (const bool server_closes : {false, true}) {
+    for (const bool client_closes : {false, true}) {
+      SCOPED_TRACE(testing::Message() << server_closes << client_closes);
+      ServerOptions server;
+      ChannelOptions channel;
+      // Its times and so short a one are not kept together.
+      server.keepalive.interval = channel.keepalive.interval = absl::InfiniteDuration();
+      if (server_closes) server.idle_timeout = kIdle;
+      if (client_closes) channel.idle_timeout = kIdle;
+      Start(server, channel);
+      ASSERT_TRUE(Answers());
+      for (int i = 0; i < 150; ++i) {
+        // From well before to well after the time.
+        const Deadline pause = Deadline::After(absl::Microseconds(i * 20));
+        while (!pause.passed()) std::this_thread::yield();
+        auto chat = stub().Chat({.deadline = Deadline::After(kSoon)});
+        ASSERT_TRUE(Echoes(chat)) << i;
+        chat.writer().Close();
+        const ItemRead end = chat.reader().Read().Wait();
+        ASSERT_THAT(end, IsOk()) << i;
+        ASSERT_FALSE(*end) << i;
+      }
+      channel_ = nullptr;
+      server_ = nullptr;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace mi7::conformance

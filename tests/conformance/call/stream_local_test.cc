@@ -1,4 +1,5 @@
-// Streams to a server on the same machine, over Unix sockets and in shared memory.
+// Streams to a server on the same machine: over Unix sockets, in shared memory, and over what a
+// mi7:// endpoint chooses.
 
 #include "tests/conformance/call/stream_conformance.h"
 
@@ -13,7 +14,11 @@ INSTANTIATE_TEST_SUITE_P(Unix, StreamTest,
 INSTANTIATE_TEST_SUITE_P(Shm, StreamTest,
                          testing::Values(CallTransport{"adaptive", "shm", ShmPath},
                                          CallTransport{"blocking", "shm", ShmPath,
-                                                       transport::WaitPolicy::kBlock}),
+                                                       transport::WaitPolicy::kBlock},
+                                         CallTransport{"named", "shm", ShmName}),
+                         CallTransportName);
+
+INSTANTIATE_TEST_SUITE_P(Mi7, StreamTest, testing::Values(CallTransport{"chosen", "shm", Mi7Port}),
                          CallTransportName);
 
 }  // namespace mi7::conformance

@@ -1,18 +1,22 @@
 // Streams over TCP.
 
+#include <vector>
+
 #include "tests/conformance/call/stream_conformance.h"
 
 namespace mi7::conformance {
 namespace {
 
-std::string LoopbackPort() { return "tcp:127.0.0.1:0"; }
+std::vector<CallTransport> Transports() {
+  std::vector<CallTransport> transports = {
+      {"adaptive", "tcp", LoopbackPort},
+      {"blocking", "tcp", LoopbackPort, transport::WaitPolicy::kBlock}};
+  if (HasIpv6()) transports.push_back({"ipv6", "tcp", LoopbackPort6});
+  return transports;
+}
 
 }  // namespace
 
-INSTANTIATE_TEST_SUITE_P(Tcp, StreamTest,
-                         testing::Values(CallTransport{"adaptive", "tcp", LoopbackPort},
-                                         CallTransport{"blocking", "tcp", LoopbackPort,
-                                                       transport::WaitPolicy::kBlock}),
-                         CallTransportName);
+INSTANTIATE_TEST_SUITE_P(Tcp, StreamTest, testing::ValuesIn(Transports()), CallTransportName);
 
 }  // namespace mi7::conformance
