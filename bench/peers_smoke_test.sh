@@ -22,9 +22,9 @@ if grep -v -e '"missing":null' -e '"missing":"[a-z_]*: not installed: apt-get in
   exit 1
 fi
 # Nothing of iceoryx stays: its daemon, which outlives the last server for a moment, removes it.
-left=0
-while ls -d /tmp/mi7-bench-* /tmp/iox-unique-roudi.lock /dev/shm/iceoryx_mgmt 2>/dev/null; do
-  left=$((left + 1))
-  [ "$left" -lt 100 ] || { echo "these stay behind" >&2; exit 1; }
-  sleep 0.1
-done
+timeout 10 sh -c \
+  'while ls -d /tmp/mi7-bench-* /tmp/iox-unique-roudi.lock /dev/shm/iceoryx_mgmt; do :; done' >/dev/null 2>&1 || {
+  ls -d /tmp/mi7-bench-* /tmp/iox-unique-roudi.lock /dev/shm/iceoryx_mgmt
+  echo "these stay behind" >&2
+  exit 1
+}
