@@ -29,21 +29,23 @@ absl::Status Shortened(const absl::Status& status) {
 }  // namespace
 
 void AnswerSide::OnCall(transport::IncomingMessage&& message) {
-  const uint32_t call_id = message.header().call_id;
   if (config_->dispatcher == nullptr) {
-    return Refuse(call_id, absl::UnimplementedError("this end of the connection serves nothing"));
+    return Refuse(message.header(),
+                  absl::UnimplementedError("this end of the connection serves nothing"));
   }
   if (absl::Status admitted = Admit(message.header()); !admitted.ok()) {
     // An id that is in use is a broken peer, not a call to refuse: its answer would be ambiguous.
     if (absl::IsInvalidArgument(admitted)) return owner_->connection().Close(std::move(admitted));
-    return Refuse(call_id, admitted);
+    return Refuse(message.header(), admitted);
   }
   if (!message.has_body()) {
-    return Refuse(call_id, absl::InvalidArgumentError("call without a body"));
+    return Refuse(message.header(), absl::InvalidArgumentError("call without a body"));
   }
   LoadControl::Share share;
   if (config_->load != nullptr) [[unlikely]] {
-    if (absl::Status taken = TakeOn(message, share); !taken.ok()) return Refuse(call_id, taken);
+    if (absl::Status taken = TakeOn(message, share); !taken.ok()) {
+      return Refuse(message.header(), taken);
+    }
   }
   // The queue's limit stops reading before it stops answering, so what was read is answered.
   const FrameHeader& header = message.header();
@@ -57,8 +59,9 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
     call->extras().load = std::move(share);
   if (!call->request_.extra().empty()) [[unlikely]] {
     if (absl::Status read = call->ReadExtra(); !read.ok()) {
+      const FrameHeader refused = call->header();
       ObjectPool<ServerCall>::Delete(call);
-      return Refuse(call_id, read);
+      return Refuse(refused, read);
     }
   }
   if (!config_->interceptors.empty()) [[unlikely]] {
@@ -67,6 +70,7 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
       // The return of a stream of results only ends it.
       if (method != nullptr && StreamsResults(method->kind)) call->response_->has_body = false;
       counts().accepted.Add();
+      ExpectParamsOf(call->header());
       return call->Answer(std::move(ended));
     }
   }
@@ -76,6 +80,7 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
 void AnswerSide::Begin(ServerCall& call) {
   if (call.deadline_.passed()) [[unlikely]] {
     counts().dropped_late.Add();
+    ExpectParamsOf(call.header());
     const MethodInfo* const method = config_->dispatcher->FindMethod(call.header());
     const absl::Status late = absl::DeadlineExceededError(absl::StrCat(
         method != nullptr ? method->name : "call", ": deadline passed before the handler began"));
@@ -90,6 +95,13 @@ void AnswerSide::Begin(ServerCall& call) {
     if (!RunsOnce(call)) return;
   }
   config_->dispatcher->Run(call).Deliver(call);
+}
+
+void AnswerSide::ExpectParamsOf(const FrameHeader& header) {
+  if (config_->dispatcher == nullptr) return;
+  const MethodInfo* const method = config_->dispatcher->FindMethod(header);
+  if (method == nullptr || !StreamsParams(method->kind)) return;
+  streams().ExpectLate(StreamInbox::MessagesIn(limits().stream_window_bytes) + Stream::kLateOthers);
 }
 
 AnswerSide::Counts& AnswerSide::MakeCounts() {
@@ -229,7 +241,7 @@ absl::Status AnswerSide::OnRejectedStreamMessage(const FrameHeader& header,
 }
 
 void AnswerSide::OnRejectedCall(const FrameHeader& header, const absl::Status& why) {
-  Refuse(header.call_id, why);
+  Refuse(header, why);
 }
 
 void AnswerSide::OnUnsentStreamMessage(const FrameHeader& header, const absl::Status& why) {

@@ -146,10 +146,13 @@ class AnswerSide {
   // The stream with this call id, with a reference for the caller; nullptr: there is none.
   CalleeStream* FindStream(uint32_t call_id);
   // Answers a call that no ServerCall exists for. The driving thread.
-  void Refuse(uint32_t call_id, const absl::Status& status) {
+  void Refuse(const transport::FrameHeader& header, const absl::Status& status) {
     counts().refused.Add();
-    SendError(call_id, status, /*refused=*/true);
+    ExpectParamsOf(header);
+    SendError(header.call_id, status, /*refused=*/true);
   }
+  // A call is not begun whose caller may have a window full of its parameters on their way.
+  void ExpectParamsOf(const transport::FrameHeader& header);
   void SendError(uint32_t call_id, const absl::Status& status, bool refused);
 
   Owner* const owner_;

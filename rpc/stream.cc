@@ -81,9 +81,7 @@ absl::Status Stream::OnRejected(const FrameHeader& header, const absl::Status& w
 }
 
 uint32_t Stream::LateFramesMost() const {
-  // Of credit one may come for each half window, and StreamEnd.
-  constexpr uint32_t kOthers = 4;
-  return (StreamsIn() ? inbox_.MessagesMost() : 0) + kOthers;
+  return (StreamsIn() ? inbox_.MessagesMost() : 0) + kLateOthers;
 }
 
 void Stream::OnRoom() {

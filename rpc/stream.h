@@ -83,8 +83,10 @@ class Stream : public Readiness::Owner {
   bool IsStray(const transport::FrameHeader& header) const;
   // A message of the stream that the transport could not deliver: ends what is received.
   absl::Status OnRejected(const transport::FrameHeader& header, const absl::Status& why);
-  // Frames that the peer may have on their way when the stream ends at this end.
+  // Frames that the peer may have on their way when the stream ends at this end: messages, and of
+  // others StreamEnd and credit, of which one may come for each half window.
   uint32_t LateFramesMost() const;
+  static constexpr uint32_t kLateOthers = 4;
   // Whether a message has come. A hint, except on the driving thread.
   bool received_any() const { return received_any_.load(std::memory_order_relaxed); }
   // There is room in the connection's queue.

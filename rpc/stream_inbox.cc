@@ -53,11 +53,8 @@ absl::Status StreamInbox::Charge(uint32_t bytes) {
 }
 
 uint32_t StreamInbox::MessagesMost() const {
-  // A message has a header and something else.
-  constexpr int64_t kMessageBytesMin = transport::kFrameHeaderBytes + 8;
   MutexLock lock(&mutex_);
-  if (half_closed_ || granted_ <= 0) return 0;
-  return static_cast<uint32_t>(granted_ / kMessageBytesMin + 1);
+  return half_closed_ || granted_ <= 0 ? 0 : MessagesIn(static_cast<uint64_t>(granted_));
 }
 
 absl::Status StreamInbox::OnHalfClose() {

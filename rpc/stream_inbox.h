@@ -43,8 +43,12 @@ class StreamInbox final : public Readiness {
   void End(const absl::Status& status);
   // Drops what was not taken; nothing comes any more.
   void Clear();
-  // Messages that the peer may send without further credit.
+  // Messages that the peer may send without further credit; with one of so many bytes.
   uint32_t MessagesMost() const;
+  static constexpr uint32_t MessagesIn(uint64_t credit) {
+    // A message has a header and something else.
+    return static_cast<uint32_t>(credit / (transport::kFrameHeaderBytes + 8) + 1);
+  }
 
   // --- The user's ---
 

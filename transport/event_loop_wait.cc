@@ -64,7 +64,7 @@ int EventLoop::Impl::Wait(int64_t until_ns) {
 }
 
 bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {
-  const bool yield = single_cpu || options.wait != WaitPolicy::kSpin;
+  neighbour.BeginWait();
   for (uint32_t polls = 0;; ++polls) {
     if (spin_source != nullptr && spin_source->Poll()) {
       // While every spin ends here, nobody else would be served.
@@ -80,7 +80,11 @@ bool EventLoop::Impl::Spin(int64_t start_ns, int64_t budget_ns) {
     }
     // A pure spin without end still lets others run now and then: on a machine with fewer free
     // CPUs than spinning threads it would otherwise wait for the whole time slice of each.
-    if (yield || polls % 1024 == 1023) ::sched_yield();
+    if (single_cpu || polls % 1024 == 1023) {
+      ::sched_yield();
+    } else if (options.wait != WaitPolicy::kSpin) {
+      neighbour.YieldOrPause(polls + 1);
+    }
   }
 }
 

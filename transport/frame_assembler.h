@@ -81,6 +81,8 @@ class FrameAssembler {
   // until they are released.
   void ReleaseIdle();
 
+  // Whether the rest of a rejected message is still to come, to be dropped.
+  bool skips() const { return skip_ != 0; }
   // Whether the stream is between two messages, where it may end in order.
   bool AtBoundary() const { return begin_ == end_ && skip_ == 0; }
   // Whether it holds memory.

@@ -90,9 +90,13 @@ class NeighbourGuess {
   // For a wait that begins now: how often to poll and pause before the CPU is offered.
   // `single_cpu`: whether the thread has this one only (OnSingleCpu).
   uint32_t Pauses(bool single_cpu) {
+    BeginWait();
+    return single_cpu && shares_ ? 0 : kPausesBeforeYield;
+  }
+  // The same for one without pauses, each of whose polls is a system call.
+  void BeginWait() {
     // Who never waits long never offers the CPU, and others then take it.
     if (!shares_ && ++waits_ % kLookEvery == 0) Look(losses_());
-    return single_cpu && shares_ ? 0 : kPausesBeforeYield;
   }
   // Once a poll, after the pauses; `poll` counts up. Offers the CPU, or pauses where nobody took it
   // the last time.

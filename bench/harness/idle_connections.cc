@@ -2,6 +2,8 @@
 
 #include <poll.h>
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "base/deadline.h"
 #include "bench/harness/child_process.h"
@@ -84,6 +86,13 @@ absl::StatusOr<IdleFigures> MeasureIdleConnections(const std::string& program,
     wakeups = WakeupsPerSecond(*client, *server, watch_ms);
   }
   if (!wakeups.ok()) return wakeups.status();
+  // Once more, because what looks after connections in use lets go of idle ones after some seconds.
+  for (auto& [process, use] :
+       {std::pair(&*server, &server_use[1]), std::pair(&*client, &client_use[1])}) {
+    const absl::StatusOr<MemoryUse> at_rest = AskMemory(*process, "memory");
+    if (!at_rest.ok()) return at_rest.status();
+    *use = *at_rest;
+  }
   return IdleFigures{.connections = connections,
                      .client = Share(client_use[0], client_use[1], connections),
                      .server = Share(server_use[0], server_use[1], connections),

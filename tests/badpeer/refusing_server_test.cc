@@ -1,5 +1,5 @@
-// Calls that a server refuses, or that a lost connection had not sent: what has certainly not run is
-// made once more.
+// Calls that a server refuses, or that a lost connection had not sent: what has certainly not run
+// is made once more.
 
 #include <memory>
 #include <optional>

@@ -241,9 +241,14 @@ bool ShmConnection::ReadRing(int records) {
     if (QueueFullNow() && PauseWhenFull()) [[unlikely]]
       break;
     if (--records == 0 || !CanDrive() || !reader_.Ready()) break;
-    if (!burst) bursts_.store(burst = true, std::memory_order_relaxed);
+    if (!std::exchange(burst, true) && !bursts_.load(std::memory_order_relaxed)) {
+      bursts_.store(true, std::memory_order_relaxed);
+    }
   }
-  if (!burst) bursts_.store(false, std::memory_order_relaxed);
+  // Written only when it changes: its line is read by those who send.
+  if (!burst && bursts_.load(std::memory_order_relaxed)) {
+    bursts_.store(false, std::memory_order_relaxed);
+  }
   return true;
 }
 

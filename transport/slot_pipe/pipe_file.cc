@@ -128,6 +128,10 @@ absl::StatusOr<void*> Map(int fd, uint64_t bytes, int protection) {
   if ((protection & PROT_WRITE) != 0) {
     const std::string self = absl::StrCat("/proc/self/fd/", fd);
     own = Fd(::open(self.c_str(), O_RDWR | O_CLOEXEC));
+    if (own.get() < 0 && errno == ENOENT) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(self, " is not there: pipes need /proc to be mounted"));
+    }
     if (own.get() < 0) return Failed("opening again through", self, errno);
     fd = own.get();
   }

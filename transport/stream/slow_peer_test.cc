@@ -138,6 +138,32 @@ TEST_P(SlowPeerTest, SlowMessagesThatCompleteInTimeAndIdleConnectionsAreKept) {
   EXPECT_TRUE(at_idle->WaitMessages(2));
 }
 
+TEST_P(SlowPeerTest, RefusedMessageThatWasDroppedToItsEndIsOver) {
+  options_.limits.message_bytes_max = 64u << 10;
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  auto [connection, receiver] = server_->Accepted(0);
+  RawPeer other = ConnectRaw();
+  auto [other_connection, at_other] = server_->Accepted(1);
+  const std::string too_large = BytesOf(MakeMessage(FrameType::kCall, 1, 100'000));
+  const std::string small = BytesOf(MakeMessage(FrameType::kCall, 1, 1000));
+  // The one loop has read what came before it when it has delivered the other's message.
+  peer.Send(too_large.substr(0, 50'000));
+  other.Send(small);
+  ASSERT_TRUE(at_other->WaitMessages(1));
+  peer.Send(too_large.substr(50'000));
+  for (int i = 0; i < 2; ++i) {
+    RawPeer stuck = ConnectRaw();
+    auto [stuck_connection, at_stuck] = server_->Accepted(2 + i);
+    stuck.Send(small.substr(0, 100));
+    AdvanceUntilClosed(*at_stuck, absl::Seconds(2));
+    ExpectClosedAsSlow(*at_stuck);
+  }
+  EXPECT_FALSE(receiver->closed());
+  peer.Send(small);
+  EXPECT_TRUE(receiver->WaitMessages(1));
+}
+
 // Each message has its own time, however many follow each other without a pause in between.
 TEST_P(SlowPeerTest, MessagesThatOverlapReadsForLongAreKept) {
   StartServer();

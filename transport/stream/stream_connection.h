@@ -142,6 +142,8 @@ class StreamConnection final : public Connection,
   void NoteArrival();
   // Loop thread only.
   void CheckArrival();
+  // Whether something has come that was not read.
+  bool BytesWait() const;
   void LookAtArrival(int64_t due_ns);
   void Deliver(FrameAssembler::Received& received);
   // The stream has ended; `error` is recv's errno, 0 for an orderly end.

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -92,10 +93,13 @@ void StreamConnection::Drive(Completion& completion, Deadline deadline) {
   // What came together with the handshake is at hand already: no read would bring it.
   if (assembler_.buffered_bytes() != 0) Dispatch();
   const WaitPolicy policy = context_->wait;
+  static thread_local const bool single_cpu = OnSingleCpu();
+  static thread_local NeighbourGuess neighbour;
   while (!completion.done() && CanDrive()) {
     TellRoom();
     int64_t budget_ns = 0;
     int64_t start_ns = 0;
+    if (policy == WaitPolicy::kAdaptive) neighbour.BeginWait();
     if (policy != WaitPolicy::kBlock) {
       start_ns = MonotonicNanos();
       budget_ns = policy == WaitPolicy::kSpin ? INT64_MAX : budget_.Begin();
@@ -108,7 +112,6 @@ void StreamConnection::Drive(Completion& completion, Deadline deadline) {
         if (polls % 32 == 0) {
           if (deadline.passed()) return;
           TellRoom();
-          static thread_local const bool single_cpu = OnSingleCpu();
           if (single_cpu || polls % 1024 == 0) ::sched_yield();
         }
         continue;
@@ -116,7 +119,11 @@ void StreamConnection::Drive(Completion& completion, Deadline deadline) {
       const int64_t now_ns = MonotonicNanos();
       if (now_ns >= deadline.at_ns()) return;
       if (now_ns - start_ns > budget_ns) break;
-      ::sched_yield();
+      if (single_cpu) {
+        ::sched_yield();
+      } else {
+        neighbour.YieldOrPause(polls);
+      }
     }
     if (read == Read::kNothing && !completion.done() && CanDrive()) read = ReadBlocking(deadline);
     if (policy == WaitPolicy::kAdaptive) budget_.End(budget_ns, MonotonicNanos() - start_ns);
@@ -177,11 +184,14 @@ void StreamConnection::Dispatch() {
   DispatchScope scope(this);
   FrameAssembler::Received received;
   while (CanDrive()) {
+    const bool skipped = assembler_.skips();
     const FrameAssembler::Result result = assembler_.Next(received);
-    if (result == FrameAssembler::Result::kNeedMore) break;
-    // Before somebody's callback takes its time.
-    if (arrival_ != nullptr) [[unlikely]]
+    const bool more = result == FrameAssembler::Result::kNeedMore;
+    // What was half there is complete, or dropped to its end. Before somebody's callback takes its
+    // time.
+    if (arrival_ != nullptr && (!more || (skipped && !assembler_.skips()))) [[unlikely]]
       arrival_->due_ns.store(Arrival::kNoMessage, std::memory_order_relaxed);
+    if (more) break;
     if (result == FrameAssembler::Result::kMessage) [[likely]] {
       Deliver(received);
     } else if (result == FrameAssembler::Result::kRejected) {
@@ -234,6 +244,11 @@ void StreamConnection::LookAtArrival(int64_t due_ns) {
   arrival.timer.Schedule(Deadline::AtNanos(arrival.look_ns));
 }
 
+bool StreamConnection::BytesWait() const {
+  int bytes = 0;
+  return ::ioctl(socket_.get(), FIONREAD, &bytes) == 0 && bytes > 0;
+}
+
 void StreamConnection::CheckArrival() {
   if (closing() || arrival_ == nullptr) return;
   // A loop that comes late has read nothing in that time.
@@ -254,7 +269,13 @@ void StreamConnection::CheckArrival() {
                                                  std::memory_order_relaxed)) {
       due_ns += late_ns;
     }
-  } else if (due_ns <= MonotonicNanos()) {
+  } else if (const int64_t now_ns = MonotonicNanos(); due_ns <= now_ns && BytesWait()) {
+    // It is us who read late: this loop, or a thread that drives and is inside a callback.
+    if (arrival_->due_ns.compare_exchange_strong(due_ns, now_ns + kLateLook,
+                                                 std::memory_order_relaxed)) {
+      due_ns = now_ns + kLateLook;
+    }
+  } else if (due_ns <= now_ns) {
     const Limits& limits = context_->limits;
     BeginClose(absl::ResourceExhaustedError(absl::StrCat(
                    peer(), " has begun a message and not completed it within ",
