@@ -9,6 +9,8 @@ namespace mi7::bench {
 namespace {
 
 constexpr double kStableSpread = 0.25;
+// Of the machine. With more a figure is not one of what was measured alone.
+constexpr double kOthersShareMost = 0.10;
 
 // What counts as none: a few per thousand calls are of the start, not of the calls.
 constexpr double kNone = 0.01;
@@ -142,9 +144,10 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
     return figure;
   }
   figure.value = Summarize(values);
-  figure.stable = figure.value.relative() <= kStableSpread;
   figure.others_share =
       Quantile(Collect(cell, [](const Sample& s) { return s.others_share; }), 0.5);
+  const bool undisturbed = figure.others_share <= kOthersShareMost;
+  figure.stable = undisturbed && figure.value.relative() <= kStableSpread;
   const bool time = row.quantity == Quantity::kP50 || row.quantity == Quantity::kPerCall;
   if (time) {
     figure.p99 = Quantile(Collect(cell, [](const Sample& s) { return s.calls.p99_ns(); }), 0.5);
@@ -200,7 +203,7 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   if (ratios.empty()) return figure;
   figure.limit = Quantile(limits, 0.5);
   figure.ratio = Summarize(ratios);
-  figure.stable = figure.ratio->relative() <= kStableSpread;
+  figure.stable = undisturbed && figure.ratio->relative() <= kStableSpread;
   if (figure.target.has_value()) figure.met = Meets(figure.ratio->median, *figure.target);
   return figure;
 }
