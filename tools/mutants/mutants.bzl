@@ -4,7 +4,7 @@ A test is worth what it would find. So each suite has seeded faults: a source is
 place, its test is built with it, and has to fail.
 """
 
-def mutant(name, src, old, new, deps, copts = []):
+def mutant(name, src, old, new, deps, copts = [], tags = []):
     """A program in which `src` has `new` where it has `old`.
 
     Args:
@@ -16,6 +16,7 @@ def mutant(name, src, old, new, deps, copts = []):
       new: text instead of it.
       deps: the rest of the program.
       copts: for that source.
+      tags: of the program.
     """
     native.genrule(
         name = name + "_source",
@@ -30,6 +31,9 @@ def mutant(name, src, old, new, deps, copts = []):
         name = name,
         testonly = True,
         srcs = [name + ".cc"],
+        # tools/test builds and runs what has this tag with --mutants only. That each fault still
+        # fits its source is seen by the genrule above, which is built with everything.
+        tags = tags,
         # Faults are put in where they fit, however they look.
         copts = copts + ["-Wno-misleading-indentation", "-Wno-unused", "-Wno-unused-parameter"],
         linkstatic = True,
@@ -76,6 +80,7 @@ def mutants_test(name, test, faults, settings = [], program_args = "", data = []
             old = old,
             new = new,
             deps = [test + "_program"],
+            tags = ["mutants"],
         )
         mutants[name + "_" + fault] = tests
     native.sh_test(
@@ -87,7 +92,7 @@ def mutants_test(name, test, faults, settings = [], program_args = "", data = []
                ["'$(rootpath :%s)@%s'" % (mutant, tests) for mutant, tests in mutants.items()],
         data = [test] + [":" + mutant for mutant in mutants] + data,
         # One build is enough: a fault is a fault.
-        tags = ["no_sanitizer"],
+        tags = ["mutants", "no_sanitizer"],
     )
 
 def _quote(text):
