@@ -105,6 +105,7 @@ struct EventLoop::Impl {
   KeptSources kept;
   int64_t last_epoll_ns = 0;
   int64_t epoll_every_ns = 0;
+  uint32_t rounds_per_clock = 1;  // of SpinKept
   SpinBudget budget;
   bool single_cpu = false;
   NeighbourGuess neighbour;

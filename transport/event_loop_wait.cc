@@ -20,8 +20,9 @@ constexpr uint32_t kPollsPerEpoll = 8;
 // long as they have nothing. A look is a system call, by which a call in some hundred is late.
 constexpr int64_t kEpollEveryMinNs = 50'000;
 constexpr int64_t kEpollEveryMaxNs = 200'000;
-// And tasks' and timers' clocks.
-constexpr uint32_t kRoundsPerClock = 64;
+// And tasks' and timers' clocks, after so many rounds of the polled sources that all had work;
+// fewer where those take long, because handlers do.
+constexpr uint32_t kRoundsPerClockMost = 64;
 
 }  // namespace
 
@@ -100,7 +101,9 @@ bool EventLoop::Impl::PollNowAndThen(int64_t now_ns) {
 bool EventLoop::Impl::SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns) {
   uint32_t quiet_rounds = 0;
   uint32_t pauses = neighbour.Pauses(single_cpu);
-  for (uint32_t rounds = 1;; ++rounds) {
+  int64_t clock_ns = MonotonicNanos();
+  uint32_t unclocked_rounds = 0;
+  for (;;) {
     const bool worked = kept.Poll();
     if (HasWork() || kept.empty()) return false;
     if (worked) {
@@ -108,12 +111,19 @@ bool EventLoop::Impl::SpinKept(int64_t& quiet_since_ns, int64_t& budget_ns) {
       if (quiet_rounds != 0) pauses = neighbour.Pauses(single_cpu);
       quiet_since_ns = 0;
       quiet_rounds = 0;
-      if (rounds % kRoundsPerClock != 0) continue;
+      if (++unclocked_rounds < rounds_per_clock) continue;
     } else if (++quiet_rounds <= pauses) {
       CpuPause();
       continue;
     }
     const int64_t now_ns = MonotonicNanos();
+    if (worked) {
+      const int64_t round_ns = std::max<int64_t>(1, (now_ns - clock_ns) / unclocked_rounds);
+      rounds_per_clock = static_cast<uint32_t>(
+          std::clamp<int64_t>(kEpollEveryMinNs / round_ns, 1, kRoundsPerClockMost));
+    }
+    clock_ns = now_ns;
+    unclocked_rounds = 0;
     if (now_ns >= NextDeadline()) return false;
     if (PollNowAndThen(now_ns)) return false;
     if (worked) continue;

@@ -302,8 +302,9 @@ TEST_P(CallTest, ControlCallsAreAnsweredWhileTheLoopIsBusy) {
     const uint64_t before = echoes;
     auto health = ProbeStub(other).Health({.deadline = Deadline::After(kSoon)}).Send().Wait();
     EXPECT_THAT(health, IsOk());
-    // Each caller may have had some turns meanwhile, but not without end.
-    EXPECT_LE(echoes - before, 2000u);
+    // Each caller may have had some turns meanwhile, but not without end. (Some dozens, where
+    // nobody else wants the CPUs.)
+    EXPECT_LE(echoes - before, 4000u);
     const Deadline patience = Deadline::After(kSoon);
     while (echoes == before) ASSERT_FALSE(patience.passed());
   }
