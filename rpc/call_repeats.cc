@@ -47,13 +47,14 @@ void CallRepeats::CopyRequest(transport::MessageBody& request) {
 }
 
 void CallRepeats::TakeBack(OutgoingMessage request) {
-  // Its memory may be that of a connection that ends.
-  transport::EnsureHeapMessage(request);
   if (transport::IsSole(*request)) {
+    // Its memory may be that of a connection that ends.
+    transport::EnsureHeapMessage(request);
     request->segment_source = nullptr;
     returned_ = std::move(request);
   } else if (segment_words_.empty()) {
-    CopyRequest(*request);  // a connection has not let go of it yet
+    // A connection has not let go of it yet, or it lies where the peer reads it.
+    transport::ReadShared(*request, [&] { CopyRequest(*request); });
   }
 }
 

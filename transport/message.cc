@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstring>
 #include <new>
 #include <string>
@@ -122,12 +121,7 @@ class HeapMessage final : public MessageBody, public Backing {
   std::span<const std::byte> extra() const override { return extra_; }
 
   void Recycle() override {
-    // The first of two handles leaves the message to the other one. acq_rel: which comes after it,
-    // with all its uses.
-    if (shared_.load(std::memory_order_acquire) &&
-        shared_.exchange(false, std::memory_order_acq_rel)) {
-      return;
-    }
+    if (LeaveToOther()) return;
     Buffer* const block = block_;
     if (!ReuseReadyRoot()) Remake();
     block->Unref();
@@ -181,10 +175,6 @@ class HeapMessage final : public MessageBody, public Backing {
 
   // The segments when the message was sealed.
   SegmentsView sealed() const { return sealed_; }
-
-  // From now on it has two handles. Relaxed: the second one is not given away yet.
-  void Share() { shared_.store(true, std::memory_order_relaxed); }
-  bool shared() const { return shared_.load(std::memory_order_acquire); }
 
   void AppendPieces(SegmentsView segments, PieceList& pieces) {
     // Header and extra are contiguous: in the room, or in the extra part's own block.
@@ -321,7 +311,6 @@ class HeapMessage final : public MessageBody, public Backing {
 
   Buffer* const block_;                       // of which this object is a part
   std::optional<StructSize> last_root_size_;  // of the message that was here before
-  std::atomic<bool> shared_{false};           // whether it has a second handle
   bool first_taken_ = false;
   bool first_in_block_ = false;
   size_t allocated_bytes_ = block_->capacity();
@@ -354,28 +343,27 @@ SegmentsView MessageBody::Segments() {
   return segments;
 }
 
-void CopyToHeap(OutgoingMessage& message) {
-  OutgoingMessage copy = NewHeapMessage(MessageBytes(*message));
-  copy->header = message->header;
-  copy->SetExtra(message->extra());
-  copy->has_body = message->has_body;
-  if (message->has_body) {
-    copy->setRoot(message->getRoot<capnp::AnyPointer>().asReader());
-  }
-  message = std::move(copy);
+OutgoingMessage CopyToHeap(MessageBody& message) {
+  OutgoingMessage copy = NewHeapMessage(MessageBytes(message));
+  copy->header = message.header;
+  copy->SetExtra(message.extra());
+  copy->has_body = message.has_body;
+  if (message.has_body) copy->setRoot(message.getRoot<capnp::AnyPointer>().asReader());
+  return copy;
 }
 
 OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max) {
-  if (!message.is_heap() || message.further_segments() != nullptr) return OutgoingMessage();
   size_t bytes = 0;
   for (const Segment& segment : message.Segments()) bytes += segment.size() * kWordBytes;
   if (bytes > bytes_max) return OutgoingMessage();
-  Downcast(message).Share();
+  message.was_shared_ = true;
+  // Relaxed: the second one is not given away yet.
+  message.shared_.store(true, std::memory_order_relaxed);
   return OutgoingMessage(&message);
 }
 
 bool IsSole(const MessageBody& message) {
-  return !static_cast<const HeapMessage&>(message).shared();
+  return !message.shared() && (message.further_segments() == nullptr || !message.was_shared_);
 }
 
 OutgoingMessage NewHeapMessage(size_t bytes) {

@@ -8,6 +8,7 @@
 // delivered it and may be released in any order.
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,6 +20,7 @@
 #include <capnp/any.h>
 #include <capnp/message.h>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "base/limits.h"
 #include "transport/buffer_pool.h"
@@ -36,6 +38,9 @@ class FurtherSegments {
   // The message ends, whose segments these are, in order. Gives the memory back unless it was sent,
   // and destroys itself. Any thread.
   virtual void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) = 0;
+  // Of a message that has been shared: calls `read` while the segments have their content, and
+  // true; false: their memory was needed. `read` does not block. Any thread.
+  virtual bool WhileKept(absl::FunctionRef<void()> read) = 0;
 
  protected:
   ~FurtherSegments() = default;
@@ -49,6 +54,8 @@ class SegmentSource {
  protected:
   ~SegmentSource() = default;
 };
+
+class OutgoingMessage;
 
 // A message under construction; one implementation a kind of memory. Not thread-safe.
 class MessageBody : public capnp::MessageBuilder {
@@ -81,6 +88,9 @@ class MessageBody : public capnp::MessageBuilder {
   // Whether it comes from NewHeapMessage.
   bool is_heap() const { return is_heap_; }
 
+  // Whether it has a second handle (still). Acquire: what that did with it comes before.
+  bool shared() const { return shared_.load(std::memory_order_acquire); }
+
   // Intrusive link for the queue of whoever owns the message (a connection's send queue).
   MessageBody* next = nullptr;
   // Learns the size of the body when the message is sealed, if there is one.
@@ -111,12 +121,24 @@ class MessageBody : public capnp::MessageBuilder {
   explicit MessageBody(bool is_heap = false) : is_heap_(is_heap) {}
   ~MessageBody() = default;
 
+  // For Recycle: whether it is the first of two handles that goes, which leaves the message to the
+  // other one. acq_rel: which comes after it, with all its uses.
+  bool LeaveToOther() {
+    return shared_.load(std::memory_order_acquire) &&
+           shared_.exchange(false, std::memory_order_acq_rel);
+  }
+
   FurtherSegments* further_segments_ = nullptr;
   ReadyRoot ready_;
   std::optional<StructSize> root_size_;  // what initRoot was called for
 
  private:
+  friend OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max);
+  friend bool IsSole(const MessageBody& message);
+
   const bool is_heap_;
+  bool was_shared_ = false;
+  std::atomic<bool> shared_{false};
 };
 
 // Owning handle of a MessageBody. Move-only; empty after it was moved from.
@@ -151,14 +173,23 @@ class OutgoingMessage {
 // the body fits its first segment. Thread-safe.
 OutgoingMessage NewHeapMessage(size_t bytes);
 
-// A second handle of a heap message whose segments have at most `bytes_max` bytes, for a connection
-// to send while the first handle keeps the message: the memory goes back when both are gone, on
-// whichever thread. Empty for other messages: what lies where the peer reads it is the peer's once
-// it is sent. Nothing is copied. What the first handle's owner may do with the message before it is
-// sole again is to read its segments, when the connection has answered or dropped it.
+// A second handle of a message whose segments have at most `bytes_max` bytes, for a connection to
+// send while the first handle keeps the message: the memory goes back when both are gone, on
+// whichever thread. Empty for larger messages. Nothing is copied. What the first handle's owner may
+// do with the message before it is sole again is ReadShared, when the connection has answered or
+// dropped it.
 OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max);
-// Whether there is no second handle of this heap message (any more): it may be changed and sent.
+// Whether the message may be changed and sent: it has no second handle (any more), and has not been
+// sent from where the peer reads it.
 bool IsSole(const MessageBody& message);
+// Calls `read`, which does not block, while the segments of a message that was shared have their
+// content, and true. False: they lie where the peer reads them, and their memory was needed for
+// other messages after they had been sent.
+inline bool ReadShared(MessageBody& message, absl::FunctionRef<void()> read) {
+  if (message.further_segments() != nullptr) return message.further_segments()->WhileKept(read);
+  read();
+  return true;
+}
 
 // A piece of memory to be written, in order. Same shape as iovec, without its header.
 struct ByteSpan {
@@ -169,12 +200,13 @@ struct ByteSpan {
 // Pieces of messages to be written, in order. Cleared and reused by its owner, to keep it warm.
 using PieceList = std::vector<ByteSpan>;
 
+// A heap message with the same header and content.
+OutgoingMessage CopyToHeap(MessageBody& message);
 // Makes `message` a heap message, by copying it when it is none: a message that was reserved on
 // another connection.
-void CopyToHeap(OutgoingMessage& message);
 inline void EnsureHeapMessage(OutgoingMessage& message) {
   if (!message->is_heap()) [[unlikely]]
-    CopyToHeap(message);
+    message = CopyToHeap(*message);
 }
 
 // Finishes a heap message for a byte stream: fills header.size and header.extra_size, writes

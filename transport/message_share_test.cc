@@ -38,7 +38,7 @@ TEST(ShareMessageTest, SharedMessageLivesAsLongAsOneOfItsHandles) {
   }
 }
 
-TEST(ShareMessageTest, OnlySmallMessagesInMemoryOfOurOwnAreShared) {
+TEST(ShareMessageTest, OnlySmallMessagesAreShared) {
   OutgoingMessage message = NewHeapMessage(1 << 16);
   message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(1000);
   EXPECT_FALSE(ShareMessage(*message, 1000)) << "the pointers count as well";
@@ -57,13 +57,18 @@ TEST(ShareMessageTest, OnlySmallMessagesInMemoryOfOurOwnAreShared) {
             100'000u);
 }
 
-TEST(ShareMessageTest, MessageThatGrewWhereThePeerReadsItIsNotShared) {
+TEST(ShareMessageTest, WhatLiesWhereThePeerReadsItMayBeLostOnceItWasSent) {
   struct Memory final : SegmentSource, FurtherSegments {
     FurtherSegments* NewFurtherSegments() override { return this; }
     kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t) override {
       return kj::arrayPtr(words, 1024).slice(0, minimum_bytes / sizeof(capnp::word));
     }
     void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
+    bool WhileKept(absl::FunctionRef<void()> read) override {
+      if (kept) read();
+      return kept;
+    }
+    bool kept = true;
     capnp::word words[1024] = {};
   };
   Memory memory;
@@ -71,7 +76,20 @@ TEST(ShareMessageTest, MessageThatGrewWhereThePeerReadsItIsNotShared) {
   message->segment_source = &memory;
   message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(6000);
   ASSERT_EQ(message->Segments().size(), 2u);
-  EXPECT_FALSE(ShareMessage(*message, 1 << 20));
+  EXPECT_TRUE(IsSole(*message));
+  EXPECT_FALSE(ShareMessage(*message, 6000));
+  EXPECT_TRUE(IsSole(*message));
+  OutgoingMessage second = ShareMessage(*message, 1 << 20);
+  ASSERT_TRUE(second);
+  EXPECT_FALSE(IsSole(*message));
+  second.reset();
+  EXPECT_FALSE(IsSole(*message)) << "the peer may have it";
+  int reads = 0;
+  EXPECT_TRUE(ReadShared(*message, [&reads] { ++reads; }));
+  EXPECT_EQ(reads, 1);
+  memory.kept = false;
+  EXPECT_FALSE(ReadShared(*message, [&reads] { ++reads; }));
+  EXPECT_EQ(reads, 1);
 }
 
 TEST(ShareMessageTest, HandlesOfASharedMessageMayGoAtTheSameTime) {

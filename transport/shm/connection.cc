@@ -316,7 +316,7 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Sta
   writer_.Write(message->header, Form::kSegments, {words.data(), at});
   if (extra_slot) pool_->Sent(extra_slot, extra.size());
   if (apart_slot) pool_->Sent(apart_slot, apart_bytes);
-  held->MarkSent(segments);
+  held->MarkSent(segments, message->shared());
   message.reset();
   return Put::kDone;
 }
@@ -351,6 +351,10 @@ ShmConnection::Put ShmConnection::PutStream(OutgoingMessage& message, absl::Stat
   const uint64_t word = std::bit_cast<uint64_t>(DescriptorOf(slot, bytes));
   writer_.Write(message->header, Form::kStream, {&word, 1});
   pool_->Sent(slot, bytes);
+  if (message->shared()) [[unlikely]] {
+    // Its own slots are not needed any more, but it ends with the call only.
+    if (SlotSegments* const held = SlotSegments::Of(*message, *pool_)) held->GiveUp(segments);
+  }
   message.reset();
   return Put::kDone;
 }
@@ -435,12 +439,16 @@ void ShmConnection::TellRefused() {
 bool ShmConnection::Evacuate(MessageBody* queued) {
   MessageBody** link = &first_->next;
   for (; queued != nullptr; link = &(*link)->next, queued = queued->next) {
-    if (SlotSegments::Of(*queued, *pool_) == nullptr) continue;
+    SlotSegments* const held = SlotSegments::Of(*queued, *pool_);
+    if (held == nullptr) continue;
     OutgoingMessage message(queued);
     MessageBody* const after = queued->next;
     const uint64_t counted = message->header.size;
     copied_payload_bytes.fetch_add(counted, std::memory_order_relaxed);
-    CopyToHeap(message);
+    OutgoingMessage heap = CopyToHeap(*message);
+    if (message->shared()) held->GiveUp(message->Segments());
+    message = std::move(heap);
+    heap.reset();
     const absl::Status sealed = SealMessage(*message, options_->limits);
     MI7_CHECK(sealed.ok(), "a message keeps the limits when it is copied into one segment");
     // One segment has another size than several.

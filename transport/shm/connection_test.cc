@@ -245,12 +245,13 @@ TEST_F(ShmConnectionTest, PeerThatReadsSlowlyIsKept) {
 
 // A message that needs slots, behind a full ring, and all slots held by messages behind it: those
 // would come free only after it.
-class HeldByLaterOnesTest : public ShmConnectionTest {
+// With the parameter, their senders keep them as calls keep their requests.
+class HeldByLaterOnesTest : public ShmConnectionTest, public ::testing::WithParamInterface<bool> {
  protected:
   HeldByLaterOnesTest() : ShmConnectionTest({{4096, 4}}) {}
 };
 
-TEST_F(HeldByLaterOnesTest, SlotsAreGivenUpForTheFirstInTheQueueAndAllArriveInOrder) {
+TEST_P(HeldByLaterOnesTest, SlotsAreGivenUpForTheFirstInTheQueueAndAllArriveInOrder) {
   struct Arrived {
     absl::Mutex mutex;
     std::vector<std::pair<uint32_t, std::string>> messages;
@@ -265,6 +266,7 @@ TEST_F(HeldByLaterOnesTest, SlotsAreGivenUpForTheFirstInTheQueueAndAllArriveInOr
   const uint32_t large = sent;
   ASSERT_TRUE(Send(sent++, 10'000).ok()) << "of three slots";
   const uint64_t copied_before = copied_payload_bytes.load();
+  std::vector<OutgoingMessage> kept;
   for (int i = 0; i < 4; ++i) {
     absl::StatusOr<OutgoingMessage> message = client_->Reserve(3'000);
     ASSERT_TRUE(message.ok());
@@ -273,6 +275,10 @@ TEST_F(HeldByLaterOnesTest, SlotsAreGivenUpForTheFirstInTheQueueAndAllArriveInOr
     (*message)->header.call_id = sent++;
     auto data = (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(3'000);
     std::fill(data.begin(), data.end(), static_cast<uint8_t>(i));
+    if (GetParam()) {
+      kept.push_back(*std::move(message));
+      *message = ShareMessage(*kept.back(), 4096);
+    }
     ASSERT_TRUE(client_->Send(*std::move(message)).ok());
   }
   EXPECT_EQ(CommittedSlotBytes(), 4 * 4096u) << "all are held";
@@ -290,7 +296,11 @@ TEST_F(HeldByLaterOnesTest, SlotsAreGivenUpForTheFirstInTheQueueAndAllArriveInOr
                     : i == large ? std::string(10'000, 7)
                                  : std::string(3'000, static_cast<char>(i - large - 1)));
   }
+  EXPECT_EQ(CommittedSlotBytes(), 4 * 4096u) << "the same ones were enough";
 }
+
+INSTANTIATE_TEST_SUITE_P(All, HeldByLaterOnesTest, ::testing::Bool(),
+                         [](const auto& of) { return std::string(of.param ? "kept" : "sent"); });
 
 // Who keeps messages does not stall the others, whatever they are made of.
 class KeptMessagesTest : public ShmConnectionTest,

@@ -45,6 +45,7 @@ kj::ArrayPtr<capnp::word> ShmMessage::allocateSegment(capnp::uint minimum_words)
 }
 
 void ShmMessage::Recycle() {
+  if (LeaveToOther()) return;
   if (!slots_.slots().empty() || !private_segments_.empty()) {
     const auto segments = getSegmentsForOutput();
     size_t block = 0;

@@ -213,7 +213,8 @@ Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class,
   return {};
 }
 
-Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused) {
+Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused,
+                    const void* keeper) {
   if (!CouldHold(bytes)) return {};
   if (!CouldHold(hint_bytes)) hint_bytes = bytes;
   BiasedLock lock(&mutex_);
@@ -224,11 +225,18 @@ Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::S
     if (refused != nullptr) *refused = absl::OkStatus();
     slot = TakeFitting(bytes, hint_bytes, any_class, refused);
   }
+  if (!slot && only_kept_ != 0) [[unlikely]] {
+    FreeKept();
+    if (refused != nullptr) *refused = absl::OkStatus();
+    slot = TakeFitting(bytes, hint_bytes, any_class, refused);
+  }
+  if (slot) chunks_[slot.size_class].slots[slot.index].keeper = keeper;
   return slot;
 }
 
 void SlotPool::Free(uint32_t size_class, uint16_t index) {
   Chunk& chunk = chunks_[size_class];
+  chunk.slots[index].keeper = nullptr;
   const uint16_t run = std::exchange(chunk.slots[index].run, uint16_t{1});
   for (uint32_t i = run; i-- > 0;) {
     chunk.slots[index + i].free = true;
@@ -257,15 +265,81 @@ void SlotPool::Return(const Slot& slot, uint64_t dirty_bytes) {
     Dirtied(slot, dirty_bytes);
     Free(slot.size_class, slot.index);
     --taken_;
-    last = taken_ == 0 && peer_ == nullptr;
+    last = over();
   }
   if (last) delete this;
 }
 
-void SlotPool::Sent(const Slot& slot, uint64_t dirty_bytes) {
+void SlotPool::OnlyKeep(SlotState& slot) {
+  slot.only_kept = true;
+  ++only_kept_;
+}
+
+void SlotPool::GiveUp(const Slot& slot, uint64_t dirty_bytes) {
+  if (forked()) [[unlikely]]
+    return;
   BiasedLock lock(&mutex_);
   Dirtied(slot, dirty_bytes);
   --taken_;
+  ++to_let_go_;
+  OnlyKeep(chunks_[slot.size_class].slots[slot.index]);
+}
+
+SlotPool::SlotState* SlotPool::KeptBy(const void* keeper, const Slot& slot) {
+  Chunk& chunk = chunks_[slot.size_class];
+  // Trim forgets the slots of a class that is idle.
+  if (slot.index >= chunk.slots.size() || chunk.slots[slot.index].keeper != keeper) return nullptr;
+  return &chunk.slots[slot.index];
+}
+
+void SlotPool::LetGo(const Slot& slot, const void* keeper) {
+  if (forked()) [[unlikely]]
+    return;
+  bool last;
+  {
+    BiasedLock lock(&mutex_);
+    --to_let_go_;
+    last = over();
+    if (SlotState* const kept = KeptBy(keeper, slot); kept != nullptr) {
+      kept->keeper = nullptr;
+      if (std::exchange(kept->only_kept, false)) {
+        --only_kept_;
+        Free(slot.size_class, slot.index);
+      }
+    }
+  }
+  if (last) delete this;
+}
+
+bool SlotPool::WhileKept(std::span<const Slot> slots, const void* keeper,
+                         absl::FunctionRef<void()> read) {
+  BiasedLock lock(&mutex_);
+  for (const Slot& slot : slots) {
+    if (KeptBy(keeper, slot) == nullptr) return false;
+  }
+  read();
+  return true;
+}
+
+void SlotPool::FreeKept() {
+  for (uint32_t size_class = 0; size_class < chunks_.size(); ++size_class) {
+    for (uint32_t i = 0; i < chunks_[size_class].slots.size(); ++i) {
+      if (!std::exchange(chunks_[size_class].slots[i].only_kept, false)) continue;
+      --only_kept_;
+      Free(size_class, static_cast<uint16_t>(i));
+    }
+  }
+}
+
+void SlotPool::Sent(const Slot& slot, uint64_t dirty_bytes, bool keep) {
+  BiasedLock lock(&mutex_);
+  Dirtied(slot, dirty_bytes);
+  --taken_;
+  if (keep) {
+    ++to_let_go_;
+  } else {
+    chunks_[slot.size_class].slots[slot.index].keeper = nullptr;
+  }
   ++in_flight_;
   const uint32_t bit = chunks_[slot.size_class].first_bit + slot.index;
   bits_[bit / 64].in_flight |= uint64_t{1} << (bit % 64);
@@ -287,8 +361,14 @@ bool SlotPool::Collect() {
     for (; done != 0; done &= done - 1) {
       const uint32_t bit = i * 64 + static_cast<uint32_t>(std::countr_zero(done));
       while (bit >= chunks_[size_class].first_bit + chunks_[size_class].count) ++size_class;
-      Free(size_class, static_cast<uint16_t>(bit - chunks_[size_class].first_bit));
+      Chunk& chunk = chunks_[size_class];
+      const auto index = static_cast<uint16_t>(bit - chunk.first_bit);
       --in_flight_;
+      if (chunk.slots[index].keeper != nullptr) {
+        OnlyKeep(chunk.slots[index]);
+      } else {
+        Free(size_class, index);
+      }
     }
   }
   return any;
@@ -358,7 +438,7 @@ bool SlotPool::Trim(uint64_t keep_bytes) {
 SlotPool::Usage SlotPool::GetUsage() {
   BiasedLock lock(&mutex_);
   if (in_flight_ != 0) Collect();
-  Usage usage{.taken = taken_, .in_flight = in_flight_};
+  Usage usage{.taken = taken_, .in_flight = in_flight_, .kept = only_kept_};
   for (const Chunk& chunk : chunks_) {
     for (const SlotState& slot : chunk.slots) usage.committed_bytes += slot.reserved_bytes;
   }
@@ -372,7 +452,7 @@ void SlotPool::Detach() {
     BiasedLock lock(&mutex_);
     on_committed_ = nullptr;
     peer_ = nullptr;
-    last = taken_ == 0;
+    last = over();
   }
   if (last) delete this;
 }

@@ -11,6 +11,10 @@
 // for 1 MiB. A thread that polls for the peer's next message does that meanwhile (ClearAhead), for
 // which large slots are used two in turn: one is cleared while the peer reads the other.
 //
+// The content of a slot that was sent can be *kept*: it is not used again, not even when the peer
+// has released it, until its keeper lets it go, or until messages find no other slot. That is how a
+// request that the server refuses can be sent once more without a copy of those that are answered.
+//
 // A size class gets its memory, a chunk, when it is first used; the peer is passed the descriptor
 // before the first record that refers to it. A slot's pages are reserved before it is handed out,
 // so that a full machine gives RESOURCE_EXHAUSTED and never a SIGBUS.
@@ -24,6 +28,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "base/biased_mutex.h"
 #include "base/fork_guard.h"
@@ -45,7 +50,7 @@ struct Slot {
 };
 
 // Thread-safe. Kept alive by shared ownership of the connection and by every slot that is taken and
-// not sent: messages under construction may outlive the connection.
+// not sent, or to be let go: messages may outlive the connection.
 class SlotPool final : public SegmentSource {
  public:
   // `peer`: the peer's control page, which outlives Detach. `can_trim`: whether memory may be given
@@ -58,8 +63,9 @@ class SlotPool final : public SegmentSource {
   // A slot of at least `bytes`, zeroed; `hint_bytes` of it are better. `any_class`: also one that
   // is much too large. Empty: all are in use, and one comes free with time; or none ever will
   // without the system's help, and `refused` becomes its RESOURCE_EXHAUSTED: no memory or
-  // descriptor for one.
-  Slot Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused = nullptr);
+  // descriptor for one. `keeper`: who may have its content kept.
+  Slot Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused = nullptr,
+            const void* keeper = nullptr);
   // Whether Take could ever give so much.
   bool CouldHold(uint64_t bytes) const { return bytes <= largest_bytes_; }
   uint64_t largest_bytes() const { return largest_bytes_; }
@@ -70,8 +76,16 @@ class SlotPool final : public SegmentSource {
   // Gives back a slot that was not sent, whose first `dirty_bytes` were written to. The last one
   // after Detach destroys the pool. In a forked child: nothing.
   void Return(const Slot& slot, uint64_t dirty_bytes);
-  // The slot was sent: it is the peer's until it is released.
-  void Sent(const Slot& slot, uint64_t dirty_bytes);
+  // The slot was sent: it is the peer's until it is released. `keep`: its content is kept until its
+  // keeper, which it was taken with, calls LetGo, as it must.
+  void Sent(const Slot& slot, uint64_t dirty_bytes, bool keep = false);
+  // As Return, but the content is kept in the same way.
+  void GiveUp(const Slot& slot, uint64_t dirty_bytes);
+  // Any thread. The last one after Detach destroys the pool. In a forked child: nothing.
+  void LetGo(const Slot& slot, const void* keeper);
+  // Calls `read` while these slots have the content that `keeper` wrote, and true; false: they were
+  // needed for other messages. Any thread.
+  bool WhileKept(std::span<const Slot> slots, const void* keeper, absl::FunctionRef<void()> read);
 
   // The descriptor of a class's chunk, which exists because a slot of it is taken.
   int chunk_descriptor(uint32_t size_class) const {
@@ -90,6 +104,7 @@ class SlotPool final : public SegmentSource {
   struct Usage {
     uint32_t taken = 0;      // by messages under construction
     uint32_t in_flight = 0;  // sent, not released yet
+    uint32_t kept = 0;       // neither, but kept
     uint64_t committed_bytes = 0;
   };
   // Looks at what was released first.
@@ -101,11 +116,13 @@ class SlotPool final : public SegmentSource {
 
  private:
   struct SlotState {
-    uint64_t reserved_bytes = 0;  // committed, from the start of the slot
-    uint64_t dirty_bytes = 0;     // to be cleared before reuse, from the start of the slot
-    uint16_t run = 1;             // slots of the run that begins here, while taken or in flight
+    uint64_t reserved_bytes = 0;   // committed, from the start of the slot
+    uint64_t dirty_bytes = 0;      // to be cleared before reuse, from the start of the slot
+    const void* keeper = nullptr;  // of the run that begins here
+    uint16_t run = 1;              // slots of the run that begins here, while not free
     bool free = true;
-    bool listed = false;  // in free_stack
+    bool listed = false;     // in free_stack
+    bool only_kept = false;  // neither taken nor in flight, but kept
   };
   // Of 64 slots, counted over all classes in order.
   struct Bits {
@@ -140,7 +157,16 @@ class SlotPool final : public SegmentSource {
   Slot TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Free(uint32_t size_class, uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnlyKeep(SlotState& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Frees what is only kept.
+  void FreeKept() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The slot's state, if it is still this keeper's.
+  SlotState* KeptBy(const void* keeper, const Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Dirtied(const Slot& slot, uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether nobody will call any more.
+  bool over() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return taken_ == 0 && to_let_go_ == 0 && peer_ == nullptr;
+  }
   // Frees what the peer has released; whether there was any.
   bool Collect() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -153,6 +179,8 @@ class SlotPool final : public SegmentSource {
   bool told_of_pages_ ABSL_GUARDED_BY(mutex_) = false;  // since the last Trim
   uint32_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint32_t only_kept_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint32_t to_let_go_ ABSL_GUARDED_BY(mutex_) = 0;  // calls of LetGo that are to come
   // Whether ClearAhead may find something. Written under the mutex; relaxed, for it is a hint.
   std::atomic<bool> any_dirty_{false};
   // What is const of a chunk is read without the mutex; chunk_descriptor says when.

@@ -22,7 +22,8 @@ SlotSegments* SlotSegments::Of(MessageBody& message, const SlotPool& pool) {
 
 kj::ArrayPtr<capnp::word> SlotSegments::Allocate(size_t minimum_bytes, size_t better_bytes) {
   const Slot slot =
-      pool_.Take(minimum_bytes, std::min<uint64_t>(better_bytes, kGrowthBytesMax), false);
+      pool_.Take(minimum_bytes, std::min<uint64_t>(better_bytes, kGrowthBytesMax), false,
+                 /*refused=*/nullptr, /*keeper=*/this);
   if (!slot) return nullptr;
   if (count_ == few_.size()) more_.assign(few_.begin(), few_.end());
   if (count_ < few_.size()) {
@@ -46,12 +47,27 @@ void SlotSegments::ForEach(kj::ArrayPtr<const IncomingMessage::Segment> segments
   MI7_CHECK(next == all.size(), "Cap'n Proto uses the segments it asked for, in order");
 }
 
-void SlotSegments::MarkSent(kj::ArrayPtr<const IncomingMessage::Segment> segments) {
-  ForEach(segments, [this](const Slot& slot, uint64_t bytes) { pool_.Sent(slot, bytes); });
+void SlotSegments::MarkSent(kj::ArrayPtr<const IncomingMessage::Segment> segments, bool keep) {
+  ForEach(segments, [&](const Slot& slot, uint64_t bytes) { pool_.Sent(slot, bytes, keep); });
   sent_ = true;
+  kept_ = keep;
+}
+
+void SlotSegments::GiveUp(kj::ArrayPtr<const IncomingMessage::Segment> segments) {
+  ForEach(segments, [this](const Slot& slot, uint64_t bytes) { pool_.GiveUp(slot, bytes); });
+  sent_ = true;
+  kept_ = true;
+}
+
+bool SlotSegments::WhileKept(absl::FunctionRef<void()> read) {
+  return pool_.WhileKept(slots(), this, read);
 }
 
 void SlotSegments::Return(kj::ArrayPtr<const IncomingMessage::Segment> segments) {
+  if (kept_) {
+    for (size_t i = slots().size(); i-- > 0;) pool_.LetGo(slots()[i], this);
+    return;
+  }
   if (sent_) return;
   ForEach(segments, [this](const Slot& slot, uint64_t bytes) { pool_.Return(slot, bytes); });
 }

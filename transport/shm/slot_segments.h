@@ -24,6 +24,7 @@ class SlotSegments final : public FurtherSegments {
 
   kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t better_bytes) override;
   void Drop(kj::ArrayPtr<const IncomingMessage::Segment> segments) override;
+  bool WhileKept(absl::FunctionRef<void()> read) override;
   // As Drop, but of one that somebody else destroys.
   void Return(kj::ArrayPtr<const IncomingMessage::Segment> segments);
 
@@ -33,8 +34,12 @@ class SlotSegments final : public FurtherSegments {
   std::span<const Slot> slots() const {
     return {count_ > few_.size() ? more_.data() : few_.data(), count_};
   }
-  // The slots belong to the peer now.
-  void MarkSent(kj::ArrayPtr<const IncomingMessage::Segment> segments);
+  // The slots belong to the peer now. `keep`: and their content is kept until Return or Drop,
+  // unless the pool has need of them.
+  void MarkSent(kj::ArrayPtr<const IncomingMessage::Segment> segments, bool keep);
+  // The message was copied, and will not be sent from here. The content is kept until Return or
+  // Drop unless the pool has need of the slots.
+  void GiveUp(kj::ArrayPtr<const IncomingMessage::Segment> segments);
 
  private:
   // Calls visit(slot, bytes in use) for each slot. Memory that is not ours may lie between
@@ -44,7 +49,8 @@ class SlotSegments final : public FurtherSegments {
 
   SlotPool& pool_;
   uint32_t count_ = 0;
-  bool sent_ = false;
+  bool sent_ = false;  // or given up: ours no more
+  bool kept_ = false;
   std::array<Slot, 4> few_;
   std::vector<Slot> more_;  // all of them, when they are more
 };
