@@ -16,6 +16,29 @@ using ::testing::HasSubstr;
 
 TEST(LimitsTest, DefaultsAreSound) { EXPECT_TRUE(CheckLimits(Limits{}).ok()); }
 
+// docs/WIRE.md, section 6, tells them to those who write a peer.
+TEST(LimitsTest, DefaultsAreThoseOfTheWireProtocol) {
+  const Limits limits;
+  EXPECT_EQ(limits.message_bytes_max, 67'108'864u);
+  EXPECT_EQ(limits.extra_bytes_max, 65'536u);
+  EXPECT_EQ(limits.metadata_entries_max, 128u);
+  EXPECT_EQ(limits.error_details_max, 32u);
+  EXPECT_EQ(limits.segments_max, 512u);
+  EXPECT_EQ(limits.nesting_max, 64u);
+  EXPECT_EQ(limits.traversal_factor, 8u);
+  EXPECT_EQ(limits.traversal_words_extra, 1'048'576u);
+  EXPECT_EQ(limits.calls_in_flight_max, 65'536u);
+  EXPECT_EQ(limits.handshake_timeout, absl::Seconds(10));
+  EXPECT_EQ(limits.queued_bytes_max, 67'108'864u);
+  EXPECT_EQ(limits.unread_answer_bytes_max, 268'435'456u);
+  EXPECT_EQ(limits.stream_window_bytes, 262'144u);
+  EXPECT_EQ(limits.stream_kept_bytes_max, 67'108'864u);
+  EXPECT_EQ(limits.stray_frames_max, 1'000'000u);
+  EXPECT_EQ(limits.write_stall_timeout, absl::Seconds(60));
+  EXPECT_EQ(limits.message_arrival_timeout, absl::Seconds(60));
+  EXPECT_EQ(limits.message_arrival_bytes_per_second_min, 65'536u);
+}
+
 TEST(LimitsTest, WhatMakesNoSenseIsNamedWithItsValue) {
   const std::vector<std::pair<std::function<void(Limits&)>, std::string>> wrong = {
       {[](Limits& limits) { limits.message_bytes_max = 4088; }, "message_bytes_max is 4088"},

@@ -9,6 +9,7 @@
 #include "rpc/channel.h"
 #include "rpc/client_call.h"
 #include "rpc/error_codec.h"
+#include "rpc/retry_info.h"
 #include "rpc/session_streams.h"
 
 namespace mi7 {
@@ -34,9 +35,9 @@ absl::Status NoSuchStream(const FrameHeader& header) {
 }
 
 absl::Status NotSentStatus(const ClientCall& call, const absl::Status& why) {
-  return WithOutcome(
-      absl::Status(why.code(), absl::StrCat(call.method().name, ": ", why.message())),
-      CallOutcome::kNotSent);
+  absl::Status status(why.code(), absl::StrCat(call.method().name, ": ", why.message()));
+  if (const auto advice = RetryAfter(why)) status = WithRetryAfter(std::move(status), *advice);
+  return WithOutcome(status, CallOutcome::kNotSent);
 }
 
 }  // namespace
@@ -94,8 +95,11 @@ bool CallSide::TrySend(ClientCall* call) {
     BiasedLock lock(&mutex_);
     if (stopped()) return false;
     if (calls_.in_use() >= in_flight_max_ && !HasControlRoom(*call)) [[unlikely]] {
-      failure = absl::ResourceExhaustedError(absl::StrCat(
-          calls_.in_use(), " calls in flight, calls_in_flight_max is ", in_flight_max_));
+      // As the server would refuse it.
+      failure = WithRetryAfter(
+          absl::ResourceExhaustedError(absl::StrCat(
+              calls_.in_use(), " calls in flight, calls_in_flight_max is ", in_flight_max_)),
+          LoadLimits().retry_after);
     } else if (call->stream_ != nullptr && !streams_->supported()) [[unlikely]] {
       failure = absl::UnimplementedError("the server's mi7 knows no streams");
     } else {
@@ -134,9 +138,8 @@ bool CallSide::TrySend(ClientCall* call) {
       if (call->Claim()) call->CompleteWith(NotSentStatus(*call, failure));
       return true;
     }
-  } else {
-    call->request_.reset();
   }
+  // A request that no connection has taken is still the call's, for the next attempt.
   call->Fail(NotSentStatus(*call, failure));
   return true;
 }

@@ -11,8 +11,10 @@ RetryJudgement JudgeFailure(const absl::Status& failure, Repeat may_repeat, bool
   const bool unavailable = absl::IsUnavailable(failure);
   switch (OutcomeOf(failure)) {
     case CallOutcome::kNotSent:
-      judgement.repeat = judgement.free = unavailable;
-      return judgement;
+      // With advice for want of room; without it for what the call itself is.
+      judgement.advice = RetryAfter(failure);
+      judgement.repeat = judgement.free = unavailable || judgement.advice.has_value();
+      break;
     case CallOutcome::kRefused:
       // A refusal for what the call itself is, too large for instance, comes without advice.
       judgement.advice = RetryAfter(failure);

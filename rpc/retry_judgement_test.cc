@@ -74,6 +74,14 @@ TEST(RetryJudgementTest, RefusalWithAdviceIsRepeatedWhateverItsCode) {
   EXPECT_EQ(JudgeFailure(refusal, Repeat::kUnlessItRan).advice, absl::Milliseconds(5));
 }
 
+TEST(RetryJudgementTest, WhatWasNotSentForWantOfRoomIsRepeatedAsAdvised) {
+  const absl::Status full =
+      WithOutcome(WithRetryAfter(absl::ResourceExhaustedError("full"), absl::Milliseconds(5)),
+                  CallOutcome::kNotSent);
+  EXPECT_EQ(RepeatedFrom(full), Repeat::kUnlessItRan);
+  EXPECT_EQ(JudgeFailure(full, Repeat::kUnlessItRan).advice, absl::Milliseconds(5));
+}
+
 TEST(RetryJudgementTest, AdviceNotToTryAgainIsTaken) {
   const absl::Status answer =
       WithRetryAfter(absl::UnavailableError("moved"), absl::InfiniteDuration());

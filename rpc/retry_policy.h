@@ -48,8 +48,8 @@ struct RetryOptions {
   RetryBudgetOptions budget = {};
   // Calls that are repeated only when they have certainly not run keep their request, without a
   // copy, until they are answered, when it is no larger. So this is what each call in flight may
-  // hold at the client beyond what is waiting to be sent. What is larger, or lies in memory that it
-  // shares with its server, is repeated as long as no connection has taken it (docs/RETRIES.md).
+  // hold at the client beyond what is waiting to be sent. What is larger is repeated as long as no
+  // connection has taken it (docs/RETRIES.md).
   size_t kept_request_bytes_max = 64u << 10;
 
   friend bool operator==(const RetryOptions&, const RetryOptions&) = default;

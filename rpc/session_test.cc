@@ -192,12 +192,13 @@ TEST_F(SessionTest, OurCallsBeyondTheLimitFailUnsent) {
   Limits limits;
   limits.calls_in_flight_max = 2;
   Start(limits);
-  Pending first = Send(), second = Send(), third = Send();
+  Pending first = Send(), second = Send(), third = Send({.repeat = Repeat::kNever});
   EXPECT_EQ(connection_->sent_count(), 2u);
   const Pending::Result result = third.Wait();
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kResourceExhausted,
                                HasSubstr("2 calls in flight, calls_in_flight_max is 2")));
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+  EXPECT_EQ(RetryAfter(result.status()), LoadLimits().retry_after);
 }
 
 TEST_F(SessionTest, SideThatServesNothingRefusesCalls) {

@@ -12,15 +12,18 @@ const entriesMax :UInt32 = 1000;
 
 interface Store {
   # Keys are text of 1 to keyBytesMax bytes, values have up to valueBytesMax: INVALID_ARGUMENT
-  # otherwise. RESOURCE_EXHAUSTED: too much waits for the disk, or the store is full.
+  # otherwise. RESOURCE_EXHAUSTED: the store is full, or, with advice when to come again, too much waits for the
+  # disk: nothing was done then, which is why changes are retryable.
 
   get @0 (key :Text) -> (value :Data, revision :UInt64) $Mi7.idempotent;
   # NOT_FOUND: there is no such key.
 
-  put @1 (key :Text, value :Data, condition :Condition) -> (revision :UInt64) $Mi7.deduplicate;
+  put @1 (key :Text, value :Data, condition :Condition) -> (revision :UInt64)
+      $Mi7.deduplicate $Mi7.retryable;
   # ABORTED: the condition does not hold; the message says what does.
 
-  remove @2 (key :Text, condition :Condition) -> (revision :UInt64) $Mi7.deduplicate;
+  remove @2 (key :Text, condition :Condition) -> (revision :UInt64)
+      $Mi7.deduplicate $Mi7.retryable;
   # NOT_FOUND: there is no such key. ABORTED as put.
 
   list @3 (prefix :Text, after :Text, limit :UInt32) -> (entries :List(Entry), more :Bool)

@@ -18,6 +18,7 @@
 #include "base/deadline.h"
 #include "rpc/channel.h"
 #include "rpc/retry_info.h"
+#include "rpc/retry_policy.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
 #include "transport/fault/fault_script.h"
@@ -232,9 +233,8 @@ TEST_F(StoreTest, CancelledWatcherLeavesRoom) {
   EXPECT_EQ(next, "1 a of 1");
 }
 
-// The disk is slower than those who ask for it. What is refused is repeated by itself, so that all
-// are done in the end; here nobody repeats anything, to see it.
-TEST_F(StoreTest, CallsBeyondThoseThatMayWaitAreToldWhenToComeAgain) {
+// The disk is slower than those who ask for it. First nobody repeats anything, to see the refusal.
+TEST_F(StoreTest, CallsBeyondThoseThatMayWaitAreToldWhenToComeAgainAndDoSo) {
   struct Ends {
     absl::Mutex mutex;
     size_t sent = 0;
@@ -256,6 +256,14 @@ TEST_F(StoreTest, CallsBeyondThoseThatMayWaitAreToldWhenToComeAgain) {
     });
     absl::MutexLock lock(&ends.mutex);
     refused = !ends.refused.ok();
+  }
+  // While so many wait: these come again by themselves.
+  mi7::CallOptions patient = InTime();
+  patient.retry = std::make_shared<const mi7::RetryPolicy>(mi7::RetryPolicy{.attempts_max = 1000});
+  for (const char* key : {"b", "c"}) {
+    auto request = stub_->Put(patient);
+    request->setKey(key);
+    EXPECT_THAT(request.Send().Wait(), mi7::IsOk());
   }
   absl::MutexLock lock(&ends.mutex);
   ends.mutex.Await(absl::Condition(&ends, &Ends::AllEnded));

@@ -108,9 +108,13 @@ void MakeCalls(const std::shared_ptr<Channel>& channel, uint64_t seed, std::atom
                std::atomic<bool>& first_ok) {
   Ledger& ledger = SharedState().ledger;
   const CallOptions patient{.deadline = Deadline::After(absl::Seconds(20)), .wait_for_ready = true};
-  const uint32_t first = ledger.Begin();
-  Record(first, NewCall(channel, first, 40, patient).Send().Wait());
-  if (ledger.calls[first].fate.load() == Fate::kOk) first_ok.store(true);
+  // Its server may be killed, too.
+  while (!first_ok.load() && !stop.load() && !patient.deadline.passed()) {
+    const uint32_t first = ledger.Begin();
+    if (first == kCallsMax) break;
+    Record(first, NewCall(channel, first, 40, patient).Send().Wait());
+    if (ledger.calls[first].fate.load() == Fate::kOk) first_ok.store(true);
+  }
   // What runs when it fails takes a moment: as long as nothing answers, little is asked.
   std::atomic<uint32_t> open{0};
   std::thread callbacks([&] {

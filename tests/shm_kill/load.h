@@ -28,8 +28,9 @@ ServerOptions TheServerOptions();
 // What a client makes of a call's end.
 void Record(uint32_t call, const conformance::EchoResult& result);
 
-// Makes calls with a blocking thread and with callbacks until `stop`. The first waits for the
-// server, and `first_ok` says that it succeeded. When this returns every call has ended.
+// Makes calls with a blocking thread and with callbacks until `stop`. The first ones wait for a
+// server, until one of them succeeds, which `first_ok` says. When this returns every call has
+// ended.
 void MakeCalls(const std::shared_ptr<Channel>& channel, uint64_t seed, std::atomic<bool>& stop,
                std::atomic<bool>& first_ok);
 

@@ -118,10 +118,16 @@ TEST(RandomKills, OfServers) {
     Ledger& ledger = SharedState().ledger;
     ledger.Clear();
     SharedState().board.ready.store(false);
-    const pid_t server = TheZygote().Start({.role = kServer});
+    pid_t server = TheZygote().Start({.role = kServer});
     std::atomic<bool> stop{false};
     std::atomic<bool> first_ok{false};
-    std::thread load([&] { MakeCalls(channel, random(), stop, first_ok); });
+    std::thread load([&, seed = random()] { MakeCalls(channel, seed, stop, first_ok); });
+    // Every fourth is killed while it starts and is connected to.
+    if (round % 4 == 0) {
+      Pass(random, 8000);
+      ASSERT_TRUE(WasKilled(TheZygote().Kill(server))) << "it crashed";
+      server = TheZygote().Start({.role = kServer});
+    }
     ASSERT_TRUE(Happens([&] { return first_ok.load(); }))
         << "round " << round << ": a new server is reconnected to; " << AuditText(true) << " "
         << channel->Describe();
@@ -144,8 +150,9 @@ TEST(RandomKills, OfServers) {
           << before.descriptors;
     }
   }
-  std::printf("RELIABILITY: %u servers killed, %llu calls; %s\n", round,
-              static_cast<unsigned long long>(calls), notices.ToString().c_str());
+  std::printf("RELIABILITY: %u servers killed, %u of them as they started, %llu calls; %s\n",
+              round + (round + 3) / 4, (round + 3) / 4, static_cast<unsigned long long>(calls),
+              notices.ToString().c_str());
   EXPECT_TRUE(notices.InTime()) << notices.ToString();
   EXPECT_GE(round, KillsMin());
 }

@@ -41,6 +41,14 @@ expect_row() {
   expect_line "how long calls over $2 to $1 took" "$1[^ ]* +$2 +[0-9.]+ us +[0-9.]+ us"
 }
 
+# expect_calls TRANSPORT: what the client has called, in each of its three ways, and the answer.
+expect_calls() {
+  for style in blocking callback coroutine; do
+    expect_line "the answer of a $style call over $1" "$style +$1 +.*  ->  .+"
+  done
+  expect_line "that 2 + 3 is 5 over $1" "blocking +$1 +add\(2, 3\)  ->  5"
+}
+
 for run in first second; do
   list_files >"$scratch/before"
   if ! MI7_DEMO_RUN=$scratch TMPDIR=$scratch/tmp XDG_RUNTIME_DIR=$scratch/runtime \
@@ -53,6 +61,7 @@ for run in first second; do
   expect_row shm: shm
   expect_row unix: unix
   expect_row tcp:127 tcp
+  for transport in shm unix tcp inproc; do expect_calls "$transport"; done
   if grep -q ' lo$' /proc/net/if_inet6 2>/dev/null; then expect_row 'tcp:\[::1\]' tcp; fi
   expect_row inproc: inproc
   # All of them, and the tree has hundreds.

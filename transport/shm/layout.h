@@ -74,6 +74,9 @@ enum class Form : uint8_t {
 
 // Where a piece of a message lies: `words` 8-byte words from the start of a slot on. A piece larger
 // than a slot takes the following slots of its class as well; it is known by its first one.
+//
+//   0         4      6            7          8
+//   | words   | slot | size class | reserved |
 struct Descriptor {
   uint32_t words;
   uint16_t slot;  // in its class
@@ -89,14 +92,23 @@ static_assert(kRecordWordsMax == 24);
 
 // A size class: `count` slots of `slot_bytes`, a multiple of the page size, in a chunk of their
 // own.
+//
+//   0            8       12         16
+//   | slot bytes | count | reserved |
 struct SizeClass {
   uint64_t slot_bytes;
   uint32_t count;
   uint32_t reserved;  // 0
 };
 static_assert(sizeof(SizeClass) == 16);
+static_assert(offsetof(SizeClass, slot_bytes) == 0);
+static_assert(offsetof(SizeClass, count) == 8);
+static_assert(offsetof(SizeClass, reserved) == 12);
 
 // Written before the half is passed to the peer; constant afterwards.
+//
+//   0       8         12              16           20            24         32              128
+//   | magic | version | control bytes | ring cells | class count | reserved | size classes: 6 |
 struct Geometry {
   uint64_t magic;
   uint32_t version;

@@ -13,11 +13,13 @@
 #include <thread>
 #include <vector>
 
+#include <capnp/any.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "transport/shm/copy_counter.h"
 #include "transport/shm/shm_connector.h"
 #include "transport/shm/shm_listener.h"
 #include "transport/stream/raw_peer.h"
@@ -75,6 +77,10 @@ class ShmHandshakeTest : public ::testing::Test {
       accepted_.push_back(std::move(connection));
       receivers_.push_back(std::move(receiver));
     };
+  }
+  std::shared_ptr<Recorder> last_receiver() {
+    absl::MutexLock lock(&mutex_);
+    return receivers_.back();
   }
   absl::StatusOr<StreamMade> Connect(ShmNeed need, const ShmTerms& terms = {}) {
     absl::Notification done;
@@ -138,10 +144,11 @@ class ShmHandshakeTest : public ::testing::Test {
     absl::MutexLock lock(&mutex_);
     return accepted_;
   }
-  std::shared_ptr<Connection> WaitForAccepted() {
+  std::shared_ptr<Connection> WaitForAccepted(size_t count = 1) {
     absl::MutexLock lock(&mutex_);
-    const auto there = [this]()
-                           ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !accepted_.empty(); };
+    const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return accepted_.size() >= count;
+    };
     MI7_CHECK(mutex_.AwaitWithTimeout(absl::Condition(&there), kPatience), "it is accepted");
     return accepted_.back();
   }
@@ -210,6 +217,43 @@ TEST_F(ShmHandshakeTest, ServerThatCannotUseTheOfferDeclinesAndSaysWhy) {
   EXPECT_THAT(preferred->declined, HasSubstr("peer_bytes_max"));
   EXPECT_THAT(std::string(Connect(ShmNeed::kRequired).status().message()),
               AllOf(HasSubstr("the server takes no shared memory: "), HasSubstr("peer_bytes_max")));
+}
+
+// A peer could change what it has sent while it is read.
+TEST_F(ShmHandshakeTest, PayloadsOfPeersThatAreNotTrustedAreCopiedBeforeTheyAreRead) {
+  const std::function<bool(const PeerCredentials&)> of_the_same_user;
+  const auto trust = [](const PeerCredentials&) { return true; };
+  const auto distrust = [](const PeerCredentials&) { return false; };
+  size_t round = 0;
+  for (const auto& trusts : {of_the_same_user, std::function(trust), std::function(distrust)}) {
+    SCOPED_TRACE(++round);
+    if (listener_) listener_->Close();
+    endpoint_ = NewEndpoint(Endpoint::Scheme::kUnix);
+    ShmTerms terms;
+    terms.trusts = trusts;
+    Listen(terms);
+    absl::StatusOr<StreamMade> made = Connect(ShmNeed::kRequired);
+    ASSERT_TRUE(made.ok()) << made.status();
+    const auto at_client = std::make_shared<Recorder>();
+    made->connection->Start(at_client);
+    WaitForAccepted(round);
+    absl::StatusOr<OutgoingMessage> message = made->connection->Reserve(10'000);
+    ASSERT_TRUE(message.ok());
+    (*message)->header.type = FrameType::kCall;
+    (*message)->header.target = TargetKind::kService;
+    (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(10'000);
+    const uint64_t before = shm::copied_payload_bytes.load();
+    ASSERT_TRUE(made->connection->Send(*std::move(message)).ok());
+    ASSERT_TRUE(last_receiver()->WaitMessages(1));
+    const uint64_t copied = shm::copied_payload_bytes.load() - before;
+    if (round == 3) {
+      EXPECT_GE(copied, 10'000u);
+    } else {
+      EXPECT_EQ(copied, 0u);
+    }
+    made->connection->Close(absl::OkStatus());
+    static_cast<void>(at_client->WaitClosed());
+  }
 }
 
 TEST_F(ShmHandshakeTest, OptionsThatAreNotSoundAreInvalid) {

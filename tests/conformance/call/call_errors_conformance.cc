@@ -14,6 +14,8 @@
 #include "absl/strings/str_cat.h"
 #include "rpc/client_call.h"
 #include "rpc/request.h"
+#include "rpc/retry_info.h"
+#include "rpc/retry_policy.h"
 #include "rpc/status_details.h"
 #include "tests/conformance/call/call_conformance.h"
 
@@ -350,6 +352,25 @@ TEST_P(CallTest, ParamsOfTooManySegmentsFailTheCallAlone) {
   EXPECT_TRUE(Works());
 }
 
+// Unlike what the call itself is to blame for: there is room for it soon.
+TEST_P(CallTest, CallsInFlightOverTheServersLimitComeAgain) {
+  ServerOptions options;
+  options.limits.calls_in_flight_max = 1;
+  Start(options);
+  ASSERT_TRUE(Works());
+  const auto often = std::make_shared<const RetryPolicy>(RetryPolicy{.attempts_max = 1000});
+  auto held = SendHold(0);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  auto request = stub().Echo({.retry = often});
+  request->setText(std::string(10'000, 'x'));
+  auto second = request.Send();
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(held.Wait(), IsOk());
+  const EchoResult result = second.Wait();
+  ASSERT_THAT(result, IsOk());
+  EXPECT_EQ(result->getText(), std::string(10'000, 'x'));
+}
+
 TEST_P(CallTest, CallsInFlightOverTheServersLimitFail) {
   ServerOptions options;
   options.limits.calls_in_flight_max = 3;
@@ -357,9 +378,10 @@ TEST_P(CallTest, CallsInFlightOverTheServersLimitFail) {
   ASSERT_TRUE(Works());
   std::vector<PendingCall<Probe::HoldResults>> held;
   for (uint32_t i = 0; i < 3; ++i) held.push_back(SendHold(i));
-  const auto result = SendHold(3).Wait();
+  const auto result = SendHold(3, {.repeat = Repeat::kNever}).Wait();
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kResourceExhausted,
                                HasSubstr("calls_in_flight_max is 3")));
+  EXPECT_EQ(RetryAfter(result.status()), LoadLimits().retry_after);
   EXPECT_THAT(result,
               testing::AnyOf(OutcomeIs(CallOutcome::kNotSent), OutcomeIs(CallOutcome::kRefused)));
   for (uint32_t i = 0; i < 3; ++i) probe_.TakeHeld().Answer();
