@@ -1,5 +1,6 @@
 // Connecting, losing the connection, and connecting again.
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -226,6 +227,32 @@ TEST_P(CallTest, KilledServerEndsCallsInFlightAsMayHaveRun) {
   ProbeImpl::Held second = probe_.TakeHeld();
   EXPECT_TRUE(second.context->cancelled());
   second.Answer();
+}
+
+// Neither by keepalive nor by a deadline, which take seconds.
+TEST_P(CallTest, CallsInFlightEndAtOnceWhenTheConnectionIsLost) {
+  absl::Duration shortest = absl::InfiniteDuration();
+  const Ends ends(this);
+  // One of them, when the machine has other things to do as well.
+  for (int round = 0; round < 10 && shortest > absl::Milliseconds(500); ++round) {
+    Start({}, LongBackoff());
+    absl::Notification done;
+    std::thread blocking(
+        [&] { EXPECT_THAT(SendHold(1).Wait(), OutcomeIs(CallOutcome::kUnknown)); });
+    SendHold(2).Then([&](auto result) {
+      EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+      done.Notify();
+    });
+    EXPECT_TRUE(probe_.AwaitHeld(2));
+    const int64_t lost_ns = SystemNanos();
+    StopServer();
+    EXPECT_TRUE(Happens(done));
+    blocking.join();
+    shortest = std::min(shortest, absl::Nanoseconds(SystemNanos() - lost_ns));
+    for (int i = 0; i < 2; ++i) probe_.TakeHeld().Answer();
+    channel_ = nullptr;
+  }
+  EXPECT_LE(shortest, absl::Milliseconds(500));
 }
 
 TEST_P(CallTest, ReconnectsByItselfWhenTheServerIsBack) {

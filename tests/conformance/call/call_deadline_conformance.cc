@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -289,6 +292,55 @@ TEST_P(CallTest, CancelledCallsFreeTheirPlaces) {
     const Deadline patience = Deadline::After(kSoon);
     while (!EchoText("x").ok()) ASSERT_FALSE(patience.passed());
   }
+}
+
+TEST_P(CallTest, DeadlineCountsForAllAttemptsTogether) {
+  FakeClock clock;
+  absl::Notification again, told, done;
+  ServerContext* second = nullptr;
+  DeferredCall held;
+  std::optional<std::stop_callback<std::function<void()>>> on_stop;
+  absl::Status ended;
+  const Ends ends(this);
+  probe_.on_again = [&](ServerContext& context, auto, auto) -> Reply {
+    if (context.attempt() == 1) {
+      clock.Advance(absl::Minutes(40));
+      return absl::UnavailableError("busy");
+    }
+    second = &context;
+    held = context.Defer();
+    on_stop.emplace(context.stop_token(), [&told] { told.Notify(); });
+    again.Notify();
+    return Reply::Later();
+  };
+  ServerOptions server;
+  server.keepalive.interval = absl::InfiniteDuration();
+  Start(server, {.keepalive = {.interval = absl::InfiniteDuration()}});
+  ASSERT_THAT(channel_->Connect({}), IsOk());
+  const CallOptions options = {.deadline = Deadline::After(absl::Hours(1)),
+                               .repeat = Repeat::kRetryable};
+  stub().Again(options).Send().Then([&](auto result) {
+    ended = result.status();
+    done.Notify();
+  });
+  ASSERT_TRUE(Happens(again));
+  EXPECT_EQ(second->attempt(), 2);
+  // What the first attempt has taken is gone.
+  const absl::Duration remaining = second->deadline().remaining();
+  ASSERT_LE(remaining, absl::Minutes(20) + absl::Milliseconds(1));
+  EXPECT_GT(remaining, absl::Minutes(10));
+  EXPECT_FALSE(second->cancelled());
+  EXPECT_FALSE(told.HasBeenNotified());
+  EXPECT_FALSE(done.HasBeenNotified());
+  clock.Advance(absl::Minutes(20));
+  ASSERT_TRUE(Happens(done));
+  EXPECT_THAT(ended, StatusIs(absl::StatusCode::kDeadlineExceeded,
+                              StartsWith("Probe.again: deadline passed")));
+  EXPECT_THAT(ended, OutcomeIs(CallOutcome::kUnknown));
+  EXPECT_TRUE(Happens(told));
+  EXPECT_TRUE(second->cancelled());
+  on_stop.reset();
+  held.Finish(absl::OkStatus());
 }
 
 TEST_P(CallTest, CallsThatExpireBeforeTheyLeftSayThatTheyWereNotSent) {

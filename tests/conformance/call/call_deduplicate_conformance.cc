@@ -1,10 +1,8 @@
 // Calls that the server recognizes when they are made again ($Mi7.deduplicate).
 
 #include <atomic>
-#include <functional>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -15,6 +13,7 @@
 #include "rpc/request_id.h"
 #include "rpc/retry_info.h"
 #include "tests/conformance/call/call_conformance.h"
+#include "tests/conformance/call/once_calls.h"
 #include "transport/fault/fault_script.h"
 
 namespace mi7::conformance {
@@ -23,67 +22,6 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::StartsWith;
-
-using OnceResult = absl::StatusOr<Response<Probe::OnceResults>>;
-
-// Keeps its call until the test answers it.
-class HeldRun {
- public:
-  OnceHandler handler() {
-    return [this](ServerContext& context, auto, Probe::OnceResults::Builder results) {
-      ++runs;
-      of_first = &context;
-      results_.emplace(results);
-      later_.emplace(context.Defer());
-      begun.Notify();
-      return Reply::Later();
-    };
-  }
-  void Answer(uint32_t run) {
-    results_->setRun(run);
-    later_->Finish(absl::OkStatus());
-  }
-
-  std::atomic<int> runs{0};
-  ServerContext* of_first = nullptr;  // until it is answered
-  absl::Notification begun;
-
- private:
-  std::optional<Probe::OnceResults::Builder> results_;
-  std::optional<DeferredCall> later_;
-};
-
-// Numbers its runs, and answers with what it got.
-class Runs {
- public:
-  OnceHandler handler() {
-    return [this](ServerContext& context, Probe::OnceParams::Reader params,
-                  Probe::OnceResults::Builder results) -> Reply {
-      const uint32_t run = ++count;
-      results.setRun(run);
-      results.setText(params.getText());
-      results.setData(params.getData());
-      context.trailing_metadata().Add("run", absl::StrCat(run));
-      return absl::OkStatus();
-    };
-  }
-  std::atomic<uint32_t> count{0};
-};
-
-PendingCall<Probe::OnceResults> SendOnce(const ProbeStub& stub, const std::string& text,
-                                         const CallOptions& options = {}, size_t bytes = 0) {
-  auto request = stub.Once(options);
-  request->setText(text);
-  if (bytes != 0) request->initData(static_cast<unsigned>(bytes));
-  return request.Send();
-}
-
-CallOptions WithId(const RequestId& id) {
-  CallOptions options;
-  options.request_id = id;
-  options.received = std::make_shared<ResponseMetadata>();
-  return options;
-}
 
 TEST_P(CallTest, CallWithAKnownIdGetsTheSameAnswer) {
   Runs runs;
@@ -310,52 +248,6 @@ TEST_P(CallTest, CallWhoseAnswerIsLostIsMadeAgainAndRunsOnce) {
   CallOptions never;
   never.repeat = Repeat::kNever;
   EXPECT_THAT(SendOnce(stub(), "x", never).Wait(), OutcomeIs(CallOutcome::kUnknown));
-}
-
-TEST_P(CallTest, HandlerOfACallThatMayComeAgainSurvivesTheConnection) {
-  HeldRun held;
-  probe_.on_once = held.handler();
-  const Ends ends(this);
-  Start();
-  const RequestId id = RequestId::Random();
-  auto lost = SendOnce(stub(), "x", WithId(id));
-  ASSERT_TRUE(Happens(held.begun));
-  channel_->Close();
-  EXPECT_THAT(lost.Wait(), OutcomeIs(CallOutcome::kUnknown));
-  ASSERT_TRUE(HasConnections(0));
-  EXPECT_FALSE(held.of_first->cancelled());
-  const std::shared_ptr<Channel> next = NewChannel();
-  auto again = SendOnce(ProbeStub(next), "x", WithId(id));
-  const Deadline patience = Deadline::After(kSoon);
-  while (server_->statistics().calls_recognized == 0) ASSERT_FALSE(patience.passed());
-  held.Answer(9);
-  const OnceResult result = again.Wait();
-  ASSERT_THAT(result, IsOk());
-  EXPECT_EQ(result->getRun(), 9u);
-  EXPECT_EQ(held.runs, 1);
-}
-
-TEST_P(CallTest, HandlerWhoseCallerIsGoneLearnsOfTheShutdown) {
-  absl::Notification begun;
-  absl::Notification told;
-  std::optional<DeferredCall> later;
-  std::optional<std::stop_callback<std::function<void()>>> on_stop;
-  probe_.on_once = [&](ServerContext& context, auto, auto) {
-    later.emplace(context.Defer());
-    on_stop.emplace(context.stop_token(), [&told] { told.Notify(); });
-    begun.Notify();
-    return Reply::Later();
-  };
-  Start();
-  auto lost = SendOnce(stub(), "x");
-  ASSERT_TRUE(Happens(begun));
-  channel_->Close();
-  ASSERT_TRUE(HasConnections(0));
-  EXPECT_FALSE(told.HasBeenNotified());
-  EXPECT_THAT(server_->Shutdown(Deadline::After(kSoon)), IsOk());
-  EXPECT_TRUE(told.HasBeenNotified()) << "nobody can come back";
-  on_stop.reset();
-  later->Finish(absl::OkStatus());
 }
 
 TEST_P(CallTest, ServerThatWasRestartedDoesNotRunWhatMayHaveRun) {

@@ -2,9 +2,11 @@
 
 #include <atomic>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <thread>
 
+#include "base/fake_clock.h"
 #include "rpc/interceptor.h"
 #include "tests/conformance/call/call_conformance.h"
 
@@ -46,6 +48,64 @@ TEST_P(CallTest, CallThatIsTooLateIsNotBegunAndCounted) {
   EXPECT_THAT(EchoText("y"), IsOk()) << "without a deadline nothing is too late";
   EXPECT_EQ(ran, 1);
   EXPECT_EQ(server_->statistics().calls_dropped_late, 1u);
+}
+
+// Gives each call on the server so much time.
+class TimeLimit final : public Interceptor {
+ public:
+  explicit TimeLimit(absl::Duration time) : time_(time) {}
+  void OnStart(InterceptedCall& call) override { call.set_deadline(Deadline::After(time_)); }
+  void OnEnd(InterceptedCall&) override {}
+
+ private:
+  const absl::Duration time_;
+};
+
+TEST_P(CallTest, HandlerIsToldWhenTheDeadlinePassesThatItsServerHasSet) {
+  FakeClock clock;
+  ServerOptions options;
+  options.interceptors = {std::make_shared<TimeLimit>(absl::Hours(1))};
+  options.keepalive.interval = absl::InfiniteDuration();
+  Start(options, {.keepalive = {.interval = absl::InfiniteDuration()}});
+  ASSERT_THAT(channel_->Connect({}), IsOk());
+  // Of a caller who would wait longer, or for ever.
+  for (const Deadline deadline : {Deadline::After(absl::Hours(100)), Deadline::Infinite()}) {
+    absl::Notification told;
+    auto call = SendHold(1, {.deadline = deadline});
+    ProbeImpl::Held held = probe_.TakeHeld();
+    ASSERT_NE(held.context, nullptr);
+    ASSERT_LE(held.context->deadline().remaining(), absl::Hours(1));
+    {
+      const std::stop_callback on_stop(held.context->stop_token(), [&told] { told.Notify(); });
+      EXPECT_FALSE(held.context->cancelled());
+      EXPECT_FALSE(told.HasBeenNotified());
+      clock.Advance(absl::Hours(1));
+      EXPECT_TRUE(Happens(told));
+      EXPECT_TRUE(held.context->cancelled());
+    }
+    held.Answer();
+    EXPECT_THAT(call.Wait(), IsOk()) << "the caller's own deadline is another one";
+  }
+}
+
+TEST_P(CallTest, CallWhoseServerGivesItNoTimeIsNotBegunAndCounted) {
+  std::atomic<int> ran{0};
+  probe_.on_echo = [&](ServerContext& context, Probe::EchoParams::Reader params,
+                       Probe::EchoResults::Builder results) {
+    ++ran;
+    return Echo(context, params, results);
+  };
+  ServerOptions options;
+  options.interceptors = {std::make_shared<TimeLimit>(absl::ZeroDuration())};
+  Start(options);
+  for (const CallOptions& call : {CallOptions(), {.deadline = Deadline::After(kSoon)}}) {
+    EXPECT_THAT(EchoText("x", call),
+                StatusIs(absl::StatusCode::kDeadlineExceeded,
+                         "Probe.echo: deadline passed before the handler began"));
+  }
+  EXPECT_EQ(ran, 0);
+  EXPECT_EQ(server_->statistics().calls_dropped_late, 2u);
+  EXPECT_EQ(server_->statistics().calls_accepted, 0u);
 }
 
 TEST_P(CallTest, ServerCountsWhatItDoes) {

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "base/fake_clock.h"
 #include "rpc/call_outcome.h"
@@ -377,28 +379,90 @@ TEST_P(CallTest, AdaptiveLimitFallsWhileCallsAreSlowAndRisesAfterwards) {
   EXPECT_EQ(server_->load().adaptive_limit, kMost);
 }
 
+// Holds calls until somebody else is refused.
+class Crowded {
+ public:
+  explicit Crowded(int most) : most_(most) {}
+
+  EchoHandler handler() {
+    return [this](ServerContext& context, Probe::EchoParams::Reader params,
+                  Probe::EchoResults::Builder results) -> Reply {
+      ++ran;
+      absl::MutexLock lock(&mutex_);
+      const bool room = static_cast<int>(held_.size()) < most_;
+      EXPECT_TRUE(room) << "more run than the limit allows";
+      if (over_ || !room) return Echo(context, params, results);
+      held_.push_back(context.Defer());
+      return Reply::Later();
+    };
+  }
+  // Somebody was refused.
+  void AnswerOne() {
+    DeferredCall call;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (held_.empty()) return;
+      call = std::move(held_.back());
+      held_.pop_back();
+    }
+    call.Finish(absl::OkStatus());
+  }
+  // Nobody will be any more.
+  void AnswerAll() {
+    std::vector<DeferredCall> calls;
+    {
+      absl::MutexLock lock(&mutex_);
+      over_ = true;
+      calls.swap(held_);
+    }
+    for (DeferredCall& call : calls) call.Finish(absl::OkStatus());
+  }
+
+  std::atomic<int> ran{0};
+
+ private:
+  const int most_;
+  absl::Mutex mutex_;
+  std::vector<DeferredCall> held_ ABSL_GUARDED_BY(mutex_);
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
 TEST_P(CallTest, ManyCallersOfALimitedServerAreAllAnsweredOrRefused) {
-  Start(WithLoad({.calls_max = 2}));
-  std::atomic<int> ok{0}, refused{0};
+  constexpr int kMost = 2, kCallers = 4, kCalls = 100;
+  constexpr absl::Duration kAdvice = absl::Milliseconds(30);
+  Crowded crowded(kMost);
+  probe_.on_echo = crowded.handler();
+  const Ends ends(this);
+  ServerOptions options = WithLoad({.calls_max = kMost, .retry_after = kAdvice});
+  options.event_loops = kCallers;
+  Start(options);
+  std::atomic<int> ok{0}, refused{0}, callers{kCallers};
   std::vector<std::thread> threads;
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < kCallers; ++i) {
     threads.emplace_back([&] {
       const std::shared_ptr<Channel> own = NewChannel();
-      for (int call = 0; call < 100; ++call) {
-        auto request = ProbeStub(own).Echo({.deadline = Deadline::After(kSoon)});
-        const absl::Status status = request.Send().Wait().status();
+      for (int call = 0; call < kCalls; ++call) {
+        const CallOptions once = {.deadline = Deadline::After(kSoon), .repeat = Repeat::kNever};
+        const absl::Status status = ProbeStub(own).Echo(once).Send().Wait().status();
         if (status.ok()) {
           ++ok;
-        } else {
-          EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted));
-          ++refused;
+          continue;
         }
+        EXPECT_THAT(status, OutcomeIs(CallOutcome::kRefused));
+        if (!absl::IsResourceExhausted(status)) break;
+        EXPECT_EQ(RetryAfter(status), kAdvice);
+        ++refused;
+        crowded.AnswerOne();
       }
+      // Those that are left may all have room.
+      if (--callers <= kMost) crowded.AnswerAll();
     });
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_GT(ok, 0);
-  EXPECT_EQ(ok + refused, 400);
+  EXPECT_GT(refused, 0);
+  EXPECT_EQ(ok + refused, kCallers * kCalls);
+  EXPECT_EQ(crowded.ran, ok) << "what was refused has not run";
   EXPECT_EQ(server_->load().refused, static_cast<uint64_t>(refused));
   EXPECT_EQ(server_->load().calls, 0u);
 }

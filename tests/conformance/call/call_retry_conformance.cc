@@ -406,7 +406,7 @@ TEST_P(CallTest, FailureIsToldAtOnceWhenTheNextAttemptWouldBeTooLate) {
               StatusIs(absl::StatusCode::kUnavailable, "busy"));
 }
 
-TEST_P(CallTest, DeadlineCountsForAllAttemptsTogether) {
+TEST_P(CallTest, AttemptsAreMadeForAsLongAsThereIsTime) {
   Attempts attempts = FailsUntil(1000);
   const Ends ends(this);  // a handler may still run when the deadline has passed
   probe_.on_again = attempts.handler();

@@ -46,22 +46,35 @@ TEST_P(CallTest, ShutdownTwiceIsOk) {
   EXPECT_THAT(server_->Shutdown(Deadline::AtNanos(0)), IsOk());
 }
 
-TEST_P(CallTest, ShutdownOfTwoThreadsWaitsForBoth) {
+TEST_P(CallTest, SecondShutdownWaitsForTheFirst) {
   Start();
   auto call = SendHold(1);
   ASSERT_TRUE(probe_.AwaitHeld(1));
-  std::atomic<int> ended{0};
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 2; ++i) {
-    threads.emplace_back([&] {
-      EXPECT_THAT(server_->Shutdown(Deadline::After(kSoon)), IsOk());
-      ++ended;
-    });
+  std::atomic<bool> answering{false};
+  const auto shut_down = [&](Deadline deadline) {
+    EXPECT_THAT(server_->Shutdown(deadline), IsOk());
+    EXPECT_TRUE(answering) << "it waits for the call";
+  };
+  std::thread first([&] { shut_down(Deadline::After(kSoon)); });
+  // Told to go away by the first one, which waits for the call now.
+  const Deadline patience = Deadline::After(kSoon);
+  while (channel_->state() == ChannelState::kReady && !patience.passed()) {
+    std::this_thread::yield();
   }
-  EXPECT_EQ(ended, 0);
+  EXPECT_NE(channel_->state(), ChannelState::kReady);
+  absl::Notification begins, ended;
+  std::thread second([&] {
+    begins.Notify();
+    shut_down(Deadline::AtNanos(0));  // cuts nothing off: it is the first one's shutdown
+    ended.Notify();
+  });
+  EXPECT_TRUE(Happens(begins));
+  EXPECT_FALSE(ended.WaitForNotificationWithTimeout(absl::Milliseconds(20)));
+  answering = true;
   probe_.TakeHeld().Answer();
   EXPECT_THAT(call.Wait(), IsOk());
-  for (std::thread& thread : threads) thread.join();
+  first.join();
+  second.join();
 }
 
 TEST_P(CallTest, ShutdownFinishesAcceptedCallsAndRefusesLaterOnes) {
