@@ -152,7 +152,8 @@ class SlotPipe {
   // and DATA_LOSS is returned.
   absl::StatusOr<ReadSlot> Fetch(Deadline deadline = Deadline::Infinite());
   absl::StatusOr<ReadSlot> TryFetch();
-  // A message that was fetched too often. Release it, or Redrive it. Never waits. O(slots).
+  // A message that was fetched too often, or was found overwritten. Release it, or Redrive it; else
+  // it stays a dead letter, whether it is returned or we die. Never waits. O(slots).
   absl::StatusOr<ReadSlot> TryFetchDeadLetter();
 
   // for (mi7::ReadSlot& message : pipe.Messages()): fetches until Fetch(deadline) fails, which
