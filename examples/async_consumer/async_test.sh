@@ -1,6 +1,6 @@
 #!/bin/bash
 # Two producers and a consumer: every message arrives once. Then both sides are interrupted in the
-# middle: what was sent is what was received and what is left in the pipe.
+# middle, either of them first: what was sent is what was received and what is left in the pipe.
 set -eu
 export MI7_RUNTIME_DIR=$TEST_TMPDIR
 producer=examples/async_producer/async_producer
@@ -18,8 +18,16 @@ grep -qx 'received 600' "$TEST_TMPDIR/received"
 distinct=$(grep '^process' "$TEST_TMPDIR/received" | cut -d' ' -f1-4 | sort -u | wc -l)
 [ "$distinct" = 600 ] || { echo "$distinct distinct messages of 600"; exit 1; }
 
-# interrupt SIGNAL SIGNAL: ends the consumer with the first and the producer with the second while
-# messages flow. Each message that was sent is received, or left in the pipe, once.
+# end NAME SIGNAL: ends the producer or the consumer, cleanly.
+end() {
+  local process=$sender
+  [ "$1" = producer ] || process=$receiver
+  kill -"$2" "$process"
+  wait "$process"
+}
+
+# interrupt NAME SIGNAL NAME SIGNAL: ends one of producer and consumer while messages flow, then the
+# other. Each message that was sent is received, or left in the pipe, once.
 interrupt() {
   "$producer" --messages=0 >"$TEST_TMPDIR/sent" &
   sender=$!
@@ -29,21 +37,20 @@ interrupt() {
   until grep -q producing "$TEST_TMPDIR/sent" && grep -q '^process' "$TEST_TMPDIR/received"; do
     kill -0 "$sender" "$receiver"  # or it would never end
   done
-  kill -"$1" "$receiver"
-  wait "$receiver"
-  kill -"$2" "$sender"
-  wait "$sender"
+  end "$1" "$2"
+  end "$3" "$4"
   trap - EXIT
   timeout 200 "$consumer" --print --idle_ms=100 >"$TEST_TMPDIR/rest"
   sent=$(sed -n 's/^sent //p' "$TEST_TMPDIR/sent")
   received=$(sed -n 's/^received //p' "$TEST_TMPDIR/received")
   rest=$(sed -n 's/^received //p' "$TEST_TMPDIR/rest")
   distinct=$(grep -h '^process' "$TEST_TMPDIR/received" "$TEST_TMPDIR/rest" | cut -d' ' -f1-4 | sort -u | wc -l)
-  echo "$1 and $2: sent $sent, received $received, and $rest that were left; $distinct distinct"
+  echo "$1 $2, $3 $4: sent $sent, received $received, and $rest that were left; $distinct distinct"
   [ "$sent" -gt 0 ]
   [ "$received" -gt 0 ]
   [ "$sent" = $((received + rest)) ]
   [ "$distinct" = "$sent" ]
 }
-interrupt INT TERM
-interrupt TERM INT
+interrupt consumer INT producer TERM
+# Who ends first has slots at its workers.
+interrupt producer INT consumer TERM

@@ -181,6 +181,52 @@ TEST_F(DamageTest, AFetchedMessageThatGrewIsADeadLetter) {
   Unmap();
 }
 
+// However few its attempts: who fetches messages hears of it once.
+TEST_F(DamageTest, ADeadLetterStaysOneUntilItIsReleasedOrRedriven) {
+  for (const uint32_t attempts_max : {0u, 5u}) {
+    SCOPED_TRACE(attempts_max);
+    auto pipe = SlotPipe::Create(
+                    absl::StrCat("stays", attempts_max),
+                    {.slots = 4, .slot_bytes = 64, .attempts_max = attempts_max, .checksum = true})
+                    .value();
+    auto slot = pipe->Hold();
+    std::byte* const stray = slot->data();
+    ASSERT_TRUE(slot->SendBytes("precious").ok());
+    stray[3] ^= std::byte{1};
+    EXPECT_TRUE(slot_pipe_internal::Is(pipe->TryFetch().status(), absl::StatusCode::kDataLoss,
+                                       "overwritten"));
+    for (int i = 0; i < 3; ++i) {
+      auto dead = pipe->TryFetchDeadLetter();
+      ASSERT_TRUE(dead.ok()) << dead.status();
+      EXPECT_EQ(pipe->Status().reading, 1u);
+      if (i == 0) continue;  // dropped
+      if (i == 1) {
+        EXPECT_TRUE(dead->ReturnUnseen().ok());
+        continue;
+      }
+      // The index form knows it, too.
+      const SlotRef ref = dead->Detach();
+      EXPECT_TRUE(pipe->MarkInProgress(ref).ok());
+      EXPECT_EQ(pipe->Status().in_progress, 1u);
+      EXPECT_TRUE(pipe->Reading(ref)->Return().ok());
+    }
+    EXPECT_TRUE(slot_pipe_internal::Is(pipe->TryFetch().status(), absl::StatusCode::kUnavailable,
+                                       "no message"));
+    const PipeStatus status = pipe->Status();
+    EXPECT_EQ(status.dead_letters, 1u);
+    EXPECT_EQ(status.dead_lettered, 1u);
+    EXPECT_EQ(status.sent, 1u);
+    stray[3] ^= std::byte{1};
+    ASSERT_TRUE(pipe->TryFetchDeadLetter()->Redrive().ok());
+    auto message = pipe->TryFetch();
+    ASSERT_TRUE(message.ok()) << message.status();
+    EXPECT_EQ(message->text(), "precious");
+    EXPECT_EQ(message->attempt(), 1u);
+    ASSERT_TRUE(message->Release().ok());
+    EXPECT_EQ(pipe->Status().empty, 4u);
+  }
+}
+
 // Crashes leave cells of messages that have cells already. Where those fill the ring, nobody sends
 // nor returns, keeps what it has, and goes on after a fetch has made room.
 TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {

@@ -38,7 +38,7 @@
 namespace mi7::slot_pipe_internal {
 
 inline constexpr uint64_t kPipeMagic = 0x6570'6970'0A37'696D;  // "mi7\npipe"
-inline constexpr uint32_t kPipeVersion = 1;
+inline constexpr uint32_t kPipeVersion = 2;
 inline constexpr size_t kLineBytes = 64;
 
 static_assert(Atomic<uint64_t>::is_always_lock_free && sizeof(Atomic<uint64_t>) == 8);

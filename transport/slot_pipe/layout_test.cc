@@ -233,9 +233,9 @@ TEST_F(PipeFileTest, AGroupIsLetInWhereItIsAskedFor) {
 
 TEST_F(PipeFileTest, ADamagedHeaderIsDataLossAndAnotherVersionSaysSo) {
   Create();
-  Patch(8, 2, 4);
-  EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition, "version 2"));
   Patch(8, 1, 4);
+  EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition, "version 1"));
+  Patch(8, slot_pipe_internal::kPipeVersion, 4);
   EXPECT_TRUE(Connect().ok());
   Patch(0, 0, 8);
   EXPECT_TRUE(Is(Connect(), StatusCode::kDataLoss, "no slot pipe"));

@@ -259,7 +259,7 @@ Outcome Protocol::FetchDeadLetter(uint32_t from, Claim& claim) {
   for (uint32_t slot = from; slot < region_.geometry().slots; ++slot) {
     const SlotWord word(region_.slot(slot).word.load(std::memory_order_acquire));
     if (word.phase() != SlotPhase::kDeadLetter) continue;
-    const SlotWord reading = word.Reading(me_);
+    const SlotWord reading = word.ReadingDeadLetter(me_);
     if (!Change(slot, word, reading)) continue;
     claim = {slot, reading};
     return Outcome::kDone;
@@ -270,8 +270,7 @@ Outcome Protocol::FetchDeadLetter(uint32_t from, Claim& claim) {
 // --- release
 
 Outcome Protocol::Release(const Claim& claim) {
-  if (claim.word.phase() != SlotPhase::kReading ||
-      !Change(claim.slot, claim.word, claim.word.Consumed())) {
+  if (!claim.word.BeingRead() || !Change(claim.slot, claim.word, claim.word.Consumed())) {
     return Outcome::kWrongState;
   }
   hints_.Set(claim.slot);
@@ -280,10 +279,10 @@ Outcome Protocol::Release(const Claim& claim) {
 }
 
 Outcome Protocol::Bury(const Claim& claim) {
-  if (claim.word.phase() != SlotPhase::kReading ||
-      !Change(claim.slot, claim.word, claim.word.DeadLetter())) {
+  if (!claim.word.BeingRead() || !Change(claim.slot, claim.word, claim.word.DeadLetter())) {
     return Outcome::kWrongState;
   }
+  if (claim.word.phase() == SlotPhase::kReadingDeadLetter) return Outcome::kDone;  // counted before
   // Relaxed: a count.
   region_.words().dead_lettered.fetch_add(1, std::memory_order_relaxed);
   return Outcome::kDone;
@@ -300,8 +299,11 @@ Outcome Protocol::PushRequeued(uint32_t slot, SlotWord word) {
 }
 
 Outcome Protocol::Return(const Claim& claim, uint32_t attempts) {
-  if (claim.word.phase() != SlotPhase::kReading) return Outcome::kWrongState;
-  if (TooOften(attempts)) return Bury(claim);
+  if (!claim.word.BeingRead()) return Outcome::kWrongState;
+  // A dead letter has been fetched twice by now, so no attempts are left of it when it is redriven
+  // only.
+  const bool dead_letter = claim.word.phase() == SlotPhase::kReadingDeadLetter && attempts != 0;
+  if (dead_letter || TooOften(attempts)) return Bury(claim);
   const SlotWord requeue = claim.word.Requeue(attempts);
   if (!Change(claim.slot, claim.word, requeue)) return Outcome::kWrongState;
   const Outcome pushed = PushRequeued(claim.slot, requeue);
@@ -356,6 +358,10 @@ Swept Protocol::Sweep(uint16_t dead) {
     // else.
     SlotWord word(region_.slot(slot).word.load(std::memory_order_acquire));
     if (!word.OwnedBy(dead) || word.phase() == SlotPhase::kWriting) continue;
+    if (word.phase() == SlotPhase::kReadingDeadLetter) {
+      if (Change(slot, word, word.DeadLetter())) ++swept.dead_lettered;
+      continue;
+    }
     if (word.phase() == SlotPhase::kReading) {
       if (TooOften(word.attempts())) {
         if (Change(slot, word, word.DeadLetter())) {

@@ -56,7 +56,7 @@ struct Swept {
   uint32_t committed = 0;      // messages that were sent but not marked so
   uint32_t emptied = 0;        // slots that were held
   uint32_t requeued = 0;       // messages that were being read
-  uint32_t dead_lettered = 0;  // of those, fetched too often
+  uint32_t dead_lettered = 0;  // of those, fetched too often, or dead letters before
   bool complete = false;       // nothing is owned by the dead one any more
 };
 
@@ -78,14 +78,15 @@ class Protocol {
   Outcome GiveBack(const Claim& claim);
   // The oldest message: READY -> READING(me), then clears its cell. kDone, kNothing, kCorrupt.
   Outcome Fetch(Claim& claim);
-  // READING -> EMPTY, the consume commit. kDone, kWrongState.
+  // READING, of a dead letter or not, -> EMPTY: the consume commit. kDone, kWrongState.
   Outcome Release(const Claim& claim);
   // READING -> REQUEUE -> a new cell -> READY, as if fetched `attempts` times; or a dead letter
-  // when that is too often. kDone, kWrongState, kRingFull, kCorrupt.
+  // when that is too often. What was a dead letter is one again, unless `attempts` is 0 (Redrive).
+  // kDone, kWrongState, kRingFull, kCorrupt.
   Outcome Return(const Claim& claim, uint32_t attempts);
   // READING -> DEAD_LETTER. kDone, kWrongState.
   Outcome Bury(const Claim& claim);
-  // DEAD_LETTER -> READING(me), looking from slot `from` on. kDone, kNothing.
+  // DEAD_LETTER -> READING_DEAD_LETTER(me), looking from slot `from` on. kDone, kNothing.
   Outcome FetchDeadLetter(uint32_t from, Claim& claim);
 
   // Whether there may be a message to fetch: a look at the head. As Fetch, for who has declared

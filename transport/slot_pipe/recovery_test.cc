@@ -98,6 +98,39 @@ TEST_F(RecoveryTest, AMessageThatKillsEachConsumerIsADeadLetterInTheEnd) {
       Is(pipe_->TryFetchDeadLetter().status(), StatusCode::kUnavailable, "no dead letters"));
 }
 
+// It was fetched once, so attempts are left of it; all the same nobody who fetches messages gets
+// it.
+TEST_F(RecoveryTest, AnOverwrittenMessageStaysADeadLetterWhenWhoeverLooksAtItIsKilled) {
+  pipe_ = nullptr;
+  ASSERT_TRUE(SlotPipe::Remove("test").ok());
+  pipe_ =
+      SlotPipe::Create(
+          "test", {.slots = 4, .slot_bytes = 64, .attempts_max = kAttemptsMax, .checksum = true})
+          .value();
+  auto slot = pipe_->TryHold();
+  std::byte* const stray = slot->data();
+  ASSERT_TRUE(slot->SendBytes("precious").ok());
+  stray[0] ^= std::byte{1};
+  EXPECT_TRUE(Is(pipe_->TryFetch().status(), StatusCode::kDataLoss, "overwritten"));
+  for (uint64_t deaths = 1; deaths <= 2; ++deaths) {
+    Die([](SlotPipe& own) {
+      auto dead = own.TryFetchDeadLetter();
+      if (dead.ok()) dead->Detach();
+      return dead.ok();
+    });
+    ASSERT_FALSE(HasFatalFailure()) << "death " << deaths;
+    EXPECT_EQ(pipe_->Recover(), 1u);
+    EXPECT_EQ(pipe_->Status().recovered_slots, deaths);
+    EXPECT_TRUE(Is(pipe_->TryFetch().status(), StatusCode::kUnavailable, "no message"));
+  }
+  const PipeStatus status = pipe_->Status();
+  EXPECT_EQ(status.dead_letters, 1u);
+  EXPECT_EQ(status.dead_lettered, 1u);
+  EXPECT_EQ(status.redelivered, 0u);
+  ASSERT_TRUE(pipe_->TryFetchDeadLetter()->Release().ok());
+  EXPECT_EQ(pipe_->Status().empty, 4u);
+}
+
 TEST_F(RecoveryTest, RecoverTellsHowManyDeadThereWereAndEmptiesWhatTheyHeld) {
   EXPECT_EQ(pipe_->Recover(), 0u);
   Die(&HoldAndKeep);

@@ -171,8 +171,8 @@ absl::Status SlotPipe::Impl::WrongState(uint32_t index, absl::string_view what) 
   const SlotWord word(index < region.geometry().slots
                           ? region.slot(index).word.load(std::memory_order_relaxed)
                           : 0);
-  const absl::string_view states[] = {"empty",   "writing",     "ready", "reading",
-                                      "requeue", "dead letter", "?",     "?"};
+  const absl::string_view states[] = {
+      "empty", "writing", "ready", "reading", "requeue", "dead letter", "reading dead letter", "?"};
   return AboutPipe(
       name, absl::FailedPreconditionError(absl::StrCat(
                 "slot ", index, " is not this participant's to ", what, " (any more): it is ",
@@ -196,13 +196,19 @@ absl::Status SlotPipe::Impl::Failed(Outcome outcome, uint32_t index, absl::strin
   return Corrupt();
 }
 
-bool SlotPipe::Impl::OnSlot(SlotRef ref, SlotPhase phase) const {
-  const SlotWord word(ref.word);
+bool SlotPipe::Impl::HasToWrite(SlotRef ref) const {
+  return SlotWord(ref.word).phase() == SlotPhase::kWriting && Has(ref);
+}
+
+bool SlotPipe::Impl::HasToRead(SlotRef ref) const {
+  return SlotWord(ref.word).BeingRead() && Has(ref);
+}
+
+bool SlotPipe::Impl::Has(SlotRef ref) const {
   // Relaxed: nobody but us changes a slot that is ours, so when it is that word the operation that
   // made it was ours: its thread acquired, and whoever hands a SlotRef to another thread
   // synchronizes with that. When it is another word the slot is not touched.
-  return ref.index < region.geometry().slots && word.phase() == phase &&
-         word.OwnedBy(protocol.me()) &&
+  return ref.index < region.geometry().slots && SlotWord(ref.word).OwnedBy(protocol.me()) &&
          region.slot(ref.index).word.load(std::memory_order_relaxed) == ref.word;
 }
 
@@ -389,13 +395,13 @@ void SlotPipe::MessageRange::Next() {
 
 absl::StatusOr<WriteSlot> SlotPipe::Writing(SlotRef ref) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  if (!impl_->OnSlot(ref, SlotPhase::kWriting)) return impl_->WrongState(ref.index, "write in");
+  if (!impl_->HasToWrite(ref)) return impl_->WrongState(ref.index, "write in");
   return WriteSlot(this, Claim{ref.index, SlotWord(ref.word)}, impl_->region.payload(ref.index));
 }
 
 absl::StatusOr<ReadSlot> SlotPipe::Reading(SlotRef ref) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  if (!impl_->OnSlot(ref, SlotPhase::kReading)) return impl_->WrongState(ref.index, "read");
+  if (!impl_->HasToRead(ref)) return impl_->WrongState(ref.index, "read");
   // The memory may have been overwritten since it was fetched.
   ReadSlot slot = impl_->MakeReadSlot(this, Claim{ref.index, SlotWord(ref.word)});
   if (!impl_->Possible(slot)) return impl_->Overwritten(slot);
@@ -404,7 +410,7 @@ absl::StatusOr<ReadSlot> SlotPipe::Reading(SlotRef ref) {
 
 absl::Status SlotPipe::MarkInProgress(SlotRef ref) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  if (!impl_->OnSlot(ref, SlotPhase::kWriting) && !impl_->OnSlot(ref, SlotPhase::kReading)) {
+  if (!impl_->HasToWrite(ref) && !impl_->HasToRead(ref)) {
     return impl_->WrongState(ref.index, "hand on");
   }
   // Relaxed: for people only. It ends by itself when the word changes.

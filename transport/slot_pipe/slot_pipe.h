@@ -24,7 +24,8 @@
 // instruction, and is released at most once. A consumer that dies before Release causes a
 // redelivery, marked as such (attempt() > 1); after PipeOptions::attempts_max fetches the message
 // goes to the dead letters. A producer that dies in Send has sent or has not. One that is stopped
-// holds only its own slots: nobody waits for it. What the dead held is recovered by whoever is
+// holds only its own slots: nobody waits for it, but for what a dead one held when it is stopped
+// in the middle of recovering that. What the dead held is recovered by whoever is
 // alive and uses the pipe, within 40 ms or so; time alone never takes anything from anybody.
 // The promises end with the machine: the memory is tmpfs.
 //
@@ -122,6 +123,8 @@ struct PipeStatus {
 //   FAILED_PRECONDITION  the slot is not in the state that this needs, or this process is a fork
 //                        of the one that connected; another version; a file of others
 //   DATA_LOSS            the shared memory contradicts itself, or a checksum is wrong
+//   PERMISSION_DENIED    the directory or the file is not this user's to use (Create, Connect)
+//   INTERNAL             the system locks no bytes of the file (Create, Connect)
 class SlotPipe {
  public:
   // Makes a pipe and joins it. ALREADY_EXISTS; INVALID_ARGUMENT for a name or a size.
@@ -152,7 +155,8 @@ class SlotPipe {
   // and DATA_LOSS is returned.
   absl::StatusOr<ReadSlot> Fetch(Deadline deadline = Deadline::Infinite());
   absl::StatusOr<ReadSlot> TryFetch();
-  // A message that was fetched too often. Release it, or Redrive it. Never waits. O(slots).
+  // A message that was fetched too often, or was found overwritten. Release it, or Redrive it; else
+  // it stays a dead letter, whether it is returned or we die. Never waits. O(slots).
   absl::StatusOr<ReadSlot> TryFetchDeadLetter();
 
   // for (mi7::ReadSlot& message : pipe.Messages()): fetches until Fetch(deadline) fails, which

@@ -49,7 +49,10 @@ struct SlotPipe::Impl {
   absl::Status Failed(slot_pipe_internal::Outcome outcome, uint32_t index,
                       absl::string_view what) const;
   absl::Status Corrupt() const;
-  bool OnSlot(SlotRef ref, slot_pipe_internal::SlotPhase phase) const;
+  // Whether we have the slot, as `ref` says, to write in it or to read it.
+  bool HasToWrite(SlotRef ref) const;
+  bool HasToRead(SlotRef ref) const;
+  bool Has(SlotRef ref) const;
   ReadSlot MakeReadSlot(SlotPipe* pipe, const slot_pipe_internal::Claim& claim) const;
   // Whether size and kind, which whoever is connected may have overwritten, are possible ones.
   bool Possible(const ReadSlot& slot) const;

@@ -148,6 +148,7 @@ TEST_F(SlotPipeTest, AMessageThatIsNotReleasedComesAgainAndThenIsADeadLetter) {
     EXPECT_EQ(dead->text(), "poison");
   }
   EXPECT_EQ(pipe->Status().dead_letters, 1u) << "not released, so still there";
+  EXPECT_EQ(pipe->Status().dead_lettered, 1u) << "no other one";
   auto dead = pipe->TryFetchDeadLetter();
   ASSERT_TRUE(dead->Redrive().ok());
   auto message = pipe->TryFetch();

@@ -25,7 +25,7 @@ enum class SlotState {
   kReady,       // sent, not fetched
   kReading,     // fetched
   kInProgress,  // held or fetched, and handed to a worker (MarkInProgress)
-  kDeadLetter,  // fetched too often
+  kDeadLetter,  // fetched too often, or overwritten
 };
 // "empty", "writing", "ready", "reading", "in progress", "dead letter".
 absl::string_view SlotStateName(SlotState state);
@@ -141,7 +141,8 @@ class ReadSlot : public slot_pipe_internal::Handle {
   // Empties the slot: the message is done. The handle is empty afterwards.
   absl::Status Release();
   // Puts the message back, to be fetched again, by anybody; to the dead letters when it was fetched
-  // too often. The handle is empty afterwards, but when RESOURCE_EXHAUSTED (see WriteSlot::Send).
+  // too often, or was one of them. The handle is empty afterwards, but when RESOURCE_EXHAUSTED (see
+  // WriteSlot::Send).
   absl::Status Return();
   // Return of a message that nobody has looked at: its attempt is not counted.
   absl::Status ReturnUnseen();

@@ -26,6 +26,7 @@ SlotState StateOfSlot(const SlotHeader& header, SlotWord word) {
       return SlotState::kEmpty;
     case SlotPhase::kWriting:
     case SlotPhase::kReading:
+    case SlotPhase::kReadingDeadLetter:
       // Relaxed: for people only, and others go on meanwhile. The word that it is compared with has
       // a generation, so that what was handed on long ago is not taken for this.
       if (header.handed.load(std::memory_order_relaxed) == word.bits()) {
@@ -104,8 +105,7 @@ PipeStatus StatusOf(const Region& region, const Participants& participants, absl
     // Each cycle of a slot is a message that was released.
     status.received += word.cycle();
     status.sent += word.cycle();
-    if (word.phase() == SlotPhase::kReady || word.phase() == SlotPhase::kReading ||
-        word.phase() == SlotPhase::kRequeue || word.phase() == SlotPhase::kDeadLetter) {
+    if (word.phase() != SlotPhase::kEmpty && word.phase() != SlotPhase::kWriting && word.sound()) {
       ++status.sent;
     }
   }

@@ -23,8 +23,9 @@ enum class SlotPhase : uint8_t {
   kReading = 3,  // owned
   kRequeue = 4,  // owned; on its way back into the ring; can be fetched as a ready one
   kDeadLetter = 5,
+  kReadingDeadLetter = 6,  // owned; a dead letter again, unless it is released or redriven
 };
-inline constexpr uint32_t kPhases = 6;
+inline constexpr uint32_t kPhases = 7;
 
 // Nobody. Participants are 0 to kNoOwner - 1.
 inline constexpr uint16_t kNoOwner = 0xFFF;
@@ -54,8 +55,10 @@ class SlotWord {
   }
   constexpr bool OwnedBy(uint16_t participant) const {
     return owner() == participant &&
-           (phase() == SlotPhase::kWriting || phase() == SlotPhase::kReading ||
-            phase() == SlotPhase::kRequeue);
+           (phase() == SlotPhase::kWriting || phase() == SlotPhase::kRequeue || BeingRead());
+  }
+  constexpr bool BeingRead() const {
+    return phase() == SlotPhase::kReading || phase() == SlotPhase::kReadingDeadLetter;
   }
 
   // The words that follow this one.
@@ -66,8 +69,10 @@ class SlotWord {
     return Make(SlotPhase::kReady, attempts(), kNoOwner, generation());
   }
   constexpr SlotWord Reading(uint16_t participant) const {
-    const uint32_t next = attempts() < kAttemptsLimit ? attempts() + 1 : kAttemptsLimit;
-    return Make(SlotPhase::kReading, next, participant, generation());
+    return Make(SlotPhase::kReading, NextAttempt(), participant, generation());
+  }
+  constexpr SlotWord ReadingDeadLetter(uint16_t participant) const {
+    return Make(SlotPhase::kReadingDeadLetter, NextAttempt(), participant, generation());
   }
   // Keeps the owner; `attempts` is what the next fetch counts from.
   constexpr SlotWord Requeue(uint32_t attempts) const {
@@ -95,6 +100,9 @@ class SlotWord {
   static constexpr uint64_t kHoldsMask = (uint64_t{1} << kHoldsBits) - 1;
   static constexpr uint64_t kTagMask = (uint64_t{1} << 24) - 1;
 
+  constexpr uint32_t NextAttempt() const {
+    return attempts() < kAttemptsLimit ? attempts() + 1 : kAttemptsLimit;
+  }
   static constexpr SlotWord Make(SlotPhase phase, uint32_t attempts, uint16_t owner,
                                  uint64_t generation) {
     return SlotWord(static_cast<uint64_t>(phase) << kPhaseShift |
@@ -149,6 +157,8 @@ static_assert(SlotWord().Writing(7).GivenBack().generation() == 1);
 static_assert(SlotWord(63).Writing(7).GivenBack().generation() == 0);
 static_assert(SlotWord().Writing(7).Ready().Reading(9).Consumed().tag() == 1);
 static_assert(SlotWord().Reading(9).attempts() == 1);
+static_assert(SlotWord().ReadingDeadLetter(9).OwnedBy(9) &&
+              !SlotWord().ReadingDeadLetter(9).Fetchable());
 static_assert(CellWord::Full(kSlotsMax - 1, 0xFFFFFF, 5).slot() == kSlotsMax - 1);
 static_assert(CellWord::Full(3, 0xFFFFFF, 5).lap() == 5 &&
               !CellWord::Full(3, 9, 5).Cleared().full());

@@ -9,6 +9,17 @@
 
 namespace mi7::slot_pipe_internal {
 
+namespace {
+
+// The number of what was fetched, spoilt or not.
+uint32_t NumberOf(const ReadSlot& slot) {
+  uint32_t message = Ledger::kMessages;
+  if (slot.size() == sizeof(message)) std::memcpy(&message, slot.data(), sizeof(message));
+  return message & ~kSpoilt;
+}
+
+}  // namespace
+
 void SendMessage(SlotPipe& pipe, Ledger& ledger, uint32_t message) {
   auto slot = pipe.TryHold();
   MI7_CHECK(slot.ok(), "the scenario has an empty slot here");
@@ -22,8 +33,7 @@ ReadSlot FetchMessage(SlotPipe& pipe, Ledger& ledger) {
   ledger.fetching.store(true);
   auto slot = pipe.TryFetch();
   MI7_CHECK(slot.ok(), "the scenario has a message here");
-  uint32_t message = Ledger::kMessages;
-  std::memcpy(&message, slot->data(), sizeof(message));
+  const uint32_t message = NumberOf(*slot);
   MI7_CHECK(message < Ledger::kMessages, "a message is a number");
   ledger.Set(message, Stage::kFetched);
   ledger.fetching.store(false);
@@ -31,11 +41,45 @@ ReadSlot FetchMessage(SlotPipe& pipe, Ledger& ledger) {
 }
 
 void ReleaseMessage(ReadSlot slot, Ledger& ledger) {
-  uint32_t message = 0;
-  std::memcpy(&message, slot.data(), sizeof(message));
+  const uint32_t message = NumberOf(slot);
   ledger.Set(message, Stage::kReleasing);
   MI7_CHECK(slot.Release().ok(), "a fetched slot can be released");
   ledger.Set(message, Stage::kReleased);
+}
+
+void SendSpoilt(SlotPipe& pipe, Ledger& ledger, uint32_t message) {
+  auto slot = pipe.TryHold();
+  MI7_CHECK(slot.ok(), "the scenario has an empty slot here");
+  std::byte* const data = slot->data();
+  std::memcpy(data, &message, sizeof(message));
+  MI7_CHECK(slot->Send(sizeof(message)).ok(), "a held slot can be sent");
+  message |= kSpoilt;
+  std::memcpy(data, &message, sizeof(message));
+  MI7_CHECK(absl::IsDataLoss(pipe.TryFetch().status()), "its checksum finds it");
+  ledger.Set(message & ~kSpoilt, Stage::kDeadLetter);
+}
+
+ReadSlot FetchDeadLetter(SlotPipe& pipe, Ledger& ledger) {
+  ledger.fetching.store(true);
+  auto slot = pipe.TryFetchDeadLetter();
+  MI7_CHECK(slot.ok(), "the scenario has a dead letter here");
+  ledger.Set(NumberOf(*slot), Stage::kTaken);
+  ledger.fetching.store(false);
+  return *std::move(slot);
+}
+
+void ReturnDeadLetter(ReadSlot slot, Ledger& ledger) {
+  const uint32_t message = NumberOf(slot);
+  MI7_CHECK(slot.Return().ok(), "a dead letter can be returned");
+  ledger.Set(message, Stage::kDeadLetter);
+}
+
+void RedriveDeadLetter(ReadSlot slot, Ledger& ledger) {
+  const uint32_t message = NumberOf(slot);
+  std::memcpy(const_cast<std::byte*>(slot.data()), &message, sizeof(message));
+  ledger.Set(message, Stage::kRedriving);
+  MI7_CHECK(slot.Redrive().ok(), "a dead letter can be redriven");
+  ledger.Set(message, Stage::kSent);
 }
 
 namespace {
@@ -54,14 +98,13 @@ std::string Drain(SlotPipe& pipe, const Ledger& ledger, uint32_t* came) {
     for (const WriteSlot& mine : held) {
       if (mine.index() == slot->index()) return "a slot came that is being written";
     }
-    uint32_t message = Ledger::kMessages;
-    if (slot->size() == sizeof(message)) std::memcpy(&message, slot->data(), sizeof(message));
+    const uint32_t message = NumberOf(*slot);
     if (message >= Ledger::kMessages) return "a ghost: what came is no message";
     ++came[message];
     const Stage stage = ledger.stage[message].load();
-    if (stage == Stage::kNone || stage == Stage::kReleased) {
-      return absl::StrCat("message ", message, " came, though it was ",
-                          stage == Stage::kNone ? "never sent" : "released");
+    if (stage == Stage::kNone || stage == Stage::kReleased || stage == Stage::kDeadLetter ||
+        stage == Stage::kTaken) {
+      return absl::StrCat("message ", message, " came, at stage ", static_cast<int>(stage));
     }
     const bool seen = stage == Stage::kFetched || stage == Stage::kReleasing;
     if (seen && !slot->redelivered()) {
@@ -71,6 +114,24 @@ std::string Drain(SlotPipe& pipe, const Ledger& ledger, uint32_t* came) {
     auto hold = pipe.TryHold();
     if (!hold.ok()) return "a slot that was just released cannot be held";
     held.push_back(*std::move(hold));
+  }
+}
+
+// Takes all dead letters.
+std::string DrainDeadLetters(SlotPipe& pipe, const Ledger& ledger, uint32_t* came) {
+  for (;;) {
+    auto slot = pipe.TryFetchDeadLetter();
+    if (absl::IsUnavailable(slot.status())) return "";
+    if (!slot.ok()) return slot.status().ToString();
+    const uint32_t message = NumberOf(*slot);
+    if (message >= Ledger::kMessages) return "a ghost among the dead letters";
+    ++came[message];
+    const Stage stage = ledger.stage[message].load();
+    if (stage < Stage::kDeadLetter && stage != Stage::kReleasing) {
+      return absl::StrCat("message ", message, " is a dead letter, at stage ",
+                          static_cast<int>(stage));
+    }
+    if (!slot->Release().ok()) return "a dead letter cannot be released";
   }
 }
 
@@ -104,11 +165,15 @@ std::string GoRound(SlotPipe& pipe) {
 std::string Audit(SlotPipe& pipe, const Ledger& ledger, Other other) {
   uint32_t came[Ledger::kMessages] = {};
   if (std::string wrong = Drain(pipe, ledger, came); !wrong.empty()) return wrong;
+  if (std::string wrong = DrainDeadLetters(pipe, ledger, came); !wrong.empty()) return wrong;
   // What was fetched a moment ago, unnoted, is still the other one's.
   uint32_t may_miss = other == Other::kStopped && ledger.fetching.load() ? 1 : 0;
   for (uint32_t message = 0; message < Ledger::kMessages; ++message) {
     const Stage stage = ledger.stage[message].load();
-    const bool must = stage == Stage::kSent || (stage == Stage::kFetched && other == Other::kDead);
+    const bool had =
+        stage == Stage::kFetched || stage == Stage::kTaken || stage == Stage::kRedriving;
+    const bool must =
+        stage == Stage::kSent || stage == Stage::kDeadLetter || (had && other == Other::kDead);
     if (came[message] == 0 && must && may_miss > 0) {
       --may_miss;
     } else if (came[message] > 1 || (must && came[message] != 1)) {

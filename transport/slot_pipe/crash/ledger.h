@@ -20,9 +20,15 @@ enum class Stage : uint8_t {
   kFetched,    // Fetch returned it
   kReleasing,  // Release may have happened
   kReleased,   // Release returned OK
+  // Of what is no message to fetch.
+  kDeadLetter,  // nobody has it
+  kTaken,       // TryFetchDeadLetter returned it
+  kRedriving,   // Redrive, after which it is kSent, may have happened
 };
 
-// Message i is the number i as 4 bytes. Lives in memory that processes share.
+// Message i is the number i as 4 bytes, with kSpoilt when it was overwritten. Lives in memory that
+// processes share.
+inline constexpr uint32_t kSpoilt = 1u << 31;
 struct Ledger {
   static constexpr uint32_t kMessages = 64;
   std::atomic<Stage> stage[kMessages];
@@ -36,14 +42,20 @@ struct Ledger {
 void SendMessage(SlotPipe& pipe, Ledger& ledger, uint32_t message);
 ReadSlot FetchMessage(SlotPipe& pipe, Ledger& ledger);
 void ReleaseMessage(ReadSlot slot, Ledger& ledger);
+// Sends a message that is a dead letter at once, because it is overwritten.
+void SendSpoilt(SlotPipe& pipe, Ledger& ledger, uint32_t message);
+ReadSlot FetchDeadLetter(SlotPipe& pipe, Ledger& ledger);
+void ReturnDeadLetter(ReadSlot slot, Ledger& ledger);
+// As it was before it was overwritten.
+void RedriveDeadLetter(ReadSlot slot, Ledger& ledger);
 
 // Fetches everything that is in `pipe` and compares it with the ledger, holds every slot, and sends
 // messages once around the ring. "" when all is well.
 //
 // kDead: nobody else is alive. Each message that was sent and not released came out once, marked as
-// redelivered when somebody had fetched it; no other message came; no slot is lost.
-// kStopped: whoever wrote the ledger still has its place, but does not run. Nothing that it has
-// finished waits for it, and it has what it had.
+// redelivered when somebody had fetched it; no other message came; no slot is lost. Dead letters
+// are dead letters. kStopped: whoever wrote the ledger still has its place, but does not run.
+// Nothing that it has finished waits for it, and it has what it had.
 enum class Other { kDead, kStopped };
 std::string Audit(SlotPipe& pipe, const Ledger& ledger, Other other);
 

@@ -171,12 +171,16 @@ class RandomKillsTest : public testing::Test {
   }
 
   // Expects of `recover`, which measures one recovery, that 99 of 100 are in time. A machine that
-  // is busy with something else adds delays of its own, so one series of three is enough.
+  // is busy with something else adds delays of its own, so two series of three are enough.
   void ExpectRecoveryInTime(const char* what, const std::function<void(int64_t&)>& recover) {
     constexpr size_t kRounds = 200;
     std::vector<int64_t> times_ns;
-    bool in_time = false;
-    for (int series = 0; series < 3 && !in_time; ++series) {
+    constexpr int kSeries = 3;
+    constexpr int kInTimeMin = 2;
+    int series = 0;
+    int in_time = 0;
+    // Until it is decided.
+    while (in_time < kInTimeMin && series - in_time <= kSeries - kInTimeMin) {
       times_ns.clear();
       size_t late = 0;
       while (times_ns.size() < kRounds && late <= kRounds / 100) {
@@ -186,15 +190,18 @@ class RandomKillsTest : public testing::Test {
         times_ns.push_back(time_ns);
         if (time_ns > kRecoveryNsMax) ++late;
       }
-      in_time = late <= kRounds / 100;
+      ++series;
+      if (late <= kRounds / 100) ++in_time;
       std::sort(times_ns.begin(), times_ns.end());
       std::cout << "RELIABILITY: recovery " << what << ": of " << times_ns.size() << " p50 "
                 << times_ns[times_ns.size() / 2] / 1000 << " us, p99 "
                 << times_ns[(times_ns.size() - 1) * 99 / 100] / 1000 << " us, most "
                 << times_ns.back() / 1000 << " us\n";
     }
-    EXPECT_TRUE(in_time) << "more than one of 100 recoveries took more than " << kRecoveryNsMax
-                         << " ns";
+    std::cout << "RELIABILITY: recovery " << what << ": " << in_time << " of " << series
+              << " series in time, " << kInTimeMin << " of " << kSeries << " were needed\n";
+    EXPECT_GE(in_time, kInTimeMin)
+        << "more than one of 100 recoveries took more than " << kRecoveryNsMax << " ns";
   }
 
   TestDirectory directory_;

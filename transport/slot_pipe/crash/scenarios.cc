@@ -47,6 +47,17 @@ const std::vector<Scenario>& Scenarios() {
            ReleaseMessage(FetchMessage(*pipe, ledger), ledger);
          }
        }},
+      {"dead letters",
+       [](SlotPipe& pipe, Ledger& ledger) {
+         for (uint32_t message = 0; message < 3; ++message) SendSpoilt(pipe, ledger, message);
+       },
+       [](Ledger& ledger) {
+         auto pipe = Connect();
+         ReturnDeadLetter(FetchDeadLetter(*pipe, ledger), ledger);
+         RedriveDeadLetter(FetchDeadLetter(*pipe, ledger), ledger);
+         ReleaseMessage(FetchDeadLetter(*pipe, ledger), ledger);
+         FetchDeadLetter(*pipe, ledger).Detach();  // left to the end
+       }},
       // Connecting recovers what others left: see recovery in the test.
       {"recover", [](SlotPipe&, Ledger&) {}, [](Ledger&) { Connect(); }},
   };

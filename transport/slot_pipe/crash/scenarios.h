@@ -17,7 +17,7 @@ struct Scenario {
 
 inline constexpr char kPipe[] = "victim";
 inline constexpr PipeOptions kOptions = {
-    .slots = 4, .slot_bytes = 64, .participants = 3, .attempts_max = 0};
+    .slots = 4, .slot_bytes = 64, .participants = 3, .attempts_max = 0, .checksum = true};
 
 const std::vector<Scenario>& Scenarios();
 

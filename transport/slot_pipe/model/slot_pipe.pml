@@ -5,7 +5,9 @@
  *     compare-and-swap there fails whenever the one here fails.
  *   - Generations, tags and laps do not wrap around here; words.h and protocol.h argue that they
  *     cannot be confused there.
- *   - Attempts and dead letters are left out: a dead letter is a slot that no cell can fetch.
+ *   - Attempts and dead letters are left out: a dead letter is a slot that no cell can fetch, in
+ *     nobody's hands or being read. Each step of it is one compare-and-swap: who takes, returns or
+ *     releases one, and a sweep, make it what it is after that or leave it what it was.
  *   - Push there finds the ring full only after ClearStaleHead has found nothing to clear; here it is
  *     full at once. ClearStaleHead clears and passes over what a fetch would clear and pass over, by
  *     the same steps: a cell whose slot, read before the cell was found unchanged, cannot be fetched
@@ -31,11 +33,21 @@
  *     word is that of the place. Nothing is owned by a place when it is taken, and the one before
  *     it does nothing any more, so who comes is one of the processes here that begins then: that
  *     they run from the beginning here only adds orders in which they are slow to begin.
- *   - A dead letter can be put back there (ReadSlot::Redrive): fetched by its slot's word without a
+ *   - A dead letter can be put back there (ReadSlot::Redrive): taken by its slot's word without a
  *     cell, then returned. Its cell was cleared by the fetch that came before it was buried, and
  *     fetches of the same cell by others fail there as for a message that is being read. So it is a
  *     message that one consumer holds for long and returns, which is here; its tag is that of
  *     its cycle as ever, and older cells with it are duplicates, as those of a sweep.
+ *   - Hold there looks where its hints say; here it looks at each slot once, from the first on. Slots
+ *     are alike, and what is taken is an empty one, by the same compare-and-swap. That the hints
+ *     lead to every empty slot is not asked here, but of the code (interleaving/).
+ *   - A sweep that finds a slot in REQUEUE already pushes its cell there at once; here it makes the
+ *     word what it is by a compare-and-swap first. So its steps there are those here when nothing
+ *     comes between the look and that: what is fetched after the look gets a cell too many, as what
+ *     is fetched before the push does here.
+ *   - Fetch and Push there give up after kRoundsMax rounds (kCorrupt); here they go round for ever.
+ *     Who gives up has not claimed or pushed anything, and keeps what it has: it is as slow there as
+ *     it likes, until it gives that back or leaves.
  *   - Memory is prefetched there. That changes no value, whatever the slot is in.
  * It assumes sequential consistency; protocol.h gives the reason of each weaker order.
  *
@@ -62,6 +74,9 @@
 #define ROUNDS 1
 #endif
 #define NPROC (NPROD + NCONS + NREC)   /* that can die */
+#ifndef FETCHES
+#define FETCHES 2    /* of each consumer */
+#endif
 #ifndef MAXC
 #define MAXC 2
 #endif
@@ -82,7 +97,11 @@ byte lk[P];           /* recovery lock owner */
 byte crashes=0;
 byte nsent=0; bit sent[4]; byte dlv[4];
 byte running=0; bit phase2=0;
+#if MAXC==0
+#define CR(x) skip   /* a step of its own all the same */
+#else
 #define CR(x) if :: (crashes<MAXC) -> atomic{crashes++; dead[x]=1; goto out} :: skip fi
+#endif
 #define LOCKFREE(p) (lk[p]==NONE || dead[lk[p]])
 
 inline push(i,gg,okv,x,mid,isend) {   /* push cell (i,gg); okv=1 on success */
@@ -157,7 +176,7 @@ proctype Cons(byte me) {
   byte h,ci,cg,cl,ws,wo,wg,got,gi,gg,k,t,ok; bit cf;
   k=0;
   do
-  :: k<2 -> k++;
+  :: k<FETCHES -> k++;
      fetch(me,got,gi,gg);
      if :: got==1 -> CR(me);
           if
@@ -175,7 +194,7 @@ proctype Cons(byte me) {
           fi
         :: else
      fi
-  :: k>=2 -> break
+  :: k>=FETCHES -> break
   od;
 out: running--
 }
@@ -255,7 +274,9 @@ init {
 #if NCONS>1
     run Cons(3);
 #endif
+#if NREC>0
     run Rec(4,ROUNDS);
+#endif
 #if NREC>1
     run Rec(5,ROUNDS);
 #endif
