@@ -229,7 +229,7 @@ int Main() {
   }
   if (!written.ok()) std::fprintf(stderr, "%s\n", std::string(written.message()).c_str());
   std::printf("\nMeasured for %s.\n",
-              absl::FormatDuration(absl::Trunc(absl::Now() - begin, absl::Seconds(1))).c_str());
+              absl::FormatDuration(absl::Ceil(absl::Now() - begin, absl::Seconds(1))).c_str());
   return written.ok() ? 0 : 1;
 }
 
