@@ -23,8 +23,15 @@ double PrivateBytes(const MemoryUse& use) {
   return static_cast<double>(std::max(use.heap_bytes, use.anonymous_bytes));
 }
 
+// A call is one message of either side.
+double MessagesPerSend(const CountFigures& counts) {
+  return counts.sends > 0 ? 1 / counts.sends : 0;
+}
+
 double ValueOf(const Sample& sample, const Cell& cell, Quantity quantity) {
   const CallFigures& calls = sample.calls;
+  const CountFigures& client = calls.client_counts;
+  const CountFigures& server = calls.server_counts;
   switch (quantity) {
     case Quantity::kP50:
       return calls.p50_ns();
@@ -39,13 +46,25 @@ double ValueOf(const Sample& sample, const Cell& cell, Quantity quantity) {
     case Quantity::kUnfairness:
       return calls.unfairness;
     case Quantity::kAllocations:
-      return calls.allocations;
+      return client.allocations + server.allocations;
     case Quantity::kCopiedBytes:
-      return calls.copied_bytes;
+      return client.copied_bytes + server.copied_bytes;
     case Quantity::kSystemCalls:
-      return calls.system_calls;
+      return client.system_calls + server.system_calls;
+    case Quantity::kReceives:
+      return client.receives + server.receives;
+    case Quantity::kSends:
+      return client.sends + server.sends;
+    case Quantity::kClientSystemCalls:
+      return client.system_calls;
+    case Quantity::kServerSystemCalls:
+      return server.system_calls;
+    case Quantity::kClientBatch:
+      return MessagesPerSend(client);
+    case Quantity::kServerBatch:
+      return MessagesPerSend(server);
     case Quantity::kBurstWakes:
-      return calls.client_wakes * cell.workload.burst;
+      return client.wakes * cell.workload.burst;
     case Quantity::kStartUp:
       // Within a process, its other one has nothing to do with it.
       if (cell.workload.transport == "inproc") return calls.client_start_ns;
@@ -85,6 +104,12 @@ const char* UnitOf(Quantity quantity) {
       return "bytes";
     case Quantity::kAllocations:
     case Quantity::kSystemCalls:
+    case Quantity::kReceives:
+    case Quantity::kSends:
+    case Quantity::kClientSystemCalls:
+    case Quantity::kServerSystemCalls:
+    case Quantity::kClientBatch:
+    case Quantity::kServerBatch:
     case Quantity::kBurstWakes:
       return "count";
     case Quantity::kIdleWakeups:
@@ -146,8 +171,8 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   figure.value = Summarize(values);
   figure.others_share =
       Quantile(Collect(cell, [](const Sample& s) { return s.others_share; }), 0.5);
-  const bool undisturbed = figure.others_share <= kOthersShareMost;
-  figure.stable = undisturbed && figure.value.relative() <= kStableSpread;
+  figure.disturbed = figure.others_share > kOthersShareMost;
+  figure.stable = !figure.disturbed && figure.value.relative() <= kStableSpread;
   const bool time = row.quantity == Quantity::kP50 || row.quantity == Quantity::kPerCall;
   if (time) {
     figure.p99 = Quantile(Collect(cell, [](const Sample& s) { return s.calls.p99_ns(); }), 0.5);
@@ -160,7 +185,9 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
         Quantile(Collect(cell, [](const Sample& s) { return s.calls.server_cpu_ns; }), 0.5);
   }
   const Workload& workload = plan.cells[row.cell].workload;
-  if (IsStream(workload.call) && row.quantity == Quantity::kPerCall && figure.value.median > 0) {
+  const bool has_bandwidth =
+      IsStream(workload.call) || plan.cells[row.cell].subject == "raw_memcpy";
+  if (has_bandwidth && row.quantity == Quantity::kPerCall && figure.value.median > 0) {
     figure.bytes_per_s = 1e9 * static_cast<double>(workload.payload_bytes) / figure.value.median;
   }
   if (IsMemory(row.quantity)) {
@@ -203,7 +230,7 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   if (ratios.empty()) return figure;
   figure.limit = Quantile(limits, 0.5);
   figure.ratio = Summarize(ratios);
-  figure.stable = undisturbed && figure.ratio->relative() <= kStableSpread;
+  figure.stable = !figure.disturbed && figure.ratio->relative() <= kStableSpread;
   if (figure.target.has_value()) figure.met = Meets(figure.ratio->median, *figure.target);
   return figure;
 }

@@ -80,6 +80,54 @@ TEST_F(EvaluateTest, RoundsThatDisagreeAreMarked) {
   EXPECT_NE(ToTable({figure}, result_).find("MISSED?"), std::string::npos);
 }
 
+TEST_F(EvaluateTest, RoundsThatOthersDisturbedAreMarked) {
+  AddRound(110, 100);
+  AddRound(110, 100);
+  CellResult& cell = result_.cells[{0, Placement::kUnpinned}];
+  for (auto& sample : cell.rounds) sample->others_share = 0.1;
+  EXPECT_TRUE(Evaluated().stable) << "a tenth of the machine is borne";
+  for (auto& sample : cell.rounds) sample->others_share = 0.2;
+  const Figure figure = Evaluated();
+  EXPECT_FALSE(figure.stable) << "also where the rounds agree";
+  EXPECT_TRUE(figure.disturbed);
+  EXPECT_NE(ToTable({figure}, result_).find("met?"), std::string::npos);
+  plan_.rows[0].limit.reset();
+  plan_.rows[0].target.reset();
+  EXPECT_FALSE(Evaluated().stable);
+  EXPECT_NE(ToTable({Evaluated()}, result_).find("unstable"), std::string::npos);
+}
+
+// It belongs to what is compared, which may be steadier than the value, or less so.
+TEST_F(EvaluateTest, TheRatioHasASpreadOfItsOwn) {
+  AddRound(100, 100);
+  AddRound(200, 200);
+  AddRound(300, 300);
+  EXPECT_NE(ToTable({Evaluated()}, result_).find("200.0 ns   25%    0.0 ns   1.00x    0%"),
+            std::string::npos)
+      << ToTable({Evaluated()}, result_);
+}
+
+TEST_F(EvaluateTest, SystemCallsAreOfBothSidesOrOfOne) {
+  plan_.rows[0].limit.reset();
+  plan_.rows[0].target.reset();
+  Sample sample;
+  sample.calls.client_counts = {.system_calls = 3, .receives = 2, .sends = 0.5};
+  sample.calls.server_counts = {.system_calls = 4, .receives = 0.25, .sends = 0.125};
+  result_.cells[{0, Placement::kUnpinned}].rounds.emplace_back(sample);
+  const auto value = [&](Quantity quantity) {
+    plan_.rows[0].quantity = quantity;
+    EXPECT_EQ(Evaluated().unit, "count");
+    return Evaluated().value.median;
+  };
+  EXPECT_DOUBLE_EQ(value(Quantity::kSystemCalls), 7);
+  EXPECT_DOUBLE_EQ(value(Quantity::kClientSystemCalls), 3);
+  EXPECT_DOUBLE_EQ(value(Quantity::kServerSystemCalls), 4);
+  EXPECT_DOUBLE_EQ(value(Quantity::kReceives), 2.25);
+  EXPECT_DOUBLE_EQ(value(Quantity::kSends), 0.625);
+  EXPECT_DOUBLE_EQ(value(Quantity::kClientBatch), 2) << "messages in a send";
+  EXPECT_DOUBLE_EQ(value(Quantity::kServerBatch), 8);
+}
+
 TEST_F(EvaluateTest, FailedSubjectSaysWhy) {
   CellResult& cell = result_.cells[{0, Placement::kUnpinned}];
   cell.rounds.emplace_back();
@@ -154,10 +202,10 @@ TEST_F(EvaluateTest, NoneMeansNextToNone) {
   plan_.rows[0].target = 0;
   AddRound(110, 100);
   auto& sample = result_.cells[{0, Placement::kUnpinned}].rounds[0];
-  sample->calls.allocations = 0.002;
+  sample->calls.client_counts.allocations = 0.002;
   EXPECT_EQ(Evaluated().unit, "count");
   EXPECT_EQ(Evaluated().met, true);
-  sample->calls.allocations = 1;
+  sample->calls.client_counts.allocations = 1;
   EXPECT_EQ(Evaluated().met, false);
 }
 

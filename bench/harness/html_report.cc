@@ -73,7 +73,16 @@ std::optional<double> ValueAt(const Chart& chart, const Chart::Point& point, con
   const bool alone = UsualQuantity(plan.cells[point.cell]) == Quantity::kP50;
   const std::optional<double> ns =
       Median(result, point.cell, chart.placement, [&](const CallFigures& calls) {
-        return chart.kind == Chart::Kind::kTime && alone ? calls.p50_ns() : calls.per_call_ns;
+        switch (chart.kind) {
+          case Chart::Kind::kTail:
+            return calls.p99_ns();
+          case Chart::Kind::kCpu:
+            return calls.client_cpu_ns + calls.server_cpu_ns;
+          case Chart::Kind::kTime:
+            return alone ? calls.p50_ns() : calls.per_call_ns;
+          default:
+            return calls.per_call_ns;
+        }
       });
   if (!ns.has_value() || *ns <= 0) return std::nullopt;
   switch (chart.kind) {
@@ -82,6 +91,8 @@ std::optional<double> ValueAt(const Chart& chart, const Chart::Point& point, con
     case Chart::Kind::kBandwidth:
       return 1e9 * static_cast<double>(workload.payload_bytes) / *ns;
     case Chart::Kind::kTime:
+    case Chart::Kind::kTail:
+    case Chart::Kind::kCpu:
     case Chart::Kind::kDistribution:
       break;
   }
@@ -136,7 +147,7 @@ std::string TableRow(const Figure& figure) {
       absl::StrFormat("<tr><td>%s</td><td>%s</td>", EscapeHtml(figure.id), EscapeHtml(figure.what));
   if (!figure.missing.empty()) {
     return absl::StrCat(html,
-                        "<td colspan='11' class='gone'>not measured: ", EscapeHtml(figure.missing),
+                        "<td colspan='12' class='gone'>not measured: ", EscapeHtml(figure.missing),
                         "</td></tr>\n");
   }
   const auto cell = [&](const std::string& text) {
@@ -150,6 +161,7 @@ std::string TableRow(const Figure& figure) {
   cell(figure.p99.has_value() ? HumanValue(*figure.p99, "ns") : "");
   cell(figure.limit.has_value() ? HumanValue(*figure.limit, figure.unit) : "");
   cell(figure.ratio.has_value() ? number(figure.ratio->median) : "");
+  cell(figure.ratio.has_value() ? absl::StrFormat("%.0f%%", 50 * figure.ratio->relative()) : "");
   cell(!figure.target.has_value() ? ""
        : figure.absolute          ? HumanValue(*figure.target, figure.unit)
                                   : number(*figure.target));
@@ -161,7 +173,9 @@ std::string TableRow(const Figure& figure) {
   cell(absl::StrFormat("%.0f%%", 100 * figure.others_share));
   const char* const verdict = !figure.met.has_value() ? "" : *figure.met ? "met" : "missed";
   absl::StrAppend(&html, "<td class='", verdict, "'>", verdict,
-                  figure.stable ? "" : " (rounds disagree)");
+                  figure.stable      ? ""
+                  : figure.disturbed ? " (others were busy)"
+                                     : " (rounds disagree)");
   if (!figure.limit_missing.empty()) {
     absl::StrAppend(&html, "<span class='gone'>no ratio: ", EscapeHtml(figure.limit_missing),
                     "</span>");
@@ -181,7 +195,7 @@ std::string Tables(const std::vector<Figure>& figures) {
       absl::StrAppend(&html, "<h2>", PlacementTitle(*placement),
                       "</h2>\n<table><tr><th>id</th><th>what</th><th class='n'>value</th>"
                       "<th class='n'>+-</th><th class='n'>p99</th><th class='n'>limit</th>"
-                      "<th class='n'>ratio</th><th class='n'>at most</th>"
+                      "<th class='n'>ratio</th><th class='n'>+-</th><th class='n'>at most</th>"
                       "<th class='n'>stretch</th><th class='n'>client CPU</th>"
                       "<th class='n'>server CPU</th><th class='n'>others</th><th></th></tr>\n");
     }

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <string>
+#include <utility>
 
 #include "bench/harness/svg_chart.h"
 #include "gtest/gtest.h"
@@ -54,6 +55,29 @@ TEST(SvgChartTest, MoreIsFurtherUpAndRight) {
   EXPECT_GT(y[0], y[1]);
 }
 
+TEST(HtmlReportTest, AChartMayShowTailsOrCpuTime) {
+  Plan plan;
+  plan.cells = {Cell{.subject = "subject"}};
+  RunResult result;
+  Sample sample;
+  sample.calls.latencies_ns[kMedianShare] = 500;
+  sample.calls.latencies_ns[kP99Share] = 900;
+  sample.calls.client_cpu_ns = 30;
+  sample.calls.server_cpu_ns = 40;
+  result.cells[{0, Placement::kUnpinned}].rounds.emplace_back(sample);
+  for (const auto& [kind, seen] : {std::pair{Chart::Kind::kTime, "subject: 500.0 ns at 8"},
+                                   {Chart::Kind::kTail, "subject: 900.0 ns at 8"},
+                                   {Chart::Kind::kCpu, "subject: 70.0 ns at 8"}}) {
+    plan.charts = {{.kind = kind,
+                    .title = "Calls",
+                    .x_title = "connections",
+                    .placement = Placement::kUnpinned,
+                    .series = {{.name = "subject", .points = {{.x = 8, .cell = 0}}}}}};
+    const std::string html = ToHtml({.machine = "", .how = ""}, plan, result, {});
+    EXPECT_TRUE(Contains(html, seen)) << html;
+  }
+}
+
 TEST(HtmlReportTest, ShowsChartsAndFiguresAndNeedsNothingElse) {
   Plan plan;
   plan.cells = {Cell{.subject = "subject"}};
@@ -77,12 +101,16 @@ TEST(HtmlReportTest, ShowsChartsAndFiguresAndNeedsNothingElse) {
   figure.client_cpu_ns = 321;
   figure.others_share = 0.07;
   figure.stretch = 0.5;
+  figure.stable = false;
+  Figure busy = figure;
+  busy.disturbed = true;
   Figure gone = figure;
   gone.missing = "peer: not installed";
   const std::string html =
-      ToHtml({.machine = "a machine", .how = "9 rounds"}, plan, result, {figure, gone});
+      ToHtml({.machine = "a machine", .how = "9 rounds"}, plan, result, {figure, busy, gone});
   for (const char* part :
-       {"a machine", "9 rounds", "mi7 shm: 2 M/s at 1", "a &lt;row&gt;", "500.0 ns", "missed",
+       {"a machine", "9 rounds", "mi7 shm: 2 M/s at 1", "a &lt;row&gt;", "500.0 ns",
+        "missed (rounds disagree)", "missed (others were busy)",
         "not measured: peer: not installed", "no ratio: peer: asleep", "321.0 ns", "7%", "0.50x"}) {
     EXPECT_TRUE(Contains(html, part)) << part << "\n" << html;
   }

@@ -212,6 +212,7 @@ int Main() {
   std::printf("%s\n", notes.how.c_str());
   std::fflush(stdout);
 
+  const absl::Time begin = absl::Now();
   const absl::StatusOr<RunResult> result = RunPlan(plan, options);
   if (!result.ok()) {
     std::fprintf(stderr, "%s\n", result.status().ToString().c_str());
@@ -227,6 +228,8 @@ int Main() {
     written.Update(WriteHtml(path, notes, plan, *result, figures));
   }
   if (!written.ok()) std::fprintf(stderr, "%s\n", std::string(written.message()).c_str());
+  std::printf("\nMeasured for %s.\n",
+              absl::FormatDuration(absl::Ceil(absl::Now() - begin, absl::Seconds(1))).c_str());
   return written.ok() ? 0 : 1;
 }
 

@@ -21,6 +21,16 @@ double Unfairness(uint64_t most, uint64_t least) {
   return static_cast<double>(most) / static_cast<double>(std::max<uint64_t>(least, 1));
 }
 
+CountFigures PerCall(const Counted& counted, double calls) {
+  const auto per_call = [calls](uint64_t count) { return static_cast<double>(count) / calls; };
+  return {.allocations = per_call(counted.allocations),
+          .copied_bytes = per_call(counted.copied_bytes),
+          .system_calls = per_call(counted.system_calls),
+          .wakes = per_call(counted.wakes),
+          .receives = per_call(counted.receives),
+          .sends = per_call(counted.sends)};
+}
+
 // The figures of a run that is over.
 absl::StatusOr<CallFigures> Figures(const CallSetup& setup, const Scratch& scratch) {
   CallFigures figures;
@@ -60,13 +70,8 @@ absl::StatusOr<CallFigures> Figures(const CallSetup& setup, const Scratch& scrat
   figures.per_call_ns = 1 / calls_per_ns;
   figures.client_cpu_ns = client_cpu_ns / calls;
   figures.server_cpu_ns = static_cast<double>(first.server_cpu_ns) / calls;
-  figures.allocations =
-      static_cast<double>(first.client_allocations + first.server_allocations) / calls;
-  figures.copied_bytes =
-      static_cast<double>(first.client_copied_bytes + first.server_copied_bytes) / calls;
-  figures.system_calls =
-      static_cast<double>(first.client_system_calls + first.server_system_calls) / calls;
-  figures.client_wakes = static_cast<double>(first.client_wakes) / calls;
+  figures.client_counts = PerCall(first.client_counted, calls);
+  figures.server_counts = PerCall(first.server_counted, calls);
   return figures;
 }
 
@@ -174,9 +179,9 @@ absl::StatusOr<CallFigures> MeasureCalls(const CallSetup& setup, const CpuSets& 
   if (tracer.has_value()) {
     tracer->Join();
     const auto calls = static_cast<double>(figures->calls);
-    figures->system_calls =
-        static_cast<double>(tracer->client().all + tracer->server().all) / calls;
-    figures->client_wakes = static_cast<double>(tracer->client().wakes) / calls;
+    figures->client_counts.system_calls = static_cast<double>(tracer->client().all) / calls;
+    figures->server_counts.system_calls = static_cast<double>(tracer->server().all) / calls;
+    figures->client_counts.wakes = static_cast<double>(tracer->client().wakes) / calls;
   }
   return figures;
 }

@@ -33,6 +33,16 @@ inline constexpr std::array<double, 11> kShares = {0.0,  0.1,  0.25,  0.5,    0.
 inline constexpr size_t kMedianShare = 3;
 inline constexpr size_t kP99Share = 7;
 
+// What one side did for a call, where it is counted.
+struct CountFigures {
+  double allocations = 0;
+  double copied_bytes = 0;
+  double system_calls = 0;
+  double wakes = 0;  // system calls that wake somebody
+  double receives = 0;
+  double sends = 0;
+};
+
 struct CallFigures {
   uint64_t calls = 0;
   // Of the first client's calls, from sending one to having its answer, in the order of kShares.
@@ -46,11 +56,8 @@ struct CallFigures {
   // measured stretch begins, which is the first answer when there is no warm-up.
   double server_start_ns = 0;
   double client_start_ns = 0;
-  // A call, client and server together; where they are counted.
-  double allocations = 0;
-  double copied_bytes = 0;
-  double system_calls = 0;
-  double client_wakes = 0;  // system calls of the client that wake somebody
+  CountFigures client_counts;
+  CountFigures server_counts;
 
   double p50_ns() const { return latencies_ns[kMedianShare]; }
   double p99_ns() const { return latencies_ns[kP99Share]; }

@@ -11,6 +11,7 @@ Plan MakePlan(const PlanOptions& options) {
   AddPeers(plan);
   AddSlotPipe(plan);
   AddStreams(plan);
+  AddSystemCalls(plan);
   AddCounts(plan);
   AddCurves(plan);
   return plan.Take();

@@ -19,15 +19,21 @@
 namespace mi7::bench {
 
 enum class Quantity {
-  kP50,           // median latency of one call
-  kP99,           // its 99th percentile
-  kPerCall,       // time per call, with all outstanding ones in flight
-  kCpuPerCall,    // CPU time per call, client and server together
-  kCpuPerSide,    // of the side that took more
-  kUnfairness,    // what the busiest one got done, divided by what the laziest one did
-  kAllocations,   // per call, both sides together, like the next two
-  kCopiedBytes,   // in user space
-  kSystemCalls,   //
+  kP50,          // median latency of one call
+  kP99,          // its 99th percentile
+  kPerCall,      // time per call, with all outstanding ones in flight
+  kCpuPerCall,   // CPU time per call, client and server together
+  kCpuPerSide,   // of the side that took more
+  kUnfairness,   // what the busiest one got done, divided by what the laziest one did
+  kAllocations,  // per call, both sides together, like the next two
+  kCopiedBytes,  // in user space
+  kSystemCalls,  //
+  kReceives,     // those of them that take from a socket, also in vain
+  kSends,        // those that give to one
+  kClientSystemCalls,
+  kServerSystemCalls,
+  kClientBatch,   // messages that one of its sends gives to the socket
+  kServerBatch,   //
   kBurstWakes,    // system calls of the client that wake somebody, per burst
   kStartUp,       // starting the server, plus starting the client until its first answer
   kIdleClient,    // user memory per idle connection, the larger of heap and resident
@@ -83,6 +89,8 @@ struct Chart {
     kDistribution,  // latencies by the share of calls that were faster
     kRate,          // calls per second
     kTime,          // of a call: the median latency, or the time per call with many outstanding
+    kTail,          // its 99th percentile
+    kCpu,           // CPU time of a call, client and server together
     kBandwidth,     // payload bytes per second, one way
   };
   struct Point {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 
 namespace mi7::bench {
 namespace {
@@ -30,6 +31,8 @@ std::string SizeName(size_t bytes) {
   }
   return bytes % 1024 == 0 ? absl::StrCat(bytes / 1024, " KiB") : absl::StrCat(bytes, " B");
 }
+
+std::string SizeId(size_t bytes) { return absl::StrReplaceAll(SizeName(bytes), {{" ", ""}}); }
 
 size_t PlanBuilder::AddCell(Cell cell) {
   const auto found = std::find_if(plan_.cells.begin(), plan_.cells.end(),
@@ -65,6 +68,16 @@ size_t PlanBuilder::AddEcho(const std::string& subject, const char* transport, W
   cell.workload.call = Call::kEcho;
   cell.workload.payload_bytes = payload_bytes;
   return AddCell(std::move(cell));
+}
+
+size_t PlanBuilder::AddMemcpy(size_t bytes) {
+  const size_t cell = AddEcho("raw_memcpy", "memory", Waiting::kDefault, 1, bytes);
+  const std::string id = absl::StrCat("raw.memcpy.", SizeId(bytes));
+  if (!Has(id)) {
+    // It has one thread, so all placements are the same.
+    Show(id, absl::StrCat("memcpy, ", SizeName(bytes)), cell).placements = {Placement::kUnpinned};
+  }
+  return cell;
 }
 
 Row& PlanBuilder::Show(const std::string& id, const std::string& what, size_t cell) {
@@ -131,7 +144,7 @@ void PlanBuilder::AddPoint(const std::string& series, double x, size_t cell,
     chart.series.push_back({.name = series, .points = {}});
   }
   chart.series.back().points.push_back({.x = x, .cell = cell});
-  if (Has(id)) return;  // several charts may show the same cell
+  if (id.empty() || Has(id)) return;  // several charts may show the same cell
   Row& row = Show(id, series, cell);
   row.placements = {chart.placement};
   row.detail = true;

@@ -15,11 +15,15 @@ namespace mi7::bench {
 
 // "64 B", "4 KiB", "1 MiB".
 std::string SizeName(size_t bytes);
+// As a part of an id: "64B", "1MiB".
+std::string SizeId(size_t bytes);
 
 // Not thread-safe.
 class PlanBuilder {
  public:
   static constexpr size_t kMebibyte = size_t{1} << 20;
+  // A typed call of 8 bytes on the wire: header of 32, segment table, root pointer and the value.
+  static constexpr size_t kTypedFrameBytes = 56;
 
   explicit PlanBuilder(const PlanOptions& options) : options_(options) {}
 
@@ -34,6 +38,8 @@ class PlanBuilder {
   // payload_bytes there and back.
   size_t AddEcho(const std::string& subject, const char* transport, Waiting waiting,
                  int outstanding, size_t payload_bytes);
+  // One copy of so many bytes in private memory; to be seen as row "raw.memcpy.SIZE".
+  size_t AddMemcpy(size_t bytes);
   // A cell of calls with the times of this run.
   Cell Calls(const std::string& subject, const char* transport, Waiting waiting,
              int outstanding) const;
@@ -58,7 +64,7 @@ class PlanBuilder {
   // Starts one; what follows belongs to it.
   Chart& AddChart(Chart::Kind kind, const std::string& title, const std::string& x_title,
                   Placement placement);
-  // Adds a point to the last chart, and a row of detail for it.
+  // Adds a point to the last chart, and a row of detail for it unless `id` is empty or there.
   void AddPoint(const std::string& series, double x, size_t cell, const std::string& id);
 
   // The plan, without what would measure two that spin on one CPU.
@@ -79,7 +85,8 @@ void AddLocal(PlanBuilder& plan);     // L
 void AddPeers(PlanBuilder& plan);     // V
 void AddSlotPipe(PlanBuilder& plan);  // S
 void AddStreams(PlanBuilder& plan);   // messages that nobody answers
-void AddCounts(PlanBuilder& plan);    // what is counted, start-up, sizes
-void AddCurves(PlanBuilder& plan);    // the charts
+void AddSystemCalls(PlanBuilder& plan);
+void AddCounts(PlanBuilder& plan);  // what else is counted, start-up, sizes
+void AddCurves(PlanBuilder& plan);  // the charts
 
 }  // namespace mi7::bench

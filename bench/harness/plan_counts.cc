@@ -1,4 +1,5 @@
-// What is counted and not timed, and what happens once: start-up, sizes, compile times.
+// What is counted and not timed, but for system calls, and what happens once: start-up, sizes,
+// compile times.
 
 #include <string>
 
@@ -10,54 +11,12 @@ namespace {
 
 constexpr size_t kMebibyte = PlanBuilder::kMebibyte;
 constexpr int kRounds = 3;
-constexpr int64_t kTracedNs = 30'000'000;
-constexpr int kBurst = 16;
 // Of the two services that subject mi7 always has.
 constexpr int kMethods = 7;
 
 const std::vector<Placement>& Here() {
   static const auto* placements = new std::vector<Placement>{Placement::kUnpinned};
   return *placements;
-}
-
-// What no target needs.
-void AddOtherSystemCalls(PlanBuilder& plan) {
-  for (const char* transport : {"shm", "unix", "tcp"}) {
-    for (Waiting waiting : {Waiting::kDefault, Waiting::kBlocking}) {
-      for (int outstanding : {1, 64}) {
-        Cell cell = plan.Calls("mi7_counting", transport, waiting, outstanding);
-        cell.rounds_max = kRounds;
-        const bool adaptive = waiting == Waiting::kDefault;
-        plan.Show(absl::StrCat("syscalls.", transport, adaptive ? ".adaptive" : ".blocking",
-                               outstanding == 1 ? "" : ".64"),
-                  absl::StrCat("mi7 ", transport, " x", outstanding,
-                               adaptive ? ", adaptive" : ", blocking"),
-                  plan.AddCell(cell), Quantity::kSystemCalls)
-            .placements = Here();
-      }
-    }
-  }
-  // From outside, where nobody polls: to be the same.
-  Cell traced = plan.Calls("mi7", "tcp", Waiting::kBlocking, 1);
-  traced.workload.measure_ns = kTracedNs;
-  traced.trace_system_calls = true;
-  traced.rounds_max = kRounds;
-  plan.Show("syscalls.tcp.blocking.ptrace", "mi7 tcp x1, blocking, seen by ptrace",
-            plan.AddCell(traced), Quantity::kSystemCalls)
-      .placements = Here();
-}
-
-void AddSystemCalls(PlanBuilder& plan) {
-  Cell awake = plan.Calls("mi7_counting", "shm", Waiting::kDefault, 1);
-  awake.rounds_max = kRounds;
-  plan.PromiseValue("L3.syscalls", "mi7 shm, adaptive, peer awake", plan.AddCell(awake), 0,
-                    Quantity::kSystemCalls)
-      .placements = {Placement::kDifferentCpus};
-  Cell burst = awake;
-  burst.workload.burst = kBurst;
-  plan.PromiseValue("L3.wakes", "wakes by the caller per burst of 16", plan.AddCell(burst), 1,
-                    Quantity::kBurstWakes)
-      .placements = {Placement::kDifferentCpus};
 }
 
 void AddCounted(PlanBuilder& plan) {
@@ -154,10 +113,8 @@ void AddBuilt(PlanBuilder& plan) {
 }  // namespace
 
 void AddCounts(PlanBuilder& plan) {
-  AddSystemCalls(plan);
   AddCounted(plan);
   if (!plan.options().all_rows) return;
-  AddOtherSystemCalls(plan);
   AddMethods(plan);
   AddStartUp(plan);
   AddBuilt(plan);

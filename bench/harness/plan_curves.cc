@@ -104,7 +104,9 @@ void AddPayloads(PlanBuilder& plan) {
         add(absl::StrCat("mi7 ", transport), "mi7", transport, Waiting::kDefault, bytes);
       }
     }
-    for (size_t bytes : sizes) add("memcpy", "raw_memcpy", "memory", Waiting::kDefault, bytes);
+    for (size_t bytes : sizes) {
+      plan.AddPoint("memcpy", static_cast<double>(bytes), plan.AddMemcpy(bytes), "");
+    }
     for (size_t bytes : sizes) add("raw TCP", "raw_tcp", "tcp", Waiting::kBlocking, bytes);
     for (const Peer& peer : kTcpPeers) {
       for (size_t bytes : {kSmall, kMebibyte, 16 * kMebibyte}) {
@@ -124,11 +126,11 @@ void AddPayloads(PlanBuilder& plan) {
   }
 }
 
-void AddConnections(PlanBuilder& plan) {
-  plan.AddChart(Chart::Kind::kTime,
-                "Latency of a call with so many connections open, up to 64 of them active, a CPU "
-                "each",
-                "connections", Placement::kDifferentCpus);
+void AddConnections(PlanBuilder& plan, Chart::Kind kind, const char* figure) {
+  plan.AddChart(
+      kind,
+      absl::StrCat(figure, " with so many connections open, up to 64 of them active, a CPU each"),
+      "connections", Placement::kDifferentCpus);
   const auto add = [&](const char* transport, int connections) {
     Cell cell = plan.Calls("mi7", transport, Waiting::kDefault, 1);
     cell.workload.connections = connections < 64 ? connections : 64;
@@ -153,7 +155,9 @@ void AddCurves(PlanBuilder& plan) {
   AddDistributions(plan);
   AddOutstanding(plan);
   AddPayloads(plan);
-  AddConnections(plan);
+  AddConnections(plan, Chart::Kind::kTime, "Latency of a call");
+  AddConnections(plan, Chart::Kind::kTail, "99th percentile of latency");
+  AddConnections(plan, Chart::Kind::kCpu, "CPU time of a call, both processes,");
 }
 
 }  // namespace mi7::bench

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "bench/harness/peers.h"
 #include "bench/harness/plan_builder.h"
 
@@ -33,12 +32,9 @@ Cell Stream(const PlanBuilder& plan, const std::string& subject, const char* tra
   return cell;
 }
 
-// As a part of an id: "64B", "1MiB".
-std::string IdOf(size_t bytes) { return absl::StrReplaceAll(SizeName(bytes), {{" ", ""}}); }
-
 // Of a peer's own row.
 std::string PeersId(const Peer& peer, const char* over, size_t bytes) {
-  return absl::StrCat(peer.program, ".", over, ".stream.", IdOf(bytes));
+  return absl::StrCat(peer.program, ".", over, ".stream.", SizeId(bytes));
 }
 
 bool IsInproc(const char* transport) { return std::string(transport) == "inproc"; }
@@ -60,18 +56,18 @@ std::optional<size_t> LimitOf(PlanBuilder& plan, const char* transport, size_t b
   if (!IsShm(transport) && !IsInproc(transport)) {
     const size_t raw =
         plan.AddCell(Stream(plan, "raw_tcp_batch", transport, Waiting::kBlocking, bytes));
-    plan.Show(absl::StrCat("streams.raw.", transport, ".", IdOf(bytes)),
+    plan.Show(absl::StrCat("streams.raw.", transport, ".", SizeId(bytes)),
               absl::StrCat("raw ", transport, " one way, batched, ", SizeName(bytes)), raw)
         .placements = PlacesOf(transport);
     return raw;
   }
   if (bytes < kBulk) return std::nullopt;
-  return plan.AddEcho("raw_memcpy", "memory", Waiting::kDefault, 1, bytes);
+  return plan.AddMemcpy(bytes);
 }
 
 // mi7's rows for one transport and size of messages.
 void AddStream(PlanBuilder& plan, const char* transport, size_t bytes) {
-  const std::string id = absl::StrCat("streams.", transport, ".", IdOf(bytes));
+  const std::string id = absl::StrCat("streams.", transport, ".", SizeId(bytes));
   const std::string what = absl::StrCat("mi7 ", transport, " stream, ", SizeName(bytes));
   const std::optional<size_t> limit = LimitOf(plan, transport, bytes);
   const size_t stream = plan.AddCell(Stream(plan, "mi7", transport, Waiting::kDefault, bytes));
@@ -139,7 +135,7 @@ void AddSinks(PlanBuilder& plan, const char* transport, const char* peers_transp
     plan.Show(PeersId(peer, over, bytes),
               absl::StrCat(peer.name, " ", over, " one way, ", SizeName(bytes)), cell)
         .placements = {Placement::kUnpinned};
-    const std::string id = absl::StrCat("sink.", transport, ".", IdOf(bytes), peer.suffix);
+    const std::string id = absl::StrCat("sink.", transport, ".", SizeId(bytes), peer.suffix);
     // No target names these; lower than every peer is the least.
     plan.Promise(id, absl::StrCat(what, " / ", peer.name), mi7, cell, 1.0).placements = {
         Placement::kUnpinned};
@@ -166,12 +162,12 @@ void AddCharts(PlanBuilder& plan) {
     for (const char* transport : kTransports) {
       for (size_t bytes : kSizes) {
         add(absl::StrCat("mi7 ", transport), "mi7", transport, Waiting::kDefault, bytes,
-            absl::StrCat("streams.", transport, ".", IdOf(bytes)));
+            absl::StrCat("streams.", transport, ".", SizeId(bytes)));
       }
     }
     for (size_t bytes : kSizes) {
       add("raw tcp", "raw_tcp_batch", "tcp", Waiting::kBlocking, bytes,
-          absl::StrCat("streams.raw.tcp.", IdOf(bytes)));
+          absl::StrCat("streams.raw.tcp.", SizeId(bytes)));
     }
     add("raw ring", "raw_shm", "shm", Waiting::kSpinning, kSmall, "raw.shm.stream");
     const auto add_peer = [&](const Peer& peer, const char* over) {

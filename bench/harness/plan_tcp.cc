@@ -7,15 +7,13 @@ namespace mi7::bench {
 namespace {
 
 constexpr int kPipelined = 64;
-// A typed call of 8 bytes on the wire: header of 32, segment table, root pointer and the value.
-constexpr size_t kTypedFrameBytes = 56;
 constexpr int kActive = 64;
 
 class Frames {
  public:
   explicit Frames(PlanBuilder& plan) : plan_(plan) {}
   size_t Add(const char* subject, const char* transport, Waiting waiting, int outstanding,
-             size_t bytes = kTypedFrameBytes) {
+             size_t bytes = PlanBuilder::kTypedFrameBytes) {
     Cell cell = plan_.Calls(subject, transport, waiting, outstanding);
     cell.workload.payload_bytes = bytes;
     return plan_.AddCell(cell);

@@ -241,6 +241,75 @@ TEST(PlanTest, NothingThatSpinsIsMeasuredOnOneCpu) {
   EXPECT_GT(of_both, 20) << "the others are";
 }
 
+// A system call a side tells where a call's time goes; of many outstanding, how many share one.
+TEST(PlanTest, SystemCallsAreCountedOfLimitsAndAPeerToo) {
+  const Plan plan = MakePlan({});
+  const auto rows = ById(plan);
+  const auto subject = [&](const std::string& id) {
+    return rows.contains(id) ? plan.cells[rows.at(id)->cell].subject : "no row " + id;
+  };
+  for (const auto& [id, program] :
+       std::map<std::string, std::string>{{"syscalls.tcp.blocking", "mi7_counting"},
+                                          {"syscalls.tcp.adaptive", "mi7_counting"},
+                                          {"syscalls.tcp.spinning", "mi7_counting"},
+                                          {"syscalls.raw.tcp.blocking", "raw_tcp_counting"},
+                                          {"syscalls.raw.tcp.spinning", "raw_tcp_counting"},
+                                          {"syscalls.thrift.tcp", "thrift_counting"}}) {
+    EXPECT_EQ(subject(id), program);
+    EXPECT_EQ(subject(id + ".client"), program);
+    EXPECT_EQ(subject(id + ".server"), program);
+  }
+  for (const auto& [id, program] : std::map<std::string, std::string>{
+           {"syscalls.tcp.blocking.64", "mi7_counting"},
+           {"syscalls.tcp.adaptive.64", "mi7_counting"},
+           {"syscalls.tcp.spinning.64", "mi7_counting"},
+           {"syscalls.raw.tcp.batch.blocking", "raw_tcp_batch_counting"},
+           {"syscalls.raw.tcp.batch.spinning", "raw_tcp_batch_counting"}}) {
+    for (const char* figure : {"", ".receives", ".sends", ".batch.client", ".batch.server"}) {
+      EXPECT_EQ(subject(id + figure), program);
+    }
+    EXPECT_EQ(plan.cells[rows.at(id)->cell].workload.outstanding, 64) << id;
+  }
+  // As large as those of T1 to T3 are.
+  EXPECT_EQ(plan.cells[rows.at("syscalls.raw.tcp.blocking")->cell].workload.payload_bytes,
+            plan.cells[rows.at("T1")->limit.value()].workload.payload_bytes);
+}
+
+TEST(PlanTest, ACopyOfEachSizeThatIsHeldAgainstHasARow) {
+  const Plan plan = MakePlan({});
+  std::set<size_t> shown;
+  for (const Row& row : plan.rows) {
+    if (!row.detail && row.id.rfind("raw.memcpy.", 0) == 0) shown.insert(row.cell);
+  }
+  EXPECT_GE(shown.size(), 9u);
+  for (size_t cell = 0; cell < plan.cells.size(); ++cell) {
+    if (plan.cells[cell].subject != "raw_memcpy") continue;
+    EXPECT_TRUE(shown.contains(cell)) << plan.cells[cell].workload.payload_bytes << " bytes";
+  }
+}
+
+// The median alone hides what a crowd costs.
+TEST(PlanTest, ConnectionsHaveChartsOfLatencyItsTailAndCpuTime) {
+  const Plan plan = MakePlan({});
+  std::vector<const Chart*> charts;
+  for (const Chart& chart : plan.charts) {
+    if (chart.x_title == "connections") charts.push_back(&chart);
+  }
+  ASSERT_EQ(charts.size(), 3u);
+  EXPECT_EQ(charts[0]->kind, Chart::Kind::kTime);
+  EXPECT_EQ(charts[1]->kind, Chart::Kind::kTail);
+  EXPECT_EQ(charts[2]->kind, Chart::Kind::kCpu);
+  for (const Chart* chart : charts) {
+    ASSERT_EQ(chart->series.size(), 2u);
+    for (size_t i = 0; i < 2; ++i) {
+      ASSERT_EQ(chart->series[i].points.size(), charts[0]->series[i].points.size());
+      for (size_t p = 0; p < chart->series[i].points.size(); ++p) {
+        EXPECT_EQ(chart->series[i].points[p].cell, charts[0]->series[i].points[p].cell);
+      }
+    }
+  }
+}
+
 // What waits for calls in the same way has the same: a warm server.
 TEST(PlanTest, TheCrowdIsHeldAgainstAServerThatIsAsWarm) {
   const Plan plan = MakePlan({});

@@ -31,7 +31,8 @@ std::string Title(Placement placement, const RunResult& result) {
   return "?";
 }
 
-// "met", "MISSED", and with a question mark when the rounds disagree; "unstable" without a target.
+// "met", "MISSED", and with a question mark when others had too much of the machine (the column
+// "others" says so) or the rounds disagree; "unstable" without a target.
 std::string Verdict(const Figure& figure) {
   if (!figure.met.has_value()) return figure.stable ? "" : "unstable";
   return absl::StrCat(*figure.met ? "met" : "MISSED", figure.stable ? "" : "?");
@@ -39,13 +40,14 @@ std::string Verdict(const Figure& figure) {
 
 // `client` and `server`: CPU time per call.
 std::string Columns(const std::string& value, const std::string& spread, const std::string& p99,
-                    const std::string& ratio, const std::string& target, const std::string& stretch,
+                    const std::string& ratio, const std::string& ratio_spread,
+                    const std::string& target, const std::string& stretch,
                     const std::string& verdict, const std::string& others,
                     const std::string& client, const std::string& server,
                     const std::string& bandwidth) {
-  std::string text =
-      absl::StrFormat("%9s %5s %9s %7s %10s %10s %-8s %-6s %10s %10s  %s", value, spread, p99,
-                      ratio, target, stretch, verdict, others, client, server, bandwidth);
+  std::string text = absl::StrFormat("%9s %5s %9s %7s %5s %10s %10s %-8s %-6s %10s %10s  %s", value,
+                                     spread, p99, ratio, ratio_spread, target, stretch, verdict,
+                                     others, client, server, bandwidth);
   while (text.back() == ' ') text.pop_back();
   return text;
 }
@@ -104,8 +106,8 @@ std::string ToTable(const std::vector<Figure>& figures, const RunResult& result)
       placement = figure.placement;
       absl::StrAppend(&table, "\n", Title(*placement, result), "\n");
       add("id", "what",
-          Columns("value", "+-", "p99", "ratio", "target", "(stretch)", "", "others", "client CPU",
-                  "server CPU", "bandwidth"));
+          Columns("value", "+-", "p99", "ratio", "+-", "target", "(stretch)", "", "others",
+                  "client CPU", "server CPU", "bandwidth"));
     }
     if (!figure.missing.empty()) {
       add(figure.id, figure.what, absl::StrCat("not measured: ", figure.missing));
@@ -114,6 +116,7 @@ std::string ToTable(const std::vector<Figure>& figures, const RunResult& result)
     add(figure.id, figure.what,
         Columns(HumanValue(figure.value.median, figure.unit), Percent(figure.value.relative() / 2),
                 NanosText(figure.p99), figure.ratio.has_value() ? Ratio(figure.ratio->median) : "",
+                figure.ratio.has_value() ? Percent(figure.ratio->relative() / 2) : "",
                 BoundText(figure, figure.target), BoundText(figure, figure.stretch),
                 Verdict(figure), Percent(figure.others_share), NanosText(figure.client_cpu_ns),
                 NanosText(figure.server_cpu_ns),

@@ -33,9 +33,11 @@ struct Figure {
   bool absolute = false;          // the target is a value, not a ratio
   bool detail = false;            // not in the table
   std::optional<bool> met;
-  // The rounds agree: the quartiles of what is compared with the target (or of the value) are not
-  // further apart than a quarter of the median. Otherwise run again on a quieter machine.
+  // Others left the machine alone, and the rounds agree: the quartiles of what is compared with the
+  // target (or of the value) are not further apart than a quarter of the median. Otherwise run
+  // again on a quieter machine.
   bool stable = true;
+  bool disturbed = false;          // others had more than a tenth of the machine
   double others_share = 0;         // of the machine, median over the rounds
   std::string missing;             // why there is no value
   std::string limit_missing = {};  // why there is a value and no ratio

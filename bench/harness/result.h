@@ -5,7 +5,7 @@
 // one server.
 //
 //   0        ResultHeader
-//   256      uint32_t latencies_ns[kLatenciesMax], of which header.stored are valid
+//   320      uint32_t latencies_ns[kLatenciesMax], of which header.stored are valid
 
 #include <atomic>
 #include <cstddef>
@@ -22,6 +22,18 @@ struct Counts {
   std::atomic<uint64_t> copied_bytes;  // by memcpy and memmove, in pieces of at least 64 bytes
   std::atomic<uint64_t> system_calls;  // through the C library's functions
   std::atomic<uint64_t> wakes;         // those of them that wake somebody
+  std::atomic<uint64_t> receives;      // that take from a socket, or look in vain
+  std::atomic<uint64_t> sends;         // that give to one
+};
+
+// The same during the measured stretch; 0 in programs that do not count.
+struct Counted {
+  uint64_t allocations;
+  uint64_t copied_bytes;
+  uint64_t system_calls;
+  uint64_t wakes;
+  uint64_t receives;
+  uint64_t sends;
 };
 
 // Written by the client, but for what is said to be the server's. Plain fields are valid once the
@@ -35,23 +47,17 @@ struct ResultHeader {
   int64_t begun_ns;       // when it began, monotonic time
   int64_t client_cpu_ns;  // CPU time of all threads of either process during it
   int64_t server_cpu_ns;
-  // During the measured stretch, by programs that count; else 0.
-  uint64_t client_allocations;
-  uint64_t server_allocations;
-  uint64_t client_copied_bytes;
-  uint64_t server_copied_bytes;
-  uint64_t client_system_calls;
-  uint64_t server_system_calls;
-  uint64_t client_wakes;
+  Counted client_counted;
+  Counted server_counted;
   // Live.
   std::atomic<uint32_t> measuring;  // 1 during the measured stretch, for who watches from outside
   std::atomic<uint32_t> damaged;    // 1 by a server that gave up because of what it was sent
   Counts client_counts;
   Counts server_counts;
   std::atomic<uint64_t> served;  // by the server, where it counts: subject.h
-  uint64_t reserved_words[7];
+  uint64_t reserved_words[6];
 };
-static_assert(sizeof(ResultHeader) == 256);
+static_assert(sizeof(ResultHeader) == 320);
 static_assert(std::atomic<uint64_t>::is_always_lock_free, "shared between processes");
 
 // Latencies one run can keep (4 MiB), more than are made in its time; a run with more calls keeps

@@ -119,31 +119,39 @@ int Serve(Subject& subject, bool watched, ServeOrJoin serve_or_join) {
   ::_exit(Fail(ended));
 }
 
+Counted Read(const Counts& counts) {
+  const auto read = [](const std::atomic<uint64_t>& value) {
+    return value.load(std::memory_order_relaxed);  // a count
+  };
+  return {.allocations = read(counts.allocations),
+          .copied_bytes = read(counts.copied_bytes),
+          .system_calls = read(counts.system_calls),
+          .wakes = read(counts.wakes),
+          .receives = read(counts.receives),
+          .sends = read(counts.sends)};
+}
+
+Counted Since(const Counted& begin, const Counted& now) {
+  return {.allocations = now.allocations - begin.allocations,
+          .copied_bytes = now.copied_bytes - begin.copied_bytes,
+          .system_calls = now.system_calls - begin.system_calls,
+          .wakes = now.wakes - begin.wakes,
+          .receives = now.receives - begin.receives,
+          .sends = now.sends - begin.sends};
+}
+
 // What is read at the edges of the measured stretch.
 struct Readings {
   int64_t client_cpu_ns = 0;
   int64_t server_cpu_ns = 0;
-  uint64_t client_allocations = 0;
-  uint64_t server_allocations = 0;
-  uint64_t client_copied_bytes = 0;
-  uint64_t server_copied_bytes = 0;
-  uint64_t client_system_calls = 0;
-  uint64_t server_system_calls = 0;
-  uint64_t client_wakes = 0;
+  Counted client = {};
+  Counted server = {};
 
   static Readings Take(const ResultHeader& header, clockid_t server) {
-    const auto count = [](const std::atomic<uint64_t>& value) {
-      return value.load(std::memory_order_relaxed);  // a count
-    };
     return {.client_cpu_ns = CpuNanos(CLOCK_PROCESS_CPUTIME_ID),
             .server_cpu_ns = CpuNanos(server),
-            .client_allocations = count(header.client_counts.allocations),
-            .server_allocations = count(header.server_counts.allocations),
-            .client_copied_bytes = count(header.client_counts.copied_bytes),
-            .server_copied_bytes = count(header.server_counts.copied_bytes),
-            .client_system_calls = count(header.client_counts.system_calls),
-            .server_system_calls = count(header.server_counts.system_calls),
-            .client_wakes = count(header.client_counts.wakes)};
+            .client = Read(header.client_counts),
+            .server = Read(header.server_counts)};
   }
 };
 
@@ -163,13 +171,8 @@ class FirstObserver final : public Recorder::Observer {
     const Readings now = Readings::Take(header_, server_);
     header_.client_cpu_ns = now.client_cpu_ns - at_begin_.client_cpu_ns;
     header_.server_cpu_ns = now.server_cpu_ns - at_begin_.server_cpu_ns;
-    header_.client_allocations = now.client_allocations - at_begin_.client_allocations;
-    header_.server_allocations = now.server_allocations - at_begin_.server_allocations;
-    header_.client_copied_bytes = now.client_copied_bytes - at_begin_.client_copied_bytes;
-    header_.server_copied_bytes = now.server_copied_bytes - at_begin_.server_copied_bytes;
-    header_.client_system_calls = now.client_system_calls - at_begin_.client_system_calls;
-    header_.server_system_calls = now.server_system_calls - at_begin_.server_system_calls;
-    header_.client_wakes = now.client_wakes - at_begin_.client_wakes;
+    header_.client_counted = Since(at_begin_.client, now.client);
+    header_.server_counted = Since(at_begin_.server, now.server);
   }
   // Whoever comes first says that all is connected; all go on when the bench says so.
   void WaitForGo() {

@@ -12,7 +12,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "bench/harness/waking_calls.h"
+#include "bench/harness/system_call_kinds.h"
 
 namespace mi7::bench {
 namespace {

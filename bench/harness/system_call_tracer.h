@@ -19,7 +19,7 @@ namespace mi7::bench {
 
 struct SystemCallCounts {
   uint64_t all = 0;
-  // Those that wake somebody: waking_calls.h.
+  // Those that wake somebody: system_call_kinds.h.
   uint64_t wakes = 0;
 };
 

@@ -26,7 +26,7 @@
 #include <atomic>
 #include <cstdlib>
 
-#include "bench/harness/waking_calls.h"
+#include "bench/harness/system_call_kinds.h"
 #include "bench/subjects/counting.h"
 
 // The sanitizers bring functions of their own; nothing is counted then.
@@ -38,6 +38,8 @@ void Count(long number, unsigned long second = 0) {
   mi7::bench::Counts& counts = mi7::bench::CountsNow();
   counts.system_calls.fetch_add(1, std::memory_order_relaxed);
   if (mi7::bench::Wakes(number, second)) counts.wakes.fetch_add(1, std::memory_order_relaxed);
+  if (mi7::bench::Receives(number)) counts.receives.fetch_add(1, std::memory_order_relaxed);
+  if (mi7::bench::Sends(number)) counts.sends.fetch_add(1, std::memory_order_relaxed);
 }
 
 // The C library's own function. Looked up by whoever calls it first; all find the same.

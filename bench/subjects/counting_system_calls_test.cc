@@ -17,6 +17,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "bench/harness/subject.h"
@@ -26,10 +27,11 @@
 namespace mi7::bench {
 namespace {
 
-struct Counted {
+struct CountedCall {
   const char* name;
   std::function<void()> call;
   uint64_t wakes = 0;
+  uint64_t sends = 0;
 };
 
 class CountingSystemCallsTest : public testing::Test {
@@ -51,20 +53,20 @@ class CountingSystemCallsTest : public testing::Test {
   }
 
   // Every function that is counted, called once.
-  std::vector<Counted> Everything() {
+  std::vector<CountedCall> Everything() {
     return {
         {"syscall", [] { ::syscall(SYS_getppid); }},
         {"syscall", [this] { ::syscall(SYS_futex, &word_, FUTEX_WAKE_PRIVATE, 1); }, 1},
         {"syscall", [this] { ::syscall(SYS_futex, &word_, FUTEX_WAIT_PRIVATE, 1, nullptr); }},
-        {"syscall", [this] { ::syscall(SYS_sendto, ends_[0], &word_, 4, 0, nullptr, 0); }, 1},
+        {"syscall", [this] { ::syscall(SYS_sendto, ends_[0], &word_, 4, 0, nullptr, 0); }, 1, 1},
         {"fcntl", [this] { EXPECT_NE(::fcntl(event_, F_GETFL), -1); }},
         {"write", [this] { EXPECT_EQ(::write(event_, &eight_, 8), 8); }, 1},
         {"read", [this] { EXPECT_EQ(::read(event_, &eight_, 8), 8); }},
         {"writev", [this] { EXPECT_EQ(::writev(ends_[0], &piece_, 1), 4); }, 1},
         {"readv", [this] { EXPECT_EQ(::readv(ends_[1], &piece_, 1), 4); }},
-        {"send", [this] { EXPECT_EQ(::send(ends_[0], &word_, 4, 0), 4); }, 1},
+        {"send", [this] { EXPECT_EQ(::send(ends_[0], &word_, 4, 0), 4); }, 1, 1},
         {"recv", [this] { EXPECT_EQ(::recv(ends_[1], &word_, 4, 0), 4); }},
-        {"sendmsg", [this] { EXPECT_EQ(::sendmsg(ends_[0], &message_, 0), 4); }, 1},
+        {"sendmsg", [this] { EXPECT_EQ(::sendmsg(ends_[0], &message_, 0), 4); }, 1, 1},
         {"recvmsg", [this] { EXPECT_EQ(::recvmsg(ends_[1], &message_, 0), 4); }},
         {"setsockopt",
          [this] {
@@ -144,12 +146,23 @@ class CountingSystemCallsTest : public testing::Test {
 };
 
 TEST_F(CountingSystemCallsTest, EachCallCountsOnce) {
-  for (const Counted& counted : Everything()) {
+  for (const CountedCall& counted : Everything()) {
     const uint64_t calls = counts_.system_calls;
     const uint64_t wakes = counts_.wakes;
     counted.call();
     EXPECT_EQ(counts_.system_calls - calls, 1u) << counted.name;
     EXPECT_EQ(counts_.wakes - wakes, counted.wakes) << counted.name;
+  }
+}
+
+TEST_F(CountingSystemCallsTest, WhatTakesFromASocketAndGivesToOneIsCountedApart) {
+  for (const CountedCall& counted : Everything()) {
+    const std::string name = counted.name;
+    const uint64_t receives = counts_.receives;
+    const uint64_t sends = counts_.sends;
+    counted.call();
+    EXPECT_EQ(counts_.receives - receives, name == "recv" || name == "recvmsg" ? 1u : 0u) << name;
+    EXPECT_EQ(counts_.sends - sends, counted.sends) << name;
   }
 }
 
@@ -164,7 +177,7 @@ TEST_F(CountingSystemCallsTest, WhatEntersNoKernelDoesNotCount) {
 TEST_F(CountingSystemCallsTest, SharedLibrariesCallThemToo) {
   Dl_info program;
   ASSERT_NE(::dladdr(reinterpret_cast<void*>(&CountsNow), &program), 0);
-  for (const Counted& counted : Everything()) {
+  for (const CountedCall& counted : Everything()) {
     Dl_info found;
     void* const address = ::dlsym(RTLD_DEFAULT, counted.name);
     ASSERT_NE(::dladdr(address, &found), 0) << counted.name;
