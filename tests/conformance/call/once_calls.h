@@ -63,7 +63,7 @@ class Runs {
 };
 
 inline PendingCall<Probe::OnceResults> SendOnce(const ProbeStub& stub, const std::string& text,
-                                         const CallOptions& options = {}, size_t bytes = 0) {
+                                                const CallOptions& options = {}, size_t bytes = 0) {
   auto request = stub.Once(options);
   request->setText(text);
   if (bytes != 0) request->initData(static_cast<unsigned>(bytes));
