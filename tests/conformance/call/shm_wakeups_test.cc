@@ -256,7 +256,7 @@ TEST_F(ShmWakeupsTest, WhoSpinsKeepsItsCpu) {
   if (!HasSeveralCpus()) GTEST_SKIP() << "with one CPU each wait offers it";
   Serve(WaitPolicy::kSpin);
   // So few that in one of the tries no thread is kept from running, whatever else the machine does.
-  constexpr int kTries = 5000;
+  constexpr int kTries = 2000;
   constexpr int kCalls = 10;
   // Takes about as long as the pauses with which every wait begins, and not as long as 1024 polls.
   constexpr unsigned kBytes = 16 << 10;
