@@ -260,10 +260,10 @@ TEST_P(LocalFloodTest, TinyMessagesBeyondTheWindowCloseTheConnection) {
   HoldStreams();
   Start(limits);
   ASSERT_TRUE(OpenStream(1, kUpload));
-  ASSERT_TRUE(SendItem(1));
   // The last one that there is credit for may exceed it.
-  const uint64_t fit = (limits.stream_window_bytes + item_bytes_ - 1) / item_bytes_;
-  for (uint64_t sent = 1; sent < fit; ++sent) ASSERT_TRUE(SendItem(1));
+  for (uint64_t sent = 0; sent < limits.stream_window_bytes; sent += item_bytes_) {
+    ASSERT_TRUE(SendItem(1));
+  }
   ASSERT_TRUE(IsThrough()) << "nobody reads, and it lives";
   EXPECT_EQ(HeldCalls(), 0u) << "others are served";
   SendItem(1);
