@@ -89,9 +89,7 @@ absl::Status ReadExtra(const IncomingMessage& message, const Limits& limits,
   }
 }
 
-void SetExtra(capnp::MessageBuilder& extra, MessageBody& message) {
-  const kj::Array<capnp::word> words = capnp::messageToFlatArray(extra);
-  const auto bytes = words.asBytes();
+void SetExtra(kj::ArrayPtr<const kj::byte> bytes, MessageBody& message) {
   message.SetExtra({reinterpret_cast<const std::byte*>(bytes.begin()), bytes.size()});
 }
 
@@ -120,7 +118,7 @@ absl::Status EncodeCallExtra(const Metadata& metadata, const TraceContext* trace
         kj::arrayPtr(reinterpret_cast<const kj::byte*>(request_id.data()), request_id.size()));
   }
   extra.setMayHaveRunForUs(may_have_run_for_us);
-  SetExtra(builder, message);
+  SetExtra(capnp::messageToFlatArray(builder).asBytes(), message);
   return absl::OkStatus();
 }
 
@@ -168,7 +166,14 @@ absl::Status EncodeResponseMetadata(const ResponseMetadata& metadata, const Limi
   if (absl::Status sound = CheckResponseMetadata(metadata, limits); !sound.ok()) return sound;
   capnp::MallocMessageBuilder builder;
   WriteResponseMetadata(metadata, builder.initRoot<protocol::ReturnExtra>());
-  SetExtra(builder, message);
+  const kj::Array<capnp::word> words = capnp::messageToFlatArray(builder);
+  // Where the connection refused it a stream's first message would be refused with it.
+  if (words.asBytes().size() > limits.extra_bytes_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("metadata that travel as ", words.asBytes().size(),
+                     " bytes, extra_bytes_max is ", limits.extra_bytes_max));
+  }
+  SetExtra(words.asBytes(), message);
   return absl::OkStatus();
 }
 

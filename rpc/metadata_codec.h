@@ -43,7 +43,9 @@ absl::Status EncodeCallExtra(const Metadata& metadata, const TraceContext* trace
 absl::Status DecodeCallExtra(const transport::IncomingMessage& message, const Limits& limits,
                              CallExtra& extra);
 
-// The same for what a server sends back with a successful return.
+// The same for what a server sends back with a successful return, or a stream's first message;
+// RESOURCE_EXHAUSTED also when the extra part exceeds limits.extra_bytes_max, which for a call the
+// connection tells.
 absl::Status EncodeResponseMetadata(const ResponseMetadata& metadata, const Limits& limits,
                                     transport::MessageBody& message);
 // Of any return; `metadata` is empty on failure.

@@ -121,6 +121,12 @@ TEST(MetadataCodecTest, WhatBreaksTheRulesIsNotSent) {
   EXPECT_THAT(EncodeResponseMetadata({{}, Metadata{{"k", "\n"}}}, {}, *message),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("text value \"\\n\"")));
   EXPECT_TRUE(message->extra().empty());
+  // Each list is within the limit, what travels is not.
+  const Metadata half{{"k", std::string(Limits{}.extra_bytes_max / 2, 'x')}};
+  EXPECT_THAT(
+      EncodeResponseMetadata({half, half}, {}, *message),
+      StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("bytes, extra_bytes_max is 65536")));
+  EXPECT_TRUE(message->extra().empty());
 }
 
 TEST(MetadataCodecTest, AMalformedTraceIsNone) {

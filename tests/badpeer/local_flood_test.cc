@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -17,6 +18,7 @@
 #include "rpc/status_testing.h"
 #include "tests/badpeer/raw_peer.h"
 #include "tests/conformance/call/call_transport.h"
+#include "tests/conformance/call/feed_service.h"
 #include "tests/conformance/call/probe_service.h"
 #include "transport/connection.h"
 #include "transport/endpoint.h"
@@ -28,17 +30,34 @@ namespace mi7::badpeer {
 namespace {
 
 using conformance::CallTransport;
+using conformance::Feed;
+using conformance::FeedImpl;
+using conformance::Item;
 using conformance::kSoon;
 using conformance::Probe;
 using conformance::ProbeImpl;
 using conformance::ProbeStub;
 using testing::HasSubstr;
 
+enum Method : uint16_t { kWatch = 0, kUpload = 1 };
+
 // What the server sends.
 class Ears final : public transport::Receiver {
  public:
   void OnMessage(transport::IncomingMessage&& message) override {
-    if (message.header().type == FrameType::kReturn) returns_.fetch_add(1);
+    switch (message.header().type) {
+      case FrameType::kReturn:
+        returns_.fetch_add(1);
+        break;
+      case FrameType::kStreamMessage:
+        stream_messages_.fetch_add(1);
+        break;
+      case FrameType::kPong:
+        pongs_.fetch_add(1);
+        break;
+      default:
+        break;
+    }
   }
   void OnRejected(const FrameHeader&, const absl::Status&) override {}
   void OnWritable() override {}
@@ -52,6 +71,8 @@ class Ears final : public transport::Receiver {
   }
 
   uint32_t returns() const { return returns_.load(); }
+  uint32_t stream_messages() const { return stream_messages_.load(); }
+  uint32_t pongs() const { return pongs_.load(); }
   absl::Status AwaitClosed() {
     if (!conformance::Happens(closed_)) return absl::DeadlineExceededError("not closed");
     absl::MutexLock lock(&mutex_);
@@ -59,7 +80,7 @@ class Ears final : public transport::Receiver {
   }
 
  private:
-  std::atomic<uint32_t> returns_{0};
+  std::atomic<uint32_t> returns_{0}, stream_messages_{0}, pongs_{0};
   absl::Notification closed_;
   absl::Mutex mutex_;
   absl::Status why_ ABSL_GUARDED_BY(mutex_);
@@ -74,6 +95,7 @@ class LocalFloodTest : public testing::TestWithParam<CallTransport> {
     server_ = *ServerBuilder()
                    .SetOptions(options)
                    .AddService(&probe_)
+                   .AddService(&feed_)
                    .Listen(GetParam().new_endpoint())
                    .Start();
     channel_ = *Channel::Create(server_->endpoints()[0]);
@@ -116,7 +138,75 @@ class LocalFloodTest : public testing::TestWithParam<CallTransport> {
     return peer_->Send(std::move(message)).ok();
   }
 
+  // Of a stream of feed, whose parameters are an empty struct.
+  bool OpenStream(uint32_t call_id, Method method) {
+    transport::OutgoingMessage message = transport::NewHeapMessage(64);
+    FrameHeader& header = message->header;
+    header.type = FrameType::kCall;
+    header.target = transport::TargetKind::kService;
+    header.code = method;
+    header.call_id = call_id;
+    header.interface_id = conformance::FeedService::info().id;
+    header.target_id = ServiceKey(header.interface_id);
+    message->initRoot<Feed::WatchParams>();
+    return peer_->Send(std::move(message)).ok();
+  }
+  // The smallest message that an item can be, of a stream of parameters.
+  bool SendItem(uint32_t call_id) {
+    transport::OutgoingMessage message = transport::NewHeapMessage(64);
+    message->header = StreamHeader(FrameType::kStreamMessage, call_id, 0);
+    message->initRoot<Item>();
+    item_bytes_ = transport::MessageBytes(*message);
+    return peer_->Send(std::move(message)).ok();
+  }
+  bool SendCredit(uint32_t call_id, uint32_t bytes) {
+    transport::OutgoingMessage message = transport::NewHeapMessage(0);
+    message->header = StreamHeader(FrameType::kCredit, call_id, 1, bytes);
+    message->has_body = false;
+    return peer_->Send(std::move(message)).ok();
+  }
+  // Whether the server goes on when it has read and handled everything that the peer has sent.
+  testing::AssertionResult IsThrough() {
+    const uint32_t before = ears_->pongs();
+    if (!SendFrame(FrameType::kPing, 7)) return testing::AssertionFailure() << "closed";
+    const Deadline patience = Deadline::After(kSoon);
+    while (ears_->pongs() == before) {
+      if (patience.passed()) return testing::AssertionFailure() << "no pong";
+    }
+    return testing::AssertionSuccess();
+  }
+  // Streams are not answered. Of watches an item of 10,000 bytes is written, of uploads nothing is
+  // read.
+  void HoldStreams() {
+    feed_.on_watch = [this](ServerContext& context, Feed::WatchParams::Reader,
+                            StreamWriter<Item> writer) {
+      absl::MutexLock lock(&mutex_);
+      writer.Write(conformance::NewItem(writer, 1, 10'000)).Then([](const absl::Status&) {});
+      held_.push_back({{}, std::move(writer), context.Defer()});
+      return Reply::Later();
+    };
+    feed_.on_upload = [this](ServerContext& context, StreamReader<Item> reader,
+                             Feed::UploadResults::Builder) {
+      absl::MutexLock lock(&mutex_);
+      held_.push_back({std::move(reader), {}, context.Defer()});
+      return Reply::Later();
+    };
+  }
+  size_t HeldStreams() {
+    absl::MutexLock lock(&mutex_);
+    return held_.size();
+  }
+
+  struct Held {
+    StreamReader<Item> reader;
+    StreamWriter<Item> writer;
+    DeferredCall call;
+  };
   ProbeImpl probe_;
+  FeedImpl feed_;
+  absl::Mutex mutex_;
+  std::vector<Held> held_ ABSL_GUARDED_BY(mutex_);
+  uint64_t item_bytes_ = 0;  // of the last item
   std::unique_ptr<Server> server_;
   std::shared_ptr<Channel> channel_;
   const std::unique_ptr<transport::EventLoop> loop_ = *transport::EventLoop::Create({});
@@ -160,6 +250,71 @@ TEST_P(LocalFloodTest, CallsThatAreOpenedAndResetInALoopStartNoMoreHandlers) {
   EXPECT_EQ(HeldCalls(), 10u);
   for (int i = 0; i < 10; ++i) probe_.TakeHeld().Answer();
   while (ears_->returns() < kCalls) ASSERT_FALSE(patience.passed());
+}
+
+// --- Streams
+
+TEST_P(LocalFloodTest, TinyMessagesBeyondTheWindowCloseTheConnection) {
+  Limits limits;
+  limits.stream_window_bytes = 64u << 10;
+  HoldStreams();
+  Start(limits);
+  ASSERT_TRUE(OpenStream(1, kUpload));
+  // The last one that there is credit for may exceed it.
+  for (uint64_t sent = 0; sent < limits.stream_window_bytes; sent += item_bytes_) {
+    ASSERT_TRUE(SendItem(1));
+  }
+  ASSERT_TRUE(IsThrough()) << "nobody reads, and it lives";
+  EXPECT_EQ(HeldCalls(), 0u) << "others are served";
+  SendItem(1);
+  EXPECT_THAT(ears_->AwaitClosed().ToString(), HasSubstr("without credit"));
+}
+
+TEST_P(LocalFloodTest, CrumbsOfCreditCloseTheConnection) {
+  Limits limits;
+  limits.stray_frames_max = 1000;
+  HoldStreams();
+  Start(limits);
+  ASSERT_TRUE(OpenStream(1, kWatch));
+  const Deadline patience = Deadline::After(kSoon);
+  while (ears_->stream_messages() == 0) ASSERT_FALSE(patience.passed());
+  for (int i = 0; i < 999; ++i) ASSERT_TRUE(SendCredit(1, 1));
+  ASSERT_TRUE(IsThrough());
+  SendCredit(1, 1);
+  EXPECT_THAT(ears_->AwaitClosed().ToString(), HasSubstr("limits.stray_frames_max, 1000"));
+}
+
+TEST_P(LocalFloodTest, FramesOfStreamsThatAreNotInFlightCloseTheConnection) {
+  Limits limits;
+  limits.stray_frames_max = 1000;
+  Start(limits);
+  for (int i = 0; i <= 1000; ++i) {
+    if (i % 3 == 0) SendItem(99);
+    if (i % 3 == 1) SendCredit(99, 1);
+    if (i % 3 == 2) SendFrame(FrameType::kStreamEnd, 99);
+  }
+  EXPECT_THAT(ears_->AwaitClosed().ToString(), HasSubstr("limits.stray_frames_max, 1000"));
+}
+
+// What was cancelled counts until its handler has ended, and its messages are those of a stream
+// that has room for them.
+TEST_P(LocalFloodTest, StreamsThatAreOpenedAndResetInALoopStartNoMoreHandlers) {
+  Limits limits;
+  limits.calls_in_flight_max = 10;
+  HoldStreams();
+  Start(limits);
+  constexpr uint32_t kStreams = 2000;
+  for (uint32_t id = 0; id < kStreams; ++id) {
+    ASSERT_TRUE(OpenStream(id, kUpload));
+    ASSERT_TRUE(SendItem(id));
+    ASSERT_TRUE(SendFrame(FrameType::kCancel, id));
+  }
+  const Deadline patience = Deadline::After(kSoon);
+  while (ears_->returns() < kStreams - 10) ASSERT_FALSE(patience.passed());
+  EXPECT_TRUE(IsThrough());
+  EXPECT_EQ(HeldStreams(), 10u);
+  absl::MutexLock lock(&mutex_);
+  for (Held& held : held_) held.call.Finish(absl::CancelledError("as it should"));
 }
 
 }  // namespace

@@ -179,16 +179,20 @@ TEST_P(StreamTest, CancellationReachesTheHandlersReaderAndWriter) {
 }
 
 TEST_P(StreamTest, CancellationWakesAWriterThatWaitsForCredit) {
-  absl::Notification ended;
-  absl::Status last;
-  feed_.on_watch = [&](ServerContext&, Feed::WatchParams::Reader,
-                       StreamWriter<Item> writer) -> Reply {
+  // The handler's, which may run on when the test has ended early.
+  struct State {
+    absl::Notification ended;
+    absl::Status last;
+  };
+  const auto state = std::make_shared<State>();
+  feed_.on_watch = [state](ServerContext&, Feed::WatchParams::Reader,
+                           StreamWriter<Item> writer) -> Reply {
     absl::Status written;
     do {
       written = co_await writer.Write(NewItem(writer, 0, 10'000));
     } while (written.ok());
-    last = written;
-    ended.Notify();  // the test's variables end
+    state->last = written;
+    state->ended.Notify();
     co_return written;
   };
   Start();
@@ -196,8 +200,8 @@ TEST_P(StreamTest, CancellationWakesAWriterThatWaitsForCredit) {
     auto reader = Watch(0);
     ASSERT_TRUE(GivesItems(reader, 0, 1, 10'000));
   }
-  ASSERT_TRUE(Happens(ended));
-  EXPECT_THAT(last, StatusIs(absl::StatusCode::kCancelled));
+  ASSERT_TRUE(Happens(state->ended));
+  EXPECT_THAT(state->last, StatusIs(absl::StatusCode::kCancelled));
 }
 
 TEST_P(StreamTest, CancelFromAnotherThreadEndsABlockedRead) {

@@ -1,6 +1,7 @@
-// The interceptors that mi7 brings, around real streams. Tokens:
+// The interceptors that mi7 brings, around real streams and `-> stream` calls. Tokens and streams:
 // stream_call_interceptors_conformance.cc.
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include "rpc/interceptors/call_log.h"
 #include "rpc/interceptors/call_metrics.h"
 #include "rpc/interceptors/call_tracing.h"
+#include "rpc/interceptors/token_auth.h"
 #include "tests/conformance/call/stream_conformance.h"
 
 namespace mi7::conformance {
@@ -141,6 +143,109 @@ TEST_P(StreamTest, SpansOfNestedStreamsAreOneTrace) {
       EXPECT_EQ(span.parent_span_id, ended[ended.size() - i].context.span_id);
     }
   }
+}
+
+// --- `-> stream` calls: each is a call, whose end FinishStream waits for.
+
+TEST_P(StreamTest, FlowCallsAreCountedWithTheirStatus) {
+  const auto metrics = std::make_shared<CallMetrics>();
+  feed_.on_pour = [](ServerContext&, Item::Reader item) -> Reply {
+    return item.getNumber() == 3 ? absl::DataLossError("the disk is full") : absl::OkStatus();
+  };
+  ServerOptions server;
+  ChannelOptions channel;
+  AddTo(server, channel, {metrics});
+  Start(server, channel);
+  FeedStub sink = stub();
+  for (uint64_t number = 0; number < 4; ++number) {
+    auto request = sink.Pour();
+    request->setNumber(number);
+    ASSERT_THAT(request.Send().Wait(),
+                testing::AnyOf(IsOk(), StatusIs(absl::StatusCode::kDataLoss)));
+  }
+  EXPECT_THAT(sink.FinishStream().Wait(), StatusIs(absl::StatusCode::kDataLoss));
+  for (uint64_t number = 0; number < 2; ++number) {
+    EXPECT_THAT(sink.Drip().Send().Wait(), IsOk());
+  }
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
+  const std::vector<CallMetrics::Method> methods = metrics->Snapshot();
+  ASSERT_EQ(methods.size(), 4u) << "two methods at both ends";
+  for (const CallMetrics::Method& method : methods) {
+    SCOPED_TRACE(method.name);
+    const bool pours = method.name == "Feed.pour";
+    EXPECT_EQ(method.started, pours ? 4u : 2u);
+    EXPECT_EQ(method.in_flight(), 0u);
+    EXPECT_EQ(method.ended_with(absl::StatusCode::kOk), pours ? 3u : 2u);
+    EXPECT_EQ(method.ended_with(absl::StatusCode::kDataLoss), pours ? 1u : 0u);
+  }
+}
+
+TEST_P(StreamTest, FlowCallsThatAreNotSentAreNotCounted) {
+  const auto metrics = std::make_shared<CallMetrics>();
+  feed_.on_pour = [&](auto&&...) -> Reply { return absl::DataLossError("the disk is full"); };
+  ServerOptions server;
+  ChannelOptions channel;
+  AddTo(server, channel, {metrics});
+  Start(server, channel);
+  FeedStub sink = stub();
+  uint64_t sent = 0;
+  const Deadline patience = Deadline::After(kSoon);
+  while (sink.Pour().Send().Wait().ok()) {
+    ++sent;
+    ASSERT_FALSE(patience.passed());
+  }
+  const auto started = [&] { return metrics->Snapshot()[0].started; };
+  const uint64_t before = started();
+  EXPECT_THAT(before, testing::AnyOf(sent, sent + 1)) << "the last one may have been sent";
+  for (int i = 0; i < 5; ++i) EXPECT_FALSE(sink.Pour().Send().Wait().ok());
+  EXPECT_EQ(started(), before);
+  EXPECT_FALSE(sink.FinishStream().Wait().ok());
+}
+
+TEST_P(StreamTest, FlowCallsAreAuthorizedOneByOne) {
+  StaticTokens tokens;
+  tokens.Add("of alice", {"alice", {"pourers"}}).Add("of bob", {"bob"});
+  MethodPolicy policy;
+  policy.Allow("Feed.pour", {"pourers"}).AllowAuthenticated("Feed.drip");
+  std::atomic<int> ran{0};
+  feed_.on_pour = [&](ServerContext& context, Item::Reader item) -> Reply {
+    ++ran;
+    EXPECT_EQ(context.metadata().Get(kIdentityKey), item.getNumber() == 0 ? "alice" : "bob");
+    EXPECT_EQ(context.metadata().Get(kTokenKey), std::nullopt);
+    return absl::OkStatus();
+  };
+  ServerOptions server;
+  server.interceptors = {MakeTokenAuth(tokens.Verifier(), policy)};
+  Start(server);
+  using enum absl::StatusCode;
+  const struct {
+    const char* token;
+    absl::StatusCode pour, drip;
+  } kCallers[] = {
+      {"of alice", kOk, kOk},
+      {"of bob", kPermissionDenied, kOk},
+      {"of eve", kUnauthenticated, kUnauthenticated},
+      {"", kUnauthenticated, kUnauthenticated},  // sends none
+  };
+  for (uint64_t number = 0; const auto& caller : kCallers) {
+    SCOPED_TRACE(caller.token);
+    ChannelOptions channel;
+    if (const std::string token = caller.token; !token.empty()) {
+      channel.interceptors = {MakeTokenSender([token] { return token; })};
+    }
+    channel_ = NewChannel(channel);
+    FeedStub sink = stub();
+    const auto end = [&](auto request) {
+      request->setNumber(number);
+      // Which may be sent before the refusal is known.
+      request.Send().Wait().IgnoreError();
+      return sink.FinishStream().Wait().code();
+    };
+    EXPECT_EQ(end(sink.Pour()), caller.pour);
+    EXPECT_EQ(end(sink.Drip()), caller.drip);
+    ++number;
+  }
+  EXPECT_EQ(ran, 3);
 }
 
 }  // namespace
