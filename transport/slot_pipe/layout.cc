@@ -1,6 +1,8 @@
 #include "transport/slot_pipe/layout.h"
 
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -41,7 +43,7 @@ uint64_t HeaderChecksum(PipeHeader header) {
 
 uint64_t UnixNanos() {
   timespec now;
-  ::clock_gettime(CLOCK_REALTIME, &now);
+  ::syscall(SYS_clock_gettime, CLOCK_REALTIME, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 

@@ -152,8 +152,9 @@ static_assert(sizeof(SlotHeader) == kLineBytes);
 static_assert(offsetof(SlotHeader, handed) == 8 && offsetof(SlotHeader, size) == 16);
 static_assert(offsetof(SlotHeader, kind) == 20 && offsetof(SlotHeader, checksum) == 24);
 
-// CLOCK_REALTIME, for people. (absl::Now() calibrates itself in a loop, which a process that is
-// stepped through by a debugger or a test hardly ever leaves.)
+// CLOCK_REALTIME, for people, by a system call: absl::Now() calibrates itself in a loop, and the
+// C library reads the time in one, which a process that is stepped through by a debugger or a test
+// hardly ever leaves.
 uint64_t UnixNanos();
 
 // Where everything is. Computed from the geometry, never taken from the file.

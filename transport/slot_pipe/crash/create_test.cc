@@ -1,5 +1,5 @@
-// A death after every instruction of OpenOrCreate where there is no pipe yet: what is left is nothing,
-// or a complete pipe, and who comes next has a pipe.
+// A death after every instruction of OpenOrCreate where there is no pipe yet: what is left is
+// nothing, or a complete pipe, and who comes next has a pipe.
 
 #include <fcntl.h>
 #include <stdlib.h>
