@@ -43,10 +43,10 @@ class ChangingService final : public FileStoreService {
     return real_.Write(context, changed.getRoot<FileStore::WriteParams>().asReader(), results);
   }
 
-#define FILES_FORWARD(Method)                                                                   \
-  mi7::Reply Method(mi7::ServerContext& context, FileStore::Method##Params::Reader params,      \
-                    FileStore::Method##Results::Builder results) override {                     \
-    return real_.Method(context, params, results);                                              \
+#define FILES_FORWARD(Method)                                                              \
+  mi7::Reply Method(mi7::ServerContext& context, FileStore::Method##Params::Reader params, \
+                    FileStore::Method##Results::Builder results) override {                \
+    return real_.Method(context, params, results);                                         \
   }
   FILES_FORWARD(Stat)
   FILES_FORWARD(List)
@@ -101,8 +101,9 @@ TEST_F(VerifyTreeTest, OneChangedBitIsFound) {
   testing::internal::CaptureStdout();
   const absl::Status verified = Verify({"as it is", "change me", "as it is"});
   const std::string printed = testing::internal::GetCapturedStdout();
-  EXPECT_THAT(verified, mi7::StatusIs(absl::StatusCode::kDataLoss,
-                                      HasSubstr("1 of 3 files and directories came back different")));
+  EXPECT_THAT(verified,
+              mi7::StatusIs(absl::StatusCode::kDataLoss,
+                            HasSubstr("1 of 3 files and directories came back different")));
   EXPECT_THAT(printed, HasSubstr("mismatches 1\n"));
   EXPECT_THAT(printed, HasSubstr("mismatch  1: SHA-256 differs\n"));
 }
