@@ -34,12 +34,6 @@ absl::Status NoSuchStream(const FrameHeader& header) {
       absl::StrCat("stream frame for call ", header.call_id, ", which is not in flight"));
 }
 
-absl::Status NotSentStatus(const ClientCall& call, const absl::Status& why) {
-  absl::Status status(why.code(), absl::StrCat(call.method().name, ": ", why.message()));
-  if (const auto advice = RetryAfter(why)) status = WithRetryAfter(std::move(status), *advice);
-  return WithOutcome(status, CallOutcome::kNotSent);
-}
-
 }  // namespace
 
 CallSide::CallSide(SessionStreams* streams, const transport::Negotiated& negotiated,
@@ -69,9 +63,9 @@ bool CallSide::TrySend(ClientCall* call) {
   if (!call->PrepareAttempt(recognizes_calls_)) [[unlikely]] {
     if (stopped()) return false;  // the next server may
     call->request_.reset();
-    call->FailForGood(NotSentStatus(
-        *call, absl::UnavailableError("an earlier attempt may have run, and the server's mi7 does "
-                                      "not recognize calls that are made again")));
+    call->FailForGood(call->NotSent(
+        absl::UnavailableError("an earlier attempt may have run, and the server's mi7 does "
+                               "not recognize calls that are made again")));
     return true;
   }
   FrameHeader& header = call->request_->header;
@@ -95,7 +89,7 @@ bool CallSide::TrySend(ClientCall* call) {
     BiasedLock lock(&mutex_);
     if (stopped()) return false;
     if (calls_.in_use() >= in_flight_max_ && !HasControlRoom(*call)) [[unlikely]] {
-      // As the server would refuse it.
+      // As a server refuses it, whose own advice is not known here.
       failure = WithRetryAfter(
           absl::ResourceExhaustedError(absl::StrCat(
               calls_.in_use(), " calls in flight, calls_in_flight_max is ", in_flight_max_)),
@@ -135,12 +129,13 @@ bool CallSide::TrySend(ClientCall* call) {
     if (in_table) call->Unref();
     if (!in_table && !lost) [[unlikely]] {
       // Who delivers that return ends the call, and what was kept of it is theirs.
-      if (call->Claim()) call->CompleteWith(NotSentStatus(*call, failure));
+      if (call->Claim()) call->CompleteWith(call->NotSent(failure));
       return true;
     }
   }
-  // A request that no connection has taken is still the call's, for the next attempt.
-  call->Fail(NotSentStatus(*call, failure));
+  // A request that no connection has taken is the call's alone again, for the next attempt.
+  request.reset();
+  call->Fail(call->NotSent(failure));
   return true;
 }
 
@@ -167,6 +162,8 @@ bool CallSide::Withdraw(ClientCall* call) {
       SendCancelOf(call_id);
     }
   }
+  // Its memory may be wanted for others, and the handle of a call may live long.
+  if (unsent) call->request_.reset();
   call->Unref();  // the table's; the caller has its own
   return unsent;
 }
@@ -277,7 +274,7 @@ void CallSide::FailStream(ClientCall& call, const absl::Status& why) {
 void CallSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
   ClientCall* const call = Take(header.call_id);
   if (call == nullptr || call == kGivenUp) return;
-  call->Fail(NotSentStatus(*call, why));
+  call->Fail(call->NotSent(why));
   call->Unref();
 }
 

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "rpc/call_outcome.h"
 #include "rpc/client_call.h"
+#include "rpc/retry_info.h"
 #include "transport/transports.h"
 
 namespace mi7 {
@@ -208,9 +209,11 @@ void Channel::StartCall(ClientCall* call) {
       } else if (!waits) {
         failure = last_failure_;
       } else if (recovery().queue.size() >= limits().calls_in_flight_max) {
-        failure = absl::ResourceExhaustedError(absl::StrCat(
-            recovery().queue.size(), " calls wait for the connection, calls_in_flight_max is ",
-            limits().calls_in_flight_max));
+        failure = WithRetryAfter(
+            absl::ResourceExhaustedError(absl::StrCat(
+                recovery().queue.size(), " calls wait for the connection, calls_in_flight_max is ",
+                limits().calls_in_flight_max)),
+            LoadLimits().retry_after);
       } else {
         call->queued_ = true;
         call->Ref();
@@ -223,10 +226,9 @@ void Channel::StartCall(ClientCall* call) {
   if (connect) BeginConnect();
   if (call->queued_) return;
   if (!failure.ok()) {
-    call->FailForGood(WithOutcome(
-        absl::Status(failure.code(), absl::StrCat(call->method().name, ": ", failure.message())),
-        CallOutcome::kNotSent));
-    return;
+    absl::Status not_sent = call->NotSent(failure);
+    return RetryAfter(failure) ? call->Fail(std::move(not_sent))
+                               : call->FailForGood(std::move(not_sent));
   }
   // The session may have stopped meanwhile: then it is the next one's turn.
   if (!call->session_->calls().TrySend(call)) return StartCall(call);

@@ -11,6 +11,7 @@
 #include "rpc/call_scope.h"
 #include "rpc/caller_stream.h"
 #include "rpc/channel.h"
+#include "rpc/retry_info.h"
 #include "rpc/retry_judgement.h"
 #include "rpc/session.h"
 
@@ -140,8 +141,8 @@ void ClientCall::Wait() {
     return;
   }
   const auto wait_until = [this](Deadline deadline) {
-    if (!queued_) return session_->connection().Await(completion_, deadline);
-    // No connection yet: the channel's event loop connects, sends and drives.
+    if (!queued_ && session_) return session_->connection().Await(completion_, deadline);
+    // No connection yet, or none at all so far: the channel's event loop connects, sends and drives.
     for (;;) {
       switch (completion_.Sleep(deadline)) {
         case transport::Completion::Woken::kDone:
@@ -244,7 +245,10 @@ void ClientCall::Abandon() {
 }
 
 void ClientCall::Fail(absl::Status failure) {
-  if (!Continues(failure) && Claim()) CompleteWith(std::move(failure));
+  if (Continues(failure) || !Claim()) return;
+  // Its memory may be wanted for others. An attempt's is for the next one.
+  if (!is_attempt_) request_.reset();
+  CompleteWith(std::move(failure));
 }
 
 void ClientCall::FailForGood(absl::Status failure) {
@@ -312,6 +316,12 @@ absl::Status ClientCall::EncodeExtras() {
   return WithOutcome(
       absl::Status(encoded.code(), absl::StrCat(method_->name, ": ", encoded.message())),
       CallOutcome::kNotSent);
+}
+
+absl::Status ClientCall::NotSent(const absl::Status& why) const {
+  absl::Status status(why.code(), absl::StrCat(method_->name, ": ", why.message()));
+  if (const auto advice = RetryAfter(why)) status = WithRetryAfter(std::move(status), *advice);
+  return WithOutcome(status, CallOutcome::kNotSent);
 }
 
 void ClientCall::ReceiveExtras(const transport::IncomingMessage& message, absl::Status& status) {

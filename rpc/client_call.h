@@ -202,6 +202,8 @@ class ClientCall : private Turn {
   // The continuation is stored. True: it is published.
   bool WantBackground();
   absl::Status EncodeExtras();
+  // `why`, with the method's name and the advice that it brings.
+  absl::Status NotSent(const absl::Status& why) const;
   // Takes the metadata of the return; `status`: what the return says so far.
   void ReceiveExtras(const transport::IncomingMessage& message, absl::Status& status);
   // What Finish does for a call that has extras_, before anybody sees its result.

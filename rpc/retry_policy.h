@@ -28,10 +28,11 @@ struct RetryPolicy {
 };
 
 // What a channel's calls may cost its server in repetitions: a bucket of tokens, one for each
-// attempt that repeats one which may have cost the server something, or goes beside it. (What was
-// not sent has not, nor has the first refusal of a call with UNAVAILABLE, which is how a server
-// says that it is shutting down.) A server that fails under load thus gets little more load for it.
-// When the bucket is empty, calls fail with what their last attempt said. A value type.
+// attempt that repeats one which may have cost the server something, or goes beside it. (Of a
+// call's first attempt, one that was not sent has not, nor has a refusal with UNAVAILABLE, which is
+// how a server says that it is shutting down.) A server that fails under load thus gets little more
+// load for it. When the bucket is empty, calls fail with what their last attempt said. A value
+// type.
 struct RetryBudgetOptions {
   // What the bucket holds, and has at first.
   double tokens_max = 100;

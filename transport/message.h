@@ -38,6 +38,9 @@ class FurtherSegments {
   // The message ends, whose segments these are, in order. Gives the memory back unless it was sent,
   // and destroys itself. Any thread.
   virtual void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) = 0;
+  // The content was copied, and will not be sent from here: the memory is for other messages when
+  // they need it, until when it is kept (WhileKept). Before Drop.
+  virtual void GiveUp(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) = 0;
   // Of a message that has been shared: calls `read` while the segments have their content, and
   // true; false: their memory was needed. `read` does not block. Any thread.
   virtual bool WhileKept(absl::FunctionRef<void()> read) = 0;
@@ -124,8 +127,12 @@ class MessageBody : public capnp::MessageBuilder {
   // For Recycle: whether it is the first of two handles that goes, which leaves the message to the
   // other one. acq_rel: which comes after it, with all its uses.
   bool LeaveToOther() {
-    return shared_.load(std::memory_order_acquire) &&
-           shared_.exchange(false, std::memory_order_acq_rel);
+    if (shared_.load(std::memory_order_acquire) &&
+        shared_.exchange(false, std::memory_order_acq_rel)) {
+      return true;
+    }
+    was_shared_ = false;  // nor will the next message be that is made in this one's place
+    return false;
   }
 
   FurtherSegments* further_segments_ = nullptr;

@@ -64,6 +64,7 @@ TEST(ShareMessageTest, WhatLiesWhereThePeerReadsItMayBeLostOnceItWasSent) {
       return kj::arrayPtr(words, 1024).slice(0, minimum_bytes / sizeof(capnp::word));
     }
     void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
+    void GiveUp(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
     bool WhileKept(absl::FunctionRef<void()> read) override {
       if (kept) read();
       return kept;

@@ -260,11 +260,14 @@ TEST_F(StoreTest, CallsBeyondThoseThatMayWaitAreToldWhenToComeAgainAndDoSo) {
   // While so many wait: these come again by themselves.
   mi7::CallOptions patient = InTime();
   patient.retry = std::make_shared<const mi7::RetryPolicy>(mi7::RetryPolicy{.attempts_max = 1000});
-  for (const char* key : {"b", "c"}) {
-    auto request = stub_->Put(patient);
-    request->setKey(key);
-    EXPECT_THAT(request.Send().Wait(), mi7::IsOk());
-  }
+  auto put = stub_->Put(patient);
+  put->setKey("b");
+  auto remove = stub_->Remove(patient);
+  remove->setKey("a");
+  auto putting = put.Send();
+  auto removing = remove.Send();
+  EXPECT_THAT(putting.Wait(), mi7::IsOk());
+  EXPECT_THAT(removing.Wait(), mi7::IsOk());
   absl::MutexLock lock(&ends.mutex);
   ends.mutex.Await(absl::Condition(&ends, &Ends::AllEnded));
   EXPECT_THAT(ends.refused, mi7::StatusIs(absl::StatusCode::kResourceExhausted,

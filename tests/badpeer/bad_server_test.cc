@@ -12,6 +12,8 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "rpc/retry_info.h"
+#include "rpc/retry_policy.h"
 
 namespace mi7::badpeer {
 namespace {
@@ -168,11 +170,15 @@ TEST_F(BadServerTest, CallsThatWaitForTheConnectionAreBounded) {
   channel_ = *Channel::Create(listener_.endpoint(), options);
   std::vector<Pending> waiting;
   for (int i = 0; i < 3; ++i) waiting.push_back(Send());
-  const EchoResult result = Send().Wait();
+  const EchoResult result = Send(channel_, "x", {.repeat = Repeat::kNever}).Wait();
   EXPECT_THAT(result,
               StatusIs(absl::StatusCode::kResourceExhausted,
                        HasSubstr("3 calls wait for the connection, calls_in_flight_max is 3")));
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+  EXPECT_EQ(RetryAfter(result.status()), LoadLimits().retry_after);
+  // One that may be repeated comes again as advised.
+  const auto often = std::make_shared<const RetryPolicy>(RetryPolicy{.attempts_max = 1000});
+  waiting.push_back(Send(channel_, "x", {.retry = often}));
   RawPeer server = listener_.AcceptGreeted();
   for (Pending& call : waiting) {
     server.Send(Message(ReturnHeader(TakeCall(server)), EchoBody()));

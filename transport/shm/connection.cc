@@ -241,14 +241,17 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Sta
       if (!writer_.HasRoom(static_cast<uint32_t>(words))) return Put::kNoRoom;
       const auto* body =
           body_words == 0 ? nullptr : reinterpret_cast<const uint64_t*>(segments[0].begin());
-      if (extra.empty()) [[likely]] {
+      const bool gives_up = message->further_segments() != nullptr && message->shared();
+      if (extra.empty() && !gives_up) [[likely]] {
         writer_.Write(message->header, Form::kInline, {body, body_words});
       } else {
         std::array<uint64_t, kRecordWordsMax> both;
-        std::memcpy(both.data(), extra.data(), extra.size());
+        if (!extra.empty()) std::memcpy(both.data(), extra.data(), extra.size());
         if (body_words != 0) {
           std::memcpy(both.data() + extra.size() / kWordBytes, body, body_words * kWordBytes);
         }
+        // It was expected to be larger.
+        if (gives_up) message->further_segments()->GiveUp(segments);
         writer_.Write(message->header, Form::kInline, {both.data(), words});
       }
       if (bursts_.load(std::memory_order_relaxed)) writer_.ExpectMore();
@@ -313,10 +316,12 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Sta
     const Slot& slot = &segment == apart ? apart_slot : slots[next++];
     words[at++] = std::bit_cast<uint64_t>(DescriptorOf(slot, segment.size() * kWordBytes));
   }
+  // Before the record: once it is there, and its answer with it, whoever keeps the message may read
+  // its segments, which changes what Cap'n Proto knows of them.
+  held->MarkSent(segments, message->shared());
   writer_.Write(message->header, Form::kSegments, {words.data(), at});
   if (extra_slot) pool_->Sent(extra_slot, extra.size());
   if (apart_slot) pool_->Sent(apart_slot, apart_bytes);
-  held->MarkSent(segments, message->shared());
   message.reset();
   return Put::kDone;
 }
@@ -349,12 +354,13 @@ ShmConnection::Put ShmConnection::PutStream(OutgoingMessage& message, absl::Stat
   MI7_CHECK(out == slot.data + bytes, "a sealed message is as large as its header says");
   copied_payload_bytes.fetch_add(bytes, std::memory_order_relaxed);
   const uint64_t word = std::bit_cast<uint64_t>(DescriptorOf(slot, bytes));
+  // Before the record, as above. Its own slots are not needed any more, but it ends with the call
+  // only.
+  if (message->further_segments() != nullptr && message->shared()) {
+    message->further_segments()->GiveUp(segments);
+  }
   writer_.Write(message->header, Form::kStream, {&word, 1});
   pool_->Sent(slot, bytes);
-  if (message->shared()) [[unlikely]] {
-    // Its own slots are not needed any more, but it ends with the call only.
-    if (SlotSegments* const held = SlotSegments::Of(*message, *pool_)) held->GiveUp(segments);
-  }
   message.reset();
   return Put::kDone;
 }
@@ -392,20 +398,22 @@ bool ShmConnection::FlushQueue() {
     BiasedLock lock(&send_mutex_);
     while (first_ != nullptr) {
       MessageBody* next = first_->next;
-      const uint64_t bytes = first_->header.size;
+      uint64_t bytes = first_->header.size;
       OutgoingMessage message(first_);
       absl::Status why;
       Put put = PutMessage(message, why);
       // With room in the ring it is slots that are short. Those that later messages hold would come
-      // free only after this one.
-      while (put == Put::kNoRoom && writer_.HasRoom(kRecordWordsMax) && Evacuate(next)) {
+      // free only after this one; its own may lie where it needs several that are adjacent.
+      while (put == Put::kNoRoom) {
+        static_cast<void>(message.release());
+        if (!writer_.HasRoom(kRecordWordsMax)) break;
+        if (!Evacuate(&first_->next) && !Evacuate(&first_)) break;
         next = first_->next;  // Evacuate may have put its copy there
+        bytes = first_->header.size;
+        message = OutgoingMessage(first_);
         put = PutMessage(message, why);
       }
-      if (put == Put::kNoRoom) {
-        static_cast<void>(message.release());
-        break;
-      }
+      if (put == Put::kNoRoom) break;
       if (put == Put::kRefused) [[unlikely]] {
         refused_.push_back({message->header, std::move(why)});
         refused_any_.store(true, std::memory_order_seq_cst);
@@ -436,9 +444,9 @@ void ShmConnection::TellRefused() {
   }
 }
 
-bool ShmConnection::Evacuate(MessageBody* queued) {
-  MessageBody** link = &first_->next;
-  for (; queued != nullptr; link = &(*link)->next, queued = queued->next) {
+bool ShmConnection::Evacuate(MessageBody** link) {
+  for (; *link != nullptr; link = &(*link)->next) {
+    MessageBody* const queued = *link;
     SlotSegments* const held = SlotSegments::Of(*queued, *pool_);
     if (held == nullptr) continue;
     OutgoingMessage message(queued);

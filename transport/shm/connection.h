@@ -113,8 +113,8 @@ class ShmConnection final : public Connection,
   Put AnnounceChunk(uint32_t size_class, absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
   bool Enqueue(OutgoingMessage& message, uint64_t bound) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
-  // Moves the next message from `queued` on that holds slots, behind the first, to other memory.
-  bool Evacuate(MessageBody* queued) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  // Moves the next message of the queue from `link` on that holds slots to other memory.
+  bool Evacuate(MessageBody** link) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
   // Writes what waits, as far as there is room; whether anything was written. Does not wake. What
   // is refused leaves the queue, and is told by TellRefused.
   bool FlushQueue();

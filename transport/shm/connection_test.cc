@@ -299,6 +299,55 @@ TEST_P(HeldByLaterOnesTest, SlotsAreGivenUpForTheFirstInTheQueueAndAllArriveInOr
   EXPECT_EQ(CommittedSlotBytes(), 4 * 4096u) << "the same ones were enough";
 }
 
+// A message that turns out to be small travels without its slot, which others may need meanwhile.
+TEST_P(HeldByLaterOnesTest, SlotsOfMessagesThatRideInTheRingAreForOthers) {
+  StartServer();
+  std::vector<OutgoingMessage> kept;
+  for (uint32_t i = 0; i < 4; ++i) {
+    absl::StatusOr<OutgoingMessage> message = client_->Reserve(3'000);
+    ASSERT_TRUE(message.ok());
+    (*message)->header.type = FrameType::kCall;
+    (*message)->header.target = TargetKind::kService;
+    (*message)->header.call_id = i;
+    auto data = (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(40);
+    std::fill(data.begin(), data.end(), uint8_t{7});
+    if (GetParam()) {
+      kept.push_back(*std::move(message));
+      *message = ShareMessage(*kept.back(), 4096);
+    }
+    ASSERT_TRUE(client_->Send(*std::move(message)).ok());
+  }
+  ASSERT_TRUE(Send(4, 10'000).ok()) << "of three slots";
+  ASSERT_TRUE(at_server_->WaitMessages(5));
+}
+
+// What is built in slots and private memory in turn needs room for all of it together.
+TEST_P(HeldByLaterOnesTest, MessageWhoseOwnSlotsAreInItsWayArrives) {
+  StartServer();
+  absl::StatusOr<OutgoingMessage> message = client_->Reserve(3'000);
+  ASSERT_TRUE(message.ok());
+  (*message)->header.type = FrameType::kCall;
+  (*message)->header.target = TargetKind::kService;
+  auto list = (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::List<capnp::Data>>(3);
+  list.init(0, 3'000);
+  list.init(1, 3'000);
+  {
+    std::vector<OutgoingMessage> others;
+    for (int i = 0; i < 2; ++i) {
+      others.push_back(*client_->Reserve(3'000));
+      others.back()->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(3'000);
+    }
+    list.init(2, 6'000);
+  }
+  OutgoingMessage kept;
+  if (GetParam()) {
+    kept = *std::move(message);
+    *message = ShareMessage(*kept, 16'384);
+  }
+  ASSERT_TRUE(client_->Send(*std::move(message)).ok());
+  ASSERT_TRUE(at_server_->WaitMessages(1));
+}
+
 INSTANTIATE_TEST_SUITE_P(All, HeldByLaterOnesTest, ::testing::Bool(),
                          [](const auto& of) { return std::string(of.param ? "kept" : "sent"); });
 

@@ -24,6 +24,7 @@ class SlotSegments final : public FurtherSegments {
 
   kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t better_bytes) override;
   void Drop(kj::ArrayPtr<const IncomingMessage::Segment> segments) override;
+  void GiveUp(kj::ArrayPtr<const IncomingMessage::Segment> segments) override;
   bool WhileKept(absl::FunctionRef<void()> read) override;
   // As Drop, but of one that somebody else destroys.
   void Return(kj::ArrayPtr<const IncomingMessage::Segment> segments);
@@ -37,9 +38,6 @@ class SlotSegments final : public FurtherSegments {
   // The slots belong to the peer now. `keep`: and their content is kept until Return or Drop,
   // unless the pool has need of them.
   void MarkSent(kj::ArrayPtr<const IncomingMessage::Segment> segments, bool keep);
-  // The message was copied, and will not be sent from here. The content is kept until Return or
-  // Drop unless the pool has need of the slots.
-  void GiveUp(kj::ArrayPtr<const IncomingMessage::Segment> segments);
 
  private:
   // Calls visit(slot, bytes in use) for each slot. Memory that is not ours may lie between

@@ -235,6 +235,7 @@ TEST_F(PipeFileTest, ADamagedHeaderIsDataLossAndAnotherVersionSaysSo) {
   Create();
   Patch(8, 1, 4);
   EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition, "version 1"));
+  EXPECT_TRUE(Is(SlotPipe::Remove("p"), StatusCode::kFailedPrecondition, "by force"));
   Patch(8, slot_pipe_internal::kPipeVersion, 4);
   EXPECT_TRUE(Connect().ok());
   Patch(0, 0, 8);

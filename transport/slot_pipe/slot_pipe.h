@@ -199,7 +199,8 @@ class SlotPipe {
   // The status of a pipe, changing nothing. NOT_FOUND, PERMISSION_DENIED, DATA_LOSS, ...
   static absl::StatusOr<PipeStatus> Inspect(absl::string_view name);
   // Removes the name; the memory goes with the last participant. FAILED_PRECONDITION when somebody
-  // takes part and `even_in_use` is false. A damaged pipe can be removed, too. NOT_FOUND.
+  // takes part, or might in a pipe of another version, and `even_in_use` is false. A damaged pipe
+  // can be removed, too. NOT_FOUND.
   static absl::Status Remove(absl::string_view name, bool even_in_use = false);
 
   // For tests and benchmarks: slots, and words of hints, that the last Hold looked at.

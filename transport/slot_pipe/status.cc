@@ -180,7 +180,11 @@ absl::Status SlotPipe::Remove(absl::string_view name, bool even_in_use) {
                                    "'", participant.name, "' (process ", participant.pid,
                                    ") takes part in it; stop it, or remove the pipe by force")));
       }
-    } else if (!absl::IsDataLoss(status.status()) && !absl::IsFailedPrecondition(status.status())) {
+    } else if (absl::IsFailedPrecondition(status.status())) {
+      // Of another version: who takes part is not known.
+      return absl::FailedPreconditionError(absl::StrCat(
+          status.status().message(), "; if nobody takes part in it, remove the pipe by force"));
+    } else if (!absl::IsDataLoss(status.status())) {
       return status.status();
     }
   }

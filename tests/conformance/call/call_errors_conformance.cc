@@ -371,6 +371,24 @@ TEST_P(CallTest, CallsInFlightOverTheServersLimitComeAgain) {
   EXPECT_EQ(result->getText(), std::string(10'000, 'x'));
 }
 
+// The first time for nothing, then out of the budget.
+TEST_P(CallTest, CallsInFlightOverTheServersLimitComeAgainAsOftenAsTheBudgetAllows) {
+  ServerOptions options;
+  options.limits.calls_in_flight_max = 1;
+  ChannelOptions channel;
+  channel.retry.policy.attempts_max = 1000;
+  channel.retry.budget = {.tokens_max = 2, .tokens_per_call = 0, .tokens_per_second = 0};
+  Start(options, channel);
+  ASSERT_TRUE(Works());
+  auto held = SendHold(0);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  const auto result = SendHold(1).Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("(4 attempts)")));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(held.Wait(), IsOk());
+}
+
 TEST_P(CallTest, CallsInFlightOverTheServersLimitFail) {
   ServerOptions options;
   options.limits.calls_in_flight_max = 3;
