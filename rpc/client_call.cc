@@ -142,7 +142,8 @@ void ClientCall::Wait() {
   }
   const auto wait_until = [this](Deadline deadline) {
     if (!queued_ && session_) return session_->connection().Await(completion_, deadline);
-    // No connection yet, or none at all so far: the channel's event loop connects, sends and drives.
+    // No connection yet, or none at all so far: the channel's event loop connects, sends and
+    // drives.
     for (;;) {
       switch (completion_.Sleep(deadline)) {
         case transport::Completion::Woken::kDone:

@@ -29,6 +29,11 @@ class EchoImpl final : public EchoService {
     results.setValue(params.getValue());
     return absl::OkStatus();
   }
+  Reply Load(ServerContext&, ::mi7::bench::Echo::LoadParams::Reader params,
+             ::mi7::bench::Echo::LoadResults::Builder results) override {
+    results.setSum(params.getData().size());
+    return absl::OkStatus();
+  }
 };
 
 class OnceImpl final : public OnceService {
@@ -46,8 +51,9 @@ struct Features {
   std::function<CallOptions()> call = [] { return CallOptions(); };
 };
 
-template <typename Stub>
-void MakeCalls(benchmark::State& state, const char* endpoint, Features features) {
+// Calls `call(channel)` over a connection whose sides both spin.
+template <typename Call>
+void Measure(benchmark::State& state, const char* endpoint, Features features, Call call) {
   EchoImpl echo;
   OnceImpl once;
   features.server.event_loops = 1;
@@ -62,15 +68,32 @@ void MakeCalls(benchmark::State& state, const char* endpoint, Features features)
   auto channel = Channel::Create((*server)->endpoints()[0], features.channel);
   MI7_CHECK(channel.ok(), "the benchmark's channel is sound");
   MI7_CHECK((*channel)->Connect(Deadline::After(absl::Seconds(10))).ok(), "the channel connects");
-  const Stub stub(*channel);
+  for (auto _ : state) call(*channel);
+  (*channel)->Close();
+}
+
+template <typename Stub>
+void MakeCalls(benchmark::State& state, const char* endpoint, Features features) {
   uint64_t value = 0;
-  for (auto _ : state) {
-    auto request = stub.Echo(features.call());
+  Measure(state, endpoint, features, [&](const std::shared_ptr<Channel>& channel) {
+    auto request = Stub(channel).Echo(features.call());
     request->setValue(++value);
     const auto response = request.Send().Wait();
     MI7_CHECK(response.ok() && response->getValue() == value, "the echo is right");
-  }
-  (*channel)->Close();
+  });
+}
+
+// Requests with so many bytes, not written to, that are kept until they are answered, or are not.
+void BM_Request(benchmark::State& state, const char* endpoint, bool kept) {
+  Features features;
+  if (!kept) features.channel.retry.kept_request_bytes_max = 0;
+  const auto bytes = static_cast<uint32_t>(state.range(0));
+  Measure(state, endpoint, features, [&](const std::shared_ptr<Channel>& channel) {
+    auto request = EchoStub(channel).Load();
+    request->initData(bytes);
+    const auto response = request.Send().Wait();
+    MI7_CHECK(response.ok() && response->getSum() == bytes, "the load is right");
+  });
 }
 
 Features Plain() { return {}; }
@@ -178,6 +201,11 @@ BENCHMARK_CAPTURE(BM_Shm, metrics_on_both_sides, &WithMetricsOnBothSides);
 BENCHMARK_CAPTURE(BM_Shm, load_limits, &WithLoadLimits);
 BENCHMARK_CAPTURE(BM_Shm, adaptive_limit, &WithAdaptiveLimit);
 BENCHMARK(BM_ShmDeduplicated);
+
+BENCHMARK_CAPTURE(BM_Request, inproc_kept, kInproc, true)->Arg(8)->Arg(512)->Arg(32768);
+BENCHMARK_CAPTURE(BM_Request, inproc_not_kept, kInproc, false)->Arg(8)->Arg(512)->Arg(32768);
+BENCHMARK_CAPTURE(BM_Request, shm_kept, kShm, true)->Arg(8)->Arg(512)->Arg(4096)->Arg(32768);
+BENCHMARK_CAPTURE(BM_Request, shm_not_kept, kShm, false)->Arg(8)->Arg(512)->Arg(4096)->Arg(32768);
 
 }  // namespace
 }  // namespace mi7::bench
