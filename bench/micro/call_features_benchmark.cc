@@ -51,8 +51,8 @@ struct Features {
   std::function<CallOptions()> call = [] { return CallOptions(); };
 };
 
-// Calls `call(channel)` over a connection whose sides both spin.
-template <typename Call>
+// Calls `call(stub)` over a connection whose sides both spin.
+template <typename Stub, typename Call>
 void Measure(benchmark::State& state, const char* endpoint, Features features, Call call) {
   EchoImpl echo;
   OnceImpl once;
@@ -68,15 +68,16 @@ void Measure(benchmark::State& state, const char* endpoint, Features features, C
   auto channel = Channel::Create((*server)->endpoints()[0], features.channel);
   MI7_CHECK(channel.ok(), "the benchmark's channel is sound");
   MI7_CHECK((*channel)->Connect(Deadline::After(absl::Seconds(10))).ok(), "the channel connects");
-  for (auto _ : state) call(*channel);
+  const Stub stub(*channel);
+  for (auto _ : state) call(stub);
   (*channel)->Close();
 }
 
 template <typename Stub>
 void MakeCalls(benchmark::State& state, const char* endpoint, Features features) {
   uint64_t value = 0;
-  Measure(state, endpoint, features, [&](const std::shared_ptr<Channel>& channel) {
-    auto request = Stub(channel).Echo(features.call());
+  Measure<Stub>(state, endpoint, features, [&](const Stub& stub) {
+    auto request = stub.Echo(features.call());
     request->setValue(++value);
     const auto response = request.Send().Wait();
     MI7_CHECK(response.ok() && response->getValue() == value, "the echo is right");
@@ -88,8 +89,8 @@ void BM_Request(benchmark::State& state, const char* endpoint, bool kept) {
   Features features;
   if (!kept) features.channel.retry.kept_request_bytes_max = 0;
   const auto bytes = static_cast<uint32_t>(state.range(0));
-  Measure(state, endpoint, features, [&](const std::shared_ptr<Channel>& channel) {
-    auto request = EchoStub(channel).Load();
+  Measure<EchoStub>(state, endpoint, features, [&](const EchoStub& stub) {
+    auto request = stub.Load();
     request->initData(bytes);
     const auto response = request.Send().Wait();
     MI7_CHECK(response.ok() && response->getSum() == bytes, "the load is right");
