@@ -23,7 +23,8 @@ constexpr int kRecordsPerTurn = 64;
 // Cells after which the peer is told what was read of its ring. So it never waits for less than the
 // rest of the ring, which is ours to read first.
 constexpr uint32_t kPublishEvery = kRingCells / 4;
-// Turns that a thread whose own wait is over still works for others before it calls the loop.
+// Turns that a thread, not the loop's, whose own wait is over still works for others before it
+// calls the loop.
 constexpr int kCourtesyTurns = 4;
 
 }  // namespace
@@ -303,7 +304,8 @@ void ShmConnection::ReleaseToken() {
   bool call_loop = false;
   if (!closing() && !polled_.load(std::memory_order_seq_cst) &&
       !(lent_.load(std::memory_order_seq_cst) && !wants_background()) && !Lend()) {
-    int turns = 0;
+    // A loop has others to look at, and comes back.
+    int turns = loop_->InLoopThread() ? kCourtesyTurns : 0;
     if (socket_unread_.exchange(false, std::memory_order_seq_cst)) ReadSocket();
     while (!closing() && !DeclareSleep(kSocket)) {
       if (++turns > kCourtesyTurns) {
