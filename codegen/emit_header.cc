@@ -90,7 +90,8 @@ void EmitStub(const File& file, const Interface& interface, Printer& out) {
     out.Line();
     EmitMethodComment(file, interface, method, out);
     out.TemplateDeclaration(CallTemplate(method), CallTypes(method), "> " + method.cpp_name + "(",
-                            {"const ::mi7::CallOptions& options = {}"}, ") const;");
+                            {"const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()"},
+                            ") const;");
   }
   out.Outdent();
   out.Line("};");

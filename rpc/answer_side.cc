@@ -74,27 +74,26 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
       return call->Answer(std::move(ended));
     }
   }
-  Begin(*call);
+  if (call->deadline_.passed()) [[unlikely]]
+    return DropLate(*call);
+  counts().accepted.Add();
+  if (call->extras_ != nullptr && !call->extras_->received.request_id.empty()) [[unlikely]] {
+    if (!RunsOnce(*call)) return;
+  }
+  config_->dispatcher->Run(*call).Deliver(*call);
 }
 
-void AnswerSide::Begin(ServerCall& call) {
-  if (call.deadline_.passed()) [[unlikely]] {
-    counts().dropped_late.Add();
-    ExpectParamsOf(call.header());
-    const MethodInfo* const method = config_->dispatcher->FindMethod(call.header());
-    const absl::Status late = absl::DeadlineExceededError(absl::StrCat(
-        method != nullptr ? method->name : "call", ": deadline passed before the handler began"));
-    // Interceptors that have seen its start see its end.
-    if (call.interceptors() != nullptr) return call.Answer(late);
-    const uint32_t call_id = call.header().call_id;
-    ObjectPool<ServerCall>::Delete(&call);
-    return SendError(call_id, late, /*refused=*/true);
-  }
-  counts().accepted.Add();
-  if (call.extras_ != nullptr && !call.extras_->received.request_id.empty()) [[unlikely]] {
-    if (!RunsOnce(call)) return;
-  }
-  config_->dispatcher->Run(call).Deliver(call);
+void AnswerSide::DropLate(ServerCall& call) {
+  counts().dropped_late.Add();
+  ExpectParamsOf(call.header());
+  const MethodInfo* const method = config_->dispatcher->FindMethod(call.header());
+  const absl::Status late = absl::DeadlineExceededError(absl::StrCat(
+      method != nullptr ? method->name : "call", ": deadline passed before the handler began"));
+  // Interceptors that have seen its start see its end.
+  if (call.interceptors() != nullptr) return call.Answer(late);
+  const uint32_t call_id = call.header().call_id;
+  ObjectPool<ServerCall>::Delete(&call);
+  SendError(call_id, late, /*refused=*/true);
 }
 
 void AnswerSide::ExpectParamsOf(const FrameHeader& header) {
@@ -324,6 +323,13 @@ std::shared_ptr<CallScope> AnswerSide::ScopeOf(ServerCall& call) {
 void AnswerSide::Finish(ServerCall& call, const absl::Status& status) {
   if (forked()) [[unlikely]]
     return;
+  if (!call.keep_side_alive_ && call.stream_ == nullptr && !call.scope_) [[likely]] {
+    return SendReturn(call, status);
+  }
+  FinishUnusual(call, status);
+}
+
+void AnswerSide::FinishUnusual(ServerCall& call, const absl::Status& status) {
   const bool async = call.keep_side_alive_ != nullptr;
   if (call.stream_ != nullptr) [[unlikely]]
     streams().ExpectLate(call.stream_->LateFramesMost());
@@ -355,21 +361,29 @@ void AnswerSide::SendReturn(ServerCall& call, const absl::Status& status) {
   header.call_id = call.header().call_id;
   const ResponseMetadata* const metadata =
       call.extras_ != nullptr ? &call.extras_->response : nullptr;
-  if (!status.ok()) {
+  if (!status.ok()) [[unlikely]] {
     const bool refused = call.extras_ != nullptr && call.extras_->refused;
     EncodeError(status, refused, limits(), *response, metadata);
   } else if (metadata != nullptr) [[unlikely]] {
-    const absl::Status encoded = EncodeResponseMetadata(*metadata, limits(), *response);
-    if (!encoded.ok()) {
-      EncodeError(
-          absl::InternalError(absl::StrCat("results: ", encoded.message(), "; the call has run")),
-          /*refused=*/false, limits(), *response);
-    }
+    AddMetadata(*metadata, *response);
   }
   const absl::Status sent = owner_->connection().Send(std::move(response));
-  if (sent.ok() || absl::IsUnavailable(sent)) return;  // closed: the caller learns it by itself
+  if (!sent.ok()) [[unlikely]]
+    ReturnUnsent(call.header().call_id, status, sent);
+}
+
+void AnswerSide::AddMetadata(const ResponseMetadata& metadata, transport::MessageBody& response) {
+  const absl::Status encoded = EncodeResponseMetadata(metadata, limits(), response);
+  if (encoded.ok()) return;
+  EncodeError(
+      absl::InternalError(absl::StrCat("results: ", encoded.message(), "; the call has run")),
+      /*refused=*/false, limits(), response);
+}
+
+void AnswerSide::ReturnUnsent(uint32_t call_id, const absl::Status& status,
+                              const absl::Status& sent) {
+  if (absl::IsUnavailable(sent)) return;  // closed: the caller learns it by itself
   // Results that exceed a limit, or for which there is no memory, fail this call with its name.
-  const uint32_t call_id = call.header().call_id;
   if (status.ok()) {
     SendError(
         call_id,

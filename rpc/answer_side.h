@@ -128,15 +128,20 @@ class AnswerSide {
   bool IsControl(const transport::FrameHeader& header) const;
   // What the server's limits say to a call that arrived; its share of them.
   absl::Status TakeOn(const transport::IncomingMessage& message, LoadControl::Share& share);
-  // Runs the handler of a call that is ready for it, unless it is too late for that.
-  void Begin(ServerCall& call);
+  // A call whose deadline passed before its handler began.
+  void DropLate(ServerCall& call);
   // Of a call with a request id. False: it is not to be run; somebody answers it, or has.
   bool RunsOnce(ServerCall& call);
   // `call` is one of which another attempt runs as `entry`: it is answered as that one is, or when
   // its caller gives up.
   void AwaitAnswer(ServerCall& call, const MethodInfo& method,
                    const std::shared_ptr<SavedAnswers::Entry>& entry);
+  // Of a call that is known by its id, streams, or has a scope.
+  void FinishUnusual(ServerCall& call, const absl::Status& status);
   void SendReturn(ServerCall& call, const absl::Status& status);
+  void AddMetadata(const ResponseMetadata& metadata, transport::MessageBody& response);
+  // The return of a call that ended with `status` was refused by the connection, with `sent`.
+  void ReturnUnsent(uint32_t call_id, const absl::Status& status, const absl::Status& sent);
   // nullptr: none in flight has the id.
   ServerCall* FindAsync(uint32_t call_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (async_calls_ == nullptr) return nullptr;

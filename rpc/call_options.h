@@ -16,6 +16,10 @@ class CallScope;
 
 // Options of one call. A value type.
 struct CallOptions {
+  // What a call has that is given none. One object for all calls: a plain one neither builds nor
+  // destroys what it does not use.
+  static const CallOptions& Default();
+
   // When the caller stops waiting. Enforced on the caller's side (the call then ends with
   // DEADLINE_EXCEEDED, at most a few milliseconds late) and sent along for the handler to see.
   // Without one the method's timeout counts ($Mi7.timeout), else the channel's
@@ -53,5 +57,17 @@ struct CallOptions {
     return !metadata && !trace && !received && !within && !retry && !request_id;
   }
 };
+
+namespace internal {
+// Never destroyed: static objects may make calls when they end.
+union DefaultCallOptions {
+  constexpr DefaultCallOptions() : value() {}
+  ~DefaultCallOptions() {}
+  CallOptions value;
+};
+inline constinit const DefaultCallOptions kDefaultCallOptions;
+}  // namespace internal
+
+inline const CallOptions& CallOptions::Default() { return internal::kDefaultCallOptions.value; }
 
 }  // namespace mi7

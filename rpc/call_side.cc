@@ -29,6 +29,11 @@ absl::Status LostStatus(const ClientCall& call, const absl::Status& closed) {
       CallOutcome::kUnknown);
 }
 
+absl::Status NoSuchCall(const FrameHeader& header) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("return for call ", header.call_id, ", which is not in flight"));
+}
+
 absl::Status NoSuchStream(const FrameHeader& header) {
   return absl::InvalidArgumentError(
       absl::StrCat("stream frame for call ", header.call_id, ", which is not in flight"));
@@ -59,15 +64,26 @@ void CallSide::Send(ClientCall* call) {
                   CallOutcome::kNotSent));
 }
 
+bool CallSide::FailUnrecognized(ClientCall& call) {
+  if (stopped()) return false;  // the next server may
+  call.request_.reset();
+  call.FailForGood(call.NotSent(
+      absl::UnavailableError("an earlier attempt may have run, and the server's mi7 does "
+                             "not recognize calls that are made again")));
+  return true;
+}
+
+absl::Status CallSide::TooManyCalls() const {
+  // As a server refuses it, whose own advice is not known here.
+  return WithRetryAfter(
+      absl::ResourceExhaustedError(absl::StrCat(
+          calls_.in_use(), " calls in flight, calls_in_flight_max is ", in_flight_max_)),
+      LoadLimits().retry_after);
+}
+
 bool CallSide::TrySend(ClientCall* call) {
-  if (!call->PrepareAttempt(recognizes_calls_)) [[unlikely]] {
-    if (stopped()) return false;  // the next server may
-    call->request_.reset();
-    call->FailForGood(call->NotSent(
-        absl::UnavailableError("an earlier attempt may have run, and the server's mi7 does "
-                               "not recognize calls that are made again")));
-    return true;
-  }
+  if (!call->PrepareAttempt(recognizes_calls_)) [[unlikely]]
+    return FailUnrecognized(*call);
   FrameHeader& header = call->request_->header;
   header.type = FrameType::kCall;
   header.target = transport::TargetKind::kService;
@@ -89,11 +105,7 @@ bool CallSide::TrySend(ClientCall* call) {
     BiasedLock lock(&mutex_);
     if (stopped()) return false;
     if (calls_.in_use() >= in_flight_max_ && !HasControlRoom(*call)) [[unlikely]] {
-      // As a server refuses it, whose own advice is not known here.
-      failure = WithRetryAfter(
-          absl::ResourceExhaustedError(absl::StrCat(
-              calls_.in_use(), " calls in flight, calls_in_flight_max is ", in_flight_max_)),
-          LoadLimits().retry_after);
+      failure = TooManyCalls();
     } else if (call->stream_ != nullptr && !streams_->supported()) [[unlikely]] {
       failure = absl::UnimplementedError("the server's mi7 knows no streams");
     } else {
@@ -113,7 +125,7 @@ bool CallSide::TrySend(ClientCall* call) {
     // sees our kSent, or we see the claim that came before it.
     const bool lost = call->send_stage_.exchange(ClientCall::kSent, std::memory_order_seq_cst) ==
                       ClientCall::kLost;
-    if (failure.ok()) {
+    if (failure.ok()) [[likely]] {
       if (lost) {
         call->Fail(LostStatus(*call, closed()));
       } else if (call->claimed()) {
@@ -179,16 +191,19 @@ void CallSide::SendCancelOf(uint32_t call_id) {
 
 absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
   ClientCall* const call = Take(message.header().call_id);
-  if (call == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("return for call ", message.header().call_id, ", which is not in flight"));
-  }
+  if (call == nullptr) [[unlikely]]
+    return NoSuchCall(message.header());
   if (call == kGivenUp) return absl::OkStatus();
   const bool plain = call->extras_ == nullptr && call->stream_ == nullptr;
   if (plain && message.header().code == 0 && message.has_body()) [[likely]] {
     call->TakeReturn(std::move(message));
-    return absl::OkStatus();
+  } else {
+    TakeUnusualReturn(call, std::move(message));
   }
+  return absl::OkStatus();
+}
+
+void CallSide::TakeUnusualReturn(ClientCall* call, transport::IncomingMessage&& message) {
   absl::Status status;
   if (message.header().code != 0) [[unlikely]] {
     status = DecodeError(message, *call->limits_);
@@ -208,15 +223,11 @@ absl::Status CallSide::OnReturn(transport::IncomingMessage&& message) {
     }
   }
   call->Unref();
-  return absl::OkStatus();
 }
 
 absl::Status CallSide::OnRejectedReturn(const FrameHeader& header, const absl::Status& why) {
   ClientCall* const call = Take(header.call_id);
-  if (call == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("return for call ", header.call_id, ", which is not in flight"));
-  }
+  if (call == nullptr) return NoSuchCall(header);
   if (call == kGivenUp) return absl::OkStatus();
   call->Fail(
       absl::Status(why.code(), absl::StrCat(call->method().name, ": results: ", why.message())));

@@ -50,6 +50,16 @@ struct LastSession {
 };
 thread_local LastSession last_session;
 
+// What a call ends with for whose request there is no room; OK: the connection was lost, which does
+// not matter before the call is sent.
+[[gnu::noinline]] absl::Status WhyNotReserved(const MethodInfo& method,
+                                              const absl::Status& refused) {
+  if (absl::IsUnavailable(refused)) return absl::OkStatus();
+  return WithOutcome(
+      absl::Status(refused.code(), absl::StrCat(method.name, ": ", refused.message())),
+      CallOutcome::kNotSent);
+}
+
 }  // namespace
 
 absl::string_view ChannelStateName(ChannelState state) {
@@ -172,21 +182,18 @@ ClientCall* Channel::NewCall(const std::shared_ptr<Channel>& channel, const Inte
   if (session) {
     absl::StatusOr<transport::OutgoingMessage> reserved =
         session->connection().Reserve(guess.bytes());
-    if (reserved.ok()) {
+    if (reserved.ok()) [[likely]] {
       request = *std::move(reserved);
       request->size_guess = &guess;
-    } else if (!absl::IsUnavailable(reserved.status())) {
-      failure =
-          WithOutcome(absl::Status(reserved.status().code(),
-                                   absl::StrCat(method.name, ": ", reserved.status().message())),
-                      CallOutcome::kNotSent);
+    } else {
+      failure = WhyNotReserved(method, reserved.status());
     }
   }
   if (!request) request = transport::NewHeapMessage(guess.bytes());
   ClientCall* const call =
       ClientCall::New(channel, std::move(session), service, method, options, std::move(request));
   if (!failure.ok()) [[unlikely]]
-    call->early_failure_ = std::move(failure);
+    call->status_ = std::move(failure);
   if (!channel->settings_->interceptors.empty()) [[unlikely]]
     call->Intercept(channel->settings_->interceptors);
   return call;

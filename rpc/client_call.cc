@@ -19,17 +19,12 @@ namespace mi7 {
 
 constinit thread_local const ClientCall* ClientCall::waits_for_ = nullptr;
 
-ClientCall* ClientCall::New(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
-                            const InterfaceInfo& service, const MethodInfo& method,
-                            const CallOptions& options, transport::OutgoingMessage request) {
-  return ObjectPool<ClientCall>::New(std::move(channel), std::move(session), service, method,
-                                     options, std::move(request));
-}
-
-ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
-                       const InterfaceInfo& service, const MethodInfo& method,
-                       const CallOptions& options, transport::OutgoingMessage request)
-    : channel_(std::move(channel)),
+[[gnu::always_inline]] ClientCall::ClientCall(const std::shared_ptr<Channel>& channel,
+                                              std::shared_ptr<Session>&& session,
+                                              const InterfaceInfo& service,
+                                              const MethodInfo& method, const CallOptions& options,
+                                              transport::OutgoingMessage&& request)
+    : channel_(channel),
       session_(std::move(session)),
       service_(&service),
       method_(&method),
@@ -38,18 +33,36 @@ ClientCall::ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session
       repeat_(options.repeat.value_or(method.repeat)),
       request_(std::move(request)),
       limits_(&channel_->limits()) {
-  if (!options.plain() || method.deduplicate) [[unlikely]] {
-    extras_ = MakePooled<ClientCallExtras>(options);
-    if (method.deduplicate && !options.request_id) {
-      extras_->options.request_id = RequestId::Random();
-    }
-  }
+  if (!options.plain() || method.deduplicate) [[unlikely]]
+    TakeOptions(options);
   if (deadline_.infinite() && !options.no_deadline) {
     if (const absl::Duration timeout = channel_->TimeoutOf(method);
         timeout != absl::InfiniteDuration()) [[unlikely]] {
       deadline_ = Deadline::After(timeout);
     }
   }
+}
+
+void ClientCall::TakeOptions(const CallOptions& options) {
+  extras_ = MakePooled<ClientCallExtras>(options);
+  if (method_->deduplicate && !options.request_id) {
+    extras_->options.request_id = RequestId::Random();
+  }
+}
+
+[[gnu::always_inline]] ClientCall::~ClientCall() {
+  if (stream_ != nullptr) [[unlikely]]
+    ObjectPool<CallerStream>::Delete(stream_);
+  if (CallRepeats* const own = repeats(); own != nullptr) [[unlikely]]
+    ObjectPool<CallRepeats>::Delete(own);
+}
+
+ClientCall* ClientCall::New(const std::shared_ptr<Channel>& channel,
+                            std::shared_ptr<Session>&& session, const InterfaceInfo& service,
+                            const MethodInfo& method, const CallOptions& options,
+                            transport::OutgoingMessage&& request) {
+  return ObjectPool<ClientCall>::New(channel, std::move(session), service, method, options,
+                                     std::move(request));
 }
 
 void ClientCall::Intercept(const Interceptors& interceptors) {
@@ -69,13 +82,6 @@ absl::Status ClientCall::ForkedError() const {
   return absl::Status(why.code(), absl::StrCat(method_->name, ": ", why.message()));
 }
 
-ClientCall::~ClientCall() {
-  if (stream_ != nullptr) [[unlikely]]
-    ObjectPool<CallerStream>::Delete(stream_);
-  if (CallRepeats* const own = repeats(); own != nullptr) [[unlikely]]
-    ObjectPool<CallRepeats>::Delete(own);
-}
-
 void ClientCall::Unref() {
   // A sole owner needs no atomic read-modify-write: nobody else can take a reference.
   if (references_.load(std::memory_order_acquire) == 1 ||
@@ -89,19 +95,22 @@ void ClientCall::Start() {
   if (extras_ != nullptr) [[unlikely]] {
     if (!StartWithExtras()) return;
   }
-  if (!early_failure_.ok()) return Fail(early_failure_);
   if (channel_->forked()) [[unlikely]]
     return EndInForkedChild(CallOutcome::kNotSent);
-  if (deadline_.passed()) {
-    return Fail(WithOutcome(absl::DeadlineExceededError(
-                                absl::StrCat(method_->name, ": deadline passed before the send")),
-                            CallOutcome::kNotSent));
-  }
+  if (!status_.ok() || deadline_.passed()) [[unlikely]]
+    return FailEarly();
   if ((repeat_ > Repeat::kUnlessItRan || extras_ != nullptr) && !PrepareToStart()) return;
   // What went wrong with the connection since the request was begun is the channel's affair.
   if (session_ && session_->calls().TrySend(this)) [[likely]]
     return session_->NoteCall();
   channel_->StartCall(this);
+}
+
+void ClientCall::FailEarly() {
+  if (!status_.ok()) return Fail(std::exchange(status_, absl::OkStatus()));
+  Fail(WithOutcome(
+      absl::DeadlineExceededError(absl::StrCat(method_->name, ": deadline passed before the send")),
+      CallOutcome::kNotSent));
 }
 
 bool ClientCall::WouldWaitForItself() const {
@@ -263,7 +272,7 @@ void ClientCall::CompleteWith(absl::Status failure) {
 }
 
 void ClientCall::CompleteWith(transport::IncomingMessage&& response) {
-  response_ = std::move(response);
+  response_.emplace(std::move(response));
   Finish();
 }
 
@@ -274,7 +283,7 @@ bool ClientCall::StartWithExtras() {
     CompleteWith(ended.ok() ? ended : WithOutcome(ended, CallOutcome::kNotSent));
     return false;
   }
-  if (early_failure_.ok()) early_failure_ = EncodeExtras();
+  if (status_.ok()) status_ = EncodeExtras();
   return true;
 }
 
@@ -289,7 +298,7 @@ bool ClientCall::OnlyOurs() const {
 void ClientCall::TakeReturn(transport::IncomingMessage&& response) {
   if (OnlyOurs()) [[likely]] {
     request_.reset();
-    response_ = std::move(response);
+    response_.emplace(std::move(response));
     const uint32_t state = state_.load(std::memory_order_relaxed);
     state_.store(state | kClaimed | kDone, std::memory_order_release);
     references_.store(1, std::memory_order_relaxed);  // the handle's
@@ -416,82 +425,6 @@ void ClientCall::InvokeContinuation() {
         StatusOfException(absl::StatusCode::kInternal, absl::StrCat("callback of ", method.name))
             .ToString());
   }
-}
-
-// --- Attempts
-
-bool ClientCall::AddRepeats() {
-  repeats_ = ObjectPool<CallRepeats>::New(*this, repeat_, retry_policy());
-  return (state_.fetch_or(kRepeats, std::memory_order_acq_rel) & kClaimed) == 0;
-}
-
-const RetryPolicy& ClientCall::retry_policy() const {
-  return extras_ != nullptr && extras_->options.retry != nullptr ? *extras_->options.retry
-                                                                 : channel_->retry_policy();
-}
-
-bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
-  if (stream_ != nullptr || in_order_) return false;
-  CallRepeats* own = repeats();
-  if (own == nullptr) {
-    // It can be repeated if its request is still here.
-    if (hopeless_ || !request_ || !JudgeFailure(failure, repeat_, recognized()).repeat) {
-      return false;
-    }
-    if (!AddRepeats()) return false;
-    own = repeats_;
-  }
-  std::optional<absl::Status> end = own->OnFirstFailed(failure, std::move(request_), hopeless_);
-  if (!end) return true;
-  failure = *std::move(end);
-  return false;
-}
-
-bool ClientCall::recognized() const {
-  return method_->deduplicate && session_ && session_->calls().recognizes_calls();
-}
-
-ClientCall* ClientCall::NewAttempt(uint32_t previous_attempts, int64_t may_have_run_since_ns,
-                                   bool needs_recognition, transport::OutgoingMessage request) {
-  CallOptions options;
-  if (extras_ != nullptr) options = extras_->options;
-  options.deadline = deadline_;
-  options.no_deadline = true;
-  options.wait_for_ready = wait_for_ready_;
-  options.repeat = Repeat::kNever;
-  options.within = nullptr;
-  // Attempts run beside each other. The interceptors, which see the call as a whole, want it, too.
-  if (extras_ != nullptr && (options.received || extras_->interception)) {
-    options.received = std::make_shared<ResponseMetadata>();
-  }
-  ClientCall* const attempt =
-      New(channel_, nullptr, *service_, *method_, options, std::move(request));
-  attempt->is_attempt_ = true;
-  if (attempt->extras_ == nullptr) attempt->extras_ = MakePooled<ClientCallExtras>(options);
-  attempt->extras_->previous_attempts = previous_attempts;
-  attempt->extras_->may_have_run_since_ns = may_have_run_since_ns;
-  attempt->extras_->needs_recognition = needs_recognition;
-  return attempt;
-}
-
-void ClientCall::CompleteByAttempt(ClientCall& attempt, absl::Status failure) {
-  if (const auto& received = attempt.extras_->options.received; received) {
-    extras_->response = std::move(*received);  // Finish passes it on
-  }
-  if (failure.ok()) {
-    CompleteWith(std::move(attempt.response_));
-  } else {
-    CompleteWith(std::move(failure));
-  }
-}
-
-bool ClientCall::WaitsToConnect(absl::Duration wait, bool hopeless) const {
-  if (wait_for_ready_) return true;
-  if (hopeless) return false;
-  if (repeat_ == Repeat::kNever && !is_attempt_) return false;
-  const RetryPolicy& policy = retry_policy();
-  return connects_failed_ < policy.attempts_max && wait <= policy.backoff.max &&
-         wait < deadline_.remaining();
 }
 
 }  // namespace mi7

@@ -26,6 +26,7 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -54,9 +55,10 @@ class ClientCall : private Turn {
  public:
   // With one reference, the caller's. `session`: the connection the request's memory is from, or
   // nullptr. Allocates nothing once warm.
-  static ClientCall* New(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
-                         const InterfaceInfo& service, const MethodInfo& method,
-                         const CallOptions& options, transport::OutgoingMessage request);
+  static ClientCall* New(const std::shared_ptr<Channel>& channel,
+                         std::shared_ptr<Session>&& session, const InterfaceInfo& service,
+                         const MethodInfo& method, const CallOptions& options,
+                         transport::OutgoingMessage&& request);
   void Ref() {
     // Nobody else has a reference that could change the count at the same time.
     if (references_.load(std::memory_order_relaxed) == 1) {
@@ -128,7 +130,7 @@ class ClientCall : private Turn {
   // The root of an OK call's response. Throws kj::Exception when it is malformed.
   template <typename R>
   typename R::Reader Results() {
-    return body_.Root<R>(response_, *limits_);
+    return body_.Root<R>(response(), *limits_);
   }
   // Makes an OK call a failed one: its response turned out to be malformed.
   void FailMalformed();
@@ -175,14 +177,24 @@ class ClientCall : private Turn {
   enum class Ending { kDeadline, kCancelled };
 
  public:  // constructed by the object pool only
-  ClientCall(std::shared_ptr<Channel> channel, std::shared_ptr<Session> session,
-             const InterfaceInfo& service, const MethodInfo& method, const CallOptions& options,
-             transport::OutgoingMessage request);
-  ~ClientCall();
+  inline ClientCall(const std::shared_ptr<Channel>& channel, std::shared_ptr<Session>&& session,
+                    const InterfaceInfo& service, const MethodInfo& method,
+                    const CallOptions& options, transport::OutgoingMessage&& request);
+  inline ~ClientCall();
   ClientCall(const ClientCall&) = delete;
   ClientCall& operator=(const ClientCall&) = delete;
 
  private:
+  // Empty where there is none.
+  transport::IncomingMessage& response() {
+    if (!response_) [[unlikely]]
+      response_.emplace();
+    return *response_;
+  }
+  // What the constructor does with options that are not plain, or a method that is not.
+  void TakeOptions(const CallOptions& options);
+  // What Start does for a call that has failed before, or whose deadline has passed.
+  void FailEarly();
   // Whether the caller, which drives the connection and has the runtime's reference, is the only
   // one that can touch the call before it is done.
   bool OnlyOurs() const;
@@ -289,11 +301,10 @@ class ClientCall : private Turn {
   // afterwards.
   transport::OutgoingMessage request_;
   CallerStream* stream_ = nullptr;  // owned; nullptr: the call is unary
-  absl::Status early_failure_;      // found while building, reported by Start
   CallRepeats* repeats_;            // owned; written before kRepeats is set, and not read before
 
-  absl::Status status_;
-  transport::IncomingMessage response_;
+  absl::Status status_;  // before Start: what is wrong with the call already
+  std::optional<transport::IncomingMessage> response_;  // none before it has arrived
   Body body_;
   const Limits* limits_;  // the channel's
 

@@ -9,13 +9,14 @@
 
 namespace mi7 {
 
-void ClientInterception::TakeResults(absl::Status& status, transport::IncomingMessage& response) {
+void ClientInterception::TakeResults(absl::Status& status,
+                                     std::optional<transport::IncomingMessage>& response) {
   received_.reset();
   if (!made_) return;
   transport::OutgoingMessage made = std::move(made_);
   if (!status.ok()) return;
   status = transport::SealMessage(*made, *call_.limits_);
-  if (status.ok()) response = transport::MakeIncoming(std::move(made));
+  if (status.ok()) response.emplace(transport::MakeIncoming(std::move(made)));
 }
 
 const MethodInfo& ClientInterception::method() const { return call_.method(); }
@@ -62,7 +63,7 @@ capnp::AnyPointer::Builder ClientInterception::EditParamsRoot() {
 
 capnp::AnyPointer::Reader ClientInterception::ResultsRoot() {
   if (made_) return made_->getRoot<capnp::AnyPointer>().asReader();
-  if (!received_) received_.emplace(call_.response_, *call_.limits_);
+  if (!received_) received_.emplace(call_.response(), *call_.limits_);
   return received_->getRoot<capnp::AnyPointer>();
 }
 

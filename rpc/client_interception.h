@@ -25,7 +25,7 @@ class ClientInterception final : public Interception {
 
   // After RunStart or RunEnd: whether `response` was replaced by results that an interceptor made.
   // RESOURCE_EXHAUSTED in `status` when those are too large.
-  void TakeResults(absl::Status& status, transport::IncomingMessage& response);
+  void TakeResults(absl::Status& status, std::optional<transport::IncomingMessage>& response);
 
   // --- InterceptedCall ---
   Side side() const override { return Side::kClient; }

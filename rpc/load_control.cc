@@ -42,9 +42,8 @@ LoadControl::Share& LoadControl::Share::operator=(Share&& other) noexcept {
   return *this;
 }
 
-void LoadControl::Share::Release(bool succeeded) {
+void LoadControl::Share::GiveBackAll(bool succeeded) {
   LoadControl* const control = std::exchange(control_, nullptr);
-  if (control == nullptr) return;
   if (method_ != nullptr) GiveBack(*method_, bytes_);
   connection_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
   control->bytes_.fetch_sub(bytes_, std::memory_order_relaxed);

@@ -52,10 +52,13 @@ class LoadControl {
 
     // The call is over. Comes before its answer is sent, so that a caller who makes one call after
     // another needs room for one. `succeeded`: how long it took tells something.
-    void Release(bool succeeded);
+    void Release(bool succeeded) {
+      if (control_ != nullptr) GiveBackAll(succeeded);
+    }
 
    private:
     friend class LoadControl;
+    void GiveBackAll(bool succeeded);
     LoadControl* control_ = nullptr;  // nullptr: nothing is held
     Method* method_ = nullptr;        // nullptr: it has no limits of its own
     std::atomic<uint64_t>* connection_bytes_ = nullptr;

@@ -74,13 +74,11 @@ void ServerCall::Share() {
 // messages, and the one that destroys sees all uses before it.
 void ServerCall::Answer(absl::Status status) {
   if (!shared_) {
-    Finish(std::move(status));
+    Finish(status);
     ObjectPool<ServerCall>::Delete(this);
     return;
   }
-  if (!answered_.exchange(true, std::memory_order_acq_rel)) {
-    Finish(std::move(status));
-  }
+  if (!answered_.exchange(true, std::memory_order_acq_rel)) Finish(status);
   Unref();
 }
 
@@ -95,12 +93,13 @@ void ServerCall::ReturnedLater() {
 void ServerCall::Unref() {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   if (!answered_.load(std::memory_order_relaxed)) {
-    Finish(absl::InternalError("handler dropped the call without an answer"));
+    absl::Status none = absl::InternalError("handler dropped the call without an answer");
+    Finish(none);
   }
   ObjectPool<ServerCall>::Delete(this);
 }
 
-void ServerCall::Finish(absl::Status status) {
+void ServerCall::Finish(absl::Status& status) {
   if (extras_ != nullptr && extras_->running != nullptr) [[unlikely]]
     side_->SaveAnswer(*this, status);
   // Before the interceptors see what is to be sent.

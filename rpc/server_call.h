@@ -101,8 +101,8 @@ class ServerCall {
   friend class ServerInterception;
 
   void Unref();
-  // Ends the interception, then AnswerSide::Finish.
-  void Finish(absl::Status status);
+  // Ends the interception, which may change the status, then AnswerSide::Finish.
+  void Finish(absl::Status& status);
   // Runs the interceptors' OnStart. False: the call is to be answered with `ended`.
   bool Intercept(const Interceptors& interceptors, const MethodInfo* method, absl::Status& ended);
   // Reads the extra part of the request.

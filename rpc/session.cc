@@ -73,19 +73,26 @@ void Session::Drain() {
 
 void Session::OnMessage(transport::IncomingMessage&& message) {
   heard_.store(true, std::memory_order_relaxed);
-  const FrameHeader& header = message.header();
-  switch (header.type) {
+  switch (message.header().type) {
     case FrameType::kCall:
       answering_.store(true, std::memory_order_relaxed);
       answers_.OnCall(std::move(message));
       answering_.store(false, std::memory_order_relaxed);
       return;
     case FrameType::kReturn:
-      if (absl::Status valid = calls_.OnReturn(std::move(message)); !valid.ok()) {
+      if (absl::Status valid = calls_.OnReturn(std::move(message)); !valid.ok()) [[unlikely]] {
         connection_->Close(std::move(valid));
       }
       CloseIfGoneAway();
       return;
+    default:
+      OnOtherMessage(std::move(message));
+  }
+}
+
+void Session::OnOtherMessage(transport::IncomingMessage&& message) {
+  const FrameHeader& header = message.header();
+  switch (header.type) {
     case FrameType::kCancel:
       answers_.OnCancel(header.call_id);
       return;
@@ -110,6 +117,8 @@ void Session::OnMessage(transport::IncomingMessage&& message) {
     case FrameType::kCredit:
       if (!streams_.supported()) break;
       return OnStreamFrame(std::move(message));
+    case FrameType::kCall:
+    case FrameType::kReturn:
     case FrameType::kHello:
     case FrameType::kClose:
       break;

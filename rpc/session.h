@@ -105,6 +105,8 @@ class Session final : public transport::Receiver,
  private:
   Session(std::shared_ptr<transport::Connection> connection, std::weak_ptr<Observer> observer,
           std::shared_ptr<const SessionConfig> config, const transport::Negotiated& negotiated);
+  // Neither a call nor a return.
+  void OnOtherMessage(transport::IncomingMessage&& message);
   void OnStreamFrame(transport::IncomingMessage&& message);
   // What the calls said to a frame of a stream.
   void AfterFrameOfCall(absl::Status valid, CallSide::Stray stray);

@@ -34,8 +34,9 @@ class SessionTest : public testing::Test, public Session::Observer {
   }
   // A call that was handed to the session, as a channel does.
   Pending Send(const CallOptions& options = {}) {
-    ClientCall* const call = ClientCall::New(channel_, session_, kBaseInfo, kBaseMethods[0],
-                                             options, transport::NewHeapMessage(64));
+    ClientCall* const call =
+        ClientCall::New(channel_, std::shared_ptr(session_), kBaseInfo, kBaseMethods[0], options,
+                        transport::NewHeapMessage(64));
     call->request().initRoot<TestMessage>().setKey("request");
     session_->calls().Send(call);
     return Pending(ClientCallRef(call));

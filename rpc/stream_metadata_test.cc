@@ -37,8 +37,8 @@ class StreamMetadataTest : public StreamSessionTest {
     CallOptions options;
     options.received = told_;
     StreamRequest<TestMessage, TestMessage> request(
-        ClientCallRef(ClientCall::New(channel_, session_, kStreamInfo, kStreamMethods[0], options,
-                                      transport::NewHeapMessage(64))));
+        ClientCallRef(ClientCall::New(channel_, std::shared_ptr(session_), kStreamInfo,
+                                      kStreamMethods[0], options, transport::NewHeapMessage(64))));
     Reader reader = request.Send();
     connection_->TakeSent();
     return reader;

@@ -78,8 +78,9 @@ class StreamSessionTest : public testing::Test {
   // --- The end that makes calls
 
   ClientCallRef NewCall(int method) {
-    return ClientCallRef(ClientCall::New(channel_, session_, kStreamInfo, kStreamMethods[method],
-                                         {}, transport::NewHeapMessage(64)));
+    return ClientCallRef(ClientCall::New(channel_, std::shared_ptr(session_), kStreamInfo,
+                                         kStreamMethods[method], {},
+                                         transport::NewHeapMessage(64)));
   }
   Reader Watch() {
     StreamRequest<TestMessage, TestMessage> request(NewCall(0));

@@ -235,9 +235,8 @@ class BufferPoolParts {
       return RecycleSlow(buffer);
     }
     List& list = local_.lists[static_cast<int>(buffer->kind_)][size_class];
-    if (list.count >= ThreadCountMax(size_class)) [[unlikely]] {
-      GiveColder(static_cast<int>(buffer->kind_), size_class, list);
-    }
+    if (list.count >= ThreadCountMax(size_class)) [[unlikely]]
+      return RecycleFull(buffer, list);
     list.Push(buffer);
   }
 
@@ -280,6 +279,11 @@ class BufferPoolParts {
         MI7_CHECK(::munmap(buffer, bytes) == 0, "munmap of a pooled buffer failed");
       }
     }
+  }
+
+  [[gnu::noinline]] static void RecycleFull(Buffer* buffer, List& list) {
+    GiveColder(static_cast<int>(buffer->kind_), buffer->size_class_, list);
+    list.Push(buffer);
   }
 
   // Moves the half of `list` that was used longest ago to the shared part.

@@ -235,7 +235,7 @@ EventLoop::~EventLoop() {
 
 void EventLoop::Post(absl::AnyInvocable<void()> task) { impl_->Post(std::move(task)); }
 
-bool EventLoop::forked() const { return impl_->forked(); }
+bool EventLoop::MadeBeforeFork() const { return impl_->forked(); }
 
 bool EventLoop::InLoopThread() const { return EventLoop::current_ == impl_.get(); }
 

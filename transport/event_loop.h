@@ -17,6 +17,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "base/deadline.h"
+#include "base/fork_guard.h"
 #include "transport/wait_policy.h"
 
 struct uv_loop_s;
@@ -79,7 +80,7 @@ class EventLoop {
   static bool InAnyLoopThread() { return current_ != nullptr; }
   // Whether this process was forked from the one that made the loop. The thread did not come along:
   // nothing that is posted runs, Watch fails with FAILED_PRECONDITION, and timers do nothing.
-  bool forked() const;
+  bool forked() const { return ForkGuard::any() && MadeBeforeFork(); }
 
   // A timer of the loop. Its callback runs on the loop's thread, at most once a Schedule, never
   // early. Owned by its user, who may be any thread for Schedule and Cancel. After Cancel or
@@ -126,6 +127,7 @@ class EventLoop {
   struct Impl;
   static inline constinit thread_local const void* current_ = nullptr;  // whose thread this is
   explicit EventLoop(std::unique_ptr<Impl> impl);
+  bool MadeBeforeFork() const;
   std::unique_ptr<Impl> impl_;
 };
 

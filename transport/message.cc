@@ -92,7 +92,9 @@ absl::Status SealHeader(MessageBody& message, SegmentsView segments, size_t extr
 // pointer, so that NewHeapMessage finds it ready. It owns nothing outside the block then.
 class HeapMessage final : public MessageBody, public Backing {
  public:
-  explicit HeapMessage(Buffer* block) : MessageBody(/*is_heap=*/true), block_(block) {}
+  explicit HeapMessage(Buffer* block) : MessageBody(/*is_heap=*/true), block_(block) {
+    allocated_bytes_ = block->capacity();
+  }
   ~HeapMessage() = default;
 
   // A block of the pool's that keeps its content, with a message in it.
@@ -313,7 +315,6 @@ class HeapMessage final : public MessageBody, public Backing {
   std::optional<StructSize> last_root_size_;  // of the message that was here before
   bool first_taken_ = false;
   bool first_in_block_ = false;
-  size_t allocated_bytes_ = block_->capacity();
   std::span<std::byte> extra_;
   BufferRef extra_block_;
   BufferRef table_block_;
@@ -352,14 +353,10 @@ OutgoingMessage CopyToHeap(MessageBody& message) {
   return copy;
 }
 
-OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max) {
+size_t MessageBody::BytesInUse() {
   size_t bytes = 0;
-  for (const Segment& segment : message.Segments()) bytes += segment.size() * kWordBytes;
-  if (bytes > bytes_max) return OutgoingMessage();
-  message.was_shared_ = true;
-  // Relaxed: the second one is not given away yet.
-  message.shared_.store(true, std::memory_order_relaxed);
-  return OutgoingMessage(&message);
+  for (const Segment& segment : Segments()) bytes += segment.size() * kWordBytes;
+  return bytes;
 }
 
 bool IsSole(const MessageBody& message) {
@@ -477,9 +474,12 @@ IncomingMessage MakeIncoming(OutgoingMessage&& message) {
   HeapMessage& heap = Downcast(*message);
   const SegmentsView segments = heap.sealed();
   MI7_CHECK(heap.header.size >= kFrameHeaderBytes, "MakeIncoming is called after SealMessage");
+  static_cast<void>(message.release());
+  if (segments.size() == 1) [[likely]] {
+    return IncomingMessage(heap.header, heap.extra(), segments[0], &heap, 0);
+  }
   IncomingMessage incoming;
   incoming.Set(heap.header, heap.extra(), {segments.begin(), segments.size()}, &heap, 0);
-  static_cast<void>(message.release());
   return incoming;
 }
 

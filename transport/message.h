@@ -136,12 +136,14 @@ class MessageBody : public capnp::MessageBuilder {
   }
 
   FurtherSegments* further_segments_ = nullptr;
+  size_t allocated_bytes_ = 0;  // of the memory that its segments have, or will have first
   ReadyRoot ready_;
   std::optional<StructSize> root_size_;  // what initRoot was called for
 
  private:
   friend OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max);
   friend bool IsSole(const MessageBody& message);
+  size_t BytesInUse();
 
   const bool is_heap_;
   bool was_shared_ = false;
@@ -185,7 +187,16 @@ OutgoingMessage NewHeapMessage(size_t bytes);
 // whichever thread. Empty for larger messages. Nothing is copied. What the first handle's owner may
 // do with the message before it is sole again is ReadShared, when the connection has answered or
 // dropped it.
-OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max);
+inline OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max) {
+  // Most messages have not even the room for so much.
+  if (message.allocated_bytes_ > bytes_max && message.BytesInUse() > bytes_max) {
+    return OutgoingMessage();
+  }
+  message.was_shared_ = true;
+  // Relaxed: the second one is not given away yet.
+  message.shared_.store(true, std::memory_order_relaxed);
+  return OutgoingMessage(&message);
+}
 // Whether the message may be changed and sent: it has no second handle (any more), and has not been
 // sent from where the peer reads it.
 bool IsSole(const MessageBody& message);
@@ -241,7 +252,9 @@ class IncomingMessage {
  public:
   using Segment = kj::ArrayPtr<const capnp::word>;
 
-  IncomingMessage() = default;
+  // Not defaulted: as a constant it would be cleared by a string instruction, which takes ten times
+  // as long as the few stores.
+  IncomingMessage() {}
   IncomingMessage(IncomingMessage&& other) noexcept
       : header_(other.header_),
         extra_(std::exchange(other.extra_, {})),
@@ -257,6 +270,16 @@ class IncomingMessage {
   }
   ~IncomingMessage() { reset(); }
 
+  // For transports: a message of one segment whose parts were found and checked, with one reference
+  // of `backing`.
+  IncomingMessage(const FrameHeader& header, std::span<const std::byte> extra,
+                  const Segment& segment, Backing* backing, uint64_t cookie)
+      : header_(header),
+        extra_(extra),
+        first_segment_(segment),
+        segment_count_(1),
+        backing_(backing),
+        cookie_(cookie) {}
   // For transports: becomes a message whose parts were found and checked. Takes over one reference
   // of `backing`, which may be nullptr. One allocation when there are several segments.
   void Set(const FrameHeader& header, std::span<const std::byte> extra,

@@ -30,10 +30,9 @@ class InprocConnection final : public Connection {
     return link_->Reserve(which_, bytes);
   }
   absl::Status Send(OutgoingMessage&& message) override {
-    OutgoingMessage taken = std::move(message);
     if (forked()) [[unlikely]]
-      return ForkedError();
-    return link_->Send(which_, std::move(taken));
+      return SendForked(std::move(message));
+    return link_->Send(which_, std::move(message));
   }
   bool HasRoom() override { return forked() || link_->HasRoom(which_); }
   // What is sent is with the other side at once.
@@ -53,7 +52,11 @@ class InprocConnection final : public Connection {
 
  private:
   bool forked() const { return ForkGuard::generation() != made_in_; }
-  absl::Status ForkedError() const {
+  [[gnu::noinline]] absl::Status SendForked(OutgoingMessage&& message) const {
+    OutgoingMessage(std::move(message)).reset();
+    return ForkedError();
+  }
+  [[gnu::noinline]] absl::Status ForkedError() const {
     return ForkGuard::Refusal(absl::StrCat("connection to ", link_->info(which_).peer));
   }
 

@@ -70,11 +70,6 @@ Link::Link(std::string endpoint, SideOptions connector, SideOptions acceptor)
 
 Link::~Link() = default;
 
-bool Link::HasCallback(const Side& side) const {
-  return side.started && side.state.load(std::memory_order_relaxed) == State::kOpen &&
-         (side.writable_due || (!side.inbox.empty() && !side.paused));
-}
-
 bool Link::HasEnd(const Side& side) {
   switch (side.state.load(std::memory_order_relaxed)) {
     case State::kOpen:
@@ -118,20 +113,17 @@ absl::Status Link::QueueFull(Side& side) {
 absl::StatusOr<OutgoingMessage> Link::Reserve(Which which, size_t bytes) {
   Side& side = sides_[which];
   Side& other = Other(side);
-  const auto open = [&] {
-    return side.state.load(std::memory_order_relaxed) == State::kOpen &&
-           other.state.load(std::memory_order_relaxed) == State::kOpen;
-  };
-  const auto room = [&] {
-    return side.accepted ||
-           other.inbox_bytes.load(std::memory_order_relaxed) < side.limits.queued_bytes_max;
-  };
-  if (!open() || !room()) [[unlikely]] {
-    MutexLock lock(&mutex_);
-    if (!open()) return Closed(side);
-    if (!room()) return QueueFull(side);
+  if (!IsOpen(side, other) || !IsBelowBound(side, other)) [[unlikely]] {
+    if (absl::Status why = WhyNoRoom(side); !why.ok()) return why;
   }
   return NewHeapMessage(bytes);
+}
+
+absl::Status Link::WhyNoRoom(Side& side) {
+  const Side& other = Other(side);
+  MutexLock lock(&mutex_);
+  if (!IsOpen(side, other)) return Closed(side);
+  return IsBelowBound(side, other) ? absl::OkStatus() : QueueFull(side);
 }
 
 bool Link::HasRoom(Which which) {
@@ -159,10 +151,8 @@ absl::Status Link::Send(Which which, OutgoingMessage&& message) {
   const uint64_t bound = QueueBound(side.limits, side.accepted, owned->header);
 
   MutexLock lock(&mutex_);
-  if (side.state.load(std::memory_order_relaxed) != State::kOpen ||
-      other.state.load(std::memory_order_relaxed) != State::kOpen) [[unlikely]] {
+  if (!IsOpen(side, other)) [[unlikely]]
     return Closed(side);
-  }
   const uint64_t queued = other.inbox_bytes.load(std::memory_order_relaxed);
   if (queued != 0 && queued + bytes > bound) [[unlikely]] {
     return side.accepted ? AnswersUnread(side.limits, bytes, queued) : QueueFull(side);
@@ -190,8 +180,7 @@ bool Link::WillDriveItself(const Side& sender) {
   return sender.awaits && !sender.background;
 }
 
-void Link::Announce(Side& side) {
-  if (!CanDrive(side)) return;
+void Link::FindDriver(Side& side) {
   Side& other = Other(side);
   if (side.waking != 0 || other.waking_for_both != 0) return;
   if (WakeSleeper(side, false) || WakeSleeper(other, true)) return;
@@ -251,9 +240,8 @@ void Link::PostPump(Side& side) {
       [self = std::shared_ptr<Side>(shared_from_this(), &side)] { self->link->Pump(*self); });
 }
 
-void Link::ArmTimer(Side& side) {
-  side.timer_needed = true;
-  if (side.timer_armed || side.state.load(std::memory_order_relaxed) == State::kClosed) return;
+void Link::StartTimer(Side& side) {
+  if (side.state.load(std::memory_order_relaxed) == State::kClosed) return;
   if (!side.timer.has_value()) {
     side.timer.emplace(
         side.loop, [weak = std::weak_ptr<Side>(std::shared_ptr<Side>(shared_from_this(), &side))] {
@@ -286,6 +274,12 @@ OutgoingMessage Link::TakeFromInbox(Side& side) {
       side.inbox_bytes.load(std::memory_order_relaxed) - uint64_t{message->header.size};
   side.inbox_bytes.store(left, std::memory_order_relaxed);
   Side& sender = Other(side);
+  if (sender.writable_wanted || sender.paused) [[unlikely]]
+    MadeRoom(sender, left);
+  return message;
+}
+
+void Link::MadeRoom(Side& sender, uint64_t left) {
   if (sender.writable_wanted && left <= StreamMark(sender.limits) / 2) [[unlikely]] {
     sender.writable_wanted = false;
     sender.writable_due = true;
@@ -295,11 +289,9 @@ OutgoingMessage Link::TakeFromInbox(Side& side) {
     sender.paused = false;
     Announce(sender);
   }
-  return message;
 }
 
-bool Link::DriveOne(Side& side) {
-  if (!CanDrive(side)) return false;
+void Link::RunOne(Side& side) {
   side.driven.store(true, std::memory_order_relaxed);
   Receiver& receiver = *side.receiver;
   if (side.writable_due) {
@@ -316,7 +308,6 @@ bool Link::DriveOne(Side& side) {
   mutex_.Lock();
   side.driven.store(false, std::memory_order_relaxed);
   if (HasEnd(side)) PostPump(side);
-  return true;
 }
 
 void Link::Pump(Side& side) {

@@ -167,27 +167,55 @@ class Link : public std::enable_shared_from_this<Link> {
   class SideCallback;
   static constinit thread_local Frame* await_frames_;
 
+  static bool IsOpen(const Side& side, const Side& other) {
+    return side.state.load(std::memory_order_relaxed) == State::kOpen &&
+           other.state.load(std::memory_order_relaxed) == State::kOpen;
+  }
+  // Whether a call may be added to what waits for the `other` side.
+  static bool IsBelowBound(const Side& side, const Side& other) {
+    return side.accepted ||
+           other.inbox_bytes.load(std::memory_order_relaxed) < side.limits.queued_bytes_max;
+  }
   Side& Other(const Side& side) { return &side == &sides_[0] ? sides_[1] : sides_[0]; }
 
   // What there is to do for `side`: a callback by whoever drives, or its end, by the loop alone.
-  bool HasCallback(const Side& side) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool HasCallback(const Side& side) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return side.started && side.state.load(std::memory_order_relaxed) == State::kOpen &&
+           (side.writable_due || (!side.inbox.empty() && !side.paused));
+  }
   bool HasEnd(const Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CanDrive(const Side& side) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !side.driven.load(std::memory_order_relaxed) && HasCallback(side);
   }
 
   // Makes sure that somebody runs the callbacks that `side` has.
-  void Announce(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Announce(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (CanDrive(side)) FindDriver(side);
+  }
+  void FindDriver(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether the calling thread, having sent from `sender`, is expected to do so itself.
   bool WillDriveItself(const Side& sender) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool WakeSleeper(Side& awaited, bool to_drive_other) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PostPump(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void ArmTimer(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ArmTimer(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    side.timer_needed = true;
+    if (!side.timer_armed) StartTimer(side);
+  }
+  void StartTimer(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Runs one callback, with the mutex released; false when there is none to run, or somebody else
   // drives. The end of the side, if that comes next, is left to the loop.
-  bool DriveOne(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool DriveOne(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!CanDrive(side)) return false;
+    RunOne(side);
+    return true;
+  }
+  void RunOne(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   OutgoingMessage TakeFromInbox(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `left` bytes are in the inbox of a side whose `sender` waits for room.
+  void MadeRoom(Side& sender, uint64_t left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Why Reserve finds no room; nothing: there is some by now.
+  absl::Status WhyNoRoom(Side& side);
 
   // Loop thread.
   void Pump(Side& side);

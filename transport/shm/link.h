@@ -73,6 +73,8 @@ class Link final : public Backing {
   bool Keep(const Descriptor& piece);
 
   absl::Status ParseInline(const Record& record, bool& broken, IncomingMessage& message);
+  // Of a record of at most `kPiecesMax` words.
+  template <uint32_t kPiecesMax>
   absl::Status ParsePieces(const Record& record, const Limits& limits, bool& broken,
                            IncomingMessage& message);
   absl::Status ParseStream(const Record& record, const Limits& limits, bool& broken,

@@ -40,7 +40,6 @@ class ShmMessage final : public MessageBody {
 
   SlotSegments slots_;
   const uint64_t hint_bytes_;
-  uint64_t allocated_bytes_ = 0;
   std::vector<BufferRef> private_segments_;
   BufferRef extra_;
   size_t extra_bytes_ = 0;

@@ -49,7 +49,10 @@ class SlotSegments final : public FurtherSegments {
   uint32_t count_ = 0;
   bool sent_ = false;  // or given up: ours no more
   bool kept_ = false;
-  std::array<Slot, 4> few_;
+  // The first count_ are Slots; not cleared, as every message has them.
+  union {
+    std::array<Slot, 4> few_;
+  };
   std::vector<Slot> more_;  // all of them, when they are more
 };
 

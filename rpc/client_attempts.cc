@@ -1,0 +1,88 @@
+// ClientCall, continued: how a call goes on with another attempt.
+
+#include <utility>
+
+#include "base/object_pool.h"
+#include "rpc/call_repeats.h"
+#include "rpc/channel.h"
+#include "rpc/client_call.h"
+#include "rpc/retry_judgement.h"
+#include "rpc/session.h"
+
+namespace mi7 {
+
+bool ClientCall::AddRepeats() {
+  repeats_ = ObjectPool<CallRepeats>::New(*this, repeat_, retry_policy());
+  return (state_.fetch_or(kRepeats, std::memory_order_acq_rel) & kClaimed) == 0;
+}
+
+const RetryPolicy& ClientCall::retry_policy() const {
+  return extras_ != nullptr && extras_->options.retry != nullptr ? *extras_->options.retry
+                                                                 : channel_->retry_policy();
+}
+
+bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
+  if (stream_ != nullptr || in_order_) return false;
+  CallRepeats* own = repeats();
+  if (own == nullptr) {
+    // It can be repeated if its request is still here.
+    if (hopeless_ || !request_ || !JudgeFailure(failure, repeat_, recognized()).repeat) {
+      return false;
+    }
+    if (!AddRepeats()) return false;
+    own = repeats_;
+  }
+  std::optional<absl::Status> end = own->OnFirstFailed(failure, std::move(request_), hopeless_);
+  if (!end) return true;
+  failure = *std::move(end);
+  return false;
+}
+
+bool ClientCall::recognized() const {
+  return method_->deduplicate && session_ && session_->calls().recognizes_calls();
+}
+
+ClientCall* ClientCall::NewAttempt(uint32_t previous_attempts, int64_t may_have_run_since_ns,
+                                   bool needs_recognition, transport::OutgoingMessage request) {
+  CallOptions options;
+  if (extras_ != nullptr) options = extras_->options;
+  options.deadline = deadline_;
+  options.no_deadline = true;
+  options.wait_for_ready = wait_for_ready_;
+  options.repeat = Repeat::kNever;
+  options.within = nullptr;
+  // Attempts run beside each other. The interceptors, which see the call as a whole, want it, too.
+  if (extras_ != nullptr && (options.received || extras_->interception)) {
+    options.received = std::make_shared<ResponseMetadata>();
+  }
+  ClientCall* const attempt =
+      New(channel_, nullptr, *service_, *method_, options, std::move(request));
+  attempt->is_attempt_ = true;
+  if (attempt->extras_ == nullptr) attempt->extras_ = MakePooled<ClientCallExtras>(options);
+  attempt->extras_->previous_attempts = previous_attempts;
+  attempt->extras_->may_have_run_since_ns = may_have_run_since_ns;
+  attempt->extras_->needs_recognition = needs_recognition;
+  return attempt;
+}
+
+void ClientCall::CompleteByAttempt(ClientCall& attempt, absl::Status failure) {
+  if (const auto& received = attempt.extras_->options.received; received) {
+    extras_->response = std::move(*received);  // Finish passes it on
+  }
+  if (failure.ok()) {
+    CompleteWith(std::move(attempt.response()));
+  } else {
+    CompleteWith(std::move(failure));
+  }
+}
+
+bool ClientCall::WaitsToConnect(absl::Duration wait, bool hopeless) const {
+  if (wait_for_ready_) return true;
+  if (hopeless) return false;
+  if (repeat_ == Repeat::kNever && !is_attempt_) return false;
+  const RetryPolicy& policy = retry_policy();
+  return connects_failed_ < policy.attempts_max && wait <= policy.backoff.max &&
+         wait < deadline_.remaining();
+}
+
+}  // namespace mi7
