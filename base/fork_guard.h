@@ -27,9 +27,8 @@ class ForkGuard {
  public:
   // Grows with every fork that this process is the child of.
   static uint32_t generation() { return generation_.load(std::memory_order_relaxed); }
-  // Whether this process may have objects of a parent's. Most never do, which is all that they have
-  // to look at.
-  static bool any() { return generation() != 0; }
+  // Whether this process is such a child. Only there need anything compare generations.
+  static bool in_child() { return generation() != 0; }
 
   // Closes `fd` in every forked child, until Close or Forget. The number may be another
   // descriptor's there: it is for the owner to know that.

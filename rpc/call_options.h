@@ -59,7 +59,7 @@ struct CallOptions {
 };
 
 namespace internal {
-// Never destroyed: static objects may make calls when they end.
+// Its value is never destroyed: static objects may make calls when they end.
 union DefaultCallOptions {
   constexpr DefaultCallOptions() : value() {}
   ~DefaultCallOptions() {}

@@ -79,10 +79,12 @@ class CallSide {
   absl::Status closed() const;
   // Whether `call` may go beyond in_flight_max_, where it is.
   bool HasControlRoom(const ClientCall& call) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // TrySend's, for a call that is not to be sent to a server that does not recognize it.
+  // TrySend's, also its result, for a call that is not to be sent to a server that does not
+  // recognize it.
   bool FailUnrecognized(ClientCall& call);
   absl::Status TooManyCalls() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // A return with an error, or of a call that has more than a plain one. Takes over a reference.
+  // A return with an error, without results, or of a call that has more than a plain one. Takes
+  // over a reference.
   void TakeUnusualReturn(ClientCall* call, transport::IncomingMessage&& message);
   void TakeBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveBackBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

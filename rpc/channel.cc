@@ -192,8 +192,10 @@ ClientCall* Channel::NewCall(const std::shared_ptr<Channel>& channel, const Inte
   if (!request) request = transport::NewHeapMessage(guess.bytes());
   ClientCall* const call =
       ClientCall::New(channel, std::move(session), service, method, options, std::move(request));
-  if (!failure.ok()) [[unlikely]]
+  if (!failure.ok()) [[unlikely]] {
     call->status_ = std::move(failure);
+    call->failed_early_ = true;
+  }
   if (!channel->settings_->interceptors.empty()) [[unlikely]]
     call->Intercept(channel->settings_->interceptors);
   return call;

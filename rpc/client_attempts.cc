@@ -1,7 +1,9 @@
 // ClientCall, continued: how a call goes on with another attempt.
 
+#include <optional>
 #include <utility>
 
+#include "absl/time/time.h"
 #include "base/object_pool.h"
 #include "rpc/call_repeats.h"
 #include "rpc/channel.h"
@@ -70,7 +72,7 @@ void ClientCall::CompleteByAttempt(ClientCall& attempt, absl::Status failure) {
     extras_->response = std::move(*received);  // Finish passes it on
   }
   if (failure.ok()) {
-    CompleteWith(std::move(attempt.response()));
+    CompleteWith(std::move(attempt.ResponseOrEmpty()));
   } else {
     CompleteWith(std::move(failure));
   }

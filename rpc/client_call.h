@@ -130,7 +130,7 @@ class ClientCall : private Turn {
   // The root of an OK call's response. Throws kj::Exception when it is malformed.
   template <typename R>
   typename R::Reader Results() {
-    return body_.Root<R>(response(), *limits_);
+    return body_.Root<R>(ResponseOrEmpty(), *limits_);
   }
   // Makes an OK call a failed one: its response turned out to be malformed.
   void FailMalformed();
@@ -176,7 +176,7 @@ class ClientCall : private Turn {
   };
   enum class Ending { kDeadline, kCancelled };
 
- public:  // constructed by the object pool only
+ public:  // for the object pool only, and defined where that is used, in client_call.cc
   inline ClientCall(const std::shared_ptr<Channel>& channel, std::shared_ptr<Session>&& session,
                     const InterfaceInfo& service, const MethodInfo& method,
                     const CallOptions& options, transport::OutgoingMessage&& request);
@@ -185,8 +185,7 @@ class ClientCall : private Turn {
   ClientCall& operator=(const ClientCall&) = delete;
 
  private:
-  // Empty where there is none.
-  transport::IncomingMessage& response() {
+  transport::IncomingMessage& ResponseOrEmpty() {
     if (!response_) [[unlikely]]
       response_.emplace();
     return *response_;
@@ -277,6 +276,7 @@ class ClientCall : private Turn {
   enum SendStage : uint8_t { kSending, kSent, kLost };
   std::atomic<SendStage> send_stage_{kSending};
   bool started_ = false;
+  bool failed_early_ = false;  // found while building, reported by Start
   // Written by Start: the call went to the channel's queue because there was no connection.
   bool queued_ = false;
   // The event loop drives for this call's sake. Written before the send, then CallSide's, under its
@@ -303,8 +303,11 @@ class ClientCall : private Turn {
   CallerStream* stream_ = nullptr;  // owned; nullptr: the call is unary
   CallRepeats* repeats_;            // owned; written before kRepeats is set, and not read before
 
-  absl::Status status_;  // before Start: what is wrong with the call already
-  std::optional<transport::IncomingMessage> response_;  // none before it has arrived
+  // Whoever ends the call with a response leaves it as it is, OK. Before Start, where failed_early_
+  // is set: what is wrong with the call already.
+  absl::Status status_;
+  // None as long as there was no use for it.
+  std::optional<transport::IncomingMessage> response_;
   Body body_;
   const Limits* limits_;  // the channel's
 

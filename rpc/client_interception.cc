@@ -63,7 +63,7 @@ capnp::AnyPointer::Builder ClientInterception::EditParamsRoot() {
 
 capnp::AnyPointer::Reader ClientInterception::ResultsRoot() {
   if (made_) return made_->getRoot<capnp::AnyPointer>().asReader();
-  if (!received_) received_.emplace(call_.response(), *call_.limits_);
+  if (!received_) received_.emplace(call_.ResponseOrEmpty(), *call_.limits_);
   return received_->getRoot<capnp::AnyPointer>();
 }
 

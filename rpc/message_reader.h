@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/limits.h"
+#include "rpc/pointer_check.h"
 #include "transport/message.h"
 
 namespace mi7 {
@@ -51,7 +52,8 @@ class BodyReader final : public capnp::SegmentArrayMessageReader {
 };
 
 // The body of one received message. Makes a Cap'n Proto arena only for a message that needs one: a
-// root struct without pointers is checked here and read where it lies.
+// root struct without pointers is checked here and read where it lies, and so is a small message
+// with few pointers in memory that nobody else can change.
 class Body {
  public:
   // The root struct of `message`, which must be the same one every time and outlive the Body.
@@ -61,7 +63,12 @@ class Body {
     if (const std::optional<DataOnly> data = RootWithoutPointers(message)) {
       return capnp::readDataStruct<T>(kj::arrayPtr(data->words, data->count));
     }
-    if (!reader_) reader_.emplace(message, limits);
+    if (!reader_) {
+      if (IsReadUnchecked(message, limits)) {
+        return capnp::readMessageUnchecked<T>(message.segments()[0].begin());
+      }
+      reader_.emplace(message, limits);
+    }
     return reader_->template getRoot<T>();
   }
 
@@ -87,6 +94,14 @@ class Body {
     const uint64_t count = pointer >> 32;
     if (1 + distance + count > segments[0].size()) return std::nullopt;
     return DataOnly{segments[0].begin() + 1 + distance, count};
+  }
+
+  static bool IsReadUnchecked(const transport::IncomingMessage& message, const Limits& limits) {
+    if (!message.memory_is_private() || message.segments().size() != 1) return false;
+    const auto segment = message.segments()[0];
+    // No more is read than the segment has; a reader could be allowed less.
+    return ReaderOptionsFor(segment.size(), limits).traversalLimitInWords >= segment.size() &&
+           PointersAreSound(segment, limits.nesting_max);
   }
 
   std::optional<BodyReader> reader_;

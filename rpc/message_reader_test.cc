@@ -119,5 +119,33 @@ TEST(BodyTest, PointersAreFollowed) {
   EXPECT_STREQ(body.Root<Hello>(message, {}).getImplementation().cStr(), "somebody");
 }
 
+// Whether the text of `message` can be read more often than a reader, which counts, allows.
+bool ReadsWithoutCounting(const IncomingMessage& message) {
+  const Limits limits = {.traversal_factor = 1, .traversal_words_extra = 16};
+  Body body;
+  const Hello::Reader hello = body.Root<Hello>(message, limits);
+  try {
+    for (int i = 0; i < 100; ++i) {
+      if (hello.getImplementation().size() == 0) return false;
+    }
+  } catch (const kj::Exception&) {
+    return false;
+  }
+  return true;
+}
+
+TEST(BodyTest, OnlyMemoryThatNobodyChangesIsCheckedOnce) {
+  transport::OutgoingMessage sent = transport::NewHeapMessage(100);
+  sent->header.type = transport::FrameType::kReturn;
+  sent->initRoot<Hello>().setImplementation("somebody with a name of several words");
+  ASSERT_TRUE(transport::SealMessage(*sent, {}).ok());
+  const IncomingMessage message = transport::MakeIncoming(std::move(sent));
+  EXPECT_TRUE(ReadsWithoutCounting(message));
+  const IncomingMessage::Segment segment = message.segments()[0];
+  IncomingMessage others;
+  others.Set(message.header(), {}, {&segment, 1}, nullptr, 0);
+  EXPECT_FALSE(ReadsWithoutCounting(others)) << "a peer may change it";
+}
+
 }  // namespace
 }  // namespace mi7

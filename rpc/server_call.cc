@@ -93,8 +93,8 @@ void ServerCall::ReturnedLater() {
 void ServerCall::Unref() {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   if (!answered_.load(std::memory_order_relaxed)) {
-    absl::Status none = absl::InternalError("handler dropped the call without an answer");
-    Finish(none);
+    absl::Status unanswered = absl::InternalError("handler dropped the call without an answer");
+    Finish(unanswered);
   }
   ObjectPool<ServerCall>::Delete(this);
 }

@@ -80,7 +80,7 @@ class EventLoop {
   static bool InAnyLoopThread() { return current_ != nullptr; }
   // Whether this process was forked from the one that made the loop. The thread did not come along:
   // nothing that is posted runs, Watch fails with FAILED_PRECONDITION, and timers do nothing.
-  bool forked() const { return ForkGuard::any() && MadeBeforeFork(); }
+  bool forked() const { return ForkGuard::in_child() && MadeBeforeFork(); }
 
   // A timer of the loop. Its callback runs on the loop's thread, at most once a Schedule, never
   // early. Owned by its user, who may be any thread for Schedule and Cancel. After Cancel or

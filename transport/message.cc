@@ -421,6 +421,7 @@ absl::Status ParseMessage(const FrameHeader& header, std::span<const std::byte> 
   // The usual case: one segment, as long as the body.
   if (count == 1 && body.size() - kOneSegmentTableBytes == uint64_t{table_entry(1)} * kWordBytes)
       [[likely]] {
+    message.memory_is_private_ = true;
     message.segment_count_ = 1;
     message.first_segment_ = {
         reinterpret_cast<const capnp::word*>(body.data() + kOneSegmentTableBytes), table_entry(1)};
@@ -476,7 +477,9 @@ IncomingMessage MakeIncoming(OutgoingMessage&& message) {
   MI7_CHECK(heap.header.size >= kFrameHeaderBytes, "MakeIncoming is called after SealMessage");
   static_cast<void>(message.release());
   if (segments.size() == 1) [[likely]] {
-    return IncomingMessage(heap.header, heap.extra(), segments[0], &heap, 0);
+    IncomingMessage incoming(heap.header, heap.extra(), segments[0], &heap, 0);
+    if (heap.further_segments() == nullptr) incoming.set_memory_is_private();
+    return incoming;
   }
   IncomingMessage incoming;
   incoming.Set(heap.header, heap.extra(), {segments.begin(), segments.size()}, &heap, 0);

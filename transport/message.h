@@ -29,10 +29,14 @@
 
 namespace mi7::transport {
 
+class SegmentSource;
+
 // Memory for segments of one heap message after its first: where the peer will read them, in place
 // of the heap.
 class FurtherSegments {
  public:
+  // Who made it.
+  virtual const SegmentSource* source() const = 0;
   // At least `minimum_bytes`, zeroed. Empty: none is to be had; the heap will do.
   virtual kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t better_bytes) = 0;
   // The message ends, whose segments these are, in order. Gives the memory back unless it was sent,
@@ -136,14 +140,14 @@ class MessageBody : public capnp::MessageBuilder {
   }
 
   FurtherSegments* further_segments_ = nullptr;
-  size_t allocated_bytes_ = 0;  // of the memory that its segments have, or will have first
+  size_t allocated_bytes_ = 0;  // of its own memory for segments, used or not
   ReadyRoot ready_;
   std::optional<StructSize> root_size_;  // what initRoot was called for
 
  private:
   friend OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max);
   friend bool IsSole(const MessageBody& message);
-  size_t BytesInUse();
+  size_t BytesInUse();  // of the segments
 
   const bool is_heap_;
   bool was_shared_ = false;
@@ -182,16 +186,16 @@ class OutgoingMessage {
 // the body fits its first segment. Thread-safe.
 OutgoingMessage NewHeapMessage(size_t bytes);
 
-// A second handle of a message whose segments have at most `bytes_max` bytes, for a connection to
+// A second handle of a message whose segments have at most `bytes_max` bytes (memory that it only
+// refers to, Orphanage::referenceExternalData, may count or not), for a connection to
 // send while the first handle keeps the message: the memory goes back when both are gone, on
 // whichever thread. Empty for larger messages. Nothing is copied. What the first handle's owner may
 // do with the message before it is sole again is ReadShared, when the connection has answered or
 // dropped it.
 inline OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max) {
   // Most messages have not even the room for so much.
-  if (message.allocated_bytes_ > bytes_max && message.BytesInUse() > bytes_max) {
-    return OutgoingMessage();
-  }
+  const bool is_small = message.allocated_bytes_ != 0 && message.allocated_bytes_ <= bytes_max;
+  if (!is_small && message.BytesInUse() > bytes_max) return OutgoingMessage();
   message.was_shared_ = true;
   // Relaxed: the second one is not given away yet.
   message.shared_.store(true, std::memory_order_relaxed);
@@ -261,6 +265,7 @@ class IncomingMessage {
         first_segment_(other.first_segment_),
         more_segments_(std::move(other.more_segments_)),
         segment_count_(std::exchange(other.segment_count_, 0)),
+        memory_is_private_(other.memory_is_private_),
         backing_(std::exchange(other.backing_, nullptr)),
         cookie_(other.cookie_) {}
   IncomingMessage& operator=(IncomingMessage&& other) noexcept {
@@ -288,6 +293,7 @@ class IncomingMessage {
     header_ = header;
     extra_ = extra;
     segment_count_ = static_cast<uint32_t>(segments.size());
+    memory_is_private_ = false;
     if (segments.size() == 1) [[likely]] {
       first_segment_ = segments[0];
     } else if (segments.size() > 1) {
@@ -308,12 +314,18 @@ class IncomingMessage {
     return {more_segments_ ? more_segments_.get() : &first_segment_, segment_count_};
   }
   bool has_body() const { return segment_count_ != 0; }
+  // Whether nobody can change the segments any more: they are in memory of this process that has
+  // one user. What was checked in them once needs no second look.
+  bool memory_is_private() const { return memory_is_private_; }
+  // For transports; after Set, which makes them those of others.
+  void set_memory_is_private() { memory_is_private_ = true; }
   // See Backing::HeldBytes.
   size_t held_bytes() const { return backing_ != nullptr ? backing_->HeldBytes() : 0; }
   // Releases the memory; the message is empty afterwards.
   void reset() {
     extra_ = {};
     segment_count_ = 0;
+    memory_is_private_ = false;
     more_segments_.reset();
     if (backing_ != nullptr) std::exchange(backing_, nullptr)->Release(cookie_);
   }
@@ -327,14 +339,16 @@ class IncomingMessage {
   Segment first_segment_;
   std::unique_ptr<Segment[]> more_segments_;  // all segments, when there are several
   uint32_t segment_count_ = 0;
+  bool memory_is_private_ = false;
   Backing* backing_ = nullptr;
   uint64_t cookie_ = 0;
 };
 
 // Parses what follows a checked `header`: `rest` is extra and body, header.size - 32 bytes,
-// 8-aligned. Takes over one reference of `backing`, also on failure.
-// INVALID_ARGUMENT: the segment table contradicts the size, or exceeds limits.segments_max; the
-// message is unusable but the stream goes on. One allocation when there are several segments.
+// 8-aligned, in memory that nobody changes any more. Takes over one reference of `backing`, also on
+// failure. INVALID_ARGUMENT: the segment table contradicts the size, or exceeds
+// limits.segments_max; the message is unusable but the stream goes on. One allocation when there
+// are several segments.
 absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
                                              std::span<const std::byte> rest, Backing* backing,
                                              uint64_t cookie, const Limits& limits);

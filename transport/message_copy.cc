@@ -36,6 +36,7 @@ IncomingMessage CopyMessage(const IncomingMessage& message, std::span<std::byte>
   if (message.segments().size() == 1) {
     const Segment only = copy(message.segments()[0]);
     result.Set(message.header(), extra, {&only, 1}, buffer, 0);
+    result.set_memory_is_private();
     return result;
   }
   std::vector<Segment> segments;

@@ -114,12 +114,12 @@ absl::StatusOr<OutgoingMessage> Link::Reserve(Which which, size_t bytes) {
   Side& side = sides_[which];
   Side& other = Other(side);
   if (!IsOpen(side, other) || !IsBelowBound(side, other)) [[unlikely]] {
-    if (absl::Status why = WhyNoRoom(side); !why.ok()) return why;
+    if (absl::Status why = RefuseReserve(side); !why.ok()) return why;
   }
   return NewHeapMessage(bytes);
 }
 
-absl::Status Link::WhyNoRoom(Side& side) {
+absl::Status Link::RefuseReserve(Side& side) {
   const Side& other = Other(side);
   MutexLock lock(&mutex_);
   if (!IsOpen(side, other)) return Closed(side);

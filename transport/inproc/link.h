@@ -210,12 +210,14 @@ class Link : public std::enable_shared_from_this<Link> {
     RunOne(side);
     return true;
   }
+  // Releases the mutex and takes it again.
   void RunOne(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   OutgoingMessage TakeFromInbox(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // `left` bytes are in the inbox of a side whose `sender` waits for room.
   void MadeRoom(Side& sender, uint64_t left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Why Reserve finds no room; nothing: there is some by now.
-  absl::Status WhyNoRoom(Side& side);
+  // What Reserve refuses with: closed, or full, and then the side is told when there is room. OK:
+  // there is some by now.
+  absl::Status RefuseReserve(Side& side) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Loop thread.
   void Pump(Side& side);

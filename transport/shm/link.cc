@@ -197,6 +197,7 @@ absl::Status Link::ParseInline(const Record& record, bool& broken, IncomingMessa
       reinterpret_cast<const capnp::word*>(buffer->data() + header.extra_size),
       record.count - header.extra_size / kWordBytes};
   message.Set(header, extra, {&body, has_body ? 1u : 0u}, buffer, 0);
+  message.set_memory_is_private();
   return absl::OkStatus();
 }
 
@@ -204,7 +205,7 @@ template <uint32_t kPiecesMax>
 absl::Status Link::ParsePieces(const Record& record, const Limits& limits, bool& broken,
                                IncomingMessage& message) {
   const FrameHeader& header = record.header;
-  MI7_CHECK(record.count <= kPiecesMax, "a record has no more words than it can have");
+  MI7_CHECK(record.count <= kPiecesMax, "Parse chooses by the record's count");
   std::array<std::span<const std::byte>, kPiecesMax> pieces;
   std::array<uint32_t, kPiecesMax> bits;
   if (record.count == 0) return Broken("a message in pieces without a piece");

@@ -1,6 +1,7 @@
 #include "transport/shm/slot_segments.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "base/check.h"
 #include "base/object_pool.h"
@@ -15,9 +16,10 @@ constexpr size_t kWordBytes = sizeof(capnp::word);
 FurtherSegments* SlotPool::NewFurtherSegments() { return ObjectPool<SlotSegments>::New(*this); }
 
 SlotSegments* SlotSegments::Of(MessageBody& message, const SlotPool& pool) {
-  auto* const segments = dynamic_cast<SlotSegments*>(message.further_segments());
-  return segments != nullptr && &segments->pool_ == &pool && segments->count_ != 0 ? segments
-                                                                                   : nullptr;
+  FurtherSegments* const segments = message.further_segments();
+  if (segments == nullptr || segments->source() != &pool) return nullptr;
+  auto* const own = static_cast<SlotSegments*>(segments);  // a pool makes no others
+  return own->count_ != 0 ? own : nullptr;
 }
 
 kj::ArrayPtr<capnp::word> SlotSegments::Allocate(size_t minimum_bytes, size_t better_bytes) {
@@ -27,7 +29,7 @@ kj::ArrayPtr<capnp::word> SlotSegments::Allocate(size_t minimum_bytes, size_t be
   if (!slot) return nullptr;
   if (count_ == few_.size()) more_.assign(few_.begin(), few_.end());
   if (count_ < few_.size()) {
-    few_[count_] = slot;
+    std::construct_at(&few_[count_], slot);
   } else {
     more_.push_back(slot);
   }

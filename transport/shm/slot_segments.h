@@ -22,6 +22,7 @@ class SlotSegments final : public FurtherSegments {
 
   explicit SlotSegments(SlotPool& pool) : pool_(pool) {}
 
+  const SegmentSource* source() const override { return &pool_; }
   kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t better_bytes) override;
   void Drop(kj::ArrayPtr<const IncomingMessage::Segment> segments) override;
   void GiveUp(kj::ArrayPtr<const IncomingMessage::Segment> segments) override;
@@ -49,7 +50,8 @@ class SlotSegments final : public FurtherSegments {
   uint32_t count_ = 0;
   bool sent_ = false;  // or given up: ours no more
   bool kept_ = false;
-  // The first count_ are Slots; not cleared, as every message has them.
+  // The first four, if there are no more: as many as there are. Not cleared, as every message has
+  // them.
   union {
     std::array<Slot, 4> few_;
   };

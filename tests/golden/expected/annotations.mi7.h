@@ -50,21 +50,21 @@ class DirectoryStub : public ::mi7::Stub {
   //
   // lookUp @0 (name :Text) -> (address :Text) $Mi7.timeout(500) $Mi7.idempotent
   ::mi7::Request<Directory::LookUpParams, Directory::LookUpResults> LookUp(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Must not happen twice.
   //
   // order @1 (item :Text) -> (number :UInt64) $Mi7.deduplicate $Mi7.priority(control)
   ::mi7::Request<Directory::OrderParams, Directory::OrderResults> Order(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // reserve @2 () -> () $Mi7.timeout(2147483647) $Mi7.retryable $Mi7.deduplicate
   ::mi7::Request<Directory::ReserveParams, Directory::ReserveResults> Reserve(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // plain @3 () -> ()
   ::mi7::Request<Directory::PlainParams, Directory::PlainResults> Plain(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Another table of Directory's methods says the same.
@@ -108,21 +108,21 @@ class ExtendedStub : public ::mi7::Stub {
   //
   // Directory.lookUp @0 (name :Text) -> (address :Text) $Mi7.timeout(500) $Mi7.idempotent
   ::mi7::Request<Directory::LookUpParams, Directory::LookUpResults> LookUp(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Must not happen twice.
   //
   // Directory.order @1 (item :Text) -> (number :UInt64) $Mi7.deduplicate $Mi7.priority(control)
   ::mi7::Request<Directory::OrderParams, Directory::OrderResults> Order(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Directory.reserve @2 () -> () $Mi7.timeout(2147483647) $Mi7.retryable $Mi7.deduplicate
   ::mi7::Request<Directory::ReserveParams, Directory::ReserveResults> Reserve(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Directory.plain @3 () -> ()
   ::mi7::Request<Directory::PlainParams, Directory::PlainResults> Plain(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 }  // namespace golden::annotations

@@ -31,7 +31,7 @@ class CollideStub_ : public ::mi7::Stub {
 
   // call @0 (a :CollideService, b :CollideStub) -> MockCollideService
   ::mi7::Request<Collide::CallParams, MockCollideService> Call(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Outer, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -90,11 +90,11 @@ class Outer_InnerStub_ : public ::mi7::Stub {
 
   // renamed @0 () -> ()
   ::mi7::Request<Outer_Inner::OtherNameParams, Outer_Inner::OtherNameResults> OtherName(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // snake @1 (value :Renamed) -> Renamed
   ::mi7::Request<Outer_Inner::Snake_caseParams, NewName> Snake_case(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Types that the names of methods, of type parameters or of the runtime would hide.
@@ -135,12 +135,12 @@ class ShadowsStub : public ::mi7::Stub {
   // shadows @0 (a :Shadowed) -> (b :Dispatch)
   ::mi7::Request<typename ::golden::collisions::Shadows<Get_, Service_>::ShadowsParams,
                  typename ::golden::collisions::Shadows<Get_, Service_>::ShadowsResults>
-  Shadows(const ::mi7::CallOptions& options = {}) const;
+  Shadows(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // get @1 (key :Get) -> (value :Service)
   ::mi7::Request<typename ::golden::collisions::Shadows<Get_, Service_>::GetParams,
                  typename ::golden::collisions::Shadows<Get_, Service_>::GetResults>
-  Get(const ::mi7::CallOptions& options = {}) const;
+  Get(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement ServiceUser, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -170,11 +170,11 @@ class ServiceUserStub : public ::mi7::Stub {
   // service @0 Service -> Stub
   // (Called Service_ here because the plain name is taken.)
   ::mi7::Request<::golden::collisions::Service, ::golden::collisions::Stub> Service_(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // renamed @1 Renamed -> Dispatch
   ::mi7::Request<NewName, ::golden::collisions::Dispatch> Renamed(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement One, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -201,11 +201,11 @@ class OneStub : public ::mi7::Stub {
 
   // same @0 () -> ()
   ::mi7::Request<One::SameParams, One::SameResults> Same(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // both @1 () -> ()
   ::mi7::Request<One::BothParams, One::BothResults> Both(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Two, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -236,15 +236,15 @@ class TwoStub : public ::mi7::Stub {
 
   // same @0 () -> ()
   ::mi7::Request<Two::SameParams, Two::SameResults> Same(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // both @1 () -> ()
   ::mi7::Request<Two::BothParams, Two::BothResults> Both(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // sameOne @2 () -> ()
   ::mi7::Request<Two::Same_OneParams, Two::Same_OneResults> Same_One(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Both, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -293,32 +293,32 @@ class BothStub : public ::mi7::Stub {
 
   // both @0 () -> ()
   ::mi7::Request<::golden::collisions::Both::BothParams, ::golden::collisions::Both::BothResults>
-  Both(const ::mi7::CallOptions& options = {}) const;
+  Both(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // One.same @0 () -> ()
   // (Called Same_One here because the plain name is taken.)
   ::mi7::Request<One::SameParams, One::SameResults> Same_One(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // One.both @1 () -> ()
   // (Called Both_One here because the plain name is taken.)
   ::mi7::Request<One::BothParams, One::BothResults> Both_One(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Two.same @0 () -> ()
   // (Called Same_Two here because the plain name is taken.)
   ::mi7::Request<Two::SameParams, Two::SameResults> Same_Two(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Two.both @1 () -> ()
   // (Called Both_Two here because the plain name is taken.)
   ::mi7::Request<Two::BothParams, Two::BothResults> Both_Two(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Two.sameOne @2 () -> ()
   // (Called Same_One_ here because the plain name is taken.)
   ::mi7::Request<Two::Same_OneParams, Two::Same_OneResults> Same_One_(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // The rest is how the generic classes above work.

@@ -56,11 +56,11 @@ class CommentedStub : public ::mi7::Stub {
   // (theResultWithALongName :UInt64)
   ::mi7::Request<Commented::AMethodWithAVeryLongNameAsSomeOrganizationsHaveThemParams,
                  Commented::AMethodWithAVeryLongNameAsSomeOrganizationsHaveThemResults>
-  AMethodWithAVeryLongNameAsSomeOrganizationsHaveThem(const ::mi7::CallOptions& options = {}) const;
+  AMethodWithAVeryLongNameAsSomeOrganizationsHaveThem(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // undocumented @1 () -> ()
   ::mi7::Request<Commented::UndocumentedParams, Commented::UndocumentedResults> Undocumented(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 }  // namespace golden::comments

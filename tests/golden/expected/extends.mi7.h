@@ -44,21 +44,21 @@ class SizedStub : public ::mi7::Stub {
 
   // size @0 () -> (size :UInt64)
   ::mi7::Request<Sized::SizeParams, Sized::SizeResults> Size(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // close @1 (flush :Bool) -> ()
   ::mi7::Request<Sized::CloseParams, Sized::CloseResults> Close(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // reset @2 () -> ()
   ::mi7::Request<Sized::ResetParams, Sized::ResetResults> Reset(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Who answers.
   //
   // Root.id @0 () -> (id :Text)
   ::mi7::Request<::golden::base::Root::IdParams, ::golden::base::Root::IdResults> Id(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // A diamond: Root comes through both. Both have a close(), and reset() is its own.
@@ -119,36 +119,36 @@ class FileStub : public ::mi7::Stub {
   //
   // reset @0 (hard :Bool) -> ()
   ::mi7::Request<File::ResetParams, File::ResetResults> Reset(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Named.name @0 () -> (name :Text)
   ::mi7::Request<::golden::base::Named::NameParams, ::golden::base::Named::NameResults> Name(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Named.close @1 () -> ()
   // (Called Close_Named here because the plain name is taken.)
   ::mi7::Request<::golden::base::Named::CloseParams, ::golden::base::Named::CloseResults>
-  Close_Named(const ::mi7::CallOptions& options = {}) const;
+  Close_Named(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Who answers.
   //
   // Root.id @0 () -> (id :Text)
   ::mi7::Request<::golden::base::Root::IdParams, ::golden::base::Root::IdResults> Id(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Sized.size @0 () -> (size :UInt64)
   ::mi7::Request<Sized::SizeParams, Sized::SizeResults> Size(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Sized.close @1 (flush :Bool) -> ()
   // (Called Close_Sized here because the plain name is taken.)
   ::mi7::Request<Sized::CloseParams, Sized::CloseResults> Close_Sized(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Sized.reset @2 () -> ()
   // (Called Reset_Sized here because the plain name is taken.)
   ::mi7::Request<Sized::ResetParams, Sized::ResetResults> Reset_Sized(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Texts, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -177,7 +177,7 @@ class TextsStub : public ::mi7::Stub {
   // Container.put @0 (item :T) -> (box :Box(T))
   ::mi7::Request<::golden::base::Container<::capnp::Text>::PutParams,
                  ::golden::base::Container<::capnp::Text>::PutResults>
-  Put(const ::mi7::CallOptions& options = {}) const;
+  Put(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Inherits through two files and two levels.
@@ -248,50 +248,50 @@ class FilesStub : public ::mi7::Stub {
 
   // count @0 () -> (count :UInt32)
   ::mi7::Request<Files::CountParams, Files::CountResults> Count(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Hides Sized.reset.
   //
   // File.reset @0 (hard :Bool) -> ()
   // (Called Reset_File here because the plain name is taken.)
   ::mi7::Request<File::ResetParams, File::ResetResults> Reset_File(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Named.name @0 () -> (name :Text)
   ::mi7::Request<::golden::base::Named::NameParams, ::golden::base::Named::NameResults> Name(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Named.close @1 () -> ()
   // (Called Close_Named here because the plain name is taken.)
   ::mi7::Request<::golden::base::Named::CloseParams, ::golden::base::Named::CloseResults>
-  Close_Named(const ::mi7::CallOptions& options = {}) const;
+  Close_Named(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Who answers.
   //
   // Root.id @0 () -> (id :Text)
   ::mi7::Request<::golden::base::Root::IdParams, ::golden::base::Root::IdResults> Id(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Sized.size @0 () -> (size :UInt64)
   ::mi7::Request<Sized::SizeParams, Sized::SizeResults> Size(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Sized.close @1 (flush :Bool) -> ()
   // (Called Close_Sized here because the plain name is taken.)
   ::mi7::Request<Sized::CloseParams, Sized::CloseResults> Close_Sized(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Sized.reset @2 () -> ()
   // (Called Reset_Sized here because the plain name is taken.)
   ::mi7::Request<Sized::ResetParams, Sized::ResetResults> Reset_Sized(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Puts one item into a box.
   //
   // Container.put @0 (item :T) -> (box :Box(T))
   ::mi7::Request<::golden::base::Container<::capnp::Text>::PutParams,
                  ::golden::base::Container<::capnp::Text>::PutResults>
-  Put(const ::mi7::CallOptions& options = {}) const;
+  Put(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 }  // namespace golden::extends

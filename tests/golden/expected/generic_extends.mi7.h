@@ -64,36 +64,36 @@ class ItemsStub : public ::mi7::Stub {
 
   // first @0 () -> Pair(Text, Item)
   ::mi7::Request<Items::FirstParams, Pair<::capnp::Text, Item>> First(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Inherits the brand of its scope.
   //
   // Store.get @0 (key :Key) -> (value :Value)
   ::mi7::Request<Store<::capnp::Text, Item>::GetParams, Store<::capnp::Text, Item>::GetResults> Get(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.getEntry @1 Entry -> Entry
   ::mi7::Request<Store<::capnp::Text, Item>::Entry, Store<::capnp::Text, Item>::Entry> GetEntry(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.all @2 Pair(Key, Value) -> Pair(Text, List(Item))
   ::mi7::Request<Pair<::capnp::Text, Item>, Pair<::capnp::Text, ::capnp::List<Item>>> All(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.swap @3 (pair :Pair(Key, Value)) -> (pair :Pair(Value, Key))
   ::mi7::Request<Store<::capnp::Text, Item>::SwapParams, Store<::capnp::Text, Item>::SwapResults>
-  Swap(const ::mi7::CallOptions& options = {}) const;
+  Swap(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // No brand at all.
   //
   // Store.plain @4 (pair :Pair) -> Pair
   ::mi7::Request<Store<::capnp::Text, Item>::PlainParams, Pair<>> Plain(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.convert @5 [To] (key :Key, like :To) -> (result :To)
   ::mi7::Request<Store<::capnp::Text, Item>::ConvertParams<>,
                  Store<::capnp::Text, Item>::ConvertResults<>>
-  Convert(const ::mi7::CallOptions& options = {}) const;
+  Convert(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Binds none.
@@ -145,28 +145,28 @@ class AnythingStub : public ::mi7::Stub {
   //
   // Store.get @0 (key :Key) -> (value :Value)
   ::mi7::Request<Store<>::GetParams, Store<>::GetResults> Get(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.getEntry @1 Entry -> Entry
   ::mi7::Request<Store<>::Entry, Store<>::Entry> GetEntry(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.all @2 Pair(Key, Value) -> Pair(Text, List(Item))
   ::mi7::Request<Pair<>, Pair<::capnp::Text, ::capnp::List<Item>>> All(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.swap @3 (pair :Pair(Key, Value)) -> (pair :Pair(Value, Key))
   ::mi7::Request<Store<>::SwapParams, Store<>::SwapResults> Swap(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // No brand at all.
   //
   // Store.plain @4 (pair :Pair) -> Pair
-  ::mi7::Request<Store<>::PlainParams, Pair<>> Plain(const ::mi7::CallOptions& options = {}) const;
+  ::mi7::Request<Store<>::PlainParams, Pair<>> Plain(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.convert @5 [To] (key :Key, like :To) -> (result :To)
   ::mi7::Request<Store<>::ConvertParams<>, Store<>::ConvertResults<>> Convert(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Binds one, and passes its own on.
@@ -240,46 +240,46 @@ class CachedStub : public ::mi7::Stub {
 
   // evict @0 (value :Value) -> ()
   ::mi7::Request<typename Cached<Value>::EvictParams, typename Cached<Value>::EvictResults> Evict(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Inherits the brand of its scope.
   //
   // Store.get @0 (key :Key) -> (value :Value)
   ::mi7::Request<typename Store<::capnp::Text, Value>::GetParams,
                  typename Store<::capnp::Text, Value>::GetResults>
-  Get(const ::mi7::CallOptions& options = {}) const;
+  Get(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.getEntry @1 Entry -> Entry
   ::mi7::Request<typename Store<::capnp::Text, Value>::Entry,
                  typename Store<::capnp::Text, Value>::Entry>
-  GetEntry(const ::mi7::CallOptions& options = {}) const;
+  GetEntry(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.all @2 Pair(Key, Value) -> Pair(Text, List(Item))
   ::mi7::Request<Pair<::capnp::Text, Value>, Pair<::capnp::Text, ::capnp::List<Item>>> All(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.swap @3 (pair :Pair(Key, Value)) -> (pair :Pair(Value, Key))
   ::mi7::Request<typename Store<::capnp::Text, Value>::SwapParams,
                  typename Store<::capnp::Text, Value>::SwapResults>
-  Swap(const ::mi7::CallOptions& options = {}) const;
+  Swap(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // No brand at all.
   //
   // Store.plain @4 (pair :Pair) -> Pair
   ::mi7::Request<typename Store<::capnp::Text, Value>::PlainParams, Pair<>> Plain(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.convert @5 [To] (key :Key, like :To) -> (result :To)
   ::mi7::Request<typename Store<::capnp::Text, Value>::template ConvertParams<>,
                  typename Store<::capnp::Text, Value>::template ConvertResults<>>
-  Convert(const ::mi7::CallOptions& options = {}) const;
+  Convert(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Puts one item into a box.
   //
   // Container.put @0 (item :T) -> (box :Box(T))
   ::mi7::Request<typename ::golden::base::Container<Pair<Value, Item>>::PutParams,
                  typename ::golden::base::Container<Pair<Value, Item>>::PutResults>
-  Put(const ::mi7::CallOptions& options = {}) const;
+  Put(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // The rest is how the generic classes above work.

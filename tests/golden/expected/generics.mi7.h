@@ -70,30 +70,30 @@ class StoreStub : public ::mi7::Stub {
   //
   // get @0 (key :Key) -> (value :Value)
   ::mi7::Request<typename Store<Key, Value>::GetParams, typename Store<Key, Value>::GetResults> Get(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // getEntry @1 Entry -> Entry
   ::mi7::Request<typename Store<Key, Value>::Entry, typename Store<Key, Value>::Entry> GetEntry(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // all @2 Pair(Key, Value) -> Pair(Text, List(Item))
   ::mi7::Request<Pair<Key, Value>, Pair<::capnp::Text, ::capnp::List<Item>>> All(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // swap @3 (pair :Pair(Key, Value)) -> (pair :Pair(Value, Key))
   ::mi7::Request<typename Store<Key, Value>::SwapParams, typename Store<Key, Value>::SwapResults>
-  Swap(const ::mi7::CallOptions& options = {}) const;
+  Swap(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // No brand at all.
   //
   // plain @4 (pair :Pair) -> Pair
   ::mi7::Request<typename Store<Key, Value>::PlainParams, Pair<>> Plain(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // convert @5 [To] (key :Key, like :To) -> (result :To)
   ::mi7::Request<typename Store<Key, Value>::template ConvertParams<>,
                  typename Store<Key, Value>::template ConvertResults<>>
-  Convert(const ::mi7::CallOptions& options = {}) const;
+  Convert(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Store.Cursor, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -130,7 +130,7 @@ class Store_CursorStub : public ::mi7::Stub {
   // next @0 (position :Position) -> Entry
   ::mi7::Request<typename Store<Key, Value>::template Cursor<Position>::NextParams,
                  typename Store<Key, Value>::Entry>
-  Next(const ::mi7::CallOptions& options = {}) const;
+  Next(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Not generic itself, but in a generic scope.
@@ -165,10 +165,10 @@ class Scope_InnerStub : public ::mi7::Stub {
 
   // take @0 (value :T) -> Scope(Text)
   ::mi7::Request<typename Scope<T>::Inner::TakeParams, Scope<::capnp::Text>> Take(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // give @1 Scope(T) -> Scope(T)
-  ::mi7::Request<Scope<T>, Scope<T>> Give(const ::mi7::CallOptions& options = {}) const;
+  ::mi7::Request<Scope<T>, Scope<T>> Give(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Bound to all kinds of types.
@@ -208,18 +208,18 @@ class BrandsStub : public ::mi7::Stub {
   // lists @0 Pair(List(Color), List(Int32)) -> Pair(List(Data), List(List(Item)))
   ::mi7::Request<Pair<::capnp::List<Color>, ::capnp::List<int32_t>>,
                  Pair<::capnp::List<::capnp::Data>, ::capnp::List<::capnp::List<Item>>>>
-  Lists(const ::mi7::CallOptions& options = {}) const;
+  Lists(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // pointers @1 Pair(Text, Data) -> Pair(AnyPointer, Pair(Text, Pair(Data, Item)))
   ::mi7::Request<Pair<::capnp::Text, ::capnp::Data>,
                  Pair<::capnp::AnyPointer, Pair<::capnp::Text, Pair<::capnp::Data, Item>>>>
-  Pointers(const ::mi7::CallOptions& options = {}) const;
+  Pointers(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // An interface as an argument that no field uses.
   //
   // phantom @2 Phantom(Brands) -> Phantom(Pair)
   ::mi7::Request<::golden::generics::Phantom<Brands>, ::golden::generics::Phantom<Pair<>>> Phantom(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // The rest is how the generic classes above work.

@@ -68,28 +68,28 @@ class DirectoryStub : public ::mi7::Stub {
   //
   // find @0 (name :Text, limit :UInt32) -> (persons :List(Person), truncated :Bool)
   ::mi7::Request<Directory::FindParams, Directory::FindResults> Find(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Takes a whole struct instead of a list of parameters.
   //
   // add @1 Person -> (id :UInt64)
-  ::mi7::Request<Person, Directory::AddResults> Add(const ::mi7::CallOptions& options = {}) const;
+  ::mi7::Request<Person, Directory::AddResults> Add(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // update @2 Person -> Person
-  ::mi7::Request<Person, Person> Update(const ::mi7::CallOptions& options = {}) const;
+  ::mi7::Request<Person, Person> Update(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // paint @3 (color :Color, cars :List(Text), raw :Data, any :AnyPointer, struct :AnyStruct, list
   // :AnyList, void :Void) -> ()
   ::mi7::Request<Directory::PaintParams, Directory::PaintResults> Paint(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // ping @4 () -> ()
   ::mi7::Request<Directory::PingParams, Directory::PingResults> Ping(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // stats @5 () -> Stats
   ::mi7::Request<Directory::StatsParams, Directory::Stats> Stats(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 }  // namespace golden::messages

@@ -40,15 +40,15 @@ class KeywordsStub : public ::mi7::Stub {
 
   // delete @0 (new :Int32, class :Text, int :Bool) -> (template :Text, operator :Data)
   ::mi7::Request<Keywords::DeleteParams, Keywords::DeleteResults> Delete(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // return @1 (this :Keywords2) -> ()
   ::mi7::Request<Keywords::ReturnParams, Keywords::ReturnResults> Return(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // coAwait @2 () -> ()
   ::mi7::Request<Keywords::CoAwaitParams, Keywords::CoAwaitResults> CoAwait(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Methods named as members of the classes they end up in.
@@ -147,68 +147,68 @@ class RuntimeStub : public ::mi7::Stub {
   // (Called Dispatch_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::DispatchParams,
                  ::golden::names::Runtime::DispatchResults>
-  Dispatch_(const ::mi7::CallOptions& options = {}) const;
+  Dispatch_(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // newRequest @1 () -> ()
   // (Called NewRequest_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::NewRequestParams,
                  ::golden::names::Runtime::NewRequestResults>
-  NewRequest_(const ::mi7::CallOptions& options = {}) const;
+  NewRequest_(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // service @2 () -> ()
   // (Called Service_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::ServiceParams, ::golden::names::Runtime::ServiceResults>
-  Service_(const ::mi7::CallOptions& options = {}) const;
+  Service_(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // stub @3 () -> ()
   // (Called Stub_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::StubParams, ::golden::names::Runtime::StubResults> Stub_(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // info @4 () -> ()
   ::mi7::Request<::golden::names::Runtime::InfoParams, ::golden::names::Runtime::InfoResults> Info(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // interfaceInfo @5 () -> ()
   ::mi7::Request<::golden::names::Runtime::InterfaceInfoParams,
                  ::golden::names::Runtime::InterfaceInfoResults>
-  InterfaceInfo(const ::mi7::CallOptions& options = {}) const;
+  InterfaceInfo(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // runtimeService @6 () -> ()
   // (Called RuntimeService_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::RuntimeServiceParams,
                  ::golden::names::Runtime::RuntimeServiceResults>
-  RuntimeService_(const ::mi7::CallOptions& options = {}) const;
+  RuntimeService_(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // runtimeStub @7 () -> ()
   // (Called RuntimeStub_ here because the plain name is taken.)
   ::mi7::Request<::golden::names::Runtime::RuntimeStubParams,
                  ::golden::names::Runtime::RuntimeStubResults>
-  RuntimeStub_(const ::mi7::CallOptions& options = {}) const;
+  RuntimeStub_(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // runtime @8 (context :Text, params :Text, results :Text, call :Text, options :Text) -> ()
   ::mi7::Request<::golden::names::Runtime::RuntimeParams, ::golden::names::Runtime::RuntimeResults>
-  Runtime(const ::mi7::CallOptions& options = {}) const;
+  Runtime(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // channel @9 () -> ()
   ::mi7::Request<::golden::names::Runtime::ChannelParams, ::golden::names::Runtime::ChannelResults>
-  Channel(const ::mi7::CallOptions& options = {}) const;
+  Channel(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // reply @10 () -> ()
   ::mi7::Request<::golden::names::Runtime::ReplyParams, ::golden::names::Runtime::ReplyResults>
-  Reply(const ::mi7::CallOptions& options = {}) const;
+  Reply(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // request @11 () -> ()
   ::mi7::Request<::golden::names::Runtime::RequestParams, ::golden::names::Runtime::RequestResults>
-  Request(const ::mi7::CallOptions& options = {}) const;
+  Request(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // client @12 () -> ()
   ::mi7::Request<::golden::names::Runtime::ClientParams, ::golden::names::Runtime::ClientResults>
-  Client(const ::mi7::CallOptions& options = {}) const;
+  Client(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // server @13 () -> ()
   ::mi7::Request<::golden::names::Runtime::ServerParams, ::golden::names::Runtime::ServerResults>
-  Server(const ::mi7::CallOptions& options = {}) const;
+  Server(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Macros, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -246,20 +246,20 @@ class MacrosStub : public ::mi7::Stub {
   // nULL @0 () -> ()
   // (Called NULL_ here because the plain name is taken.)
   ::mi7::Request<Macros::NULLParams, Macros::NULLResults> NULL_(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // eOF @1 () -> ()
   // (Called EOF_ here because the plain name is taken.)
   ::mi7::Request<Macros::EOFParams, Macros::EOFResults> EOF_(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // t1 @2 () -> ()
   ::mi7::Request<Macros::T1Params, Macros::T1Results> T1(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // errno @3 () -> ()
   ::mi7::Request<Macros::ErrnoParams, Macros::ErrnoResults> Errno(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 }  // namespace golden::names

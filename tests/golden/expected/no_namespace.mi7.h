@@ -29,7 +29,7 @@ class GoldenGlobalStub : public ::mi7::Stub {
 
   // go @0 (mode :Streaming, options :Options) -> (void :GoldenVoid)
   ::mi7::Request<GoldenGlobal::GoParams, GoldenGlobal::GoResults> Go(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement GoldenGlobalBase, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -58,7 +58,7 @@ class GoldenGlobalBaseStub : public ::mi7::Stub {
 
   // go @0 (t :T) -> GoldenVoid
   ::mi7::Request<typename GoldenGlobalBase<T>::GoParams, GoldenVoid> Go(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // The rest is how the generic classes above work.

@@ -29,7 +29,7 @@ class FirstStub : public ::mi7::Stub {
 
   // one @0 (options :Options) -> ()
   ::mi7::Request<First::OneParams, First::OneResults> One(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Three scopes deep.
@@ -56,7 +56,7 @@ class First_Options_ObserverStub : public ::mi7::Stub {
 
   // notify @0 (options :Options) -> ()
   ::mi7::Request<First::Options::Observer::NotifyParams, First::Options::Observer::NotifyResults>
-  Notify(const ::mi7::CallOptions& options = {}) const;
+  Notify(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // In an interface.
@@ -81,7 +81,7 @@ class First_NestedStub : public ::mi7::Stub {
 
   // two @0 (options :Options) -> Options
   ::mi7::Request<First::Nested::TwoParams, First::Options> Two(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Uses types of another interface's scope.
@@ -106,7 +106,7 @@ class SecondStub : public ::mi7::Stub {
 
   // three @0 Options -> (options :Options)
   ::mi7::Request<First::Nested::Options, Second::ThreeResults> Three(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Empty, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -144,7 +144,7 @@ class Holder_EmptyStub : public ::mi7::Stub {
 
   // First.Nested.two @0 (options :Options) -> Options
   ::mi7::Request<First::Nested::TwoParams, First::Options> Two(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 }  // namespace golden::scopes

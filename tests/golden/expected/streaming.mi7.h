@@ -50,19 +50,19 @@ class LogStub : public ::mi7::Stub {
   //
   // follow @0 (prefix :Text) -> Line $Mi7.streaming(server)
   ::mi7::StreamRequest<Log::FollowParams, Line> Follow(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // append @1 Line -> (count :UInt64) $Mi7.streaming(client) $Mi7.timeout(60000)
   ::mi7::ClientStream<Line, Log::AppendResults> Append(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // grep @2 (line :Text) -> (number :UInt64, matches :List(Text)) $Mi7.streaming(bidirectional)
   ::mi7::BidiStream<Log::GrepParams, Log::GrepResults> Grep(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // size @3 () -> (lines :UInt64)
   ::mi7::Request<Log::SizeParams, Log::SizeResults> Size(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Inherits streams, and has a method with a name of the runtime's.
@@ -116,30 +116,30 @@ class FilesStub : public ::mi7::Stub {
   // openBidiStream @0 () -> ()
   // (Called OpenBidiStream_ here because the plain name is taken.)
   ::mi7::Request<Files::OpenBidiStreamParams, Files::OpenBidiStreamResults> OpenBidiStream_(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // aMethodWithAVeryLongNameAsSomeOrganizationsHaveThem @1 () -> () $Mi7.streaming(bidirectional)
   ::mi7::BidiStream<Files::AMethodWithAVeryLongNameAsSomeOrganizationsHaveThemParams,
                     Files::AMethodWithAVeryLongNameAsSomeOrganizationsHaveThemResults>
-  AMethodWithAVeryLongNameAsSomeOrganizationsHaveThem(const ::mi7::CallOptions& options = {}) const;
+  AMethodWithAVeryLongNameAsSomeOrganizationsHaveThem(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Those that begin so, as they come.
   //
   // Log.follow @0 (prefix :Text) -> Line $Mi7.streaming(server)
   ::mi7::StreamRequest<Log::FollowParams, Line> Follow(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Log.append @1 Line -> (count :UInt64) $Mi7.streaming(client) $Mi7.timeout(60000)
   ::mi7::ClientStream<Line, Log::AppendResults> Append(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Log.grep @2 (line :Text) -> (number :UInt64, matches :List(Text)) $Mi7.streaming(bidirectional)
   ::mi7::BidiStream<Log::GrepParams, Log::GrepResults> Grep(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Log.size @3 () -> (lines :UInt64)
   ::mi7::Request<Log::SizeParams, Log::SizeResults> Size(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Sink, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -168,11 +168,11 @@ class SinkStub : public ::mi7::FlowStub {
   // A part.
   //
   // write @0 (part :Data) -> stream
-  ::mi7::FlowRequest<Sink::WriteParams> Write(const ::mi7::CallOptions& options = {}) const;
+  ::mi7::FlowRequest<Sink::WriteParams> Write(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // done @1 () -> (bytes :UInt64)
   ::mi7::Request<Sink::DoneParams, Sink::DoneResults> Done(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Inherits a method that returns a stream.
@@ -209,16 +209,16 @@ class NamedSinkStub : public ::mi7::FlowStub {
   // finishStream @0 () -> ()
   // (Called FinishStream_ here because the plain name is taken.)
   ::mi7::Request<NamedSink::FinishStreamParams, NamedSink::FinishStreamResults> FinishStream_(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // A part.
   //
   // Sink.write @0 (part :Data) -> stream
-  ::mi7::FlowRequest<Sink::WriteParams> Write(const ::mi7::CallOptions& options = {}) const;
+  ::mi7::FlowRequest<Sink::WriteParams> Write(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Sink.done @1 () -> (bytes :UInt64)
   ::mi7::Request<Sink::DoneParams, Sink::DoneResults> Done(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Queue, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -252,11 +252,11 @@ class QueueStub : public ::mi7::Stub {
 
   // take @0 (count :UInt32) -> (item :T) $Mi7.streaming(server)
   ::mi7::StreamRequest<typename Queue<T>::TakeParams, typename Queue<T>::TakeResults> Take(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // exchange @1 (item :T) -> (item :T) $Mi7.streaming(bidirectional)
   ::mi7::BidiStream<typename Queue<T>::ExchangeParams, typename Queue<T>::ExchangeResults> Exchange(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Lines, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -287,15 +287,15 @@ class LinesStub : public ::mi7::Stub {
   using ::mi7::Stub::Stub;
 
   // put @0 Line -> () $Mi7.streaming(client)
-  ::mi7::ClientStream<Line, Lines::PutResults> Put(const ::mi7::CallOptions& options = {}) const;
+  ::mi7::ClientStream<Line, Lines::PutResults> Put(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Queue.take @0 (count :UInt32) -> (item :T) $Mi7.streaming(server)
   ::mi7::StreamRequest<Queue<Line>::TakeParams, Queue<Line>::TakeResults> Take(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Queue.exchange @1 (item :T) -> (item :T) $Mi7.streaming(bidirectional)
   ::mi7::BidiStream<Queue<Line>::ExchangeParams, Queue<Line>::ExchangeResults> Exchange(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // The rest is how the generic classes above work.

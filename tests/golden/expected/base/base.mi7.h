@@ -34,7 +34,7 @@ class RootStub : public ::mi7::Stub {
   // Who answers.
   //
   // id @0 () -> (id :Text)
-  ::mi7::Request<Root::IdParams, Root::IdResults> Id(const ::mi7::CallOptions& options = {}) const;
+  ::mi7::Request<Root::IdParams, Root::IdResults> Id(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Named, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -67,16 +67,16 @@ class NamedStub : public ::mi7::Stub {
 
   // name @0 () -> (name :Text)
   ::mi7::Request<Named::NameParams, Named::NameResults> Name(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // close @1 () -> ()
   ::mi7::Request<Named::CloseParams, Named::CloseResults> Close(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Who answers.
   //
   // Root.id @0 () -> (id :Text)
-  ::mi7::Request<Root::IdParams, Root::IdResults> Id(const ::mi7::CallOptions& options = {}) const;
+  ::mi7::Request<Root::IdParams, Root::IdResults> Id(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Container, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -109,7 +109,7 @@ class ContainerStub : public ::mi7::Stub {
   //
   // put @0 (item :T) -> (box :Box(T))
   ::mi7::Request<typename Container<T>::PutParams, typename Container<T>::PutResults> Put(
-      const ::mi7::CallOptions& options = {}) const;
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // The rest is how the generic classes above work.

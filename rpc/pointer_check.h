@@ -1,0 +1,29 @@
+#pragma once
+
+// Checks all pointers of a small message once, so that it can be read without looking at each of
+// them again.
+
+#include <cstdint>
+
+#include <capnp/common.h>
+#include <kj/common.h>
+
+namespace mi7 {
+
+// Whether every pointer of a message that is one `segment` leads to a struct or list that lies
+// inside it, the objects have no more words together than the segment has, and none is nested
+// deeper than `nesting_max`: such a message may be read with capnp::readMessageUnchecked.
+//
+// False says nothing: for that one, Cap'n Proto's own reader has the last word. It is said of every
+// message that is out of the ordinary (far pointers, capabilities, lists of nothing, which cost
+// nothing to send), and of one with more than kCheckedPointersMax pointers, for which the check
+// would take longer than a reader's arena. At most that many steps.
+//
+// The memory must be such that nobody can change it between the check and the last read.
+//
+// The format: https://capnproto.org/encoding.html.
+bool PointersAreSound(kj::ArrayPtr<const capnp::word> segment, uint32_t nesting_max);
+
+inline constexpr uint32_t kCheckedPointersMax = 32;
+
+}  // namespace mi7
