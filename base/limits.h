@@ -34,7 +34,7 @@ struct Limits {
   // Bounds what a small hostile message with overlapping pointers can make us read: with the
   // constant about a millisecond. Cap'n Proto counts a list's words each time its pointer is
   // followed, so honest code that calls a list's getter in a loop needs much more than the
-  // message's size.
+  // message's size. Small messages without such pointers are not counted at all.
   uint32_t traversal_factor = 8;
   uint32_t traversal_words_extra = 1u << 20;
   // Connections that one endpoint of a server accepts at a time; one more is closed at once.

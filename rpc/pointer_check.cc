@@ -67,8 +67,8 @@ class Walk {
   bool Follow(uint64_t index, uint32_t depth) {
     const uint64_t pointer = Load(index);
     if (pointer == 0) return true;
-    const int64_t place =
-        static_cast<int64_t>(index) + 1 + (static_cast<int32_t>(static_cast<uint32_t>(pointer)) >> 2);
+    const int64_t place = static_cast<int64_t>(index) + 1 +
+                          (static_cast<int32_t>(static_cast<uint32_t>(pointer)) >> 2);
     switch (pointer & 3) {
       case kStruct: {
         const uint64_t data = pointer >> 32 & 0xffff;

@@ -423,7 +423,7 @@ absl::Status ParseMessage(const FrameHeader& header, std::span<const std::byte> 
       [[likely]] {
     message.memory_is_private_ = true;
     message.segment_count_ = 1;
-    message.first_segment_ = {
+    message.few_segments_[0] = {
         reinterpret_cast<const capnp::word*>(body.data() + kOneSegmentTableBytes), table_entry(1)};
     return absl::OkStatus();
   }
@@ -453,10 +453,10 @@ absl::Status ParseMessage(const FrameHeader& header, std::span<const std::byte> 
   }
   const auto* words = reinterpret_cast<const capnp::word*>(body.data() + table_bytes);
   message.segment_count_ = static_cast<uint32_t>(count);
-  message.more_segments_ = std::make_unique<Segment[]>(count);
+  Segment* const segments = message.PlaceFor(count);
   for (uint64_t i = 0; i < count; ++i) {
     const uint32_t size = table_entry(i + 1);
-    message.more_segments_[i] = {words, size};
+    segments[i] = {words, size};
     words += size;
   }
   return absl::OkStatus();

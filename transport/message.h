@@ -8,6 +8,7 @@
 // delivered it and may be released in any order.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -262,7 +263,7 @@ class IncomingMessage {
   IncomingMessage(IncomingMessage&& other) noexcept
       : header_(other.header_),
         extra_(std::exchange(other.extra_, {})),
-        first_segment_(other.first_segment_),
+        few_segments_(other.few_segments_),
         more_segments_(std::move(other.more_segments_)),
         segment_count_(std::exchange(other.segment_count_, 0)),
         memory_is_private_(other.memory_is_private_),
@@ -281,12 +282,13 @@ class IncomingMessage {
                   const Segment& segment, Backing* backing, uint64_t cookie)
       : header_(header),
         extra_(extra),
-        first_segment_(segment),
+        few_segments_{segment},
         segment_count_(1),
         backing_(backing),
         cookie_(cookie) {}
   // For transports: becomes a message whose parts were found and checked. Takes over one reference
-  // of `backing`, which may be nullptr. One allocation when there are several segments.
+  // of `backing`, which may be nullptr. One allocation when there are more than
+  // two segments.
   void Set(const FrameHeader& header, std::span<const std::byte> extra,
            std::span<const Segment> segments, Backing* backing, uint64_t cookie) {
     reset();
@@ -295,10 +297,9 @@ class IncomingMessage {
     segment_count_ = static_cast<uint32_t>(segments.size());
     memory_is_private_ = false;
     if (segments.size() == 1) [[likely]] {
-      first_segment_ = segments[0];
-    } else if (segments.size() > 1) {
-      more_segments_ = std::make_unique<Segment[]>(segments.size());
-      std::copy(segments.begin(), segments.end(), more_segments_.get());
+      few_segments_[0] = segments[0];
+    } else {
+      std::copy(segments.begin(), segments.end(), PlaceFor(segments.size()));
     }
     backing_ = backing;
     cookie_ = cookie;
@@ -311,7 +312,7 @@ class IncomingMessage {
   // The body's segments, empty when the message has no body. Their number and sizes are checked;
   // their content is not: Cap'n Proto validates pointers as they are followed.
   std::span<const Segment> segments() const {
-    return {more_segments_ ? more_segments_.get() : &first_segment_, segment_count_};
+    return {more_segments_ ? more_segments_.get() : few_segments_.data(), segment_count_};
   }
   bool has_body() const { return segment_count_ != 0; }
   // Whether nobody can change the segments any more: they are in memory of this process that has
@@ -334,10 +335,17 @@ class IncomingMessage {
   friend absl::Status ParseMessage(const FrameHeader&, std::span<const std::byte>, Backing*,
                                    uint64_t, const Limits&, IncomingMessage&);
 
+  // Where `count` segments are to be written.
+  Segment* PlaceFor(size_t count) {
+    if (count <= few_segments_.size()) return few_segments_.data();
+    more_segments_ = std::make_unique<Segment[]>(count);
+    return more_segments_.get();
+  }
+
   FrameHeader header_;
   std::span<const std::byte> extra_;
-  Segment first_segment_;
-  std::unique_ptr<Segment[]> more_segments_;  // all segments, when there are several
+  std::array<Segment, 2> few_segments_;
+  std::unique_ptr<Segment[]> more_segments_;  // all of them, when there are more
   uint32_t segment_count_ = 0;
   bool memory_is_private_ = false;
   Backing* backing_ = nullptr;
@@ -348,7 +356,7 @@ class IncomingMessage {
 // 8-aligned, in memory that nobody changes any more. Takes over one reference of `backing`, also on
 // failure. INVALID_ARGUMENT: the segment table contradicts the size, or exceeds
 // limits.segments_max; the message is unusable but the stream goes on. One allocation when there
-// are several segments.
+// are more than two segments.
 absl::StatusOr<IncomingMessage> ParseMessage(const FrameHeader& header,
                                              std::span<const std::byte> rest, Backing* backing,
                                              uint64_t cookie, const Limits& limits);

@@ -10,8 +10,10 @@
 #include <memory>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/object_pool.h"
 #include "transport/shm/copy_counter.h"
 
 namespace mi7::transport::shm {
@@ -50,7 +52,7 @@ static_assert(HeldOf(CookieOf({kSlotsMax - 1, 3})).slots == 3);
 }  // namespace
 
 struct Link::SlotList {
-  std::vector<Held> pieces;
+  absl::InlinedVector<Held, 4> pieces;
 };
 
 Link::Link(LocalHalf mine, PeerHalf theirs, UniqueFd socket, bool trusted)
@@ -106,7 +108,7 @@ void Link::Release(uint64_t cookie) {
   if ((cookie & 1) != 0) {
     release(HeldOf(cookie));
   } else {
-    const std::unique_ptr<SlotList> list(reinterpret_cast<SlotList*>(cookie));
+    const PooledPtr<SlotList> list(reinterpret_cast<SlotList*>(cookie));
     for (const Held held : list->pieces) release(held);
   }
   doorbell_.WakePeer(/*only_for_room=*/true);
@@ -227,7 +229,7 @@ absl::Status Link::ParsePieces(const Record& record, const Limits& limits, bool&
   };
   uint64_t cookie = CookieOf(held(0));
   if (record.count > 1) {
-    auto list = std::make_unique<SlotList>();
+    auto list = MakePooled<SlotList>();
     list->pieces.reserve(record.count);
     for (uint32_t i = 0; i < record.count; ++i) list->pieces.push_back(held(i));
     cookie = reinterpret_cast<uint64_t>(list.release());
