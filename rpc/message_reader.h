@@ -42,7 +42,8 @@ inline absl::Status CheckSegmentCount(kj::ArrayPtr<const capnp::word> words, con
   return absl::OkStatus();
 }
 
-// A Cap'n Proto reader over the body of a received message, in place. The message must outlive it.
+// A Cap'n Proto reader over the body of a received message, in place. The message must outlive it,
+// and not be moved.
 class BodyReader final : public capnp::SegmentArrayMessageReader {
  public:
   BodyReader(const transport::IncomingMessage& message, const Limits& limits)
@@ -64,8 +65,11 @@ class Body {
       return capnp::readDataStruct<T>(kj::arrayPtr(data->words, data->count));
     }
     if (!reader_) {
-      if (IsReadUnchecked(message, limits)) {
-        return capnp::readMessageUnchecked<T>(message.segments()[0].begin());
+      if constexpr (capnp::kind<T>() == capnp::Kind::STRUCT) {
+        static const bool all_is_typed = !MentionsAnyPointer(capnp::Schema::from<T>());
+        if (all_is_typed && IsReadUnchecked(message, limits)) {
+          return capnp::readMessageUnchecked<T>(message.segments()[0].begin());
+        }
       }
       reader_.emplace(message, limits);
     }
@@ -97,10 +101,13 @@ class Body {
   }
 
   static bool IsReadUnchecked(const transport::IncomingMessage& message, const Limits& limits) {
+    // For a larger one a reader is cheap beside what it reads, and bounds how often it is read.
+    constexpr size_t kWordsMax = 512;
     if (!message.memory_is_private() || message.segments().size() != 1) return false;
     const auto segment = message.segments()[0];
     // No more is read than the segment has; a reader could be allowed less.
-    return ReaderOptionsFor(segment.size(), limits).traversalLimitInWords >= segment.size() &&
+    return segment.size() <= kWordsMax &&
+           ReaderOptionsFor(segment.size(), limits).traversalLimitInWords >= segment.size() &&
            PointersAreSound(segment, limits.nesting_max);
   }
 

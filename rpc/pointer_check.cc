@@ -1,7 +1,9 @@
 #include "rpc/pointer_check.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
+#include <vector>
 
 namespace mi7 {
 namespace {
@@ -87,6 +89,8 @@ class Walk {
   }
 
   bool FollowList(int64_t place, uint64_t element_size, uint64_t count, uint32_t depth) {
+    // An element is a level of its own for whoever reads it as a struct, whatever it is.
+    if (depth + 1 > nesting_max_) return false;
     if (element_size == kInlineComposite) return FollowComposite(place, count, depth);
     if (element_size == kVoid) return count == 0 && Take(place, 0);
     if (!Take(place, (count * kElementBits[element_size] + 63) / 64)) return false;
@@ -94,7 +98,7 @@ class Walk {
                                              .count = count,
                                              .stride = 0,
                                              .groups = 1,
-                                             .depth = depth + 1});
+                                             .depth = depth + 2});
   }
 
   // `words`: of the elements, without the tag that stands before them.
@@ -111,7 +115,7 @@ class Walk {
                  .count = pointers,
                  .stride = stride,
                  .groups = elements,
-                 .depth = depth + 1});
+                 .depth = depth + 2});
   }
 
   const capnp::word* const words_;
@@ -123,7 +127,31 @@ class Walk {
   std::array<Pending, kCheckedPointersMax> pending_;
 };
 
+bool MentionsAnyPointer(capnp::StructSchema schema, std::vector<capnp::Schema>& seen);
+
+bool MentionsAnyPointer(capnp::Type type, std::vector<capnp::Schema>& seen) {
+  while (type.isList()) type = type.asList().getElementType();
+  if (type.isStruct()) return MentionsAnyPointer(type.asStruct(), seen);
+  return type.isAnyPointer() || type.isInterface();
+}
+
+bool MentionsAnyPointer(capnp::StructSchema schema, std::vector<capnp::Schema>& seen) {
+  constexpr size_t kSchemasMax = 1000;  // generic structs can lead to ever more of them
+  if (std::find(seen.begin(), seen.end(), schema) != seen.end()) return false;
+  if (seen.size() == kSchemasMax) return true;
+  seen.push_back(schema);
+  for (const auto field : schema.getFields()) {
+    if (MentionsAnyPointer(field.getType(), seen)) return true;
+  }
+  return false;
+}
+
 }  // namespace
+
+bool MentionsAnyPointer(capnp::StructSchema schema) {
+  std::vector<capnp::Schema> seen;
+  return MentionsAnyPointer(schema, seen);
+}
 
 bool PointersAreSound(kj::ArrayPtr<const capnp::word> segment, uint32_t nesting_max) {
   return segment.size() != 0 && Walk(segment.begin(), segment.size(), nesting_max).Run();

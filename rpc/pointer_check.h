@@ -6,13 +6,15 @@
 #include <cstdint>
 
 #include <capnp/common.h>
+#include <capnp/schema.h>
 #include <kj/common.h>
 
 namespace mi7 {
 
 // Whether every pointer of a message that is one `segment` leads to a struct or list that lies
 // inside it, the objects have no more words together than the segment has, and none is nested
-// deeper than `nesting_max`: such a message may be read with capnp::readMessageUnchecked.
+// deeper than `nesting_max`, as Cap'n Proto counts it: such a message may be read with
+// capnp::readMessageUnchecked, but not as a schema that MentionsAnyPointer.
 //
 // False says nothing: for that one, Cap'n Proto's own reader has the last word. It is said of every
 // message that is out of the ordinary (far pointers, capabilities, lists of nothing, which cost
@@ -25,5 +27,13 @@ namespace mi7 {
 bool PointersAreSound(kj::ArrayPtr<const capnp::word> segment, uint32_t nesting_max);
 
 inline constexpr uint32_t kCheckedPointersMax = 32;
+
+// Whether a reader of `schema` can come to an AnyPointer (or a capability): by AnyList::as, which
+// does not look at what the elements are, it could take data for pointers, which nobody has
+// checked. Walks all schemas that it leads to; to be asked once for each.
+bool MentionsAnyPointer(capnp::StructSchema schema);
+
+// Before it, a list of structs that was read as a list of pointers had data for pointers.
+static_assert(CAPNP_VERSION >= 9002, "mi7 needs Cap'n Proto 0.9.2 or later");
 
 }  // namespace mi7

@@ -183,8 +183,11 @@ class [[nodiscard]] Request {
   Request(Request&&) noexcept = default;
   Request& operator=(Request&&) noexcept = default;
 
-  typename P::Builder* operator->() { return &params_; }
-  typename P::Builder& operator*() { return params_; }
+  typename P::Builder* operator->() {
+    MI7_CHECK(call_, "Request: used after Send or a move");
+    return &params_;
+  }
+  typename P::Builder& operator*() { return *operator->(); }
 
   // Sends the request; the Builder must not be used any more. Once. Never blocks: what goes wrong
   // is in the call's status.

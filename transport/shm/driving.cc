@@ -382,8 +382,13 @@ void ShmConnection::LoopTurn() {
     return;
   }
   link_->doorbell().Awake();
-  if (socket_unread_.exchange(false, std::memory_order_seq_cst)) ReadSocket();
+  // First what is in the ring: a byte only says that there is something, and to read it takes as
+  // long as an answer does.
   Work();
+  if (socket_unread_.exchange(false, std::memory_order_seq_cst)) {
+    ReadSocket();
+    Work();
+  }
   if (queue_waits() && stall_timer_ == nullptr && !closing()) CheckStall();
   Settle();
 }
