@@ -56,7 +56,8 @@ class CommentedStub : public ::mi7::Stub {
   // (theResultWithALongName :UInt64)
   ::mi7::Request<Commented::AMethodWithAVeryLongNameAsSomeOrganizationsHaveThemParams,
                  Commented::AMethodWithAVeryLongNameAsSomeOrganizationsHaveThemResults>
-  AMethodWithAVeryLongNameAsSomeOrganizationsHaveThem(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  AMethodWithAVeryLongNameAsSomeOrganizationsHaveThem(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // undocumented @1 () -> ()
   ::mi7::Request<Commented::UndocumentedParams, Commented::UndocumentedResults> Undocumented(

@@ -162,7 +162,8 @@ class AnythingStub : public ::mi7::Stub {
   // No brand at all.
   //
   // Store.plain @4 (pair :Pair) -> Pair
-  ::mi7::Request<Store<>::PlainParams, Pair<>> Plain(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  ::mi7::Request<Store<>::PlainParams, Pair<>> Plain(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Store.convert @5 [To] (key :Key, like :To) -> (result :To)
   ::mi7::Request<Store<>::ConvertParams<>, Store<>::ConvertResults<>> Convert(

@@ -168,7 +168,8 @@ class Scope_InnerStub : public ::mi7::Stub {
       const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // give @1 Scope(T) -> Scope(T)
-  ::mi7::Request<Scope<T>, Scope<T>> Give(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  ::mi7::Request<Scope<T>, Scope<T>> Give(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // Bound to all kinds of types.

@@ -73,10 +73,12 @@ class DirectoryStub : public ::mi7::Stub {
   // Takes a whole struct instead of a list of parameters.
   //
   // add @1 Person -> (id :UInt64)
-  ::mi7::Request<Person, Directory::AddResults> Add(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  ::mi7::Request<Person, Directory::AddResults> Add(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // update @2 Person -> Person
-  ::mi7::Request<Person, Person> Update(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  ::mi7::Request<Person, Person> Update(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // paint @3 (color :Color, cars :List(Text), raw :Data, any :AnyPointer, struct :AnyStruct, list
   // :AnyList, void :Void) -> ()

@@ -121,7 +121,8 @@ class FilesStub : public ::mi7::Stub {
   // aMethodWithAVeryLongNameAsSomeOrganizationsHaveThem @1 () -> () $Mi7.streaming(bidirectional)
   ::mi7::BidiStream<Files::AMethodWithAVeryLongNameAsSomeOrganizationsHaveThemParams,
                     Files::AMethodWithAVeryLongNameAsSomeOrganizationsHaveThemResults>
-  AMethodWithAVeryLongNameAsSomeOrganizationsHaveThem(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  AMethodWithAVeryLongNameAsSomeOrganizationsHaveThem(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Those that begin so, as they come.
   //
@@ -168,7 +169,8 @@ class SinkStub : public ::mi7::FlowStub {
   // A part.
   //
   // write @0 (part :Data) -> stream
-  ::mi7::FlowRequest<Sink::WriteParams> Write(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  ::mi7::FlowRequest<Sink::WriteParams> Write(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // done @1 () -> (bytes :UInt64)
   ::mi7::Request<Sink::DoneParams, Sink::DoneResults> Done(
@@ -214,7 +216,8 @@ class NamedSinkStub : public ::mi7::FlowStub {
   // A part.
   //
   // Sink.write @0 (part :Data) -> stream
-  ::mi7::FlowRequest<Sink::WriteParams> Write(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  ::mi7::FlowRequest<Sink::WriteParams> Write(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Sink.done @1 () -> (bytes :UInt64)
   ::mi7::Request<Sink::DoneParams, Sink::DoneResults> Done(
@@ -287,7 +290,8 @@ class LinesStub : public ::mi7::Stub {
   using ::mi7::Stub::Stub;
 
   // put @0 Line -> () $Mi7.streaming(client)
-  ::mi7::ClientStream<Line, Lines::PutResults> Put(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  ::mi7::ClientStream<Line, Lines::PutResults> Put(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 
   // Queue.take @0 (count :UInt32) -> (item :T) $Mi7.streaming(server)
   ::mi7::StreamRequest<Queue<Line>::TakeParams, Queue<Line>::TakeResults> Take(

@@ -34,7 +34,8 @@ class RootStub : public ::mi7::Stub {
   // Who answers.
   //
   // id @0 () -> (id :Text)
-  ::mi7::Request<Root::IdParams, Root::IdResults> Id(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  ::mi7::Request<Root::IdParams, Root::IdResults> Id(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Named, derive and override. What is not overridden answers UNIMPLEMENTED.
@@ -76,7 +77,8 @@ class NamedStub : public ::mi7::Stub {
   // Who answers.
   //
   // Root.id @0 () -> (id :Text)
-  ::mi7::Request<Root::IdParams, Root::IdResults> Id(const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
+  ::mi7::Request<Root::IdParams, Root::IdResults> Id(
+      const ::mi7::CallOptions& options = ::mi7::CallOptions::Default()) const;
 };
 
 // To implement Container, derive and override. What is not overridden answers UNIMPLEMENTED.
