@@ -2,14 +2,20 @@
 // have run. Streams are not repeated by themselves, so their user relies on it.
 
 #include <map>
+#include <memory>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include <capnp/message.h>
+
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "rpc/call_outcome.h"
+#include "rpc/interceptor.h"
 #include "rpc/retry_info.h"
+#include "rpc/status_details.h"
 #include "tests/conformance/call/stream_conformance.h"
 
 namespace mi7::conformance {
@@ -136,6 +142,47 @@ TEST_P(StreamTest, StreamsThatHadBegunMayHaveRun) {
     SCOPED_TRACE(kind);
     EXPECT_THAT(end, StatusIs(absl::StatusCode::kUnavailable));
     EXPECT_THAT(end, OutcomeIs(CallOutcome::kUnknown));
+  }
+  holder.AnswerAll();
+}
+
+TEST_P(StreamTest, StreamsOfEveryKindEndWithTheDetailsOfTheirStatus) {
+  const auto fail = [](ServerContext&, auto&&...) -> Reply {
+    absl::Status status = absl::NotFoundError("it is gone");
+    capnp::MallocMessageBuilder message;
+    message.initRoot<Item>().setNumber(77);
+    AttachDetail<Item>(message, status);
+    return status;
+  };
+  feed_.on_watch = fail;
+  feed_.on_upload = fail;
+  feed_.on_chat = fail;
+  feed_.on_pour = fail;
+  Start();
+  for (const auto& [kind, status] : EachKind(stub()).Ends()) {
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kNotFound)) << kind;
+    uint64_t number = 0;
+    EXPECT_TRUE(ReadDetail<Item>(status, [&](Item::Reader item) { number = item.getNumber(); }))
+        << kind;
+    EXPECT_EQ(number, 77u) << kind;
+  }
+}
+
+class SetsDeadline final : public Interceptor {
+ public:
+  void OnStart(InterceptedCall& call) override {
+    call.set_deadline(Deadline::After(absl::Milliseconds(10)));
+  }
+};
+
+TEST_P(StreamTest, ADeadlineThatAnInterceptorSetEndsStreamsOfEveryKind) {
+  Holder holder;
+  holder.HoldAll(feed_);
+  ChannelOptions options;
+  options.interceptors = {std::make_shared<SetsDeadline>()};
+  Start({}, options);
+  for (const auto& [kind, status] : EachKind(stub()).Ends()) {
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kDeadlineExceeded)) << kind;
   }
   holder.AnswerAll();
 }
