@@ -3,10 +3,14 @@
 // others with a thread a side. Under `valgrind --tool=callgrind` (one benchmark, for a short time)
 // it shows where they go.
 
+#include <unistd.h>
+
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "base/check.h"
@@ -68,6 +72,12 @@ void BM_TcpCall(benchmark::State& state) {
   MakeCalls(state, "tcp:127.0.0.1:0", transport::WaitPolicy::kBlock);
 }
 BENCHMARK(BM_TcpCall);
+
+void BM_UnixCall(benchmark::State& state) {
+  const std::string endpoint = absl::StrCat("unix:/tmp/mi7_call_benchmark_", ::getpid());
+  MakeCalls(state, endpoint.c_str(), transport::WaitPolicy::kBlock);
+}
+BENCHMARK(BM_UnixCall);
 
 // Rounds of 64 calls whose answers are callbacks: each sends the next one, as a pipelined client
 // does.
