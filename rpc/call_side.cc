@@ -120,12 +120,12 @@ bool CallSide::TrySend(ClientCall* call) {
   if (failure.ok()) [[likely]] {
     const uint32_t call_id = header.call_id;
     failure = connection().Send(std::move(request));
-    // OnClosed leaves a call to us that it finds here, because it cannot know whether it was sent;
-    // so does Withdraw, because a cancellation must not overtake its call. seq_cst: either it
-    // sees our kSent, or we see the claim that came before it.
-    const bool lost = call->send_stage_.exchange(ClientCall::kSent, std::memory_order_seq_cst) ==
-                      ClientCall::kLost;
     if (failure.ok()) [[likely]] {
+      // OnClosed leaves a call to us that it finds unsent, because it cannot know how this ends; so
+      // does Withdraw, because a cancellation must not overtake its call. seq_cst: either it sees
+      // our kSent, or we see the claim that came before it.
+      const bool lost = call->send_stage_.exchange(ClientCall::kSent, std::memory_order_seq_cst) ==
+                        ClientCall::kLost;
       if (lost) {
         call->Fail(LostStatus(*call, closed()));
       } else if (call->claimed()) {
@@ -135,18 +135,19 @@ bool CallSide::TrySend(ClientCall* call) {
       }
       return true;
     }
-    // Nothing of it was sent, so no return is due; but OnClosed may have taken it meanwhile, or a
-    // return that a broken peer made up, and the id may be another call's by now.
-    const bool in_table = Take(call_id, call) != nullptr;
-    if (in_table) call->Unref();
-    if (!in_table && !lost) [[unlikely]] {
-      // Who delivers that return ends the call, and what was kept of it is theirs.
-      if (call->Claim()) call->CompleteWith(call->NotSent(failure));
-      return true;
+    // Nothing of it was sent. No return is due, but a broken peer may have made one up, and
+    // OnClosed may have taken the call: whichever of us comes to the stage second ends it. So what
+    // was kept of the request has to be the call's alone by now, for the next attempt.
+    request.reset();
+    const bool ours = call->send_stage_.exchange(ClientCall::kUnsent, std::memory_order_acq_rel) ==
+                      ClientCall::kLost;
+    if (!ours) {
+      // The id may be another call's already.
+      if (Take(call_id, call) == nullptr) return true;
+      call->Unref();
     }
   }
-  // A request that no connection has taken is the call's alone again, for the next attempt.
-  request.reset();
+  request.reset();  // as above, of a call that no connection was asked to send
   call->Fail(call->NotSent(failure));
   return true;
 }
@@ -159,7 +160,7 @@ bool CallSide::Withdraw(ClientCall* call) {
     BiasedLock lock(&mutex_);
     const uint32_t call_id = call->call_id_;
     if (calls_.At(call_id) != call) return false;
-    if (call->send_stage_.load(std::memory_order_seq_cst) == ClientCall::kSending) return false;
+    if (call->send_stage_.load(std::memory_order_seq_cst) != ClientCall::kSent) return false;
     if (call->stream_ != nullptr) [[unlikely]]
       call->stream_->StopSending();
     GiveBackBackground(call);
@@ -302,9 +303,15 @@ void CallSide::OnClosed(const absl::Status& why) {
   }
   for (ClientCall* call : lost) {
     if (call == kGivenUp) continue;
-    if (call->send_stage_.exchange(ClientCall::kLost, std::memory_order_seq_cst) ==
-        ClientCall::kSent) {
-      call->Fail(LostStatus(*call, closed));
+    switch (call->send_stage_.exchange(ClientCall::kLost, std::memory_order_seq_cst)) {
+      case ClientCall::kSent:
+        call->Fail(LostStatus(*call, closed));
+        break;
+      case ClientCall::kUnsent:
+        call->Fail(call->NotSent(closed));
+        break;
+      default:
+        break;  // TrySend ends it
     }
     call->Unref();
   }

@@ -272,8 +272,8 @@ class ClientCall : private Turn {
   std::atomic<uint32_t> references_{1};
   transport::Completion completion_;
   uint32_t call_id_ = 0;  // CallSide, under its mutex
-  // CallSide's: whether the send, or the end of the connection, came first.
-  enum SendStage : uint8_t { kSending, kSent, kLost };
+  // CallSide's: how the send went, and whether the end of the connection came before that.
+  enum SendStage : uint8_t { kSending, kSent, kUnsent, kLost };
   std::atomic<SendStage> send_stage_{kSending};
   bool started_ = false;
   bool failed_early_ = false;  // found while building, reported by Start

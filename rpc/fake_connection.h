@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -79,6 +80,11 @@ class FakeConnection final : public transport::Connection {
     absl::MutexLock lock(&mutex_);
     send_failure_ = std::move(status);
   }
+  // What the next Send does, and returns; it is called without a lock.
+  void DoAtNextSend(std::function<absl::Status()> action) {
+    absl::MutexLock lock(&mutex_);
+    next_send_ = std::move(action);
+  }
   bool background() const { return background_; }
   // From now on what was sent can be taken back: the test must not look at it then.
   void LetWithdraw() { withdraws_ = true; }
@@ -104,6 +110,12 @@ class FakeConnection final : public transport::Connection {
   }
   absl::Status Send(transport::OutgoingMessage&& message) override {
     transport::OutgoingMessage own = std::move(message);
+    std::function<absl::Status()> action;
+    {
+      absl::MutexLock lock(&mutex_);
+      action = std::exchange(next_send_, nullptr);
+    }
+    if (action != nullptr) return action();
     absl::MutexLock lock(&mutex_);
     if (ended_ || closed_with_) return absl::UnavailableError("fake connection is closed");
     if (!send_failure_.ok()) return send_failure_;
@@ -155,6 +167,7 @@ class FakeConnection final : public transport::Connection {
   std::deque<transport::IncomingMessage> sent_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> closed_with_ ABSL_GUARDED_BY(mutex_);
   absl::Status send_failure_ ABSL_GUARDED_BY(mutex_);
+  std::function<absl::Status()> next_send_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -61,19 +61,10 @@ class Body {
   // Throws kj::Exception when the root is malformed.
   template <typename T>
   typename T::Reader Root(const transport::IncomingMessage& message, const Limits& limits) {
-    if (const std::optional<DataOnly> data = RootWithoutPointers(message)) {
+    if (const std::optional<DataOnly> data = RootWithoutPointers(message)) [[likely]] {
       return capnp::readDataStruct<T>(kj::arrayPtr(data->words, data->count));
     }
-    if (!reader_) {
-      if constexpr (capnp::kind<T>() == capnp::Kind::STRUCT) {
-        static const bool all_is_typed = !MentionsAnyPointer(capnp::Schema::from<T>());
-        if (all_is_typed && IsReadUnchecked(message, limits)) {
-          return capnp::readMessageUnchecked<T>(message.segments()[0].begin());
-        }
-      }
-      reader_.emplace(message, limits);
-    }
-    return reader_->template getRoot<T>();
+    return RootWithPointers<T>(message, limits);
   }
 
  private:
@@ -98,6 +89,22 @@ class Body {
     const uint64_t count = pointer >> 32;
     if (1 + distance + count > segments[0].size()) return std::nullopt;
     return DataOnly{segments[0].begin() + 1 + distance, count};
+  }
+
+  // A function of its own, so that Root is small enough to become a part of its callers.
+  template <typename T>
+  [[gnu::noinline]] typename T::Reader RootWithPointers(const transport::IncomingMessage& message,
+                                                        const Limits& limits) {
+    if (!reader_) {
+      if constexpr (capnp::kind<T>() == capnp::Kind::STRUCT) {
+        static const bool all_is_typed = !MentionsAnyPointer(capnp::Schema::from<T>());
+        if (all_is_typed && IsReadUnchecked(message, limits)) {
+          return capnp::readMessageUnchecked<T>(message.segments()[0].begin());
+        }
+      }
+      reader_.emplace(message, limits);
+    }
+    return reader_->template getRoot<T>();
   }
 
   static bool IsReadUnchecked(const transport::IncomingMessage& message, const Limits& limits) {

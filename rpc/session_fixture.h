@@ -32,12 +32,17 @@ class SessionTest : public testing::Test, public Session::Observer {
     session_ = std::make_shared<Session>(connection_, observer_, config);
     connection_->Start(session_);
   }
-  // A call that was handed to the session, as a channel does.
-  Pending Send(const CallOptions& options = {}) {
+  // With one reference, the caller's.
+  ClientCall* NewCall(const CallOptions& options = {}) {
     ClientCall* const call =
         ClientCall::New(channel_, std::shared_ptr(session_), kBaseInfo, kBaseMethods[0], options,
                         transport::NewHeapMessage(64));
     call->request().initRoot<TestMessage>().setKey("request");
+    return call;
+  }
+  // A call that was handed to the session, as a channel does.
+  Pending Send(const CallOptions& options = {}) {
+    ClientCall* const call = NewCall(options);
     session_->calls().Send(call);
     return Pending(ClientCallRef(call));
   }

@@ -1,10 +1,13 @@
 // What a session makes of messages that its connection had accepted and dropped unsent.
 
+#include <optional>
 #include <string>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/synchronization/notification.h"
 #include "base/fake_clock.h"
 #include "rpc/session_fixture.h"
 
@@ -41,6 +44,52 @@ TEST_F(SessionTest, CallThatTheConnectionDroppedUnsentGoesToTheChannelsNext) {
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
                                testing::HasSubstr("inproc:never-connected")));
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_F(SessionTest, CallThatTheConnectionRefusedWhileItEndedGoesToTheChannelsNext) {
+  Start();
+  Pending sent = Send();
+  absl::Notification in_send, ending;
+  connection_->DoAtNextSend([&] {
+    in_send.Notify();
+    ending.WaitForNotification();
+    return absl::UnavailableError("fake connection is closed");
+  });
+  std::optional<Pending> unsent;
+  std::thread sender(
+      [&] { unsent.emplace(Send({.deadline = Deadline::After(absl::Seconds(10))})); });
+  in_send.WaitForNotification();
+  // The session ends the calls in turn: at this moment it has taken the second out of its table,
+  // and not yet looked whether that was sent.
+  sent.Then([&](const Pending::Result&) {
+    ending.Notify();
+    sender.join();
+  });
+  connection_->DeliverClosed(absl::UnavailableError("reset by peer"));
+  const Pending::Result result = unsent->Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
+                               testing::HasSubstr("inproc:never-connected")));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
+TEST_F(SessionTest, CallThatIsCancelledWhileTheConnectionRefusesItLeavesNothingBehind) {
+  Start();
+  absl::Notification in_send, cancelled;
+  connection_->DoAtNextSend([&] {
+    in_send.Notify();
+    cancelled.WaitForNotification();
+    return absl::ResourceExhaustedError("no room");
+  });
+  ClientCall* const call = NewCall();
+  Pending unsent{ClientCallRef(call)};
+  std::thread sender([&] { session_->calls().Send(call); });
+  in_send.WaitForNotification();
+  call->Cancel();
+  cancelled.Notify();
+  sender.join();
+  EXPECT_THAT(unsent.Wait(), StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_EQ(connection_->sent_count(), 0u) << "nobody is told that it is cancelled";
+  EXPECT_TRUE(session_->calls().idle());
 }
 
 TEST_F(SessionTest, CallForWhichThereWasNoMemoryFailsAlone) {

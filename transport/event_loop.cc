@@ -154,7 +154,10 @@ void EventLoop::Impl::Run() {
   single_cpu = OnSingleCpu();
   while (!stopped) {
     RunPosted();
-    RunTimers();
+    const bool ran_timers = RunTimers();
+    // Tasks and timers that come again and again, as of connections that always have something to
+    // read, keep the loop from waiting, but not others from being heard.
+    if (ran_timers || HasWork()) PollNowAndThen(MonotonicNanos());
     if (uv_dirty || (uv_next_ns != kNever && MonotonicNanos() >= uv_next_ns)) RunUv();
     SpinThenSleep();
   }

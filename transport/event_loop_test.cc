@@ -18,11 +18,13 @@
 #include <gtest/gtest.h>
 #include <uv.h>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/time/time.h"
 #include "transport/local/testing.h"
 #include "transport/refuse_system_call.h"
 #include "transport/spin_budget.h"
 #include "transport/timer_heap.h"
+#include "transport/unique_fd.h"
 
 namespace mi7::transport {
 namespace {
@@ -148,39 +150,89 @@ TEST_P(EventLoopTest, WatcherSeesReadinessUntilUnwatched) {
   ::close(fd);
 }
 
-// Has work whenever it is asked, as a connection whose peer never stops sending.
-class TirelessSource final : public SpinSource {
+// What else a loop does, without end, until Tire.
+class Tireless final : public SpinSource {
  public:
-  bool Poll() override { return !tired.load(std::memory_order_relaxed); }
-  std::atomic<bool> tired{false};
+  explicit Tireless(EventLoop* loop)
+      : loop_(loop), timer_(loop, [this] { timer_.Schedule(Deadline::After({})); }) {}
+
+  // It has work whenever it is asked, as a connection whose peer never stops sending.
+  void BeSource() {
+    always_ready_ = true;
+    OnLoop([this] { loop_->SetSpinSource(this); });
+  }
+  // A task that is there again as soon as it has run, as of a connection that has not read all.
+  void BeTask() {
+    OnLoop([this] { RunAndPost(); });
+  }
+  // A timer that is due again at once, beside a source that has nothing to do.
+  void BeTimer() {
+    OnLoop([this] {
+      loop_->SetSpinSource(this);
+      timer_.Schedule(Deadline::After({}));
+    });
+  }
+  void Tire() {
+    tired_ = true;
+    OnLoop([this] {
+      timer_.Cancel();
+      loop_->ForgetSpinSource(this);
+    });
+  }
+
+  bool Poll() override { return always_ready_ && !tired_; }
+
+ private:
+  void OnLoop(absl::AnyInvocable<void()> task) {
+    std::latch done(1);
+    loop_->Post([&] {
+      task();
+      done.count_down();
+    });
+    done.wait();
+  }
+  void RunAndPost() {
+    if (!tired_) loop_->Post([this] { RunAndPost(); });
+  }
+
+  EventLoop* const loop_;
+  bool always_ready_ = false;  // the loop's, once it is its source
+  std::atomic<bool> tired_{false};
+  EventLoop::Timer timer_;
 };
+
+// Whether a descriptor is served meanwhile; if not, it is in the end.
+bool IsServed(EventLoop* loop, Tireless& other) {
+  const UniqueFd fd(::eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC));
+  CountingWatcher watcher(loop, fd.get());
+  EXPECT_TRUE(loop->Watch(fd.get(), EPOLLIN, &watcher).ok());
+  const Deadline deadline = Deadline::After(absl::Seconds(20));
+  while (!watcher.done.try_wait() && !deadline.passed()) std::this_thread::yield();
+  const bool served = watcher.done.try_wait();
+  other.Tire();
+  watcher.done.wait();
+  return served;
+}
 
 TEST_P(EventLoopTest, ASourceThatAlwaysHasWorkKeepsNobodyWaiting) {
   auto loop = NewLoop(GetParam());
-  TirelessSource source;
-  std::latch polled(1);
-  loop->Post([&] {
-    loop->SetSpinSource(&source);
-    polled.count_down();
-  });
-  polled.wait();
-  const int fd = ::eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC);
-  CountingWatcher watcher(loop.get(), fd);
-  ASSERT_TRUE(loop->Watch(fd, 0, &watcher).ok());
-  loop->Rewatch(fd, EPOLLIN, &watcher);
-  const Deadline deadline = Deadline::After(absl::Seconds(20));
-  while (!watcher.done.try_wait() && !deadline.passed()) std::this_thread::yield();
-  EXPECT_TRUE(watcher.done.try_wait());
-  source.tired = true;
-  watcher.done.wait();
-  std::latch forgotten(1);
-  loop->Post([&] {
-    loop->ForgetSpinSource(&source);
-    forgotten.count_down();
-  });
-  forgotten.wait();
-  loop.reset();
-  ::close(fd);
+  Tireless tireless(loop.get());
+  tireless.BeSource();
+  EXPECT_TRUE(IsServed(loop.get(), tireless));
+}
+
+TEST_P(EventLoopTest, ATaskThatAlwaysComesAgainKeepsNobodyWaiting) {
+  auto loop = NewLoop(GetParam());
+  Tireless tireless(loop.get());
+  tireless.BeTask();
+  EXPECT_TRUE(IsServed(loop.get(), tireless));
+}
+
+TEST_P(EventLoopTest, ATimerThatIsAlwaysDueKeepsNobodyWaiting) {
+  auto loop = NewLoop(GetParam());
+  Tireless tireless(loop.get());
+  tireless.BeTimer();
+  EXPECT_TRUE(IsServed(loop.get(), tireless));
 }
 
 TEST(EventLoopUvTest, LibuvRunsInside) {
