@@ -32,8 +32,10 @@ struct ClientCallExtras {
   uint32_t previous_attempts = 0;
   // When that call began, if an attempt at it may have run; 0: none. MonotonicNanos.
   int64_t may_have_run_since_ns = 0;
-  // That is in order only because the server recognizes it.
+  // That is in order only because the server recognizes it: the one where that attempt may have run
+  // (Negotiated::peer_instance; 0: not known), and no other.
   bool needs_recognition = false;
+  uint64_t recognized_by = 0;
 };
 
 // Of a call on the side that answers it.

@@ -12,6 +12,7 @@
 #include "rpc/client_call.h"
 #include "rpc/request.h"
 #include "rpc/retry_judgement.h"
+#include "rpc/session.h"
 
 namespace mi7 {
 namespace {
@@ -115,9 +116,12 @@ void CallRepeats::Launch() {
     if (stopped_) return;
     const bool others = may_have_run_ || answered_ || first_runs_ || !running_.empty();
     // Only a hedge may run beside it, which is idempotent; what was answered has done nothing.
-    const bool needs_recognition = may_have_run_ && may_repeat_ != Repeat::kIdempotent;
-    attempt = call_.NewAttempt(static_cast<uint32_t>(attempts_), others ? began_ns_ : 0,
-                               needs_recognition, MakeRequest());
+    attempt = call_.NewAttempt(MakeRequest());
+    ClientCallExtras& extras = *attempt->extras_;
+    extras.previous_attempts = static_cast<uint32_t>(attempts_);
+    extras.may_have_run_since_ns = others ? began_ns_ : 0;
+    extras.needs_recognition = may_have_run_ && may_repeat_ != Repeat::kIdempotent;
+    extras.recognized_by = recognized_by_;
     ++attempts_;
     // Beside the handle's reference, which the continuation gives back: Stop may come at any
     // moment.
@@ -136,7 +140,7 @@ std::optional<absl::Status> CallRepeats::OnFirstFailed(const absl::Status& failu
     first_runs_ = false;
     if (request) TakeBack(std::move(request));
   }
-  return OnFailed(failure, hopeless, call_.recognized());
+  return OnFailed(failure, hopeless, call_);
 }
 
 void CallRepeats::OnAttemptDone(ClientCall& attempt) {
@@ -156,7 +160,7 @@ void CallRepeats::OnAttemptDone(ClientCall& attempt) {
   }
   absl::Status end = attempt.status();
   if (!end.ok()) {
-    std::optional<absl::Status> final = OnFailed(end, attempt.hopeless_, attempt.recognized());
+    std::optional<absl::Status> final = OnFailed(end, attempt.hopeless_, attempt);
     if (!final) return;
     end = *std::move(final);
   }
@@ -176,13 +180,17 @@ void CallRepeats::WithdrawFirst() {
 }
 
 std::optional<absl::Status> CallRepeats::OnFailed(const absl::Status& failure, bool hopeless,
-                                                  bool recognized) {
-  absl::Duration wait;
+                                                  const ClientCall& attempt) {
+  const bool recognized = attempt.recognized();
+  const uint64_t instance = recognized ? attempt.session_->calls().peer_instance() : 0;
   {
     MutexLock lock(&mutex_);
     if (stopped_) return std::nullopt;
     const CallOutcome outcome = OutcomeOf(failure);
-    may_have_run_ |= outcome == CallOutcome::kUnknown;
+    if (outcome == CallOutcome::kUnknown) {
+      may_have_run_ = true;
+      if (recognized) recognized_by_ = instance;
+    }
     answered_ |= outcome == CallOutcome::kAnswered;
     const RetryJudgement judgement = JudgeFailure(failure, may_repeat_, recognized);
     // Others may do better, unless this is what any of them would be told.

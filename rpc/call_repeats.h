@@ -57,9 +57,9 @@ class CallRepeats {
   CallOutcome StopEarly(CallOutcome first);
 
  private:
-  // An attempt failed that does not run any more. As OnFirstFailed. `recognized`: by the server
-  // that had it.
-  std::optional<absl::Status> OnFailed(const absl::Status& failure, bool hopeless, bool recognized);
+  // An attempt failed that does not run any more. As OnFirstFailed.
+  std::optional<absl::Status> OnFailed(const absl::Status& failure, bool hopeless,
+                                       const ClientCall& attempt);
   // How long to wait before the next attempt; nullopt: there is none.
   std::optional<absl::Duration> Wait(const RetryJudgement& judgement)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -88,6 +88,8 @@ class CallRepeats {
   bool first_runs_ ABSL_GUARDED_BY(mutex_) = true;
   // Of attempts that are over: whether it is unknown if one has run, whether one was answered.
   bool may_have_run_ ABSL_GUARDED_BY(mutex_) = false;
+  // Where it may have, if it is recognized there: ClientCallExtras::recognized_by.
+  uint64_t recognized_by_ ABSL_GUARDED_BY(mutex_) = 0;
   bool answered_ ABSL_GUARDED_BY(mutex_) = false;
   int attempts_ ABSL_GUARDED_BY(mutex_) = 1;                  // made so far
   std::vector<ClientCall*> running_ ABSL_GUARDED_BY(mutex_);  // but the first; a reference each

@@ -64,12 +64,18 @@ void CallSide::Send(ClientCall* call) {
                   CallOutcome::kNotSent));
 }
 
+uint64_t CallSide::peer_instance() const { return connection().info().negotiated.peer_instance; }
+
 bool CallSide::FailUnrecognized(ClientCall& call) {
   if (stopped()) return false;  // the next server may
   call.request_.reset();
   call.FailForGood(call.NotSent(
-      absl::UnavailableError("an earlier attempt may have run, and the server's mi7 does "
-                             "not recognize calls that are made again")));
+      recognizes_calls_
+          ? absl::AbortedError(
+                "an earlier attempt may have run, on another server than the one that is there now "
+                "(it was restarted, or there are several)")
+          : absl::UnavailableError("an earlier attempt may have run, and the server's mi7 does "
+                                   "not recognize calls that are made again")));
   return true;
 }
 
@@ -82,7 +88,7 @@ absl::Status CallSide::TooManyCalls() const {
 }
 
 bool CallSide::TrySend(ClientCall* call) {
-  if (!call->PrepareAttempt(recognizes_calls_)) [[unlikely]]
+  if (!call->PrepareAttempt(*this)) [[unlikely]]
     return FailUnrecognized(*call);
   FrameHeader& header = call->request_->header;
   header.type = FrameType::kCall;

@@ -35,6 +35,14 @@ class CallSide {
 
   // Whether the peer recognizes calls that are made again.
   bool recognizes_calls() const { return recognizes_calls_; }
+  // Whether it recognizes one that may have run at the server `instance`
+  // (ClientCallExtras::recognized_by).
+  bool Recognizes(uint64_t instance) const {
+    return recognizes_calls_ && (instance == 0 || instance == peer_instance());
+  }
+  // Negotiated::peer_instance. Not quick: asked when something went wrong, and no session shall
+  // keep it for that.
+  uint64_t peer_instance() const;
 
   // Nobody waits for `call` any more. True: it was taken back before a byte of it left. Otherwise
   // the peer is told, and its id stays taken until the return.

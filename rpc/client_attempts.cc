@@ -44,8 +44,13 @@ bool ClientCall::recognized() const {
   return method_->deduplicate && session_ && session_->calls().recognizes_calls();
 }
 
-ClientCall* ClientCall::NewAttempt(uint32_t previous_attempts, int64_t may_have_run_since_ns,
-                                   bool needs_recognition, transport::OutgoingMessage request) {
+bool ClientCall::PrepareRepetition(const CallSide& to) {
+  if (extras_->needs_recognition && !to.Recognizes(extras_->recognized_by)) return false;
+  EncodeExtras().IgnoreError();  // it was encoded before
+  return true;
+}
+
+ClientCall* ClientCall::NewAttempt(transport::OutgoingMessage request) {
   CallOptions options;
   if (extras_ != nullptr) options = extras_->options;
   options.deadline = deadline_;
@@ -61,9 +66,6 @@ ClientCall* ClientCall::NewAttempt(uint32_t previous_attempts, int64_t may_have_
       New(channel_, nullptr, *service_, *method_, options, std::move(request));
   attempt->is_attempt_ = true;
   if (attempt->extras_ == nullptr) attempt->extras_ = MakePooled<ClientCallExtras>(options);
-  attempt->extras_->previous_attempts = previous_attempts;
-  attempt->extras_->may_have_run_since_ns = may_have_run_since_ns;
-  attempt->extras_->needs_recognition = needs_recognition;
   return attempt;
 }
 

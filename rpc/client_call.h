@@ -47,6 +47,7 @@
 namespace mi7 {
 
 class CallRepeats;
+class CallSide;
 class CallerStream;
 class Channel;
 class Session;
@@ -233,18 +234,16 @@ class ClientCall : private Turn {
     return (state_.load(std::memory_order_acquire) & kRepeats) != 0 ? repeats_ : nullptr;
   }
   const RetryPolicy& retry_policy() const;
-  // A call like this one. `may_have_run_since_ns`, `needs_recognition`: ClientCallExtras.
-  ClientCall* NewAttempt(uint32_t previous_attempts, int64_t may_have_run_since_ns,
-                         bool needs_recognition, transport::OutgoingMessage request);
+  // A call like this one, with extras_.
+  ClientCall* NewAttempt(transport::OutgoingMessage request);
   // An attempt is about to be sent: says for how long another one may have run by now. False: not
-  // to a server that does not recognize it. `recognized`: whether this one does.
-  bool PrepareAttempt(bool recognized) {
+  // to this server, which does not recognize it.
+  bool PrepareAttempt(const CallSide& to) {
     if (extras_ == nullptr || extras_->may_have_run_since_ns == 0) [[likely]]
       return true;
-    if (extras_->needs_recognition && !recognized) return false;
-    EncodeExtras().IgnoreError();  // it was encoded before
-    return true;
+    return PrepareRepetition(to);
   }
+  bool PrepareRepetition(const CallSide& to);
   // Whether the server that it was sent to recognizes it when it is made again.
   bool recognized() const;
   // As CompleteWith: `attempt` is how it went, or how it last failed (`failure`).

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mutex.h"
 #include "rpc/liveness_watch.h"
+#include "transport/instance_id.h"
 
 namespace mi7 {
 
@@ -170,6 +171,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
   transport_options.limits = options_.limits;
   transport_options.wait = options_.wait;
   transport_options.take_over = options_.take_over;
+  transport_options.instance_id = transport::InstanceId::Random();
   transport_options.local = transport::ShareLocalOptions(options_.local);
   transport_options.on_refused = [log = std::make_shared<RefusalLog>()](const std::string& peer,
                                                                         const absl::Status& why) {

@@ -84,6 +84,9 @@ struct Negotiated {
   uint32_t calls_in_flight_max = 0;
   uint32_t stream_window_bytes = 0;  // with the feature "streams", at least 1
   uint16_t version = 1;
+  // Of the peer's instanceId (protocol.capnp), enough to see that it is another one than before.
+  // 0: it told none.
+  uint64_t peer_instance = 0;
 };
 
 // What OnUnsent says of a connection that is dying.

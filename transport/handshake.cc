@@ -131,6 +131,7 @@ absl::StatusOr<PeerHello> ReadHello(const IncomingMessage& message) {
     const auto id = hello.getInstanceId();
     negotiated.instance_id =
         InstanceId::From({reinterpret_cast<const std::byte*>(id.begin()), id.size()});
+    negotiated.peer_instance = negotiated.instance_id.Prefix();
   } catch (const kj::Exception& exception) {
     return absl::InvalidArgumentError(
         absl::StrCat("peer's hello is malformed: ", exception.getDescription().cStr()));

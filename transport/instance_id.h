@@ -12,6 +12,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 
@@ -41,6 +42,13 @@ struct InstanceId {
       for (size_t i = 0; i < data.size(); ++i) id.bytes[i] = data[i];
     }
     return id;
+  }
+
+  // As many of its bits; 0 when there is none, and hardly ever otherwise.
+  uint64_t Prefix() const {
+    uint64_t prefix;
+    std::memcpy(&prefix, bytes.data(), sizeof(prefix));
+    return prefix;
   }
 
   explicit operator bool() const { return *this != InstanceId(); }

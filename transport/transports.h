@@ -37,8 +37,9 @@ struct TransportOptions {
   // For Listen: takes the place of a server of our user that listens there, or will be taken the
   // place of (ServerOptions::take_over).
   bool take_over = false;
-  // What our Hello says in instanceId: the listener's own name. Set by mi7:// listeners for the
-  // transports below them; transports use a random one of the process when there is none.
+  // What our Hello says in instanceId: the server's own name, or, where that can be met at, the
+  // listener's: mi7:// listeners set it for the transports below them. Transports use a random one
+  // of the process when there is none.
   InstanceId instance_id;
 };
 

@@ -127,7 +127,8 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
                                                    .limits = options_.limits,
                                                    .wait = options_.wait,
                                                    .accepted = true,
-                                                   .while_open = std::move(while_open)});
+                                                   .while_open = std::move(while_open),
+                                                   .instance = options_.instance_id.Prefix()});
     // Posted under the mutex: Close comes after, and with it the end of the loop.
     accepting->Post([self = shared_from_this(), accepted = std::make_shared<InprocConnection>(
                                                     link, Link::kAcceptor)]() mutable {

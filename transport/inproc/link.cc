@@ -60,7 +60,8 @@ Link::Side::Side(Link* of_link, SideOptions options)
       wait(options.wait),
       accepted(options.accepted),
       while_open(std::move(options.while_open)),
-      awaits(!options.accepted) {}
+      awaits(!options.accepted),
+      instance(options.instance) {}
 
 Link::Link(std::string endpoint, SideOptions connector, SideOptions acceptor)
     : endpoint_(std::move(endpoint)),
@@ -484,6 +485,7 @@ ConnectionInfo Link::info(Which which) const {
   info.negotiated.calls_in_flight_max = peer.calls_in_flight_max;
   info.negotiated.features = kFeaturesOfAll;
   info.negotiated.stream_window_bytes = peer.stream_window_bytes;
+  info.negotiated.peer_instance = sides_[1 - which].instance;
   return info;
 }
 

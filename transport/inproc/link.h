@@ -52,6 +52,8 @@ struct SideOptions {
   bool accepted = false;
   // Released when the side is closed; counts connections.
   std::shared_ptr<void> while_open;
+  // What the other side sees as Negotiated::peer_instance.
+  uint64_t instance = 0;
 };
 
 // Thread-safe; see connection.h for the contract of each function. Owned by the two connections
@@ -148,6 +150,7 @@ class Link : public std::enable_shared_from_this<Link> {
     Waiter* sleepers = nullptr;    // ring, oldest first
     uint32_t waking = 0;           // were asleep, were offered the turn, do not run yet
     uint32_t waking_for_both = 0;  // of these, those that drive the other side too
+    const uint64_t instance;
     SpinBudget spin_budget;
 
     // The timer behind Kick or wait.

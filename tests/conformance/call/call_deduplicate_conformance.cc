@@ -279,6 +279,45 @@ TEST_P(CallTest, ServerThatWasRestartedDoesNotRunWhatMayHaveRun) {
   EXPECT_THAT(SendOnce(stub(), "x").Wait(), IsOk()) << "new calls are run";
 }
 
+// Who was there already, and so cannot tell by the age of the call that it is somebody else's.
+TEST_P(CallTest, SuccessorDoesNotRunWhatMayHaveRunBefore) {
+  absl::Notification begun;
+  std::optional<DeferredCall> later;
+  probe_.on_once = [&](ServerContext& context, auto, auto) {
+    later.emplace(context.Defer());
+    begun.Notify();
+    return Reply::Later();
+  };
+  ProbeImpl successors_probe;
+  std::atomic<int> runs{0};
+  successors_probe.on_once = [&](ServerContext&, auto, auto) {
+    ++runs;
+    return Reply(absl::OkStatus());
+  };
+  ServerOptions server;
+  server.take_over = true;
+  ChannelOptions options;
+  options.backoff.initial = options.backoff.max = absl::Milliseconds(5);
+  options.retry.policy.attempts_max = 100;
+  Start(server, options);
+  ASSERT_TRUE(Works());
+  server.wait = GetParam().wait;
+  auto successor =
+      ServerBuilder().SetOptions(server).AddService(&successors_probe).Listen(endpoint_).Start();
+  ASSERT_THAT(successor, IsOk());
+  auto call = SendOnce(stub(), "x", {.deadline = Deadline::After(kSoon)});
+  ASSERT_TRUE(Happens(begun));
+  StopServer();
+  const OnceResult result = call.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kAborted,
+                               AllOf(StartsWith("Probe.once: an earlier attempt may have run"),
+                                     HasSubstr("another server"))));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  EXPECT_EQ(runs, 0);
+  EXPECT_THAT(SendOnce(stub(), "x").Wait(), IsOk()) << "new calls are run";
+  channel_ = nullptr;
+}
+
 TEST_P(CallTest, WhatIsKeptOfAnswersIsBounded) {
   Runs runs;
   probe_.on_once = runs.handler();
