@@ -45,7 +45,8 @@ Reply SimImpl::Do(ServerContext& context, Done::Builder results, bool may_do_not
   const uint64_t run = Begin(context).run;
   results.setRun(run);
   if (world_.Chance(50)) return DrawAnswer(run, may_do_nothing);
-  world_.After(world_.DrawTime(absl::Milliseconds(100)),
+  // Now and then longer than any shutdown waits.
+  world_.After(world_.DrawTime(absl::Milliseconds(world_.Chance(10) ? 1000 : 100)),
                [this, run, may_do_nothing, &context, later = context.Defer(),
                 running = Handlers::Running(handlers_, context), alive = Alive(ledger_)]() mutable {
                  ledger_.OnItsWay(world_.on_its_way_max());
