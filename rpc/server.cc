@@ -1,14 +1,18 @@
 #include "rpc/server.h"
 
 #include <algorithm>
+#include <optional>
 #include <thread>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "base/fork_guard.h"
 #include "base/log.h"
 #include "base/mutex.h"
 #include "rpc/liveness_watch.h"
+#include "rpc/server_sessions.h"
+#include "rpc/server_shutdown.h"
 #include "transport/instance_id.h"
 
 namespace mi7 {
@@ -56,11 +60,7 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
   absl::Status Shutdown(Deadline deadline);
   // Whether this process was forked from the one that serves.
   bool forked() const { return ForkGuard::generation() != made_in_; }
-  size_t connection_count() const {
-    if (forked()) return 0;
-    MutexLock lock(&mutex_);
-    return sessions_.size();
-  }
+  size_t connection_count() const { return forked() ? 0 : sessions_.size(); }
 
   LoadFigures load() const {
     return config_ != nullptr && config_->load != nullptr ? config_->load->figures()
@@ -68,33 +68,13 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
   }
 
   ServerStatistics statistics() const {
-    if (forked()) return {};
-    MutexLock lock(&mutex_);
-    ServerStatistics statistics = of_closed_;
-    for (const auto& [key, session] : sessions_) statistics += session->answers().statistics();
-    return statistics;
+    return forked() ? ServerStatistics() : sessions_.statistics();
   }
 
   // --- Session::Observer ---
   void OnGoAway(Session&) override {}  // servers make no calls
   void OnSessionClosed(Session& session, const absl::Status&) override {
-    bool nobody_comes_back;
-    {
-      MutexLock lock(&mutex_);
-      // It gets no further calls.
-      if (sessions_.erase(&session) != 0) of_closed_ += session.answers().statistics();
-      if (sessions_.empty()) session_closed_.NotifyAll();
-      nobody_comes_back = shutting_down_;
-      if (!nobody_comes_back && session.answers().in_flight() != 0) {
-        // Seldom, so that many that close together do not look at each other.
-        if (left_behind_.size() >= look_behind_at_) {
-          std::erase_if(left_behind_, [](const auto& weak) { return weak.expired(); });
-          look_behind_at_ = 2 * left_behind_.size() + 16;
-        }
-        left_behind_.push_back(session.weak_from_this());
-      }
-    }
-    if (nobody_comes_back) session.answers().Abandon();
+    sessions_.OnClosed(session);
   }
   // The client closes when it has its answers, see Session::CloseIfGoneAway. Were we to close
   // first, the system could discard answers that the client has not read yet.
@@ -109,7 +89,6 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
 
   absl::Status LimitLoad(const Dispatcher& dispatcher);
   void OnAccept(std::shared_ptr<transport::Connection> connection);
-  std::vector<std::shared_ptr<Session>> Sessions() const;
 
   const ServerOptions options_;
   const uint32_t made_in_ = ForkGuard::generation();
@@ -119,15 +98,7 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
   Mutex shutdown_mutex_;  // held by a whole Shutdown
   bool shut_down_ ABSL_GUARDED_BY(shutdown_mutex_) = false;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
-  mutable Mutex mutex_;
-  absl::flat_hash_map<Session*, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
-  // What sessions did that are gone, and all connections.
-  ServerStatistics of_closed_ ABSL_GUARDED_BY(mutex_);
-  // Sessions that are gone, with handlers whose callers may come back (AnswerSide::OnClosed).
-  std::vector<std::weak_ptr<Session>> left_behind_ ABSL_GUARDED_BY(mutex_);
-  size_t look_behind_at_ ABSL_GUARDED_BY(mutex_) = 16;  // when it has so many, it is looked through
-  bool shutting_down_ ABSL_GUARDED_BY(mutex_) = false;
-  CondVar session_closed_;  // the last one
+  ServerSessions sessions_;
 };
 
 absl::Status Server::Core::Init(const std::vector<Service*>& services,
@@ -212,11 +183,7 @@ void Server::Core::OnAccept(std::shared_ptr<transport::Connection> connection) {
     connection = *std::move(decorated);
   }
   auto session = std::make_shared<Session>(connection, weak_from_this(), config_);
-  {
-    MutexLock lock(&mutex_);
-    sessions_.emplace(session.get(), session);
-    ++of_closed_.connections_accepted;
-  }
+  sessions_.Add(session);
   // From the start: it may never make a call.
   if (options_.idle_timeout != absl::InfiniteDuration()) session->NoteCall();
   connection->Start(std::move(session));
@@ -228,59 +195,20 @@ std::vector<std::string> Server::Core::endpoints() const {
   return endpoints;
 }
 
-std::vector<std::shared_ptr<Session>> Server::Core::Sessions() const {
-  MutexLock lock(&mutex_);
-  std::vector<std::shared_ptr<Session>> sessions;
-  sessions.reserve(sessions_.size());
-  for (const auto& [key, session] : sessions_) sessions.push_back(session);
-  return sessions;
-}
-
 absl::Status Server::Core::Shutdown(Deadline deadline) {
   if (forked()) return ForkGuard::Refusal("server");
   MutexLock shutdown_lock(&shutdown_mutex_);
   if (shut_down_) return absl::OkStatus();
   shut_down_ = true;
   for (auto& listener : listeners_) listener->Close();
-  std::vector<std::weak_ptr<Session>> left_behind;
-  {
-    MutexLock lock(&mutex_);
-    shutting_down_ = true;
-    left_behind.swap(left_behind_);
-  }
-  for (const auto& session : Sessions()) session->Drain();
-  for (const auto& weak : left_behind) {
-    if (const std::shared_ptr<Session> session = weak.lock()) session->answers().Abandon();
-  }
-
-  const auto closed = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return sessions_.empty(); };
-  bool all_closed;
-  {
-    MutexLock lock(&mutex_);
-    all_closed = session_closed_.WaitUntil(mutex_, deadline, closed);
-  }
-  absl::Status result;
-  if (!all_closed) {
-    size_t calls = 0;
-    const std::vector<std::shared_ptr<Session>> left = Sessions();
-    for (const auto& session : left) {
-      calls += session->answers().in_flight();
-      session->connection().Close(absl::UnavailableError("server is shutting down"));
-    }
-    // Bounded: closing waits for no peer, and a loop is held up at most by a handler that runs.
-    MutexLock lock(&mutex_);
-    session_closed_.WaitUntil(mutex_, Deadline::Infinite(), closed);
-    if (calls != 0) {
-      result = absl::DeadlineExceededError(absl::StrCat(
-          calls, " calls on ", left.size(), " connections were cut off at the deadline"));
-    }
-  }
+  ServerShutdown shutdown(sessions_, deadline);
+  while (const std::optional<Deadline> until = shutdown.Step()) sessions_.WaitUntilEmpty(*until);
   // A deferred handler may still keep its session, and with it the connection: without its loop it
   // is closed already and does nothing. What it waits for has ended with the connection.
   if (config_ && config_->timers) config_->timers->Close();
   if (config_ && config_->liveness) config_->liveness->Close();
   loops_.clear();
-  return result;
+  return shutdown.result();
 }
 
 Server::Server(std::shared_ptr<Core> core) : core_(std::move(core)) {}

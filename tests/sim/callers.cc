@@ -1,6 +1,8 @@
 #include "tests/sim/callers.h"
 
+#include <coroutine>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -9,8 +11,13 @@
 
 namespace mi7::sim {
 
-Callers::Callers(World& world, Ledger& ledger, const std::string& endpoint, bool calls_again)
-    : world_(world), ledger_(ledger), calls_again_(calls_again), loop_(world.NewLoop()) {
+Callers::Callers(World& world, Ledger& ledger, FlowLedger& flows, const std::string& endpoint,
+                 bool calls_again)
+    : world_(world),
+      ledger_(ledger),
+      flows_(flows),
+      calls_again_(calls_again),
+      loop_(world.NewLoop()) {
   ChannelOptions options;
   options.limits = SimServer::SmallLimits();
   options.backoff.jitter = 0;  // it is not drawn from the seed
@@ -30,6 +37,7 @@ void Callers::Call() {
 
 void Callers::Begin() {
   if (!stub_.has_value()) return;
+  if (world_.Chance(10)) return static_cast<void>(Pour());
   const uint64_t work = ledger_.NewWork();
   const uint64_t count = world_.Draw(20);
   uint64_t call = 0;
@@ -136,9 +144,9 @@ void Callers::Ended(const Ask& ask, const absl::Status& status) {
 }
 
 CallOptions Callers::Options(const Ledger::Plan& plan, uint64_t& call) {
-  call = ledger_.Begin(plan);
   CallOptions options;
   if (world_.Chance(50)) options.deadline = Deadline::After(world_.DrawTime(absl::Seconds(1)));
+  call = ledger_.Begin(plan, options.deadline);
   options.wait_for_ready = world_.Chance(50);
   auto metadata = std::make_shared<Metadata>();
   metadata->Add("call", absl::StrCat(call));
@@ -150,7 +158,9 @@ void Callers::Watch(uint64_t call, CallCanceller canceller) {
   if (world_.Chance(20)) {
     world_.After(world_.DrawTime(absl::Milliseconds(200)), [this, call] {
       const auto found = cancellers_.find(call);
-      if (found != cancellers_.end()) CallCanceller(found->second).Cancel();
+      if (found == cancellers_.end()) return;
+      ledger_.GivenUp(call);
+      CallCanceller(found->second).Cancel();
     });
   }
   if (!ledger_.HasEnded(call)) cancellers_.emplace(call, std::move(canceller));
@@ -172,6 +182,7 @@ DetachedTask Callers::Numbers(uint64_t call, uint64_t count, StreamReader<Number
       if ((*message)->getNumber() != expected) ledger_.Wrong(call, "got another message");
       if (!leaves || expected != 2) continue;
       // Dropping the reader cancels; nobody is told of the end.
+      ledger_.GivenUp(call);
       End(call, absl::CancelledError("left"));
       co_return;
     }
@@ -232,9 +243,81 @@ DetachedTask Callers::Hear(uint64_t call, uint64_t count, std::shared_ptr<Chatte
   }
 }
 
+namespace {
+
+// co_await ByCallback(sending): as co_await of `sending`, by the callback.
+struct ByCallback {
+  FlowSending sending;
+  absl::Status status = {};
+  explicit ByCallback(FlowSending&& of) : sending(std::move(of)) {}
+  bool await_ready() const { return false; }
+  void await_suspend(std::coroutine_handle<> coroutine) {
+    sending.Then([this, coroutine](const absl::Status& told) {
+      status = told;
+      coroutine.resume();
+    });
+  }
+  absl::Status await_resume() { return std::move(status); }
+};
+
+}  // namespace
+
+DetachedTask Callers::Pour() {
+  const Alive alive(ledger_);
+  const SinkStub sink(channel_);  // whose calls are nobody else's
+  const uint64_t flow = flows_.NewFlow();
+  for (uint64_t rounds = 1 + world_.Draw(2); rounds > 0; --rounds) {
+    const uint64_t round = flows_.Begin(flow);
+    uint64_t after_failure = world_.Draw(3);  // so many are tried
+    std::vector<uint64_t> calls;
+    for (uint64_t count = world_.Draw(12); count > 0; --count) {
+      if (world_.Chance(20)) co_await world_.Sleep(world_.DrawTime(absl::Milliseconds(20)));
+      CallOptions options;
+      if (world_.Chance(10)) {
+        options.deadline = Deadline::After(world_.DrawTime(absl::Milliseconds(300)));
+      }
+      options.wait_for_ready = world_.Chance(50);
+      const uint64_t bytes = world_.Draw(300);
+      const uint64_t call = flows_.Sends(round, bytes, options.deadline);
+      auto request = sink.Write(options);
+      request->setNumber(call);
+      request->initData(static_cast<unsigned>(bytes));
+      FlowSending sending = request.Send();
+      flow_cancellers_.emplace(call, sending.canceller());
+      calls.push_back(call);
+      if (world_.Chance(4)) {
+        world_.After(world_.DrawTime(absl::Milliseconds(50)), [this, call] { EndPoured(call); });
+      }
+      absl::Status sent;
+      if (world_.Chance(30)) {
+        sent = co_await ByCallback(std::move(sending));
+      } else {
+        sent = co_await std::move(sending);
+      }
+      flows_.Sent(round, sent);
+      if (!sent.ok() && after_failure-- == 0) break;
+    }
+    const absl::Status finished = co_await sink.FinishStream();
+    world_.Note(round * 32 + static_cast<uint64_t>(finished.code()));
+    flows_.Finished(round, finished);
+    for (const uint64_t call : calls) flow_cancellers_.erase(call);
+  }
+}
+
+void Callers::EndPoured(uint64_t call) {
+  const auto found = flow_cancellers_.find(call);
+  if (found == flow_cancellers_.end()) return;
+  flows_.GivenUp(call);
+  CallCanceller(found->second).Cancel();
+}
+
 void Callers::CancelAll() {
   // Each may end, and leave the map, inside its Cancel.
-  for (const auto& [call, canceller] : std::map(cancellers_)) canceller.Cancel();
+  for (const auto& [call, canceller] : std::map(cancellers_)) {
+    ledger_.GivenUp(call);
+    canceller.Cancel();
+  }
+  for (const auto& [call, canceller] : std::map(flow_cancellers_)) EndPoured(call);
 }
 
 void Callers::Close() {

@@ -12,6 +12,7 @@
 #include "base/detached_task.h"
 #include "rpc/channel.h"
 #include "rpc/request_id.h"
+#include "tests/sim/flow_ledger.h"
 #include "tests/sim/ledger.h"
 #include "tests/sim/sim.mi7.h"
 #include "tests/sim/world.h"
@@ -22,7 +23,8 @@ class Callers {
  public:
   // All of what is given outlives the end of the calls. `calls_again`: a deduplicated call may be
   // made once more when it is over, whatever came of it. Not where servers forget calls.
-  Callers(World& world, Ledger& ledger, const std::string& endpoint, bool calls_again);
+  Callers(World& world, Ledger& ledger, FlowLedger& flows, const std::string& endpoint,
+          bool calls_again);
   // Makes a call that is drawn, now, on this thread or on the channel's loop.
   void Call();
   // Those that are not over.
@@ -60,6 +62,9 @@ class Callers {
                       ClientStream<Number, Sim::GatherResults> stream);
   DetachedTask Say(uint64_t count, std::shared_ptr<Chatter> chat);
   DetachedTask Hear(uint64_t call, uint64_t count, std::shared_ptr<Chatter> chat);
+  // `-> stream` calls.
+  DetachedTask Pour();
+  void EndPoured(uint64_t call);
   void Fill(Number::Builder message, uint64_t number) {
     message.setNumber(number);
     message.initData(static_cast<unsigned>(world_.Draw(200)));
@@ -67,11 +72,14 @@ class Callers {
 
   World& world_;
   Ledger& ledger_;
+  FlowLedger& flows_;
   const bool calls_again_;
   transport::EventLoop* const loop_;
   std::shared_ptr<Channel> channel_;
   std::optional<SimStub> stub_;
-  std::map<uint64_t, CallCanceller> cancellers_;  // of calls that are not over
+  // Of calls that are not over; and of `-> stream` calls whose round is not.
+  std::map<uint64_t, CallCanceller> cancellers_;
+  std::map<uint64_t, CallCanceller> flow_cancellers_;
 };
 
 }  // namespace mi7::sim

@@ -40,3 +40,7 @@ interface Sim {
 
   order @7 Task -> Done $Mi7.retryable $Mi7.deduplicate;
 }
+
+interface Sink {
+  write @0 Number -> stream;
+}

@@ -1,14 +1,16 @@
 #include "tests/sim/sim_server.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
-#include "absl/strings/numbers.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/check.h"
 #include "base/deadline.h"
 #include "rpc/interceptor.h"
-#include "rpc/retry_info.h"
+#include "rpc/server_shutdown.h"
 #include "rpc/timers.h"
 
 namespace mi7::sim {
@@ -28,101 +30,6 @@ class SlowInterceptor final : public Interceptor {
 
 }  // namespace
 
-SimImpl::Begun SimImpl::Begin(const ServerContext& context) {
-  uint64_t call = 0;
-  MI7_CHECK(absl::SimpleAtoi(context.metadata().Get("call").value_or(""), &call),
-            "calls of the simulation have a number");
-  if (context.deadline().passed()) ledger_.Wrong(call, "ran, and its deadline had passed before");
-  ledger_.OnItsWay(world_.on_its_way_max());
-  const uint64_t run = ledger_.Ran(call, life_, context.attempt());
-  world_.Note(call);
-  return {.call = call, .run = run};
-}
-
-Reply SimImpl::Do(ServerContext& context, Done::Builder results, bool may_do_nothing) {
-  const uint64_t run = Begin(context).run;
-  results.setRun(run);
-  if (world_.Chance(50)) return DrawAnswer(run, may_do_nothing);
-  world_.After(world_.DrawTime(absl::Milliseconds(100)),
-               [this, run, may_do_nothing, &context, later = context.Defer(),
-                alive = Alive(ledger_)]() mutable {
-                 ledger_.OnItsWay(world_.on_its_way_max());
-                 if (!world_.silenced()) ledger_.StillRuns(run, context.cancelled());
-                 later.Finish(DrawAnswer(run, may_do_nothing));
-               });
-  return Reply::Later();
-}
-
-absl::Status SimImpl::DrawAnswer(uint64_t run, bool may_do_nothing) {
-  switch (world_.Draw(8)) {
-    case 0:
-      return Ledger::ByRun(absl::AbortedError("as was drawn"), run);
-    case 1:
-      if (may_do_nothing) ledger_.Undone(run);
-      return Ledger::ByRun(absl::UnavailableError("as was drawn, by the handler"), run);
-    case 2:
-      // Whatever the method.
-      ledger_.Undone(run);
-      return WithRetryAfter(Ledger::ByRun(absl::ResourceExhaustedError("as was drawn"), run),
-                            world_.DrawTime(absl::Milliseconds(50)));
-    default:
-      return absl::OkStatus();
-  }
-}
-
-Reply SimImpl::Numbers(ServerContext& context, Sim::NumbersParams::Reader params,
-                       StreamWriter<Number> writer) {
-  const Alive alive(ledger_);
-  Begin(context);
-  const uint64_t count = params.getCount();
-  for (uint64_t number = 0; number < count; ++number) {
-    if (world_.Chance(20)) co_await world_.Sleep(world_.DrawTime(absl::Milliseconds(20)));
-    StreamDraft<Number> draft = writer.NewMessage();
-    draft->setNumber(number);
-    draft->initData(static_cast<unsigned>(world_.Draw(200)));
-    absl::Status sent = co_await writer.Write(std::move(draft));
-    if (!sent.ok()) co_return sent;
-  }
-  if (world_.Chance(20)) co_return absl::AbortedError("as was drawn");
-  co_return absl::OkStatus();
-}
-
-Reply SimImpl::Gather(ServerContext& context, StreamReader<Number> reader,
-                      Sim::GatherResults::Builder results) {
-  const Alive alive(ledger_);
-  const uint64_t call = Begin(context).call;
-  uint64_t count = 0;
-  const bool leaves = world_.Chance(10);  // before all has come
-  for (;;) {
-    if (world_.Chance(20)) co_await world_.Sleep(world_.DrawTime(absl::Milliseconds(20)));
-    auto message = co_await reader.Read();
-    if (!message.ok()) co_return message.status();
-    if (!*message) break;
-    if ((*message)->getNumber() != count) ledger_.Wrong(call, "the server got another message");
-    ++count;
-    if (leaves && count == 3) co_return absl::AbortedError("as was drawn");
-  }
-  results.setCount(count);
-  co_return absl::OkStatus();
-}
-
-Reply SimImpl::Chat(ServerContext& context, StreamReader<Number> reader,
-                    StreamWriter<Number> writer) {
-  const Alive alive(ledger_);
-  const uint64_t call = Begin(context).call;
-  for (uint64_t count = 0;; ++count) {
-    auto message = co_await reader.Read();
-    if (!message.ok()) co_return message.status();
-    if (!*message) co_return absl::OkStatus();
-    if ((*message)->getNumber() != count) ledger_.Wrong(call, "the server got another message");
-    StreamDraft<Number> draft = writer.NewMessage();
-    draft->setNumber(count);
-    draft->setData((*message)->getData());
-    absl::Status sent = co_await writer.Write(std::move(draft));
-    if (!sent.ok()) co_return sent;
-  }
-}
-
 Limits SimServer::SmallLimits() {
   Limits limits;
   limits.calls_in_flight_max = 8;
@@ -132,29 +39,26 @@ Limits SimServer::SmallLimits() {
   return limits;
 }
 
-SimServer::SimServer(World& world, Ledger& ledger, uint64_t number, const SimServerOptions& options)
+SimServer::SimServer(World& world, Ledger& ledger, FlowLedger& flows,
+                     const SimServerOptions& options)
     : world_(world),
-      life_{.number = number,
-            .began_ns = MonotonicNanos(),
-            .knows_ns = absl::ToInt64Nanoseconds(
-                std::min(options.deduplication.late_max, options.deduplication.age_max))},
-      service_(world, ledger, life_),
+      ledger_(ledger),
+      flows_(flows),
+      life_(
+          ledger.NewLife(std::min(options.deduplication.late_max, options.deduplication.age_max))),
+      service_(world, ledger, life_, handlers_),
       loop_(world.NewLoop()) {
-  MI7_CHECK(dispatcher_->Add(&service_).ok(), "it is the only one");
-  config_ = std::make_shared<SessionConfig>();
-  config_->limits = SmallLimits();
-  config_->dispatcher = dispatcher_.get();
-  config_->dispatcher_owner = dispatcher_;
-  config_->timers = Timers::Create(loop_);
-  config_->saved_answers = std::make_shared<SavedAnswers>(options.deduplication, life_.began_ns);
+  config_.limits = SmallLimits();
+  config_.timers = Timers::Create(loop_);
+  config_.saved_answers = std::make_shared<SavedAnswers>(options.deduplication, life_.began_ns);
   if (options.has_slow_interceptor) {
-    config_->interceptors.push_back(std::make_shared<SlowInterceptor>(world));
+    config_.interceptors.push_back(std::make_shared<SlowInterceptor>(world));
   }
 }
 
 void SimServer::Start(absl::string_view endpoint) {
   transport::TransportOptions options;
-  options.limits = config_->limits;
+  options.limits = config_.limits;
   auto listener = transport::Listen(
       *transport::Endpoint::Parse(endpoint), {loop_}, options,
       [weak = weak_from_this()](std::shared_ptr<transport::Connection> connection) {
@@ -169,9 +73,20 @@ void SimServer::Start(absl::string_view endpoint) {
 void SimServer::OnAccept(std::shared_ptr<transport::Connection> connection) {
   absl::StatusOr<std::shared_ptr<transport::Connection>> decorated =
       world_.Decorate(connection, loop_);
-  if (!decorated.ok()) return connection->Close(decorated.status());
-  auto session = std::make_shared<Session>(*decorated, weak_from_this(), config_);
-  sessions_.push_back(session);
+  if (!decorated.ok()) {
+    world_.NoteTrouble();  // its client may have called already
+    return connection->Close(decorated.status());
+  }
+  // With a service of its own, which knows over which connection it is called.
+  sinks_.push_back(std::make_unique<SinkImpl>(world_, ledger_, flows_, life_, handlers_));
+  auto dispatcher = std::make_shared<Dispatcher>();
+  MI7_CHECK(dispatcher->Add(&service_).ok() && dispatcher->Add(sinks_.back().get()).ok(),
+            "they are the only ones");
+  auto config = std::make_shared<SessionConfig>(config_);
+  config->dispatcher = dispatcher.get();
+  config->dispatcher_owner = std::move(dispatcher);
+  auto session = std::make_shared<Session>(*decorated, weak_from_this(), std::move(config));
+  sessions_.Add(session);
   (*decorated)->Start(std::move(session));
 }
 
@@ -183,22 +98,51 @@ void SimServer::StopListening() {
   listener_ = nullptr;
 }
 
-void SimServer::Drain() {
+DetachedTask SimServer::Shutdown(Deadline deadline) {
+  const std::shared_ptr<SimServer> self = shared_from_this();
   StopListening();
-  for (const std::shared_ptr<Session>& session : std::vector(sessions_)) session->Drain();
-  life_.drained = true;
+  life_.drained_ns = MonotonicNanos();
+  life_.deadline_ns = deadline.at_ns();
+  const absl::Duration busy_before = world_.busy();
+  ServerShutdown shutdown(sessions_, deadline);
+  while (const std::optional<Deadline> until = shutdown.Step()) {
+    if (until->infinite()) {
+      life_.cut_off_ns = MonotonicNanos();
+      ledger_.OnItsWay(world_.on_its_way_max());
+      ledger_.CutOff(life_, world_.troubled());
+    }
+    co_await UntilEmpty(*until);
+  }
+  life_.over_ns = MonotonicNanos();
+  ledger_.ShutDown(life_, shutdown.result(), world_.busy() - busy_before);
+  if (handlers_.AnyUntold()) {
+    ledger_.Wrong(
+        absl::StrCat("server ", life_.number, " has ended, and a handler of its does not know"));
+  }
+  // As Server::Shutdown does, of which handlers know nothing that still hold their calls.
+  config_.timers->Close();
+  world_.EndLoop(loop_);
+}
+
+void SimServer::WakeAfter(absl::Duration delay) {
+  world_.After(delay, [self = shared_from_this(), wait = waited_] {
+    if (self->waited_ != wait) return;  // it has been woken since
+    ++self->waited_;
+    std::exchange(self->waits_, nullptr).resume();
+  });
 }
 
 void SimServer::Kill() {
+  if (ended()) return;
   StopListening();
-  for (const std::shared_ptr<Session>& session : std::vector(sessions_)) {
-    session->connection().Close(absl::UnavailableError("the server is gone"));
-  }
+  life_.killed_ns = MonotonicNanos();
+  sessions_.Close();
 }
 
 void SimServer::OnSessionClosed(Session& session, const absl::Status&) {
-  statistics_ += session.answers().statistics();
-  std::erase_if(sessions_, [&session](const auto& other) { return other.get() == &session; });
+  sessions_.OnClosed(session);
+  // Who waits is another thread.
+  if (waits_ && empty()) WakeAfter(absl::ZeroDuration());
 }
 
 }  // namespace mi7::sim

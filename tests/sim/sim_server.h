@@ -1,68 +1,27 @@
 #pragma once
 
 // SimServer: a server of the simulation. As mi7::Server, but on a loop of the world's, and nothing
-// in it waits: what Server::Shutdown does one after the other are steps of the run here.
+// in it waits: between the steps of its shutdown the world goes on.
 
+#include <coroutine>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "base/detached_task.h"
 #include "rpc/dispatcher.h"
 #include "rpc/saved_answers.h"
+#include "rpc/server_sessions.h"
 #include "rpc/server_statistics.h"
-#include "rpc/service.h"
 #include "rpc/session.h"
+#include "tests/sim/flow_ledger.h"
+#include "tests/sim/handlers.h"
 #include "tests/sim/ledger.h"
-#include "tests/sim/sim.mi7.h"
 #include "tests/sim/world.h"
 #include "transport/transports.h"
 
 namespace mi7::sim {
-
-// Its handlers do what is drawn.
-class SimImpl final : public SimService {
- public:
-  SimImpl(World& world, Ledger& ledger, const Ledger::Life& life)
-      : world_(world), ledger_(ledger), life_(life) {}
-
-  Reply Run(ServerContext& context, Task::Reader, Done::Builder results) override {
-    return Do(context, results, /*may_do_nothing=*/false);
-  }
-  Reply Reserve(ServerContext& context, Task::Reader, Done::Builder results) override {
-    return Do(context, results, /*may_do_nothing=*/true);
-  }
-  Reply LookUp(ServerContext& context, Task::Reader, Done::Builder results) override {
-    return Do(context, results, /*may_do_nothing=*/true);
-  }
-  Reply Withdraw(ServerContext& context, Task::Reader, Done::Builder results) override {
-    return Do(context, results, /*may_do_nothing=*/false);
-  }
-  Reply Order(ServerContext& context, Task::Reader, Done::Builder results) override {
-    return Do(context, results, /*may_do_nothing=*/true);
-  }
-  Reply Numbers(ServerContext& context, Sim::NumbersParams::Reader params,
-                StreamWriter<Number> writer) override;
-  Reply Gather(ServerContext& context, StreamReader<Number> reader,
-               Sim::GatherResults::Builder results) override;
-  Reply Chat(ServerContext& context, StreamReader<Number> reader,
-             StreamWriter<Number> writer) override;
-
- private:
-  // A handler that runs.
-  struct Begun {
-    uint64_t call;
-    uint64_t run;
-  };
-  Begun Begin(const ServerContext& context);
-  // Of a call that is answered once. `may_do_nothing`: it says so when it has.
-  Reply Do(ServerContext& context, Done::Builder results, bool may_do_nothing);
-  absl::Status DrawAnswer(uint64_t run, bool may_do_nothing);
-
-  World& world_;
-  Ledger& ledger_;
-  const Ledger::Life& life_;
-};
 
 // Of a server; those of a run have the same.
 struct SimServerOptions {
@@ -74,17 +33,19 @@ class SimServer final : public Session::Observer, public std::enable_shared_from
  public:
   // Of what a server accepts at a time: little, so that bounds are met.
   static Limits SmallLimits();
-  // Outlives all sessions. `number`: which one of the run.
-  SimServer(World& world, Ledger& ledger, uint64_t number, const SimServerOptions& options);
+  // All of what is given, and it itself, outlive the run.
+  SimServer(World& world, Ledger& ledger, FlowLedger& flows, const SimServerOptions& options);
   // Listens: nobody else does on that name.
   void Start(absl::string_view endpoint);
-  // Accepts nothing more, refuses new calls, and finishes those that it has accepted.
-  void Drain();
-  // Ends what is left.
+  // As Server::Shutdown, of which there is one at the most. Outside of all loops, as other threads
+  // are.
+  DetachedTask Shutdown(Deadline deadline);
+  // Ends all that is left, as the end of its process does.
   void Kill();
-  bool empty() const { return sessions_.empty(); }
-  // Of connections that are gone.
-  const ServerStatistics& statistics() const { return statistics_; }
+  // Shut down, or killed.
+  bool ended() const { return life_.over_ns != kNever || life_.killed_ns != kNever; }
+  bool empty() const { return sessions_.size() == 0; }
+  ServerStatistics statistics() const { return sessions_.statistics(); }
 
   // --- Session::Observer ---
   void OnGoAway(Session&) override {}
@@ -92,18 +53,38 @@ class SimServer final : public Session::Observer, public std::enable_shared_from
   void OnDrained(Session&) override {}
 
  private:
+  // co_await UntilEmpty(until): no session is left, or it is so late.
+  auto UntilEmpty(Deadline until) {
+    struct Awaiter {
+      SimServer& server;
+      Deadline until;
+      bool await_ready() const { return false; }
+      void await_suspend(std::coroutine_handle<> coroutine) {
+        server.waits_ = coroutine;
+        if (!until.infinite()) server.WakeAfter(until.remaining());
+      }
+      void await_resume() const {}
+    };
+    return Awaiter{*this, until};
+  }
+  void WakeAfter(absl::Duration delay);
   void OnAccept(std::shared_ptr<transport::Connection> connection);
   void StopListening();
 
   World& world_;
-  Ledger::Life life_;
+  Ledger& ledger_;
+  FlowLedger& flows_;
+  Life& life_;
+  Handlers handlers_{life_};
   SimImpl service_;
   transport::EventLoop* const loop_;
-  const std::shared_ptr<Dispatcher> dispatcher_ = std::make_shared<Dispatcher>();
-  std::shared_ptr<SessionConfig> config_;
+  SessionConfig config_;
+  std::vector<std::unique_ptr<SinkImpl>> sinks_;
   std::unique_ptr<transport::Listener> listener_;
-  std::vector<std::shared_ptr<Session>> sessions_;
-  ServerStatistics statistics_;
+  ServerSessions sessions_;
+  // Shutdown, and how often it has waited.
+  std::coroutine_handle<> waits_;
+  uint64_t waited_ = 0;
 };
 
 }  // namespace mi7::sim

@@ -78,7 +78,8 @@ class Episode {
     StartServer();
     const uint64_t channels = 1 + world_.Draw(3);
     for (uint64_t i = 0; i < channels; ++i) {
-      callers_.push_back(std::make_unique<Callers>(world_, ledger_, endpoint_, calls_again));
+      callers_.push_back(
+          std::make_unique<Callers>(world_, ledger_, flows_, endpoint_, calls_again));
     }
     constexpr absl::Duration kTime = absl::Seconds(1);
     for (uint64_t calls = 5 + world_.Draw(40); calls > 0; --calls) {
@@ -92,12 +93,15 @@ class Episode {
     Finish();
 
     Seen seen;
-    seen.wrong = ledger_.Audit();
+    ledger_.OnItsWay(world_.on_its_way_max());
+    flows_.Audit(world_.troubled());
+    seen.wrong = ledger_.Audit(world_.troubled());
     seen.trace = world_.trace();
     for (uint64_t call = 0; call < ledger_.size(); ++call) {
       ++seen.ends[EndText(ledger_.StatusOf(call))];
     }
     seen.events = ledger_.Events();
+    seen.events.merge(flows_.Events());
     for (const auto& server : servers_) {
       seen.events["recognized by a server"] += server->statistics().calls_recognized;
       seen.events["dropped late by a server"] += server->statistics().calls_dropped_late;
@@ -107,19 +111,22 @@ class Episode {
 
  private:
   void StartServer() {
-    server_ = std::make_shared<SimServer>(world_, ledger_, servers_.size(), options_);
+    server_ = std::make_shared<SimServer>(world_, ledger_, flows_, options_);
     server_->Start(endpoint_);
     servers_.push_back(server_);
   }
 
-  // Another server takes over, at once or after a while, from one that drains or is killed.
+  // Another server takes over, at once or after a while, from one that is shut down or killed, or
+  // killed while it is shut down.
   void Restart() {
     if (server_ == nullptr) return;  // on its way already
     const std::shared_ptr<SimServer> old = std::move(server_);
     server_ = nullptr;
     if (world_.Chance(60)) {
-      old->Drain();
-      world_.After(world_.DrawTime(absl::Milliseconds(300)), [old] { old->Kill(); });
+      // Many handlers take longer than the one, few longer than the other.
+      const absl::Duration most = absl::Milliseconds(world_.Chance(50) ? 30 : 300);
+      if (world_.Chance(10)) world_.After(world_.DrawTime(most), [old] { old->Kill(); });
+      old->Shutdown(Deadline::After(world_.DrawTime(most)));
     } else {
       old->Kill();
     }
@@ -130,7 +137,7 @@ class Episode {
 
   void Finish() {
     world_.Calm();
-    const auto all_ended = [this] { return ledger_.AllEnded(); };
+    const auto all_ended = [this] { return ledger_.AllEnded() && flows_.AllFinished(); };
     // Nothing goes wrong any more, so all calls end; but for those that went where it is silent.
     if (!world_.RunUntil(absl::Seconds(30), all_ended)) {
       if (!world_.silenced()) ledger_.Wrong(0, "calls do not end by themselves");
@@ -148,9 +155,12 @@ class Episode {
       channels.push_back(callers->channel());
       callers->Close();
     }
-    for (const auto& server : servers_) server->Kill();
+    for (const auto& server : servers_) {
+      if (!server->ended()) server->Shutdown(Deadline::After(absl::Seconds(1)));
+    }
     world_.RunUntil(absl::Seconds(120), [] { return false; });
     for (const auto& server : servers_) {
+      if (!server->ended()) ledger_.Wrong("a server's shutdown is not over");
       if (!server->empty()) ledger_.Wrong(0, "a server has a connection left");
     }
     for (const auto& channel : channels) {
@@ -162,6 +172,7 @@ class Episode {
   }
 
   Ledger ledger_;
+  FlowLedger flows_{ledger_, SimServer::SmallLimits().stream_window_bytes};
   World world_;
   const std::string endpoint_;
   SimServerOptions options_;
@@ -313,11 +324,29 @@ TEST(SimTest, EverySeedHolds) {
         "RESOURCE_EXHAUSTED, not sent", "INVALID_ARGUMENT"}) {
     EXPECT_GT(ends[end], 0u) << end;
   }
-  for (const char* event :
-       {"plain call ran in a later attempt", "retryable call ran again",
-        "idempotent call ran again", "deduplicated call ran in a later attempt",
-        "deduplicated call got the answer of the one before it", "recognized by a server",
-        "dropped late by a server", "attempt was told of the end of its call"}) {
+  for (const char* event : {"plain call ran in a later attempt",
+                            "retryable call ran again",
+                            "idempotent call ran again",
+                            "deduplicated call ran in a later attempt",
+                            "deduplicated call got the answer of the one before it",
+                            "recognized by a server",
+                            "dropped late by a server",
+                            "attempt was told of the end of its call",
+                            "call was finished during a shutdown",
+                            "call was cut off by a shutdown",
+                            "answer in a shutdown had to arrive",
+                            "caller had to be told that its call was cut off",
+                            "shutdown ended before its deadline",
+                            "shutdown ended at its deadline",
+                            "-> stream call was cut off",
+                            "-> stream call was told of a failure before it",
+                            "-> stream calls ended OK",
+                            "-> stream calls ended ABORTED",
+                            "-> stream calls ended CANCELLED, unknown",
+                            "-> stream calls ended DEADLINE_EXCEEDED, unknown",
+                            "-> stream calls ended UNAVAILABLE, not sent",
+                            "-> stream calls ended UNAVAILABLE, refused",
+                            "-> stream calls ended UNAVAILABLE, unknown"}) {
     EXPECT_GT(events[event], 0u) << event;
   }
   if (testing::Test::HasFailure()) return;

@@ -31,11 +31,14 @@ class World::Line final : public transport::fault::Script {
     world_.Note(frames_ * 64 + static_cast<uint64_t>(header.type) * 2 + static_cast<uint64_t>(way));
     Fate fate;
     if (frames_ >= silent_from_ && (silent_ || !world_.calm_)) {
-      silent_ = world_.silenced_ = true;
+      silent_ = world_.silenced_ = world_.troubled_ = true;
       fate.kind = Fate::Kind::kDrop;
     }
     if (world_.calm_) return fate;
-    if (frames_ == lose_at_) fate.kind = Fate::Kind::kLose;
+    if (frames_ == lose_at_) {
+      world_.troubled_ = true;
+      fate.kind = Fate::Kind::kLose;
+    }
     if (world_.Chance(world_.late_percent_)) fate.delay = world_.DrawTime(world_.late_max_);
     return fate;
   }

@@ -40,6 +40,10 @@ class World final : public transport::ConnectionDecorator {
 
   // A loop that the world runs, and owns.
   transport::EventLoop* NewLoop();
+  // Nothing is attached to it any more. Outside of all loops.
+  void EndLoop(transport::EventLoop* loop) {
+    std::erase_if(loops_, [loop](const auto& other) { return other.get() == loop; });
+  }
   // Runs `action` at that time, outside of all loops, as another thread would.
   void After(absl::Duration delay, absl::AnyInvocable<void()> action);
   // co_await world.Sleep(delay)
@@ -58,6 +62,8 @@ class World final : public transport::ConnectionDecorator {
 
   // Time passes while nothing is done, as in a callback that takes long.
   void BeBusy(absl::Duration time);
+  // For how long it was so until now.
+  absl::Duration busy() const { return busy_; }
   // For how long a message can be on its way at the most, as it has been until now.
   absl::Duration on_its_way_max() const {
     return (late_percent_ == 0 ? absl::ZeroDuration() : 2 * late_max_) + busy_ + kLazy;
@@ -81,6 +87,9 @@ class World final : public transport::ConnectionDecorator {
   uint64_t trace() const { return trace_; }
   // Whether a connection has fallen silent.
   bool silenced() const { return silenced_; }
+  // Whether one has, or has been lost, so that calls can be lost.
+  bool troubled() const { return troubled_; }
+  void NoteTrouble() { troubled_ = true; }
   // Connections that there are, each end counted.
   size_t connections() const;
 
@@ -104,6 +113,7 @@ class World final : public transport::ConnectionDecorator {
   absl::Duration busy_;  // in all
   bool calm_ = false;
   bool silenced_ = false;
+  bool troubled_ = false;
   uint64_t trace_ = 0;
   uint64_t steps_ = 0;
   std::multimap<int64_t, absl::AnyInvocable<void()>> planned_;
