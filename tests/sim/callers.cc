@@ -92,13 +92,13 @@ void Callers::Begin(const Ask& ask) {
   retry.backoff.jitter = 0;
   retry.attempts_max = plan.attempts_max = 1 + static_cast<int>(world_.Draw(5));
   if (world_.Chance(50)) retry.hedge_delay = world_.DrawTime(absl::Milliseconds(50));
+  // For the sake of hedging.
+  plan.says_idempotent = plan.promise == Promise::kDeduplicated && world_.Chance(20);
   uint64_t call = 0;
   CallOptions options = Options(plan, call);
   options.retry = std::make_shared<const RetryPolicy>(retry);
   options.request_id = ask.id;
-  if (plan.promise == Promise::kDeduplicated && world_.Chance(20)) {
-    options.repeat = Repeat::kIdempotent;  // for the sake of hedging
-  }
+  if (plan.says_idempotent) options.repeat = Repeat::kIdempotent;
   auto request = NewRequest(ask.method, options);
   request->setAmount(ask.amount);
   request->initData(ask.bytes);

@@ -149,10 +149,12 @@ bool Ledger::MayRunAfter(const Call& call, const Life& life, const Run& before) 
   if (call.plan.promise != Promise::kDeduplicated) return false;
   const bool same = before.life->number == life.number;
   if (!same && works_[call.plan.work].made_again) return true;
-  // A server does not run what may have run before it began, or until it has forgotten what it
-  // did then. How long ago an attempt was made before this one it is told by a message, and not
-  // how long this has been on its way.
+  // It comes to no other server that tells its name. One that tells none does not run what may have
+  // run before it began, and none what may have run when it has forgotten what it did then. How
+  // long ago an attempt was made before this one it is told by a message, and not how long this has
+  // been on its way.
   const int64_t ago_ns = (same ? before.began_ns : life.began_ns) - call.began_ns;
+  if (!same && life.named && !call.plan.says_idempotent) return false;
   if (!same) return ago_ns >= 0 && ago_ns < on_its_way_ns_;
   return MonotonicNanos() - before.began_ns > life.knows_ns &&
          ago_ns + life.knows_ns < on_its_way_ns_;

@@ -38,6 +38,9 @@ class Ledger {
     Promise promise = Promise::kPlain;
     int attempts_max = 1;
     uint64_t amount = 0;
+    // That it is idempotent, whatever its method says: then mi7 makes it again at other servers,
+    // too.
+    bool says_idempotent = false;
   };
 
   // Something that is to be done once at most, by however many calls.

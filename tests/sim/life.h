@@ -21,6 +21,8 @@ struct Life {
   int64_t cut_off_ns = kNever;
   int64_t over_ns = kNever;
   int64_t killed_ns = kNever;
+  // Whether its clients can tell it from another server (Hello.instanceId).
+  bool named = false;
   // Of its handlers.
   uint64_t running = 0;
   int64_t answered_last_ns = 0;

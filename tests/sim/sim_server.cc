@@ -48,6 +48,7 @@ SimServer::SimServer(World& world, Ledger& ledger, FlowLedger& flows,
           ledger.NewLife(std::min(options.deduplication.late_max, options.deduplication.age_max))),
       service_(world, ledger, life_, handlers_),
       loop_(world.NewLoop()) {
+  life_.named = options.is_named;
   config_.limits = SmallLimits();
   config_.timers = Timers::Create(loop_);
   config_.saved_answers = std::make_shared<SavedAnswers>(options.deduplication, life_.began_ns);
@@ -59,6 +60,7 @@ SimServer::SimServer(World& world, Ledger& ledger, FlowLedger& flows,
 void SimServer::Start(absl::string_view endpoint) {
   transport::TransportOptions options;
   options.limits = config_.limits;
+  if (life_.named) options.instance_id.bytes[0] = static_cast<std::byte>(1 + life_.number);
   auto listener = transport::Listen(
       *transport::Endpoint::Parse(endpoint), {loop_}, options,
       [weak = weak_from_this()](std::shared_ptr<transport::Connection> connection) {

@@ -27,6 +27,7 @@ namespace mi7::sim {
 struct SimServerOptions {
   DeduplicationOptions deduplication = {};
   bool has_slow_interceptor = false;
+  bool is_named = false;  // Life::named
 };
 
 class SimServer final : public Session::Observer, public std::enable_shared_from_this<SimServer> {

@@ -75,6 +75,7 @@ class Episode {
       }
     }
     options_.has_slow_interceptor = world_.Chance(30);
+    options_.is_named = world_.Chance(70);
     StartServer();
     const uint64_t channels = 1 + world_.Draw(3);
     for (uint64_t i = 0; i < channels; ++i) {
