@@ -2,6 +2,8 @@
 
 #include "examples/kv/store.h"
 
+#include <sqlite3.h>
+
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -16,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "base/deadline.h"
+#include "base/fake_clock.h"
 #include "rpc/channel.h"
 #include "rpc/retry_info.h"
 #include "rpc/retry_policy.h"
@@ -30,14 +33,63 @@ using ::testing::HasSubstr;
 
 mi7::CallOptions InTime() { return {.deadline = mi7::Deadline::After(absl::Seconds(60))}; }
 
+// Where the thread that has the database can be made to wait, as a slow disk makes it: inside the
+// commit of a change.
+class Gate {
+ public:
+  void Shut() {
+    absl::MutexLock lock(&mutex_);
+    shut_ = true;
+  }
+  void Open() {
+    absl::MutexLock lock(&mutex_);
+    shut_ = false;
+  }
+  // Until a change waits there.
+  bool AwaitChange() {
+    absl::MutexLock lock(&mutex_);
+    return mutex_.AwaitWithTimeout(absl::Condition(&waits_), absl::Seconds(60));
+  }
+
+  // Has all databases that are opened from now on pass through the gate.
+  static void Build() { sqlite3_auto_extension(reinterpret_cast<void (*)()>(&OnOpen)); }
+  static Gate& Get() {
+    static Gate gate;
+    return gate;
+  }
+
+ private:
+  static int OnOpen(sqlite3* database, char**, const sqlite3_api_routines*) {
+    const auto on_commit = [](void*) {
+      Get().Pass();
+      return 0;
+    };
+    sqlite3_commit_hook(database, on_commit, nullptr);
+    return SQLITE_OK;
+  }
+  bool IsOpen() const ABSL_NO_THREAD_SAFETY_ANALYSIS { return !shut_; }
+  void Pass() {
+    absl::MutexLock lock(&mutex_);
+    waits_ = true;
+    EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(this, &Gate::IsOpen), absl::Seconds(120)));
+    waits_ = false;
+  }
+
+  absl::Mutex mutex_;
+  bool shut_ ABSL_GUARDED_BY(mutex_) = false;
+  bool waits_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
 class StoreTest : public testing::Test {
  protected:
+  static void SetUpTestSuite() { Gate::Build(); }
   void SetUp() override {
     std::filesystem::remove_all(directory_);
     std::filesystem::create_directories(directory_);
     Start();
   }
   void TearDown() override {
+    Gate::Get().Open();
     Stop();
     std::filesystem::remove_all(directory_);
   }
@@ -62,15 +114,27 @@ class StoreTest : public testing::Test {
     store_.reset();
   }
 
-  absl::StatusOr<uint64_t> Put(const std::string& key, const std::string& value,
-                               std::optional<uint64_t> expected = std::nullopt) {
-    auto request = stub_->Put(InTime());
+  mi7::PendingCall<Store::PutResults> SendPut(const std::string& key, const std::string& value,
+                                              const mi7::CallOptions& options = {},
+                                              std::optional<uint64_t> expected = std::nullopt) {
+    auto request = stub_->Put(options);
     request->setKey(key);
     request->setValue({reinterpret_cast<const kj::byte*>(value.data()), value.size()});
     if (expected.has_value()) request->initCondition().setRevision(*expected);
-    auto response = request.Send().Wait();
+    return request.Send();
+  }
+  absl::StatusOr<uint64_t> Put(const std::string& key, const std::string& value,
+                               std::optional<uint64_t> expected = std::nullopt) {
+    auto response = SendPut(key, value, InTime(), expected).Wait();
     if (!response.ok()) return response.status();
     return response->getRevision();
+  }
+  // Whether the server has read all that was sent before, by a call that it refuses without the
+  // disk.
+  testing::AssertionResult HasReadAll() {
+    const absl::Status refused = Put("", "x").status();
+    if (absl::IsInvalidArgument(refused)) return testing::AssertionSuccess();
+    return testing::AssertionFailure() << refused;
   }
   absl::Status Remove(const std::string& key) {
     auto request = stub_->Remove(InTime());
@@ -273,6 +337,64 @@ TEST_F(StoreTest, CallsBeyondThoseThatMayWaitAreToldWhenToComeAgainAndDoSo) {
   EXPECT_THAT(ends.refused, mi7::StatusIs(absl::StatusCode::kResourceExhausted,
                                           HasSubstr("1000 calls wait for the disk")));
   EXPECT_EQ(mi7::RetryAfter(ends.refused), kRetryAfter);
+}
+
+// Of changes that wait for the disk, by whatever way their callers give up.
+TEST_F(StoreTest, ChangesWhoseCallersHaveGivenUpAreNotMade) {
+  Stop();
+  mi7::FakeClock clock;  // from before the server
+  Start();
+  ASSERT_THAT(Put("a", "0"), mi7::IsOk());
+  Gate::Get().Shut();
+  auto first = SendPut("a", "1");
+  ASSERT_TRUE(Gate::Get().AwaitChange());
+  auto cancelled = SendPut("cancelled", "x");
+  std::optional<mi7::PendingCall<Store::PutResults>> dropped = SendPut("dropped", "x");
+  auto late = SendPut("late", "x", {.deadline = mi7::Deadline::After(absl::Hours(1))});
+  auto remove = stub_->Remove();
+  remove->setKey("a");
+  auto removing = remove.Send();
+  auto last = SendPut("last", "x");
+  ASSERT_TRUE(HasReadAll());
+  cancelled.Cancel();
+  removing.Cancel();
+  dropped.reset();
+  clock.Advance(absl::Hours(1));
+  EXPECT_THAT(cancelled.Wait(), mi7::StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(removing.Wait(), mi7::StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(late.Wait(), mi7::StatusIs(absl::StatusCode::kDeadlineExceeded));
+  ASSERT_TRUE(HasReadAll());
+  Gate::Get().Open();
+  EXPECT_THAT(first.Wait(), mi7::IsOk());
+  EXPECT_THAT(last.Wait(), mi7::IsOk());
+  EXPECT_EQ(Get("a"), "1");
+  for (const char* key : {"cancelled", "dropped", "late"}) {
+    EXPECT_EQ(Get(key), absl::StrCat("NOT_FOUND: get: '", key, "' does not exist"));
+  }
+  auto all = Watch("");
+  EXPECT_EQ(Next(all), "2 a of 1");
+  EXPECT_EQ(Next(all), "3 last of 1") << "and nothing between them";
+}
+
+// It may come back for the answer, which its channel does by itself.
+TEST_F(StoreTest, ChangeWhoseCallerHasLostItsConnectionIsMadeOnce) {
+  Gate::Get().Shut();
+  auto first = SendPut("a", "1");
+  ASSERT_TRUE(Gate::Get().AwaitChange());
+  auto waits = SendPut("b", "2");
+  ASSERT_TRUE(HasReadAll());
+  faults_->Add({.frames = mi7::FaultFrames::kReturns, .action = mi7::FaultAction::kLose});
+  ASSERT_TRUE(HasReadAll()) << "over another connection";
+  EXPECT_EQ(faults_->hits(), 1u);
+  Gate::Get().Open();
+  EXPECT_THAT(first.Wait(), mi7::IsOk());
+  const auto second = waits.Wait();
+  ASSERT_THAT(second, mi7::IsOk());
+  EXPECT_EQ(second->getRevision(), 2u);
+  EXPECT_EQ(Get("b"), "2");
+  const auto next = Put("c", "3");
+  ASSERT_THAT(next, mi7::IsOk());
+  EXPECT_EQ(*next, 3u);
 }
 
 TEST_F(StoreTest, RefusesWhatIsTooLarge) {

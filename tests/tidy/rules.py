@@ -29,6 +29,7 @@ SEAM = {
     "transport/endpoint.h",
     "transport/event_loop.h",
     "transport/frame.h",
+    "transport/instance_id.h",
     "transport/local_options.h",
     "transport/message.h",
     "transport/transports.h",

@@ -166,6 +166,7 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
         pool_->largest_bytes(), " bytes can be had in one piece (shm.slot_classes)"));
   }
   const uint64_t bound = QueueBound(own, accepted_, taken->header);
+  const bool spares_work = taken->header.type == FrameType::kCancel;
   absl::Status refused;
   Put put;
   bool queued = false;
@@ -178,8 +179,9 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
   if (put == Put::kDone) [[likely]] {
     // Relaxed: a count that a timer compares.
     writes_.store(writes_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-    // The callback of an outer scope waits for another connection, for as long as it takes.
-    if (scope != nullptr && scope == CallbackScope::innermost()) {
+    // A cancellation does not wait for what else the callback does, nor does anything for one of
+    // an outer scope, which waits for another connection, for as long as it takes.
+    if (scope != nullptr && scope == CallbackScope::innermost() && !spares_work) {
       scope->Sent();
     } else {
       WakePeer();

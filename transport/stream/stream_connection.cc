@@ -178,9 +178,11 @@ absl::Status StreamConnection::Cork(DispatchScope& scope, OutgoingMessage messag
                           QueueBound(context_->limits, accepted_, message->header)) [[unlikely]] {
     return QueueFull(message->header.size);
   }
+  const bool spares_work = message->header.type == FrameType::kCancel;
   scope.Push(std::move(message));
-  // An outer scope's callback waits for another connection, for as long as it takes.
-  if (scope.count() >= kCorkedMessagesMax || scope.bytes() >= kCorkedBytesMax ||
+  // A cancellation does not wait for what else the callback does, nor does anything for one of an
+  // outer scope, which waits for another connection, for as long as it takes.
+  if (scope.count() >= kCorkedMessagesMax || scope.bytes() >= kCorkedBytesMax || spares_work ||
       &scope != CallbackScope::innermost()) {
     Uncork(scope);
   }

@@ -1,12 +1,16 @@
-// Timeouts that a stream does not bring itself, the method's and the channel's, and streams that
-// are too late for their handler.
+// Timeouts that a stream does not bring itself, the method's, the channel's and an interceptor's,
+// and streams that are too late for their handler.
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <utility>
 
 #include "absl/synchronization/notification.h"
+#include "base/fake_clock.h"
+#include "rpc/call_outcome.h"
+#include "rpc/client_streams.h"
 #include "rpc/interceptor.h"
 #include "rpc/task.h"
 #include "tests/conformance/call/stream_conformance.h"
@@ -91,6 +95,105 @@ TEST_P(StreamTest, ChannelsDefaultTimeoutEndsStreams) {
                 co_return (co_await reader.Read()).status();
               }(stub())),
               too_late);
+}
+
+// Gives each call another deadline on the server, and tells how it ended there.
+class Timekeeper final : public Interceptor {
+ public:
+  void OnStart(InterceptedCall& call) override {
+    call.set_deadline(Deadline::After(absl::Seconds(seconds.load())));
+  }
+  void OnEnd(InterceptedCall& call) override { ended = call.status().code(); }
+  bool HasEnded(absl::StatusCode code) const {
+    const Deadline patience = Deadline::After(kSoon);
+    while (ended != code && !patience.passed()) std::this_thread::yield();
+    return ended == code;
+  }
+
+  std::atomic<int> seconds{0};
+  std::atomic<absl::StatusCode> ended{absl::StatusCode::kOk};
+};
+
+// Of each kind, in each way of waiting that a handler has.
+TEST_P(StreamTest, DeadlineThatAServersInterceptorSetsIsThatOfTheStream) {
+  constexpr absl::Duration kTime = absl::Seconds(40);  // shorter than write_stall_timeout
+  constexpr Keepalive kNone = {.interval = absl::InfiniteDuration()};
+  FakeClock clock;
+  std::atomic<int> begun{0};
+  std::atomic<uint64_t> left_ms{0};
+  const auto note = [&](const ServerContext& context) {
+    left_ms = RemainingMs(context);
+    ++begun;
+  };
+  feed_.on_watch = [&](ServerContext& context, Feed::WatchParams::Reader,
+                       StreamWriter<Item> writer) -> Reply {
+    note(context);
+    for (;;) {
+      const absl::Status sent = co_await writer.Write(NewItem(writer, 0, 1000));
+      if (!sent.ok()) co_return sent;
+    }
+  };
+  feed_.on_upload = [&](ServerContext& context, StreamReader<Item> reader,
+                        Feed::UploadResults::Builder) -> Reply {
+    note(context);
+    const ItemRead item = co_await reader.Read();
+    co_return item.status();
+  };
+  feed_.on_chat = [&](ServerContext& context, StreamReader<Item> reader,
+                      StreamWriter<Item>) -> Reply {
+    note(context);
+    const ItemRead item = co_await reader.Read();
+    co_return item.status();
+  };
+  feed_.on_pour = [&](ServerContext& context, Item::Reader) -> Reply {
+    note(context);
+    co_return co_await context.Sleep(absl::Hours(2));
+  };
+  const auto keeper = std::make_shared<Timekeeper>();
+  // So little that it finds room in a socket that nobody reads, or the clock would run into
+  // write_stall_timeout.
+  Limits limits;
+  limits.stream_window_bytes = 10'000;
+  Start({.limits = limits, .keepalive = kNone, .interceptors = {keeper}},
+        {.limits = limits, .keepalive = kNone});
+  // The caller gives up later than the server does, or earlier.
+  for (const bool shorter : {true, false}) {
+    keeper->seconds = shorter ? 40 : 3600;
+    const absl::Duration callers = shorter ? absl::Hours(1) : kTime;
+    for (int kind = 0; kind < 4; ++kind) {
+      SCOPED_TRACE(testing::Message() << shorter << kind);
+      keeper->ended = absl::StatusCode::kOk;
+      const int before = begun;
+      const CallOptions options = WithTimeout(callers);
+      FeedStub sink = stub();
+      auto watch = kind == 0 ? stub().Watch(options).Send() : StreamReader<Item>();
+      std::optional<ClientStream<Item, Feed::UploadResults>> upload;
+      std::optional<BidiStream<Item, Item>> chat;
+      if (kind == 1) upload = stub().Upload(options);
+      if (kind == 2) chat = stub().Chat(options);
+      if (kind == 3) sink.Pour(options).Send().Wait().IgnoreError();
+      const Deadline patience = Deadline::After(kSoon);
+      while (begun == before) ASSERT_FALSE(patience.passed());
+      EXPECT_THAT(left_ms.load(), AboutMs(shorter ? 40'000 : 3'600'000));
+      clock.Advance(kTime);
+      EXPECT_TRUE(keeper->HasEnded(shorter ? absl::StatusCode::kDeadlineExceeded
+                                           : absl::StatusCode::kCancelled))
+          << absl::StatusCodeToString(keeper->ended);
+      absl::Status end;
+      if (kind == 0) {
+        for (const auto& item : watch.Messages()) static_cast<void>(item);
+        end = watch.status();
+      } else if (kind == 1) {
+        end = upload->Finish().Wait().status();
+      } else if (kind == 2) {
+        end = chat->reader().Read().Wait().status();
+      } else {
+        end = sink.FinishStream().Wait();
+      }
+      EXPECT_THAT(end, StatusIs(absl::StatusCode::kDeadlineExceeded));
+      EXPECT_THAT(end, OutcomeIs(shorter ? CallOutcome::kAnswered : CallOutcome::kUnknown));
+    }
+  }
 }
 
 // Keeps each call on the server until its deadline has passed.
