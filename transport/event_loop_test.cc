@@ -385,6 +385,24 @@ TEST(SpinBudgetTest, PollsWhileMessagesComeSoonAndStopsWhenTheyDoNot) {
   EXPECT_EQ(budget.Begin(), SpinBudget::kSpinNs);
 }
 
+TEST(SpinBudgetTest, PollsFromTheFirstOfABurstOn) {
+  SpinBudget budget;
+  const auto wait = [&budget](int64_t waited_ns) {
+    const int64_t budget_ns = budget.Begin();
+    budget.End(budget_ns, waited_ns);
+    return budget_ns;
+  };
+  constexpr int64_t kRestNs = 2'000'000;
+  wait(kRestNs);
+  EXPECT_EQ(wait(8'000), 0) << "the first burst comes unforeseen";
+  for (int burst = 0; burst < 3; ++burst) {
+    for (int i = 0; i < 15; ++i) EXPECT_EQ(wait(8'000), SpinBudget::kSpinNs);
+    wait(kRestNs);
+  }
+  EXPECT_EQ(wait(kRestNs), SpinBudget::kSpinNs);
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(wait(kRestNs), 0) << "one by one they are slept for";
+}
+
 TEST(SpinBudgetTest, PollsThatFindNothingBecomeRare) {
   SpinBudget budget;
   int64_t polled_ns = 0;

@@ -5,9 +5,11 @@
 // A sleeping thread costs its waker a system call and itself up to ~40 us until it runs again;
 // polling costs a CPU. Polling pays when the next message comes soon, and what comes next is
 // foretold by what came last: a wait that ended within kPromisingNs (which may include a sleep on
-// both sides, that polling would have saved) makes the next wait poll for kSpinNs; a longer one
-// makes it sleep at once. Polls that found nothing make further ones rarer, so that a peer whose
-// messages come just too late costs little.
+// both sides, that polling would have saved) makes the next wait poll for kSpinNs. After a longer
+// one, a rest, the next wait does what would have been right after the rest before: calls that come
+// in bursts are waited for from the first one on, those that come one by one are slept for at once.
+// Polls that found nothing make further ones rarer, so that a peer whose messages come just too
+// late costs little.
 
 #include <sched.h>
 #include <sys/resource.h>
@@ -25,7 +27,7 @@ class SpinBudget {
 
   // Nanoseconds to poll in the wait that begins now; 0 to sleep at once.
   int64_t Begin() {
-    if (!promising_) return 0;
+    if (!soon_ && !soon_after_rest_) return 0;
     if (skip_ > 0) {
       --skip_;
       return 0;
@@ -35,7 +37,9 @@ class SpinBudget {
 
   // The wait that Begin began has ended after `waited_ns`, of which `budget_ns` were polled.
   void End(int64_t budget_ns, int64_t waited_ns) {
-    promising_ = waited_ns <= kPromisingNs;
+    const bool soon = waited_ns <= kPromisingNs;
+    if (!soon_) soon_after_rest_ = soon;
+    soon_ = soon;
     if (budget_ns == 0) return;
     if (waited_ns <= budget_ns) {
       misses_ = 0;
@@ -49,7 +53,8 @@ class SpinBudget {
 
  private:
   static constexpr uint8_t kMissesMax = 6;
-  bool promising_ = true;
+  bool soon_ = true;              // the last wait ended so
+  bool soon_after_rest_ = false;  // the last one that began after a rest
   uint8_t misses_ = 0;
   uint8_t skip_ = 0;
 };
