@@ -38,8 +38,11 @@ class [[nodiscard]] StreamRequest {
   StreamRequest(StreamRequest&&) noexcept = default;
   StreamRequest& operator=(StreamRequest&&) noexcept = default;
 
-  typename P::Builder* operator->() { return &params_; }
-  typename P::Builder& operator*() { return params_; }
+  typename P::Builder* operator->() {
+    MI7_CHECK(call_, "StreamRequest: used after Send or a move");
+    return &params_;
+  }
+  typename P::Builder& operator*() { return *operator->(); }
 
   // Sends the request; the Builder must not be used any more. Once. Never blocks: what goes wrong
   // is the stream's end.

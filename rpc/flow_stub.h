@@ -103,8 +103,11 @@ class [[nodiscard]] FlowRequest {
   FlowRequest(FlowRequest&&) noexcept = default;
   FlowRequest& operator=(FlowRequest&&) noexcept = default;
 
-  typename P::Builder* operator->() { return &params_; }
-  typename P::Builder& operator*() { return params_; }
+  typename P::Builder* operator->() {
+    MI7_CHECK(call_, "FlowRequest: used after Send or a move");
+    return &params_;
+  }
+  typename P::Builder& operator*() { return *operator->(); }
 
   // Sends the call; the Builder must not be used any more. Once.
   FlowSending Send() {
