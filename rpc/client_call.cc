@@ -18,8 +18,7 @@ namespace mi7 {
 
 constinit thread_local const ClientCall* ClientCall::waits_for_ = nullptr;
 
-// Both are used once, and every call is made and destroyed: as functions of their own they take
-// half as long again.
+// Inline, since each is used in one place, through which every call passes.
 [[gnu::always_inline]] ClientCall::ClientCall(const std::shared_ptr<Channel>& channel,
                                               std::shared_ptr<Session>&& session,
                                               const InterfaceInfo& service,
