@@ -43,7 +43,8 @@ class Receiver {
   virtual ~Receiver() = default;
 
   // A message arrived. Sends made inside are held back and written together when no further
-  // received message is at hand ("corking"), so a burst of requests is answered by one write.
+  // received message is at hand ("corking"), so a burst of requests is answered by one write;
+  // kCancel is not, which spares the peer work.
   // What is not moved out of `message` is released after the return.
   virtual void OnMessage(IncomingMessage&& message) = 0;
 

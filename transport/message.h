@@ -257,8 +257,8 @@ class IncomingMessage {
  public:
   using Segment = kj::ArrayPtr<const capnp::word>;
 
-  // Not defaulted: as a constant it would be cleared by a string instruction, which takes ten times
-  // as long as the few stores.
+  // Not defaulted: as a constant it would be cleared as a whole, by a string instruction, instead
+  // of by the few stores that it needs.
   IncomingMessage() {}
   IncomingMessage(IncomingMessage&& other) noexcept
       : header_(other.header_),
