@@ -34,7 +34,7 @@ class HalfOpenTest : public TwoHostsTest {
   // A call of hold that has arrived ends as it has to when `cut` has been done, and so does its
   // handler.
   void CallEnds(const std::function<bool()>& cut) {
-    auto call = Hold();
+    auto call = Hold(Soon());
     ASSERT_THAT(Echo("x", Soon()), IsOk());  // so the other one has arrived
     ASSERT_TRUE(cut());
     const Deadline most = Deadline::After(kMost);
@@ -84,7 +84,7 @@ TEST_F(HalfOpenTest, CallOnAConnectionThatIsHalfOpenAlreadyEnds) {
   ASSERT_THAT(Echo("x", Soon()), IsOk());
   ASSERT_TRUE(host_->Do('d'));
   const Deadline most = Deadline::After(kMost);
-  const auto result = Hold().Wait();
+  const auto result = Hold(Soon()).Wait();
   EXPECT_FALSE(most.passed());
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
                                HasSubstr("has not answered a ping for keepalive.timeout, 400ms")));

@@ -97,6 +97,7 @@ TEST_P(CallTest, HandlersAreToldAtOnceThatTheirCallersHaveGivenUp) {
       ASSERT_NE(held.context, nullptr);
       EXPECT_FALSE(held.context->cancelled());
       times.push_back(UntilTold(*held.context, [&] { call.GiveUp(clock, *channel_); }));
+      ASSERT_LT(times.back(), absl::InfiniteDuration());
       EXPECT_TRUE(held.context->cancelled());
       held.Answer();
     }

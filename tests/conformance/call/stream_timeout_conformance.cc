@@ -176,7 +176,7 @@ TEST_P(StreamTest, DeadlineThatAServersInterceptorSetsIsThatOfTheStream) {
       while (begun == before) ASSERT_FALSE(patience.passed());
       EXPECT_THAT(left_ms.load(), AboutMs(shorter ? 40'000 : 3'600'000));
       clock.Advance(kTime);
-      EXPECT_TRUE(keeper->HasEnded(shorter ? absl::StatusCode::kDeadlineExceeded
+      ASSERT_TRUE(keeper->HasEnded(shorter ? absl::StatusCode::kDeadlineExceeded
                                            : absl::StatusCode::kCancelled))
           << absl::StatusCodeToString(keeper->ended);
       absl::Status end;
