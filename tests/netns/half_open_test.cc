@@ -93,6 +93,23 @@ TEST_F(HalfOpenTest, CallOnAConnectionThatIsHalfOpenAlreadyEnds) {
   WorksAgain();
 }
 
+// Its last call is answered, so nobody pings, and bytes are on their way, so nobody probes.
+TEST_F(HalfOpenTest, ServerNoticesThatAnAnswerIsNotAcknowledged) {
+  auto call = Hold(Soon());
+  ASSERT_THAT(Echo("x", Soon()), IsOk());  // so the other one has arrived
+  ASSERT_TRUE(host_->Do('p'));
+  ASSERT_TRUE(LoseWhatLeaves(kClientLink, kServerAddress, true));
+  ASSERT_TRUE(host_->Do('l'));
+  ASSERT_TRUE(host_->Do('a'));
+  const Deadline most = Deadline::After(kMost);
+  EXPECT_TRUE(host_->Do('n'));
+  EXPECT_FALSE(most.passed());
+  ASSERT_TRUE(LoseWhatLeaves(kClientLink, kServerAddress, false));
+  ASSERT_TRUE(host_->Do('f'));
+  channel_ = NewChannel();
+  WorksAgain();
+}
+
 // Without calls in flight nobody pings; the system probes. Sooner here than mi7 asks it to. That
 // the other host is gone, that is: probes that find the own cable out do not count for it.
 TEST_F(HalfOpenTest, BothEndsOfAnIdleConnectionNoticeThatTheOtherHostIsGone) {

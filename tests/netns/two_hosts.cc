@@ -55,6 +55,13 @@ int ProbeSoon() {
         ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &kIntervalSeconds, sizeof(int)) == 0 &&
         ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &kProbes, sizeof(int)) == 0 &&
         ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &kIdleSeconds, sizeof(int)) == 0;
+    int timeout_ms = 0;
+    size = sizeof(timeout_ms);
+    ::getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, &size);
+    if (timeout_ms != 0) {
+      timeout_ms = (kIdleSeconds + kIntervalSeconds * kProbes) * 1000;
+      ::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
+    }
     found += set ? 1 : 0;
   }
   return found;

@@ -61,8 +61,9 @@ class ServerHost {
   int answers_;
 };
 
-// Has the system probe the TCP connections of this process that are idle much sooner than mi7 asks
-// it to, as far as it is to probe them at all. Their number.
+// Has the system find out much sooner than mi7 asks it to, as far as it is to find out at all, that
+// nobody is at the other end of this process's TCP connections, which have to be idle. Their
+// number.
 int ProbeSoon();
 // From now on what this host sends through `link` to `address` arrives nowhere, or no longer so. It
 // goes on receiving.

@@ -40,7 +40,7 @@ class StreamKind {
   // Whether a peer can pass descriptors over it.
   virtual bool passes_descriptors() const = 0;
   // Settings of a connected socket that only this kind has.
-  virtual void Configure(int fd) const = 0;
+  virtual void Configure(int fd, const Limits& limits) const = 0;
   // Reads them from a connected socket; `accepted`: by a listener. The peer may be gone already.
   virtual StreamEnds EndsOf(int fd, bool accepted) const = 0;
   // As endpoint texts.

@@ -75,7 +75,7 @@ std::shared_ptr<StreamHandshake> StreamHandshake::Start(EventLoop* loop, UniqueF
 
 void StreamHandshake::Begin(Deadline deadline) {
   ConfigureConnected(socket_.get(), /*bounded_reads=*/false);
-  context_->kind->Configure(socket_.get());
+  context_->kind->Configure(socket_.get(), context_->limits);
   if (terms_->admit) {
     if (absl::Status admitted = terms_->admit(socket_.get()); !admitted.ok()) {
       // A client is told: it could open the socket, so it may know why that does not suffice.

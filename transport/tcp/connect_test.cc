@@ -239,6 +239,7 @@ TEST(ConnectTest, BothSidesHaveTheSystemProbeAnIdlePeer) {
   EXPECT_THAT(ends.Options(IPPROTO_TCP, TCP_KEEPIDLE), ElementsAre(30, 30));
   EXPECT_THAT(ends.Options(IPPROTO_TCP, TCP_KEEPINTVL), ElementsAre(10, 10));
   EXPECT_THAT(ends.Options(IPPROTO_TCP, TCP_KEEPCNT), ElementsAre(3, 3));
+  EXPECT_THAT(ends.Options(IPPROTO_TCP, TCP_USER_TIMEOUT), ElementsAre(60'000, 60'000));
 }
 
 TEST(ListenTest, NothingIsAcceptedAfterClose) {

@@ -2,11 +2,16 @@
 
 #include <netinet/tcp.h>
 
+#include <algorithm>
+#include <climits>
+#include <cstdint>
 #include <cstring>
 #include <string>
 #include <type_traits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/limits.h"
 #include "transport/tcp/socket_address.h"
 
 namespace mi7::transport {
@@ -20,7 +25,7 @@ class Kind final : public StreamKind {
   absl::string_view name() const override { return "tcp"; }
   bool passes_descriptors() const override { return false; }
 
-  void Configure(int fd) const override {
+  void Configure(int fd, const Limits& limits) const override {
     const int on = 1;
     ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     // A peer whose host is gone is noticed although nothing is sent, after about a minute.
@@ -31,6 +36,16 @@ class Kind final : public StreamKind {
     ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &kIdleSeconds, sizeof(kIdleSeconds));
     ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &kIntervalSeconds, sizeof(kIntervalSeconds));
     ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &kProbes, sizeof(kProbes));
+    // Nor is there a probe while bytes of ours wait for their acknowledgement, which the system
+    // would send again for a quarter of an hour. A peer that takes nothing has as long as one whose
+    // bytes still wait in our queue, and as the probes take, which this time goes before (tcp(7)).
+    const absl::Duration patience = std::max(
+        limits.write_stall_timeout, absl::Seconds(kIdleSeconds + kIntervalSeconds * kProbes));
+    const unsigned user_timeout_ms = patience == absl::InfiniteDuration()
+                                         ? 0  // the system's own
+                                         : static_cast<unsigned>(std::min<int64_t>(
+                                               absl::ToInt64Milliseconds(patience), INT_MAX));
+    ::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof(user_timeout_ms));
   }
 
   StreamEnds EndsOf(int fd, bool) const override {

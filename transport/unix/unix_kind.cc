@@ -40,7 +40,7 @@ class Kind final : public StreamKind {
 
   absl::string_view name() const override { return "unix"; }
   bool passes_descriptors() const override { return true; }
-  void Configure(int) const override {}
+  void Configure(int, const Limits&) const override {}
 
   StreamEnds EndsOf(int fd, bool accepted) const override {
     StreamEnds ends;
