@@ -96,7 +96,7 @@ void Callers::Begin(const Ask& ask) {
   CallOptions options = Options(plan, call);
   options.retry = std::make_shared<const RetryPolicy>(retry);
   options.request_id = ask.id;
-  if (plan.promise == Promise::kDeduplicated && world_.Chance(20)) {
+  if (plan.promise == Promise::kDeduplicated && world_.Chance(50)) {
     options.repeat = Repeat::kIdempotent;  // for the sake of hedging
   }
   auto request = NewRequest(ask.method, options);
