@@ -232,6 +232,11 @@ absl::Status CallRepeats::Final(const absl::Status& failure) {
   CallOutcome outcome = OutcomeOf(failure);
   const bool nothing_done = outcome == CallOutcome::kNotSent || outcome == CallOutcome::kRefused;
   if (may_have_run_ || (answered_ && nothing_done)) outcome = CallOutcome::kUnknown;
+  // The answer of a server that does not know what another one does at this moment.
+  const bool others_run = first_runs_ || !running_.empty();
+  if (others_run && call_.method().deduplicate && absl::IsAborted(failure)) {
+    outcome = CallOutcome::kUnknown;
+  }
   const absl::Status plain = WithoutOutcome(failure);
   absl::Status result(plain.code(), absl::StrCat(plain.message(), " (", attempts_, " attempts)"));
   plain.ForEachPayload(

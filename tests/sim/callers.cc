@@ -93,7 +93,7 @@ void Callers::Begin(const Ask& ask) {
   retry.attempts_max = plan.attempts_max = 1 + static_cast<int>(world_.Draw(5));
   if (world_.Chance(50)) retry.hedge_delay = world_.DrawTime(absl::Milliseconds(50));
   // For the sake of hedging.
-  plan.says_idempotent = plan.promise == Promise::kDeduplicated && world_.Chance(20);
+  plan.says_idempotent = plan.promise == Promise::kDeduplicated && world_.Chance(50);
   uint64_t call = 0;
   CallOptions options = Options(plan, call);
   options.retry = std::make_shared<const RetryPolicy>(retry);

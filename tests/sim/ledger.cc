@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -200,6 +201,12 @@ void Ledger::AuditCall(uint64_t number) {
       !ended_by_caller) {
     Wrong(number, absl::StrCat("nobody has ended it, but it ended with ", call.status.ToString()));
   }
+  if (outcome == CallOutcome::kAnswered && call.runs != 0 && absl::IsAborted(call.status) &&
+      absl::StrContains(call.status.message(), "an earlier attempt may have run") &&
+      runs_[call.last_run].answered_ns > call.ended_ns) {
+    // Another server has said so, while it ran.
+    Wrong(number, absl::StrCat("ran, and may do what it does: ", call.status.ToString()));
+  }
   if (call.runs == 0 && !call.status.ok() && !ended_by_caller &&
       call.plan.promise != Promise::kDeduplicated) {
     // So it may be made again, and it has to say so.
@@ -238,9 +245,11 @@ void Ledger::AuditOnlyRun(uint64_t number) {
   const std::string what =
       absl::StrCat("attempt ", run.attempt, " by server ", life.number, " answered ",
                    run.answer.ToString(), ", but the call ended with ", call.status.ToString());
-  // A hedge, where it has come to a server that cannot know whether the call has run.
-  const bool hedge_ended_it = call.plan.promise == Promise::kDeduplicated &&
-                              absl::IsAborted(call.status) && !RunIn(call.status);
+  // Another attempt, to a server that cannot know whether the call has run, or when a call with
+  // that id and other parameters ran.
+  const bool hedge_ended_it =
+      call.plan.promise == Promise::kDeduplicated && !RunIn(call.status) &&
+      (absl::IsAborted(call.status) || absl::IsInvalidArgument(call.status));
   if (run.answered_ns != kNever && final && !troubled_ && !hedge_ended_it &&
       run.answered_ns < life.lost_ns() - on_its_way_ns_) {
     if (run.answered_ns >= life.drained_ns) ++arrived_in_shutdown_;
