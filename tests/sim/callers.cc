@@ -321,6 +321,8 @@ void Callers::CancelAll() {
 }
 
 void Callers::Close() {
+  // Of those that were made again after all had ended.
+  for (const auto& [call, canceller] : cancellers_) ledger_.LosesChannel(call);
   stub_.reset();
   channel_->Close();
   channel_.reset();

@@ -162,6 +162,7 @@ bool Ledger::MayRunAfter(const Call& call, const Life& life, const Run& before) 
 }
 
 bool Ledger::EndedByItsCaller(const Call& call) {
+  if (call.lost_channel) return true;
   switch (call.status.code()) {
     case absl::StatusCode::kCancelled:
       return call.given_up;

@@ -58,6 +58,8 @@ class Ledger {
   }
   // Its caller is about to end it.
   void GivenUp(uint64_t call) { calls_[call].given_up = true; }
+  // Its channel is about to be closed.
+  void LosesChannel(uint64_t call) { calls_[call].lost_channel = true; }
   void Ended(uint64_t call, const absl::Status& status);
   // An OK one, by the answer of a run.
   void AnsweredBy(uint64_t call, uint64_t run) { calls_[call].answered_by = run; }
@@ -132,6 +134,7 @@ class Ledger {
     Deadline deadline;
     int64_t began_ns;
     bool given_up = false;
+    bool lost_channel = false;
     int ends = 0;
     int runs = 0;
     uint64_t last_run = 0;
