@@ -28,12 +28,13 @@ struct ClientCallExtras {
   ResponseMetadata response;
   // Where the channel has interceptors.
   std::optional<ClientInterception> interception;
+  uint64_t intercepted_bytes = 0;  // ClientCall::intercepted_bytes
   // Of the call of which this is a further attempt (CallRepeats).
   uint32_t previous_attempts = 0;
   // When that call began, if an attempt at it may have run; 0: none. MonotonicNanos.
   int64_t may_have_run_since_ns = 0;
   // That is in order only because the server recognizes it: the one where that attempt may have run
-  // (Negotiated::peer_instance; 0: not known), and no other.
+  // (Negotiated::peer_instance), and no other.
   bool needs_recognition = false;
   uint64_t recognized_by = 0;
 };

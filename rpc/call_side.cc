@@ -45,7 +45,9 @@ CallSide::CallSide(SessionStreams* streams, const transport::Negotiated& negotia
                    const Limits& limits)
     : streams_(streams),
       in_flight_max_(std::min(limits.calls_in_flight_max, negotiated.calls_in_flight_max)),
-      recognizes_calls_((negotiated.features & transport::kFeatureRequestIds) != 0) {}
+      // One that does not say who it is cannot be told from its successor.
+      recognizes_calls_((negotiated.features & transport::kFeatureRequestIds) != 0 &&
+                        negotiated.peer_instance != 0) {}
 
 bool CallSide::HasControlRoom(const ClientCall& call) const {
   return call.method_->priority == Priority::kControl &&

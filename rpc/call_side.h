@@ -35,10 +35,12 @@ class CallSide {
 
   // Whether the peer recognizes calls that are made again.
   bool recognizes_calls() const { return recognizes_calls_; }
+  // How many calls can be in flight: ours or the peer's limit, whichever is lower.
+  uint32_t in_flight_max() const { return in_flight_max_; }
   // Whether it recognizes one that may have run at the server `instance`
   // (ClientCallExtras::recognized_by).
   bool Recognizes(uint64_t instance) const {
-    return recognizes_calls_ && (instance == 0 || instance == peer_instance());
+    return recognizes_calls_ && instance == peer_instance();
   }
   // Negotiated::peer_instance. Not quick: asked when something went wrong, and no session shall
   // keep it for that.

@@ -83,7 +83,8 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
       state_ = ChannelState::kBackoff;
       NotifyStateChanged();
       failure = last_failure_ = ConnectFailure(connection.status());
-      own.hopeless = !absl::IsUnavailable(failure);
+      // A server, or system, that is full has room again some time.
+      own.hopeless = !absl::IsUnavailable(failure) && !absl::IsResourceExhausted(failure);
       const absl::Duration wait = own.backoff.Next();
       const auto first_failed = std::stable_partition(
           own.queue.begin(), own.queue.end(), [wait, hopeless = own.hopeless](ClientCall* call) {

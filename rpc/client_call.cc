@@ -113,6 +113,10 @@ void ClientCall::FailEarly() {
       CallOutcome::kNotSent));
 }
 
+uint32_t ClientCall::calls_in_flight_max() const {
+  return !queued_ && session_ ? session_->calls().in_flight_max() : 0;
+}
+
 bool ClientCall::WouldWaitForItself() const {
   return channel_->InLoopThread() || (!queued_ && session_ && session_->connection().InCallback());
 }
@@ -284,6 +288,7 @@ bool ClientCall::StartWithExtras() {
     return false;
   }
   if (failed_early_ || channel_->forked()) return true;
+  if (extras_->interception) extras_->intercepted_bytes = transport::MessageBytes(*request_);
   // An attempt may be cancelled at this moment: its status is not ours to write.
   absl::Status encoded = EncodeExtras();
   const bool goes_on = encoded.ok();

@@ -74,6 +74,11 @@ class ClientCall : private Turn {
   void Intercept(const Interceptors& interceptors);
   // nullptr: none.
   const Interceptors* interceptors() const;
+  // Once started, of a call with interceptors: MessageBytes of the request as they have left it; 0
+  // where one of them has ended the call.
+  uint64_t intercepted_bytes() const { return extras_->intercepted_bytes; }
+  // Once started: how many calls its connection admits at a time; 0 when there was none at hand.
+  uint32_t calls_in_flight_max() const;
   // Whether this process was forked from the channel's, and why the call fails then.
   bool forked() const;
   absl::Status ForkedError() const;

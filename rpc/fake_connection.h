@@ -152,7 +152,8 @@ class FakeConnection final : public transport::Connection {
             .negotiated = {.features = features_,
                            .message_bytes_max = limits_.message_bytes_max,
                            .calls_in_flight_max = limits_.calls_in_flight_max,
-                           .stream_window_bytes = limits_.stream_window_bytes}};
+                           .stream_window_bytes = limits_.stream_window_bytes,
+                           .peer_instance = 1}};
   }
 
  private:

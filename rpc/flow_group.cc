@@ -1,5 +1,6 @@
 #include "rpc/flow_group.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "rpc/client_call.h"
@@ -12,7 +13,7 @@ void FlowGroup::Unref() {
 }
 
 absl::Status FlowGroup::Send(ClientCallRef call) {
-  const uint64_t bytes = transport::MessageBytes(call->request());
+  uint64_t bytes = transport::MessageBytes(call->request());
   {
     MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
@@ -27,6 +28,18 @@ absl::Status FlowGroup::Send(ClientCallRef call) {
   call->KeepOrder();
   call->Start();
   ClientCall* const started = call.get();
+  {
+    MutexLock lock(&mutex_);
+    if (started->interceptors() != nullptr) {
+      // They may have changed the parameters.
+      bytes_ += started->intercepted_bytes() - bytes;
+      bytes = started->intercepted_bytes();
+    }
+    // Others use the connection, too.
+    if (const uint32_t most = started->calls_in_flight_max(); most != 0) {
+      calls_max_ = std::max<uint64_t>(1, most / 2);
+    }
+  }
   Ref();
   started->OnDone([group = FlowGroupRef(this), bytes, call = std::move(call)](ClientCall& done) {
     group->OnAnswered(bytes, done.status());

@@ -5,6 +5,8 @@
 // A `-> stream` method is unary and has no results: what streams is a series of its calls, whose
 // answers nobody looks at one by one. The group counts the bytes of calls that are not answered
 // yet, lets its user send the next call while they are below a window, and keeps the first failure.
+// Of small messages, of which a window holds very many, it lets as many be in flight as are half of
+// what the connection admits.
 //
 // Thread-safety: Send, Finish and what they return are used by one thread at a time; answers arrive
 // on any thread.
@@ -52,7 +54,8 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   ~FlowGroup() = default;
 
   bool IsReady() const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return finishing_ ? calls_ == 0 : !failure_.ok() || bytes_ < window_;
+    if (finishing_) return calls_ == 0;
+    return !failure_.ok() || (bytes_ < window_ && calls_ < calls_max_);
   }
   void OnAnswered(uint64_t bytes, const absl::Status& status);
 
@@ -61,6 +64,7 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   ClientCallRef last_{nullptr};
   uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of calls in flight
   uint64_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t calls_max_ ABSL_GUARDED_BY(mutex_) = ~uint64_t{0};  // until one was sent
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   // Taking is relaxed: the taker has one. Dropping releases and acquires, so that every use comes

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "rpc/task.h"
 #include "tests/conformance/call/call_conformance.h"
@@ -160,6 +161,30 @@ TEST_P(CallTest, ConnectDoesNotWaitForTheBackoff) {
   ASSERT_NO_FATAL_FAILURE(RestartServer());
   EXPECT_THAT(channel_->Connect(Deadline::After(kSoon)), IsOk());
   EXPECT_TRUE(Works());
+}
+
+TEST_P(CallTest, ServerThatIsFullHasRoomForALaterAttempt) {
+  ServerOptions server;
+  server.limits.connections_max = 1;
+  Start(server);
+  ASSERT_TRUE(Works());
+  ChannelOptions options;
+  options.backoff.initial = options.backoff.max = absl::Milliseconds(5);
+  options.retry.policy.attempts_max = 255;
+  const std::shared_ptr<Channel> other = NewChannel(options);
+  absl::Notification done;
+  absl::Status status;
+  ProbeStub(other).Echo({.deadline = Deadline::After(kSoon)}).Send().Then([&](auto result) {
+    status = result.status();
+    done.Notify();
+  });
+  const Deadline patience = Deadline::After(kSoon);
+  while (!done.HasBeenNotified() && !absl::StrContains(other->Describe(), "connections_max")) {
+    ASSERT_FALSE(patience.passed()) << other->Describe();
+  }
+  channel_->Close();
+  ASSERT_TRUE(Happens(done));
+  EXPECT_THAT(status, IsOk());
 }
 
 TEST_P(CallTest, CallThatWaitsForReadyIsSentOnceTheServerIsBack) {

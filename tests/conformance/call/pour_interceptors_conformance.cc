@@ -11,6 +11,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "rpc/interceptor.h"
 #include "rpc/metadata.h"
 #include "tests/conformance/call/stream_conformance.h"
@@ -125,6 +126,35 @@ TEST_P(StreamTest, InterceptorsChangePoursAndTheirAnswers) {
     channel_ = nullptr;
     server_ = nullptr;
   }
+}
+
+TEST_P(StreamTest, PoursCountAsLargeAsInterceptorsHaveMadeThem) {
+  absl::Mutex mutex;
+  std::vector<DeferredCall> held;
+  feed_.on_pour = [&](ServerContext& context, Item::Reader) {
+    absl::MutexLock lock(&mutex);
+    held.push_back(context.Defer());
+    return Reply::Later();
+  };
+  const auto grow = std::make_shared<Hooks>(
+      [](InterceptedCall& call) { call.EditParams<Item>().initData(5000); });
+  ChannelOptions options = With<ChannelOptions>(true, {grow});
+  options.limits.stream_window_bytes = 10'000;
+  Start({}, options);
+  FeedStub sink = stub();
+  ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+  absl::Notification completed;
+  Pour(sink, 1).Then([&](absl::Status) { completed.Notify(); });
+  EXPECT_THAT(Pour(sink, 2).Wait(), StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_FALSE(completed.HasBeenNotified());
+  {
+    absl::MutexLock lock(&mutex);
+    const auto both = [&] { return held.size() == 2; };
+    ASSERT_TRUE(mutex.AwaitWithTimeout(absl::Condition(&both), kSoon));
+    for (DeferredCall& call : held) call.Finish(absl::OkStatus());
+  }
+  EXPECT_TRUE(Happens(completed));
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
 }
 
 TEST_P(StreamTest, APourThatAnInterceptorRefusesFailsTheFollowingOnes) {

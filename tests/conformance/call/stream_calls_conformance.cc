@@ -163,6 +163,36 @@ TEST_P(StreamTest, PourWaitsForAWindowOfAnswers) {
   EXPECT_THAT(finishing.Wait(), IsOk());
 }
 
+// Of small messages a window holds more than a connection admits calls.
+TEST_P(StreamTest, PourLeavesHalfOfTheConnectionsCallsToOthers) {
+  PourHolder holder;
+  feed_.on_pour = holder.Handler();
+  Limits limits;
+  limits.calls_in_flight_max = 8;
+  Start(limits);
+  ASSERT_TRUE(Answers());
+  FeedStub sink = stub();
+  for (uint64_t number = 0; number < 3; ++number) {
+    ASSERT_THAT(Pour(sink, number).Wait(), IsOk());
+  }
+  absl::Notification completed;
+  Pour(sink, 3).Then([&](absl::Status status) {
+    EXPECT_THAT(status, IsOk());
+    completed.Notify();
+  });
+  EXPECT_THAT(Pour(sink, 4).Wait(), StatusIs(absl::StatusCode::kFailedPrecondition));
+  ASSERT_TRUE(holder.AwaitHeld(4));
+  EXPECT_FALSE(completed.HasBeenNotified());
+  EXPECT_TRUE(Answers());
+  holder.Answer(1);
+  ASSERT_TRUE(Happens(completed));
+  holder.AnswerAll();
+  for (uint64_t number = 4; number < 100; ++number) {
+    ASSERT_THAT(Pour(sink, number).Wait(), IsOk());
+  }
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
+}
+
 TEST_P(StreamTest, AFailedPourFailsTheFollowingOnesUntilFinishTellsIt) {
   PourHolder holder;
   feed_.on_pour = holder.Handler();
