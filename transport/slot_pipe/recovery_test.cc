@@ -16,7 +16,10 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/deadline.h"
 #include "gtest/gtest.h"
+#include "transport/slot_pipe/event.h"
 #include "transport/slot_pipe/slot_pipe.h"
 #include "transport/slot_pipe/testing.h"
 
@@ -150,6 +153,41 @@ TEST_F(RecoveryTest, RecoverTellsHowManyDeadThereWereAndEmptiesWhatTheyHeld) {
 
   // It can be held: a hint leads to it.
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(HoldAndKeep(*pipe_)) << i;
+}
+
+// Who works long on each message, and has a backlog, never waits and comes here seldom. So it looks
+// whenever it comes and a look is due, not after so many operations.
+TEST_F(RecoveryTest, WhoNeverWaitsAndWorksLongRecoversAtItsNextOperation) {
+  const auto work_until_a_look_is_due = [] {
+    const Deadline done = Deadline::After(absl::Nanoseconds(2 * slot_pipe_internal::kLookAgainNs));
+    while (!done.passed()) {
+    }
+  };
+  ASSERT_TRUE(pipe_->SendBytes("first").ok());
+  ASSERT_TRUE(pipe_->SendBytes("backlog").ok());
+  Die(&FetchAndKeep);
+  ASSERT_FALSE(HasFatalFailure());
+  work_until_a_look_is_due();
+  ASSERT_TRUE(pipe_->TryFetch()->Release().ok());
+  EXPECT_EQ(pipe_->Status().recovered_participants, 1u) << "by a fetch";
+
+  Die(&HoldAndKeep);
+  ASSERT_FALSE(HasFatalFailure());
+  work_until_a_look_is_due();
+  ASSERT_TRUE(pipe_->TryHold()->GiveBack().ok());
+  EXPECT_EQ(pipe_->Status().recovered_participants, 2u) << "by a hold";
+
+  Die(&HoldAndKeep);
+  ASSERT_FALSE(HasFatalFailure());
+  work_until_a_look_is_due();
+  ASSERT_TRUE(pipe_->Fetch()->Release().ok());
+  EXPECT_EQ(pipe_->Status().recovered_participants, 3u) << "by a fetch that could have waited";
+
+  Die(&HoldAndKeep);
+  ASSERT_FALSE(HasFatalFailure());
+  work_until_a_look_is_due();
+  ASSERT_TRUE(pipe_->Hold()->GiveBack().ok());
+  EXPECT_EQ(pipe_->Status().recovered_participants, 4u) << "by a hold that could have waited";
 }
 
 // A forked child has its parent's locks in its hands until it closes the descriptor.

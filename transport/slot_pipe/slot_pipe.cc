@@ -48,12 +48,6 @@ absl::Status CheckSame(const Geometry& is, const Geometry& wanted) {
                    " connect to it as it is, or remove it first"));
 }
 
-int64_t CoarseNanos() {
-  timespec now;
-  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
-
 }  // namespace
 
 // --- make and join
@@ -147,9 +141,7 @@ SlotPipe::~SlotPipe() {
 
 // --- errors
 
-absl::Status SlotPipe::Impl::Usable() const {
-  if (!fork_guard.forked()) [[likely]]
-    return absl::OkStatus();
+absl::Status SlotPipe::Impl::Forked() const {
   return AboutPipe(name, absl::FailedPreconditionError(
                              "this process is a fork of the one that connected; connect again"));
 }
@@ -237,11 +229,13 @@ bool SlotPipe::Impl::MaybeRecover() {
   std::atomic<int64_t>& next = region.words().next_check_ns;
   const int64_t now_ns = CoarseNanos();
   int64_t next_ns = next.load(std::memory_order_relaxed);
-  if (now_ns < next_ns && next_ns - now_ns <= 2 * slot_pipe_internal::kLookAgainNs) return false;
-  if (!next.compare_exchange_strong(next_ns, now_ns + slot_pipe_internal::kLookAgainNs,
-                                    std::memory_order_relaxed)) {
+  if (now_ns < next_ns && next_ns - now_ns <= 2 * slot_pipe_internal::kLookAgainNs) {
+    look_at_ns_.store(next_ns, std::memory_order_relaxed);
     return false;
   }
+  const int64_t again_ns = now_ns + slot_pipe_internal::kLookAgainNs;
+  look_at_ns_.store(again_ns, std::memory_order_relaxed);
+  if (!next.compare_exchange_strong(next_ns, again_ns, std::memory_order_relaxed)) return false;
   return !fork_guard.forked() && RecoverNow() != 0;
 }
 

@@ -26,8 +26,9 @@
 // goes to the dead letters. A producer that dies in Send has sent or has not. One that is stopped
 // holds only its own slots: nobody waits for it, but for what a dead one held when it is stopped
 // in the middle of recovering that. What the dead held is recovered by whoever is
-// alive and uses the pipe, within 40 ms or so; time alone never takes anything from anybody.
-// The promises end with the machine: the memory is tmpfs.
+// alive and uses the pipe: within 40 ms or so where somebody waits in it, else with the first hold
+// or fetch after that; time alone never takes anything from anybody. The promises end with the
+// machine: the memory is tmpfs.
 //
 // Messages are fetched in the order of their sends, redelivered ones in the order of their
 // redelivery. docs/SLOT_PIPE.md has the protocol and its proof.

@@ -42,7 +42,12 @@ struct SlotPipe::Impl {
        uint16_t me, transport::WaitPolicy the_wait);
 
   // OK, or why this object is of no use.
-  absl::Status Usable() const;
+  absl::Status Usable() const {
+    if (!fork_guard.forked()) [[likely]]
+      return absl::OkStatus();
+    return Forked();
+  }
+  absl::Status Forked() const;
   // INVALID_ARGUMENT: a message of `size` bytes is larger than a slot.
   absl::Status Fits(size_t size) const;
   absl::Status WrongState(uint32_t index, absl::string_view what) const;
@@ -64,11 +69,19 @@ struct SlotPipe::Impl {
   // Looks for dead participants if nobody has for a while; true when there were some.
   bool MaybeRecover();
   uint32_t RecoverNow();
-  // Now and then on the way of operations that succeed, so that a busy pipe recovers too.
+  // On the way of operations that succeed, so that who never waits recovers, too. By the time: who
+  // works long on each message comes here seldom, so a count of operations would say nothing.
   void Tick() {
-    const uint32_t ops = ops_.load(std::memory_order_relaxed) + 1;
-    ops_.store(ops, std::memory_order_relaxed);  // counts that threads overwrite are as good
-    if (ops % 64 == 0) MaybeRecover();
+    // Relaxed: when to look next, of this object alone. Threads that overwrite it look twice.
+    if (CoarseNanos() >= look_at_ns_.load(std::memory_order_relaxed)) [[unlikely]]
+      MaybeRecover();
+  }
+  // The clock of SharedWords::next_check_ns: one that advances with the timer's tick only, and
+  // costs a sixth of the other, so that each operation can look at it.
+  static int64_t CoarseNanos() {
+    timespec now;
+    ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
   }
 
   template <typename Attempt, typename More>
@@ -95,7 +108,7 @@ struct SlotPipe::Impl {
   slot_pipe_internal::Event empty;
   slot_pipe_internal::ForkGuard fork_guard;
   std::atomic<bool> cancelled{false};
-  std::atomic<uint32_t> ops_{0};
+  std::atomic<int64_t> look_at_ns_{0};
   // Kept, because polling must not allocate.
   const absl::Status no_empty_slot;
   const absl::Status no_message;

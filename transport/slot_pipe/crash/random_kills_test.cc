@@ -345,6 +345,53 @@ TEST_F(RandomKillsTest, OthersWhoAreBusyRecoverWithin100Ms) {
   EXPECT_EQ(pipe->Status().empty, 8u);
 }
 
+// The same where those who are left have a backlog and work on each message for long: they come to
+// the pipe fifty times a second, and never wait there.
+TEST_F(RandomKillsTest, OthersWhoWorkOnABacklogRecoverWithin100Ms) {
+  constexpr uint32_t kSlots = 64;
+  auto pipe = SlotPipe::Create("kill", {.slots = kSlots, .slot_bytes = 64}).value();
+  const auto fill = [&] {
+    while (pipe->Status().ready < kSlots / 2) ASSERT_TRUE(pipe->SendBytes("x").ok());
+  };
+  fill();
+  const pid_t worker = Start([this](SlotPipe& own) {
+    while (!history_->stop.load()) {
+      auto message = own.TryFetch();
+      if (!message.ok()) ::_exit(kFetchFailed);  // the backlog was to be longer
+      Pause(20'000);
+      if (!message->Release().ok()) ::_exit(kReleaseFailed);
+    }
+  });
+  // Stopped while the backlog is made up, so that it does not get to its end.
+  ::kill(worker, SIGSTOP);
+  ExpectRecoveryInTime("by others with a backlog", [&](int64_t& time_ns) {
+    fill();
+    const uint64_t before = pipe->Status().recovered_participants;
+    history_->held = false;
+    const pid_t child = Start([this](SlotPipe& own) {
+      own.Fetch()->Detach();
+      history_->held = true;
+      for (;;) ::pause();
+    });
+    const Deadline patience = Deadline::After(absl::Seconds(30));
+    while (!history_->held.load() && !patience.passed()) ::sched_yield();
+    ASSERT_TRUE(history_->held.load());
+    ::kill(worker, SIGCONT);
+    const int64_t start_ns = MonotonicNanos();
+    Kill(child);
+    children_.pop_back();
+    const Deadline recovers = Deadline::After(absl::Seconds(30));
+    while (pipe->Status().recovered_participants == before && !recovers.passed()) {
+      ::sched_yield();
+    }
+    ASSERT_NE(pipe->Status().recovered_participants, before);
+    time_ns = MonotonicNanos() - start_ns;
+    ::kill(worker, SIGSTOP);
+  });
+  ::kill(worker, SIGCONT);
+  Stop();
+}
+
 TEST_F(RandomKillsTest, NobodyWaitsForAStoppedOne) {
   auto pipe = SlotPipe::Create("kill", {.slots = 8, .slot_bytes = 64}).value();
   std::vector<pid_t> stopped;
