@@ -61,6 +61,9 @@ inline constexpr uint32_t kFlagsKnown = 3;
 inline constexpr uint32_t kSlotBytesMax = 1u << 30;
 inline constexpr uint32_t kParticipantsMax = 4094;
 static_assert(kParticipantsMax < kNoOwner);
+// The byte of the file that who joins has locked, shared, until it has its place. Whoever removes
+// the pipe locks it and all places, exclusively.
+inline constexpr uint32_t kJoinByte = kParticipantsMax;
 
 // At offset 0.
 struct PipeHeader {

@@ -7,14 +7,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/deadline.h"
@@ -212,6 +216,39 @@ TEST_F(RecoveryTest, AParentThatIsKilledIsDeadThoughItsForkedChildLives) {
   EXPECT_EQ(pipe_->Status().empty, 4u);
   ::close(lives[0]);
   ::close(lives[1]);
+}
+
+// One descriptor would do: the locks that its parent takes through it would be the child's, too.
+TEST_F(RecoveryTest, AChildForkedWhileAnotherThreadConnectsOrCreatesHasNoDescriptorOfThePipe) {
+  std::atomic<bool> stop{false};
+  std::thread other([&stop] {
+    while (!stop.load()) {
+      EXPECT_TRUE(SlotPipe::Connect("test").ok());
+      EXPECT_TRUE(SlotPipe::Create("another", PipeOptions::Small()).ok());
+      EXPECT_TRUE(SlotPipe::Remove("another", true).ok());
+    }
+  });
+  const std::string pipes = directory_.File("");
+  for (int i = 0; i < 300; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      // Without the heap, which the other thread may have been in the middle of.
+      for (int fd = 0; fd < 64; ++fd) {
+        char link[32];
+        std::snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        char target[4096];
+        const ssize_t size = ::readlink(link, target, sizeof(target));
+        if (size <= 0) continue;
+        if (absl::StartsWith({target, static_cast<size_t>(size)}, pipes)) ::_exit(1);
+      }
+      ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0) << "a descriptor is left to child " << i;
+  }
+  stop = true;
+  other.join();
 }
 
 // A program that is executed has no part in the pipe, nor keeps anybody in it alive.

@@ -48,6 +48,18 @@ absl::Status CheckSame(const Geometry& is, const Geometry& wanted) {
                    " connect to it as it is, or remove it first"));
 }
 
+// Who joins a pipe that is being removed starts over: `join` is called again while it ends with
+// ABORTED. To remove takes no time, unless whoever does it is stopped: so much, then.
+template <typename Join>
+absl::StatusOr<std::unique_ptr<SlotPipe>> WhileItIsRemoved(Join join) {
+  const int64_t until_ns = SystemNanos() + 1'000'000'000;
+  for (;;) {
+    absl::StatusOr<std::unique_ptr<SlotPipe>> pipe = join();
+    if (!absl::IsAborted(pipe.status()) || SystemNanos() > until_ns) return pipe;
+    ::sched_yield();
+  }
+}
+
 }  // namespace
 
 // --- make and join
@@ -57,38 +69,44 @@ absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::Create(absl::string_view nam
                                                            const JoinOptions& join) {
   const auto layout = slot_pipe_internal::MakeLayout(GeometryOf(options));
   if (!layout.ok()) return AboutPipe(name, layout.status());
-  auto file = PipeFile::Create(name, *layout, options.group);
-  if (!file.ok()) return file.status();
-  return Join(*std::move(file), name, join);
+  return WhileItIsRemoved([&]() -> absl::StatusOr<std::unique_ptr<SlotPipe>> {
+    auto file = PipeFile::Create(name, *layout, options.group);
+    if (!file.ok()) return file.status();
+    return Join(*std::move(file), name, join);
+  });
 }
 
 absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::Connect(absl::string_view name,
                                                             const JoinOptions& join) {
-  auto file = PipeFile::Open(name, PipeFile::Access::kReadWrite);
-  if (!file.ok()) return file.status();
-  return Join(*std::move(file), name, join);
+  return WhileItIsRemoved([&]() -> absl::StatusOr<std::unique_ptr<SlotPipe>> {
+    auto file = PipeFile::Open(name, PipeFile::Access::kReadWrite);
+    if (!file.ok()) return file.status();
+    return Join(*std::move(file), name, join);
+  });
 }
 
 absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::OpenOrCreate(absl::string_view name,
                                                                  const PipeOptions& options,
                                                                  const JoinOptions& join) {
   const Geometry wanted = GeometryOf(options);
-  // Others may create and remove it between two of our steps.
-  absl::Status last;
-  for (int round = 0; round < 100; ++round) {
-    auto file = PipeFile::Open(name, PipeFile::Access::kReadWrite);
-    if (file.ok()) {
-      if (absl::Status same = CheckSame((*file)->region().geometry(), wanted); !same.ok()) {
-        return AboutPipe(name, same);
+  return WhileItIsRemoved([&]() -> absl::StatusOr<std::unique_ptr<SlotPipe>> {
+    // Others may create and remove it between two of our steps.
+    absl::Status last;
+    for (int round = 0; round < 100; ++round) {
+      auto file = PipeFile::Open(name, PipeFile::Access::kReadWrite);
+      if (file.ok()) {
+        if (absl::Status same = CheckSame((*file)->region().geometry(), wanted); !same.ok()) {
+          return AboutPipe(name, same);
+        }
+        return Join(*std::move(file), name, join);
       }
-      return Join(*std::move(file), name, join);
+      if (!absl::IsNotFound(file.status())) return file.status();
+      auto created = Create(name, options, join);
+      if (created.ok() || !absl::IsAlreadyExists(created.status())) return created;
+      last = created.status();
     }
-    if (!absl::IsNotFound(file.status())) return file.status();
-    auto created = Create(name, options, join);
-    if (created.ok() || !absl::IsAlreadyExists(created.status())) return created;
-    last = created.status();
-  }
-  return last;
+    return last;
+  });
 }
 
 absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::Join(std::unique_ptr<PipeFile> file,
@@ -116,7 +134,7 @@ SlotPipe::Impl::Impl(std::unique_ptr<PipeFile> the_file, absl::string_view the_n
       protocol(region, me),
       ready(region.words().ready_event),
       empty(region.words().empty_event),
-      fork_guard(file->fd()),
+      fork_guard(file->fork_guard()),
       no_empty_slot(AboutPipe(
           name, absl::ResourceExhaustedError(absl::StrCat("all ", region.geometry().slots,
                                                           " slots are in use; fetch, or wait")))),

@@ -125,6 +125,8 @@ struct PipeStatus {
 //                        of the one that connected; another version; a file of others
 //   DATA_LOSS            the shared memory contradicts itself, or a checksum is wrong
 //   PERMISSION_DENIED    the directory or the file is not this user's to use (Create, Connect)
+//   ABORTED              the pipe is being removed, by somebody who has stopped in the middle of
+//                        that (Create, Connect)
 //   INTERNAL             the system locks no bytes of the file (Create, Connect)
 class SlotPipe {
  public:
@@ -200,8 +202,9 @@ class SlotPipe {
   // The status of a pipe, changing nothing. NOT_FOUND, PERMISSION_DENIED, DATA_LOSS, ...
   static absl::StatusOr<PipeStatus> Inspect(absl::string_view name);
   // Removes the name; the memory goes with the last participant. FAILED_PRECONDITION when somebody
-  // takes part, or might in a pipe of another version, and `even_in_use` is false. A damaged pipe
-  // can be removed, too. NOT_FOUND.
+  // takes part or is about to, or might in a pipe of another version, and `even_in_use` is false:
+  // who joins at this moment keeps the pipe or comes to another. A damaged pipe can be removed,
+  // too. NOT_FOUND.
   static absl::Status Remove(absl::string_view name, bool even_in_use = false);
 
   // For tests and benchmarks: slots, and words of hints, that the last Hold looked at.

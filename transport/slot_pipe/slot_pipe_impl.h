@@ -14,7 +14,6 @@
 #include "absl/strings/string_view.h"
 #include "base/mutex.h"
 #include "transport/slot_pipe/event.h"
-#include "transport/slot_pipe/fork_guard.h"
 #include "transport/slot_pipe/participants.h"
 #include "transport/slot_pipe/pipe_file.h"
 #include "transport/slot_pipe/pipe_poll.h"
@@ -106,7 +105,7 @@ struct SlotPipe::Impl {
   slot_pipe_internal::Protocol protocol;
   slot_pipe_internal::Event ready;
   slot_pipe_internal::Event empty;
-  slot_pipe_internal::ForkGuard fork_guard;
+  const slot_pipe_internal::ForkGuard& fork_guard;
   std::atomic<bool> cancelled{false};
   std::atomic<int64_t> look_at_ns_{0};
   // Kept, because polling must not allocate.

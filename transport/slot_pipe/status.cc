@@ -171,24 +171,24 @@ absl::StatusOr<PipeStatus> SlotPipe::Inspect(absl::string_view name) {
 }
 
 absl::Status SlotPipe::Remove(absl::string_view name, bool even_in_use) {
-  if (!even_in_use) {
-    const absl::StatusOr<PipeStatus> status = Inspect(name);
-    if (status.ok()) {
-      for (const PipeParticipant& participant : status->participants) {
-        if (!participant.alive) continue;
-        return AboutPipe(name, absl::FailedPreconditionError(absl::StrCat(
-                                   "'", participant.name, "' (process ", participant.pid,
-                                   ") takes part in it; stop it, or remove the pipe by force")));
-      }
-    } else if (absl::IsFailedPrecondition(status.status())) {
-      // Of another version: who takes part is not known.
-      return absl::FailedPreconditionError(absl::StrCat(
-          status.status().message(), "; if nobody takes part in it, remove the pipe by force"));
-    } else if (!absl::IsDataLoss(status.status())) {
-      return status.status();
+  if (even_in_use) return slot_pipe_internal::UnlinkPipeFile(name);
+  const absl::StatusOr<PipeStatus> status = Inspect(name);
+  if (status.ok()) {
+    // To tell who it is. Who comes after this look has a lock.
+    for (const PipeParticipant& participant : status->participants) {
+      if (!participant.alive) continue;
+      return AboutPipe(name, absl::FailedPreconditionError(absl::StrCat(
+                                 "'", participant.name, "' (process ", participant.pid,
+                                 ") takes part in it; stop it, or remove the pipe by force")));
     }
+  } else if (absl::IsFailedPrecondition(status.status())) {
+    // Of another version: who takes part is not known.
+    return absl::FailedPreconditionError(absl::StrCat(
+        status.status().message(), "; if nobody takes part in it, remove the pipe by force"));
+  } else if (!absl::IsDataLoss(status.status())) {
+    return status.status();
   }
-  return slot_pipe_internal::UnlinkPipeFile(name);
+  return slot_pipe_internal::UnlinkUnusedPipeFile(name);
 }
 
 }  // namespace mi7
