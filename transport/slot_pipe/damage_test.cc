@@ -236,21 +236,23 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
   auto leaver = SlotPipe::Connect("ring").value();
   ASSERT_TRUE(pipe->SendBytes("kept").ok());
   ASSERT_TRUE(pipe->SendBytes("left").ok());
+  ASSERT_TRUE(pipe->SendBytes("dropped").ok());
   auto kept = pipe->TryFetch();
   leaver->TryFetch()->Detach();
+  auto dropped = pipe->TryFetch();
   ASSERT_TRUE(pipe->SendBytes("many").ok());
   auto held = pipe->TryHold();
-  // The third cell is that of "many", and so are all others now, until the ring is full.
-  constexpr uint64_t kThird = 2;
+  // The fourth cell is that of "many", and so are all others now, until the ring is full.
+  constexpr uint64_t kFourth = 3;
   uint64_t bits;
   const auto cell = [this](uint64_t position) {
     return memory_ + layout_.cells_offset + 8 * (position % layout_.cells);
   };
-  std::memcpy(&bits, cell(kThird), 8);
+  std::memcpy(&bits, cell(kFourth), 8);
   const CellWord many(bits);
   ASSERT_TRUE(many.full());
-  const uint64_t end = kThird + layout_.cells;
-  for (uint64_t position = kThird; position < end; ++position) {
+  const uint64_t end = kFourth + layout_.cells;
+  for (uint64_t position = kFourth; position < end; ++position) {
     bits = CellWord::Full(many.slot(), many.tag(), static_cast<uint32_t>(position / layout_.cells))
                .bits();
     std::memcpy(cell(position), &bits, 8);
@@ -269,6 +271,10 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
   EXPECT_TRUE(is_full(kept->Return()));
   EXPECT_TRUE(*kept) << "kept";
   EXPECT_EQ(pipe->StateOf(kept->index()).value(), SlotState::kReading);
+  // Nobody has a handle of it any more, and it is not returned yet.
+  const uint32_t dropped_slot = dropped->index();
+  dropped = absl::UnknownError("dropped");
+  EXPECT_EQ(pipe->StateOf(dropped_slot).value(), SlotState::kReading);
   // Who leaves now cannot return what it has: its place is left to who comes next.
   leaver.reset();
   EXPECT_EQ(pipe->Recover(), 0u);
@@ -282,7 +288,14 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
   EXPECT_TRUE(kept->Return().ok());
   EXPECT_EQ(pipe->Recover(), 1u);
   EXPECT_TRUE(message->Release().ok());
-  const std::pair<const char*, uint32_t> kOthers[] = {{"new", 1}, {"kept", 2}, {"left", 2}};
+  // Who has dropped it returns it when it looks for the dead next.
+  const Deadline patience = Deadline::After(absl::Seconds(30));
+  while (pipe->StateOf(dropped_slot).value() == SlotState::kReading && !patience.passed()) {
+    auto slot = pipe->TryHold();
+    ASSERT_TRUE(slot.ok()) << slot.status();
+  }
+  const std::pair<const char*, uint32_t> kOthers[] = {
+      {"new", 1}, {"kept", 2}, {"left", 2}, {"dropped", 2}};
   for (const auto& [text, attempt] : kOthers) {
     message = pipe->TryFetch();
     ASSERT_TRUE(message.ok()) << message.status();

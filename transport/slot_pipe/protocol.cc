@@ -307,7 +307,7 @@ Outcome Protocol::Return(const Claim& claim, uint32_t attempts) {
   const SlotWord requeue = claim.word.Requeue(attempts);
   if (!Change(claim.slot, claim.word, requeue)) return Outcome::kWrongState;
   const Outcome pushed = PushRequeued(claim.slot, requeue);
-  if (pushed == Outcome::kRingFull) {
+  if (pushed != Outcome::kDone) {
     // Ours again; unless it was fetched through an older cell, which is what was asked for.
     if (!Change(claim.slot, requeue, claim.word)) return Outcome::kDone;
   }

@@ -81,7 +81,8 @@ TEST_F(RemovalTest, APipeThatSomebodyJoinsAtThisMomentIsNotRemoved) {
   std::vector<std::thread> threads;
   for (int i = 0; i < kJoiners; ++i) {
     threads.emplace_back([&, i] {
-      for (int round = 0; round < kRounds || (removed.load() < kRemovals && !patience.passed()); ++round) {
+      for (int round = 0; round < kRounds || (removed.load() < kRemovals && !patience.passed());
+           ++round) {
         const std::string me = absl::StrCat(i, ".", round);
         const auto pipe = SlotPipe::OpenOrCreate("p", PipeOptions::Small(), {.name = me});
         EXPECT_TRUE(pipe.ok()) << pipe.status();
@@ -135,8 +136,8 @@ TEST_F(RemovalTest, WhoIsAboutToJoinIsSeen) {
   EXPECT_TRUE(SlotPipe::Remove("p").ok());
 }
 
-// Somebody who has stopped in the middle of removing keeps the others from joining. They do not wait
-// for it for ever, and can remove the pipe by force.
+// Somebody who has stopped in the middle of removing keeps the others from joining. They do not
+// wait for it for ever, and can remove the pipe by force.
 TEST_F(RemovalTest, WhoIsAboutToRemoveIsWaitedForSoLong) {
   ASSERT_TRUE(SlotPipe::Create("p", PipeOptions::Small()).ok());
   const int removing = Lock(F_WRLCK, 0, kJoinByte + 1);

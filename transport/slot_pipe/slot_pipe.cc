@@ -132,6 +132,7 @@ SlotPipe::Impl::Impl(std::unique_ptr<PipeFile> the_file, absl::string_view the_n
       name(the_name),
       wait(the_wait),
       protocol(region, me),
+      refs(region.geometry().slots),
       ready(region.words().ready_event),
       empty(region.words().empty_event),
       fork_guard(file->fork_guard()),
@@ -164,8 +165,7 @@ absl::Status SlotPipe::Impl::Forked() const {
                              "this process is a fork of the one that connected; connect again"));
 }
 
-absl::Status SlotPipe::Impl::Fits(size_t size) const {
-  if (size <= region.geometry().slot_bytes) return absl::OkStatus();
+absl::Status SlotPipe::Impl::TooLarge(size_t size) const {
   return AboutPipe(name, absl::InvalidArgumentError(absl::StrCat(
                              "a message of ", size, " bytes is larger than a slot, which has ",
                              region.geometry().slot_bytes)));
@@ -185,7 +185,8 @@ absl::Status SlotPipe::Impl::WrongState(uint32_t index, absl::string_view what) 
       "empty", "writing", "ready", "reading", "requeue", "dead letter", "reading dead letter", "?"};
   return AboutPipe(
       name, absl::FailedPreconditionError(absl::StrCat(
-                "slot ", index, " is not this participant's to ", what, " (any more): it is ",
+                "slot ", index, " is not this participant's to ", what,
+                " (any more), or not by this SlotRef: it is ",
                 states[static_cast<size_t>(word.phase())], ", generation ", word.generation())));
 }
 
@@ -206,13 +207,11 @@ absl::Status SlotPipe::Impl::Failed(Outcome outcome, uint32_t index, absl::strin
   return Corrupt();
 }
 
-bool SlotPipe::Impl::HasToWrite(SlotRef ref) const {
-  return SlotWord(ref.word).phase() == SlotPhase::kWriting && Has(ref);
+bool SlotPipe::Impl::IsToWrite(SlotRef ref) {
+  return SlotWord(ref.word).phase() == SlotPhase::kWriting;
 }
 
-bool SlotPipe::Impl::HasToRead(SlotRef ref) const {
-  return SlotWord(ref.word).BeingRead() && Has(ref);
-}
+bool SlotPipe::Impl::IsToRead(SlotRef ref) { return SlotWord(ref.word).BeingRead(); }
 
 bool SlotPipe::Impl::Has(SlotRef ref) const {
   // Relaxed: nobody but us changes a slot that is ours, so when it is that word the operation that
@@ -244,6 +243,7 @@ bool SlotPipe::Impl::MaybeRecover() {
   // the dead and the words themselves; an old value costs a compare-and-swap that fails, after
   // which another has looked. Time that lies far ahead was written under another clock (a time
   // namespace), or is damage.
+  if (any_dropped.load(std::memory_order_relaxed)) ReturnDropped();
   std::atomic<int64_t>& next = region.words().next_check_ns;
   const int64_t now_ns = CoarseNanos();
   int64_t next_ns = next.load(std::memory_order_relaxed);
@@ -331,10 +331,10 @@ bool SlotPipe::Impl::Possible(const ReadSlot& slot) const {
 }
 
 absl::Status SlotPipe::Impl::Overwritten(ReadSlot& slot) {
-  const SlotRef ref = slot.Detach();
-  protocol.Bury({ref.index, SlotWord(ref.word)});
+  slot.pipe_ = nullptr;
+  protocol.Bury(slot.claim_);
   return AboutPipe(name, absl::DataLossError(
-                             absl::StrCat("the message in slot ", ref.index,
+                             absl::StrCat("the message in slot ", slot.index(),
                                           " was overwritten; it is among the dead letters now")));
 }
 
@@ -407,13 +407,17 @@ void SlotPipe::MessageRange::Next() {
 
 absl::StatusOr<WriteSlot> SlotPipe::Writing(SlotRef ref) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  if (!impl_->HasToWrite(ref)) return impl_->WrongState(ref.index, "write in");
+  if (!impl_->IsToWrite(ref) || !impl_->Has(ref) || !impl_->refs.Redeem(ref.index, ref.serial)) {
+    return impl_->WrongState(ref.index, "write in");
+  }
   return WriteSlot(this, Claim{ref.index, SlotWord(ref.word)}, impl_->region.payload(ref.index));
 }
 
 absl::StatusOr<ReadSlot> SlotPipe::Reading(SlotRef ref) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  if (!impl_->HasToRead(ref)) return impl_->WrongState(ref.index, "read");
+  if (!impl_->IsToRead(ref) || !impl_->Has(ref) || !impl_->refs.Redeem(ref.index, ref.serial)) {
+    return impl_->WrongState(ref.index, "read");
+  }
   // The memory may have been overwritten since it was fetched.
   ReadSlot slot = impl_->MakeReadSlot(this, Claim{ref.index, SlotWord(ref.word)});
   if (!impl_->Possible(slot)) return impl_->Overwritten(slot);
@@ -422,7 +426,8 @@ absl::StatusOr<ReadSlot> SlotPipe::Reading(SlotRef ref) {
 
 absl::Status SlotPipe::MarkInProgress(SlotRef ref) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  if (!impl_->HasToWrite(ref) && !impl_->HasToRead(ref)) {
+  if ((!impl_->IsToWrite(ref) && !impl_->IsToRead(ref)) || !impl_->Has(ref) ||
+      !impl_->refs.Issued(ref.index, ref.serial)) {
     return impl_->WrongState(ref.index, "hand on");
   }
   // Relaxed: for people only. It ends by itself when the word changes.

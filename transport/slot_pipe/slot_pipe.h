@@ -170,11 +170,13 @@ class SlotPipe {
 
   // --- The index form, for schedulers that pass slots between coroutines, threads or queues.
   // WriteSlot::Detach and ReadSlot::Detach make a SlotRef, which these make a handle of again.
-  // FAILED_PRECONDITION when this participant does not have the slot (any more). DATA_LOSS when the
-  // size of a message was overwritten since it was fetched: it is a dead letter then.
+  // FAILED_PRECONDITION when this participant does not have the slot (any more), or a handle was
+  // made of the SlotRef, or of a copy, before. DATA_LOSS when the size of a message was overwritten
+  // since it was fetched: it is a dead letter then.
   absl::StatusOr<WriteSlot> Writing(SlotRef ref);
   absl::StatusOr<ReadSlot> Reading(SlotRef ref);
-  // Says that a slot we have was handed to a worker. Seen in StateOf and Status only.
+  // Says that a slot we have, in a handle or as this SlotRef, was handed to a worker. Seen in
+  // StateOf and Status only.
   absl::Status MarkInProgress(SlotRef ref);
 
   // The state of a slot at this moment. INVALID_ARGUMENT for an index that is none.
@@ -213,6 +215,7 @@ class SlotPipe {
   uint64_t extra_fetch_probes() const;
 
  private:
+  friend class slot_pipe_internal::Handle;
   friend class WriteSlot;
   friend class ReadSlot;
   friend class AsyncSlotPipe;
