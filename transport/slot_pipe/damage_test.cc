@@ -164,6 +164,57 @@ TEST_F(DamageTest, AMessageLongerThanItsSlotIsADeadLetter) {
   Unmap();
 }
 
+// Bits for words of hints that there are not: the one slot that is empty is found nevertheless,
+// wherever a participant begins to look.
+TEST_F(DamageTest, ASlotIsFoundThoughTheSummaryOfTheHintsHasBitsOfNothing) {
+  for (uint32_t place = 1; place < kOptions.participants; ++place) {
+    SCOPED_TRACE(place);
+    const std::string name = absl::StrCat("stray", place);
+    std::vector<std::unique_ptr<SlotPipe>> all;
+    all.push_back(SlotPipe::Create(name, kOptions).value());
+    while (all.size() <= place) all.push_back(SlotPipe::Connect(name).value());
+    // The first has a slot in the middle, and the one that looks all others.
+    std::vector<WriteSlot> others;
+    for (uint32_t i = 0; i < kOptions.slots / 2; ++i) others.push_back(*all[0]->TryHold());
+    WriteSlot middle = std::move(others.back());
+    others.clear();
+    for (uint32_t i = 1; i < kOptions.slots; ++i) {
+      auto slot = all.back()->Hold(Deadline::After(absl::Seconds(30)));
+      ASSERT_TRUE(slot.ok()) << slot.status();
+      others.push_back(*std::move(slot));
+    }
+    Map(name);
+    std::memset(memory_ + slot_pipe_internal::kSharedWordsOffset +
+                    offsetof(slot_pipe_internal::SharedWords, hint_summary),
+                0xFF, sizeof(slot_pipe_internal::SharedWords::hint_summary));
+    Unmap();
+    ASSERT_TRUE(middle.GiveBack().ok());
+    EXPECT_TRUE(all.back()->TryHold().ok());
+  }
+}
+
+// Not damage, but a pipe that has carried 2^38 messages through one slot.
+TEST_F(DamageTest, CountersGoOnWhenTheCycleOfASlotComesRound) {
+  constexpr uint64_t kRound = uint64_t{1} << 38;
+  auto pipe = SlotPipe::Create("round", {.slots = 1, .slot_bytes = 64}).value();
+  const auto layout = slot_pipe_internal::MakeLayout(
+      {.slots = 1, .slot_bytes = 64, .participants = 64, .attempts_max = 5});
+  const int fd = ::open(directory_.File("round").c_str(), O_WRONLY | O_CLOEXEC);
+  const uint64_t word = (kRound - 1) << 6;
+  ASSERT_EQ(::pwrite(fd, &word, sizeof(word), static_cast<off_t>(layout->slots_offset)),
+            static_cast<ssize_t>(sizeof(word)));
+  ::close(fd);
+  EXPECT_EQ(pipe->Status().received, kRound - 1);
+  for (uint64_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(pipe->SendBytes("x").ok());
+    EXPECT_EQ(pipe->Status().sent, kRound + i);
+    auto message = pipe->TryFetch();
+    ASSERT_TRUE(message.ok()) << message.status();
+    ASSERT_TRUE(message->Release().ok());
+    EXPECT_EQ(pipe->Status().received, kRound + i);
+  }
+}
+
 // The index form takes the size from the shared memory, too.
 TEST_F(DamageTest, AFetchedMessageThatGrewIsADeadLetter) {
   auto pipe = SlotPipe::Create("grown", kOptions).value();

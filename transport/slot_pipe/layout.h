@@ -106,7 +106,7 @@ struct SharedWords {
   // Of rare events; a death between the event and its count leaves the count one short.
   std::atomic<uint64_t> redelivered;
   std::atomic<uint64_t> dead_lettered;
-  std::atomic<uint64_t> dead_letters_taken;
+  std::atomic<uint64_t> cycles_wrapped;  // the cycle of a slot came round to 0
   std::atomic<uint64_t> recovered_participants;
   std::atomic<uint64_t> recovered_slots;
   alignas(kLineBytes) Atomic<uint64_t> hint_summary[kSlotsMax / 64 / 64];

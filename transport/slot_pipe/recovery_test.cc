@@ -251,6 +251,32 @@ TEST_F(RecoveryTest, AChildForkedWhileAnotherThreadConnectsOrCreatesHasNoDescrip
   other.join();
 }
 
+// It has the memory, but not the locks, nor the threads that its parent had: it tells what it can,
+// and soon, whatever they were doing.
+TEST_F(RecoveryTest, TheStatusInAForkedChildTakesNobodyForDead) {
+  auto other = SlotPipe::Connect("test").value();
+  std::atomic<bool> stop{false};
+  std::thread recovers([&] {
+    while (!stop.load()) pipe_->Recover();
+  });
+  for (int i = 0; i < 100; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::alarm(30);  // it hangs no longer
+      const PipeStatus status = pipe_->Status();
+      ::_exit(status.participants.size() == 2 && status.participants[0].alive &&
+                      status.participants[1].alive
+                  ? 0
+                  : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0) << "child " << i;
+  }
+  stop = true;
+  recovers.join();
+}
+
 // A program that is executed has no part in the pipe, nor keeps anybody in it alive.
 TEST_F(RecoveryTest, NoDescriptorIsLeftToAProgramThatIsExecuted) {
   auto connected = SlotPipe::Connect("test").value();

@@ -157,7 +157,7 @@ TEST_F(SharedMappingTest, NothingIsLostNorDoubledNorTornWhileTheDeadAreSwept) {
       seed_text == nullptr ? std::random_device()() : static_cast<uint32_t>(::atoi(seed_text));
   std::cout << "seed " << seed << " (MI7_SEED)\n";
   const Participants participants(file_->fd(), region());
-  const auto status = [&] { return StatusOf(region(), participants, "p", 0, kNoOwner); };
+  const auto status = [&] { return StatusOf(region(), participants, "p", 0, kNoOwner, false); };
   std::vector<std::thread> threads;
   for (uint16_t me = 0; me < 2; ++me) {
     threads.emplace_back([this, me, seed] {

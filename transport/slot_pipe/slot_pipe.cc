@@ -132,7 +132,6 @@ SlotPipe::Impl::Impl(std::unique_ptr<PipeFile> the_file, absl::string_view the_n
       name(the_name),
       wait(the_wait),
       protocol(region, me),
-      refs(region.geometry().slots),
       ready(region.words().ready_event),
       empty(region.words().empty_event),
       fork_guard(file->fork_guard()),
@@ -140,6 +139,7 @@ SlotPipe::Impl::Impl(std::unique_ptr<PipeFile> the_file, absl::string_view the_n
           name, absl::ResourceExhaustedError(absl::StrCat("all ", region.geometry().slots,
                                                           " slots are in use; fetch, or wait")))),
       no_message(AboutPipe(name, absl::UnavailableError("no message is ready; wait for one"))),
+      refs(region.geometry().slots),
       participants(file->fd(), region) {}
 
 SlotPipe::SlotPipe(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -281,6 +281,9 @@ absl::StatusOr<WriteSlot> SlotPipe::Hold(Deadline deadline) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
   impl_->Tick();
   Claim claim;
+  // Here already, without all that it takes to wait.
+  if (impl_->protocol.Hold(claim) == Outcome::kDone) [[likely]]
+    return WriteSlot(this, claim, impl_->region.payload(claim.slot));
   switch (impl_->WaitToHold(deadline, claim)) {
     case Waited::kDone:
       return WriteSlot(this, claim, impl_->region.payload(claim.slot));
@@ -367,6 +370,9 @@ absl::StatusOr<ReadSlot> SlotPipe::Fetch(Deadline deadline) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
   impl_->Tick();
   Claim claim;
+  // As in Hold.
+  if (impl_->protocol.Fetch(claim) == Outcome::kDone) [[likely]]
+    return impl_->Open(this, claim);
   switch (impl_->WaitToFetch(deadline, claim)) {
     case Waited::kDone:
       return impl_->Open(this, claim);
@@ -448,10 +454,12 @@ void SlotPipe::Cancel() {
 // Acquire: who sees it sees what was done before Cancel().
 bool SlotPipe::cancelled() const { return impl_->cancelled.load(std::memory_order_acquire); }
 
-PipeStatus SlotPipe::Status() const {
-  MutexLock lock(&impl_->recovery);
+// Without `recovery`, which nobody may be there to unlock in a forked child, and which List does
+// not need.
+PipeStatus SlotPipe::Status() const ABSL_NO_THREAD_SAFETY_ANALYSIS {
   return slot_pipe_internal::StatusOf(impl_->region, impl_->participants, impl_->name,
-                                      impl_->file->created_unix_ns(), impl_->protocol.me());
+                                      impl_->file->created_unix_ns(), impl_->protocol.me(),
+                                      impl_->fork_guard.forked());
 }
 
 const std::string& SlotPipe::name() const { return impl_->name; }

@@ -181,7 +181,7 @@ class SlotPipe {
 
   // The state of a slot at this moment. INVALID_ARGUMENT for an index that is none.
   absl::StatusOr<SlotState> StateOf(uint32_t index) const;
-  // O(slots + participants).
+  // O(slots + participants). In a forked child, which cannot tell, all participants count as alive.
   PipeStatus Status() const;
 
   // Recovers now what dead participants left; the number of those. It happens by itself where

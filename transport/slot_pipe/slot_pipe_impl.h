@@ -63,8 +63,9 @@ class Refs {
 // A checksum of a message: catches stray writes, not malice.
 uint64_t Checksum(const std::byte* data, uint32_t size, uint32_t kind);
 
+// `forked`: the locks cannot be looked at, and everybody counts as alive.
 PipeStatus StatusOf(const Region& region, const Participants& participants, absl::string_view name,
-                    uint64_t created_unix_ns, uint16_t me);
+                    uint64_t created_unix_ns, uint16_t me, bool forked);
 
 }  // namespace slot_pipe_internal
 
@@ -148,7 +149,6 @@ struct SlotPipe::Impl {
   const std::string name;
   const transport::WaitPolicy wait;
   slot_pipe_internal::Protocol protocol;
-  slot_pipe_internal::Refs refs;
   slot_pipe_internal::Event ready;
   slot_pipe_internal::Event empty;
   const slot_pipe_internal::ForkGuard& fork_guard;
@@ -157,6 +157,8 @@ struct SlotPipe::Impl {
   // Kept, because polling must not allocate.
   const absl::Status no_empty_slot;
   const absl::Status no_message;
+
+  slot_pipe_internal::Refs refs;
 
   Mutex dropping;
   std::vector<slot_pipe_internal::Claim> dropped ABSL_GUARDED_BY(dropping);
