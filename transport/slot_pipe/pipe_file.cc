@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -102,6 +103,34 @@ absl::Status CheckDirectory(int fd, const Directory& directory) {
   return absl::OkStatus();
 }
 
+// Whoever has made what the directory is in, as anybody can in /dev/shm, can put another directory
+// in its place.
+absl::Status CheckParent(const std::string& parent, const Directory& directory) {
+  if (directory.chosen_by_user) return absl::OkStatus();
+  struct stat about;
+  if (::lstat(parent.c_str(), &about) != 0) return Failed("looking at", parent, errno);
+  if (about.st_uid != ::geteuid() || !S_ISDIR(about.st_mode)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        parent, " is no directory of user ", ::geteuid(), "; remove it or set MI7_RUNTIME_DIR"));
+  }
+  if ((about.st_mode & 0022) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%s can be written by others (mode %04o); chmod it to 0700", parent,
+                        about.st_mode & 07777));
+  }
+  return absl::OkStatus();
+}
+
+// A limit of the process on the size of files, where there is one: who passes it gets a signal that
+// ends the process (SIGXFSZ).
+absl::Status CheckFileSize(uint64_t bytes) {
+  rlimit limit;
+  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || bytes <= limit.rlim_cur) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("reserving ", bytes, " bytes: that exceeds this process's RLIMIT_FSIZE, ",
+                   limit.rlim_cur, " bytes (ulimit -f)"));
+}
+
 // Opens the directory, and makes it and what is above it first if asked to.
 absl::StatusOr<Fd> OpenDirectory(const Directory& directory, bool create, bool for_group) {
   if (create) {
@@ -110,12 +139,18 @@ absl::StatusOr<Fd> OpenDirectory(const Directory& directory, bool create, bool f
     if (!directory.chosen_by_user && ::mkdir(parent.c_str(), 0700) != 0 && errno != EEXIST) {
       return Failed("making", parent, errno);
     }
+    if (absl::Status status = CheckParent(parent, directory); !status.ok()) return status;
     if (::mkdir(directory.path.c_str(), for_group ? 0770 : 0700) != 0 && errno != EEXIST) {
       return Failed("making", directory.path, errno);
     }
   }
   Fd fd(::open(directory.path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (fd.get() < 0) return Failed("opening", directory.path, errno);
+  if (absl::Status status =
+          CheckParent(directory.path.substr(0, directory.path.rfind('/')), directory);
+      !status.ok()) {
+    return status;
+  }
   if (absl::Status status = CheckDirectory(fd.get(), directory); !status.ok()) return status;
   return fd;
 }
@@ -205,6 +240,9 @@ absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Create(absl::string_view nam
   if (group.has_value() &&
       (::fchown(fd, static_cast<uid_t>(-1), *group) != 0 || ::fchmod(fd, 0660) != 0)) {
     return AboutPipe(name, Failed(absl::StrCat("giving to group ", *group), where.path, errno));
+  }
+  if (absl::Status status = CheckFileSize(layout.file_bytes); !status.ok()) {
+    return AboutPipe(name, status);
   }
   // All of it now, because a tmpfs that is full later would kill who touches it (SIGBUS).
   int error;

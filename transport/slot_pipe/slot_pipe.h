@@ -163,8 +163,8 @@ class SlotPipe {
   absl::StatusOr<ReadSlot> TryFetchDeadLetter();
 
   // for (mi7::ReadSlot& message : pipe.Messages()): fetches until Fetch(deadline) fails, which
-  // status() then tells (DEADLINE_EXCEEDED, CANCELLED). A message that is not released when the
-  // next one is fetched is returned.
+  // status() then tells (DEADLINE_EXCEEDED, CANCELLED, DATA_LOSS also of one message: another range
+  // goes on behind it). A message that is not released when the next one is fetched is returned.
   class MessageRange;
   MessageRange Messages(Deadline deadline = Deadline::Infinite());
 
