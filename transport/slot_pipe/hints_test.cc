@@ -1,6 +1,6 @@
 // What a death can hide of the hints (free_hints.h), in a pipe with so many slots that nobody comes
-// upon a hidden one by chance: recovery brings it to light, and until then a hold that finds nothing
-// stays short.
+// upon a hidden one by chance: recovery brings it to light, and until then a hold that finds
+// nothing stays short.
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -38,8 +38,8 @@ class HintsTest : public testing::Test {
                                                         .attempts_max = kOptions.attempts_max});
     bytes_ = layout->file_bytes;
     const int fd = ::open(directory_.File("test").c_str(), O_RDWR | O_CLOEXEC);
-    memory_ = static_cast<char*>(
-        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+    memory_ =
+        static_cast<char*>(::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
     ::close(fd);
     for (uint32_t i = 0; i < kOptions.slots; ++i) held_.push_back(*pipe_->TryHold());
     for (WriteSlot& slot : held_) {
@@ -105,7 +105,8 @@ TEST_F(HintsTest, AHiddenWordIsFoundByALookAtEach) {
   for (int i = 0; i < 20; ++i) EXPECT_TRUE(Finds(*other, 6)) << i;
 }
 
-// Whoever waits comes to know of them as soon as somebody looks for the dead, though nobody wakes it.
+// Whoever waits comes to know of them as soon as somebody looks for the dead, though nobody wakes
+// it.
 TEST_F(HintsTest, WhoWaitsGetsAHiddenSlot) {
   auto other = SlotPipe::Connect("test").value();
   EXPECT_TRUE(Finds(*other, kOptions.slots + 100));

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
@@ -16,6 +17,7 @@
 #include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
@@ -31,6 +33,7 @@ namespace mi7 {
 namespace {
 
 using absl::StatusCode;
+using slot_pipe_internal::Doomed;
 using slot_pipe_internal::Is;
 using slot_pipe_internal::Possessions;
 using slot_pipe_internal::TestDirectory;
@@ -290,6 +293,56 @@ TEST_F(RecoveryTest, NoDescriptorIsLeftToAProgramThatIsExecuted) {
     ++found;
   }
   EXPECT_EQ(found, 2) << "the one that created it, and the one that connected";
+}
+
+// As many as there can be of both: the last participant has all slots, and dies.
+TEST_F(RecoveryTest, TheLastPlaceAndTheLastSlotAreAsGoodAsTheFirst) {
+  constexpr uint32_t kPlaces = 4094;
+  constexpr uint32_t kSlots = 16'384;
+  auto pipe =
+      SlotPipe::Create("limits", {.slots = kSlots, .slot_bytes = 8, .participants = kPlaces})
+          .value();
+  // All places but the last are taken: one lock is as good as thousands of participants.
+  const int others = ::open(directory_.File("limits").c_str(), O_RDWR | O_CLOEXEC);
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_start = 1;
+  lock.l_len = kPlaces - 2;
+  ASSERT_EQ(::fcntl(others, F_OFD_SETLK, &lock), 0);
+  std::unique_ptr<SlotPipe> own;
+  Doomed last([&own] {
+    own = SlotPipe::Connect("limits").value();
+    for (uint32_t i = 0; i < kSlots; ++i) {
+      if (!own->TrySendBytes("x").ok()) return false;
+    }
+    for (uint32_t i = 0; i < kSlots; ++i) {
+      auto message = own->TryFetch();
+      if (!message.ok()) return false;
+      message->Detach();
+    }
+    return !own->TryHold().ok();
+  });
+  ASSERT_TRUE(last.ready());
+  PipeStatus status = pipe->Status();
+  ASSERT_EQ(status.participants.size(), 2u);
+  EXPECT_EQ(status.participants[1].index, kPlaces - 1);
+  EXPECT_TRUE(status.participants[1].alive);
+  EXPECT_EQ(status.participants[1].slots_owned, kSlots);
+  EXPECT_TRUE(
+      Is(SlotPipe::Connect("limits").status(), StatusCode::kResourceExhausted, "all 4094 places"));
+  last.Kill();
+  EXPECT_EQ(pipe->Recover(), 1u);
+  EXPECT_EQ(pipe->Status().recovered_slots, kSlots);
+  std::vector<bool> came(kSlots);
+  for (uint32_t i = 0; i < kSlots; ++i) {
+    auto message = pipe->TryFetch();
+    ASSERT_TRUE(message.ok()) << i << ": " << message.status();
+    EXPECT_EQ(message->attempt(), 2u);
+    came[message->index()] = true;
+    ASSERT_TRUE(message->Release().ok());
+  }
+  EXPECT_EQ(std::count(came.begin(), came.end(), true), kSlots);
+  ::close(others);
 }
 
 TEST_F(RecoveryTest, APipeOfTheDeadCanBeRemoved) {
