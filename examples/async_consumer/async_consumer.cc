@@ -36,14 +36,17 @@ void OnSignal(int) { the_pipe->Cancel(); }
 
 DetachedTask Listen(mi7::SlotPipe& pipe, mi7::AsyncSlotPipe& async, Sender<mi7::SlotRef> work,
                     uint64_t messages, int idle_ms) {
+  constexpr int kLostMax = 100;
+  int lost = 0;
   for (uint64_t i = 0; (messages == 0 || i < messages) && !pipe.cancelled(); ++i) {
     auto message =
         co_await async.Fetch(idle_ms == 0 ? mi7::Deadline::Infinite()
                                           : mi7::Deadline::After(absl::Milliseconds(idle_ms)));
     if (!message.ok()) {
-      if (!absl::IsCancelled(message.status()) && !absl::IsDeadlineExceeded(message.status())) {
-        std::cerr << message.status() << "\n";
-      }
+      if (absl::IsCancelled(message.status()) || absl::IsDeadlineExceeded(message.status())) break;
+      std::cerr << message.status() << "\n";
+      // That of one message, which is among the dead letters now; or of the pipe, for ever.
+      if (absl::IsDataLoss(message.status()) && ++lost <= kLostMax) continue;
       break;
     }
     pipe.MarkInProgress(message->ref()).IgnoreError();  // only to be seen in the status

@@ -91,7 +91,7 @@ absl::Status List(const Flags& flags) {
     } else if (status.ok()) {
       std::cout << absl::StrFormat("%-24s %6u slots of %8u bytes  %6u ready  %4u taking part\n",
                                    name, status->options.slots, status->options.slot_bytes,
-                                   status->ready, status->participants.size());
+                                   status->ready, TakingPart(*status));
     } else {
       std::cout << absl::StrFormat("%-24s %s\n", name, status.status().ToString());
     }

@@ -49,6 +49,12 @@ std::string JsonString(absl::string_view text) {
   return json + "\"";
 }
 
+uint32_t TakingPart(const PipeStatus& status) {
+  uint32_t alive = 0;
+  for (const PipeParticipant& p : status.participants) alive += p.alive ? 1 : 0;
+  return alive;
+}
+
 std::string StatusText(const PipeStatus& s) {
   std::string text = absl::StrFormat(
       "%s: %u slots of %u bytes, created %s%s\n"
@@ -59,11 +65,13 @@ std::string StatusText(const PipeStatus& s) {
       s.options.checksum ? ", with checksums" : "", s.empty, s.writing, s.ready, s.reading,
       s.in_progress, s.dead_letters, s.sent, s.received, s.redelivered, s.dead_lettered,
       s.options.attempts_max, s.recovered_participants, s.recovered_slots);
-  absl::StrAppendFormat(&text, "  taking part: %u of %u\n", s.participants.size(),
-                        s.options.participants);
+  absl::StrAppendFormat(&text, "  taking part: %u of %u\n", TakingPart(s), s.options.participants);
   for (const PipeParticipant& p : s.participants) {
+    // Others choose their names: nothing in them moves a terminal's cursor.
+    const std::string quoted = JsonString(p.name);
+    const std::string name = quoted.substr(1, quoted.size() - 2);
     absl::StrAppendFormat(&text, "  %5u  process %-8u %-20s since %s, has %u slots%s\n", p.index,
-                          p.pid, p.name,
+                          p.pid, name,
                           absl::FormatTime("%H:%M:%S", p.joined, absl::LocalTimeZone()),
                           p.slots_owned, p.alive ? "" : ", dead: not recovered yet");
   }

@@ -1,10 +1,14 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "transport/slot_pipe/slot_pipe.h"
 
 namespace mi7::tools {
+
+// How many take part: who is dead does not.
+uint32_t TakingPart(const PipeStatus& status);
 
 // The status of a pipe for a person: several lines.
 std::string StatusText(const PipeStatus& status);

@@ -77,7 +77,8 @@ class SendAwaiter {
 
 // `co_await` on any thread; whoever had to wait goes on on the loop's thread. The pipe and the loop
 // outlive this object, and nobody waits when it is destroyed: SlotPipe::Cancel ends all waits with
-// CANCELLED, which resumes the coroutines on the loop.
+// CANCELLED, which resumes the coroutines on the loop. A slot for a coroutine that waited is on its
+// way in what was posted to the loop, so the loop is destroyed, or has run that, before the pipe.
 class AsyncSlotPipe {
  public:
   AsyncSlotPipe(SlotPipe* pipe, transport::EventLoop* loop);

@@ -164,6 +164,57 @@ TEST_F(DamageTest, AMessageLongerThanItsSlotIsADeadLetter) {
   Unmap();
 }
 
+// Bits for words of hints that there are not: the one slot that is empty is found nevertheless,
+// wherever a participant begins to look.
+TEST_F(DamageTest, ASlotIsFoundThoughTheSummaryOfTheHintsHasBitsOfNothing) {
+  for (uint32_t place = 1; place < kOptions.participants; ++place) {
+    SCOPED_TRACE(place);
+    const std::string name = absl::StrCat("stray", place);
+    std::vector<std::unique_ptr<SlotPipe>> all;
+    all.push_back(SlotPipe::Create(name, kOptions).value());
+    while (all.size() <= place) all.push_back(SlotPipe::Connect(name).value());
+    // The first has a slot in the middle, and the one that looks all others.
+    std::vector<WriteSlot> others;
+    for (uint32_t i = 0; i < kOptions.slots / 2; ++i) others.push_back(*all[0]->TryHold());
+    WriteSlot middle = std::move(others.back());
+    others.clear();
+    for (uint32_t i = 1; i < kOptions.slots; ++i) {
+      auto slot = all.back()->Hold(Deadline::After(absl::Seconds(30)));
+      ASSERT_TRUE(slot.ok()) << slot.status();
+      others.push_back(*std::move(slot));
+    }
+    Map(name);
+    std::memset(memory_ + slot_pipe_internal::kSharedWordsOffset +
+                    offsetof(slot_pipe_internal::SharedWords, hint_summary),
+                0xFF, sizeof(slot_pipe_internal::SharedWords::hint_summary));
+    Unmap();
+    ASSERT_TRUE(middle.GiveBack().ok());
+    EXPECT_TRUE(all.back()->TryHold().ok());
+  }
+}
+
+// Not damage, but a pipe that has carried 2^38 messages through one slot.
+TEST_F(DamageTest, CountersGoOnWhenTheCycleOfASlotComesRound) {
+  constexpr uint64_t kRound = uint64_t{1} << 38;
+  auto pipe = SlotPipe::Create("round", {.slots = 1, .slot_bytes = 64}).value();
+  const auto layout = slot_pipe_internal::MakeLayout(
+      {.slots = 1, .slot_bytes = 64, .participants = 64, .attempts_max = 5});
+  const int fd = ::open(directory_.File("round").c_str(), O_WRONLY | O_CLOEXEC);
+  const uint64_t word = (kRound - 1) << 6;
+  ASSERT_EQ(::pwrite(fd, &word, sizeof(word), static_cast<off_t>(layout->slots_offset)),
+            static_cast<ssize_t>(sizeof(word)));
+  ::close(fd);
+  EXPECT_EQ(pipe->Status().received, kRound - 1);
+  for (uint64_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(pipe->SendBytes("x").ok());
+    EXPECT_EQ(pipe->Status().sent, kRound + i);
+    auto message = pipe->TryFetch();
+    ASSERT_TRUE(message.ok()) << message.status();
+    ASSERT_TRUE(message->Release().ok());
+    EXPECT_EQ(pipe->Status().received, kRound + i);
+  }
+}
+
 // The index form takes the size from the shared memory, too.
 TEST_F(DamageTest, AFetchedMessageThatGrewIsADeadLetter) {
   auto pipe = SlotPipe::Create("grown", kOptions).value();
@@ -236,21 +287,23 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
   auto leaver = SlotPipe::Connect("ring").value();
   ASSERT_TRUE(pipe->SendBytes("kept").ok());
   ASSERT_TRUE(pipe->SendBytes("left").ok());
+  ASSERT_TRUE(pipe->SendBytes("dropped").ok());
   auto kept = pipe->TryFetch();
   leaver->TryFetch()->Detach();
+  auto dropped = pipe->TryFetch();
   ASSERT_TRUE(pipe->SendBytes("many").ok());
   auto held = pipe->TryHold();
-  // The third cell is that of "many", and so are all others now, until the ring is full.
-  constexpr uint64_t kThird = 2;
+  // The fourth cell is that of "many", and so are all others now, until the ring is full.
+  constexpr uint64_t kFourth = 3;
   uint64_t bits;
   const auto cell = [this](uint64_t position) {
     return memory_ + layout_.cells_offset + 8 * (position % layout_.cells);
   };
-  std::memcpy(&bits, cell(kThird), 8);
+  std::memcpy(&bits, cell(kFourth), 8);
   const CellWord many(bits);
   ASSERT_TRUE(many.full());
-  const uint64_t end = kThird + layout_.cells;
-  for (uint64_t position = kThird; position < end; ++position) {
+  const uint64_t end = kFourth + layout_.cells;
+  for (uint64_t position = kFourth; position < end; ++position) {
     bits = CellWord::Full(many.slot(), many.tag(), static_cast<uint32_t>(position / layout_.cells))
                .bits();
     std::memcpy(cell(position), &bits, 8);
@@ -269,6 +322,10 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
   EXPECT_TRUE(is_full(kept->Return()));
   EXPECT_TRUE(*kept) << "kept";
   EXPECT_EQ(pipe->StateOf(kept->index()).value(), SlotState::kReading);
+  // Nobody has a handle of it any more, and it is not returned yet.
+  const uint32_t dropped_slot = dropped->index();
+  dropped = absl::UnknownError("dropped");
+  EXPECT_EQ(pipe->StateOf(dropped_slot).value(), SlotState::kReading);
   // Who leaves now cannot return what it has: its place is left to who comes next.
   leaver.reset();
   EXPECT_EQ(pipe->Recover(), 0u);
@@ -282,7 +339,14 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
   EXPECT_TRUE(kept->Return().ok());
   EXPECT_EQ(pipe->Recover(), 1u);
   EXPECT_TRUE(message->Release().ok());
-  const std::pair<const char*, uint32_t> kOthers[] = {{"new", 1}, {"kept", 2}, {"left", 2}};
+  // Who has dropped it returns it when it looks for the dead next.
+  const Deadline patience = Deadline::After(absl::Seconds(30));
+  while (pipe->StateOf(dropped_slot).value() == SlotState::kReading && !patience.passed()) {
+    auto slot = pipe->TryHold();
+    ASSERT_TRUE(slot.ok()) << slot.status();
+  }
+  const std::pair<const char*, uint32_t> kOthers[] = {
+      {"new", 1}, {"kept", 2}, {"left", 2}, {"dropped", 2}};
   for (const auto& [text, attempt] : kOthers) {
     message = pipe->TryFetch();
     ASSERT_TRUE(message.ok()) << message.status();

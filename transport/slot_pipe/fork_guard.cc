@@ -1,5 +1,6 @@
 #include "transport/slot_pipe/fork_guard.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -16,19 +17,32 @@ constinit ForkGuard* first = nullptr;
 
 }  // namespace
 
-ForkGuard::ForkGuard(int fd) : fd_(fd) {
+std::unique_ptr<ForkGuard> ForkGuard::Open(absl::FunctionRef<int()> open) {
   static const bool registered = ::pthread_atfork(&Prepare, &InParent, &InChild) == 0;
   MI7_CHECK(registered, "fork handlers can be registered");
-  MutexLock lock(&mutex);
-  next_ = first;
-  if (first != nullptr) first->previous_ = this;
-  first = this;
+  std::unique_ptr<ForkGuard> guard(new ForkGuard);
+  int error = 0;
+  {
+    MutexLock lock(&mutex);
+    guard->fd_ = open();
+    error = errno;
+    if (guard->fd_ >= 0) {
+      guard->next_ = first;
+      if (first != nullptr) first->previous_ = guard.get();
+      first = guard.get();
+    }
+  }
+  if (guard->fd_ < 0) guard = nullptr;
+  errno = error;
+  return guard;
 }
 
 ForkGuard::~ForkGuard() {
+  if (fd_ < 0) return;
   MutexLock lock(&mutex);
   (previous_ != nullptr ? previous_->next_ : first) = next_;
   if (next_ != nullptr) next_->previous_ = previous_;
+  ::close(fd_);
 }
 
 void ForkGuard::Prepare() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex.Lock(); }

@@ -20,6 +20,11 @@ void FreeHints::ClearSummary(uint32_t leaf) {
   if (region_.hint(leaf).load(std::memory_order_seq_cst) != 0) SetSummary(leaf);
 }
 
+void FreeHints::ClearStray(uint32_t leaf) {
+  region_.hint_summary(leaf / 64).fetch_and(~(uint64_t{1} << (leaf % 64)),
+                                            std::memory_order_seq_cst);
+}
+
 void FreeHints::Repair() {
   for (uint32_t slot = 0; slot < region_.geometry().slots; ++slot) {
     // Relaxed: what is emptied at this moment sets its own bit.

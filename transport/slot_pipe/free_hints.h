@@ -55,9 +55,13 @@ class FreeHints {
       uint64_t bits;
       while (++words, (bits = region_.hint_summary(word).load(std::memory_order_seq_cst)) != 0) {
         const uint32_t leaf = word * 64 + Pick(bits, spread);
-        if (leaf >= region_.layout().hint_words || budget == 0) return false;
+        if (budget == 0) return false;
         --budget;
         ++words;
+        if (leaf >= region_.layout().hint_words) {
+          ClearStray(leaf);
+          continue;
+        }
         if (FindInLeaf(leaf, spread, budget, take)) return true;
       }
     }
@@ -112,6 +116,8 @@ class FreeHints {
   }
   void Clear(uint32_t slot);
   void ClearSummary(uint32_t leaf);
+  // Of a word that there is not: somebody has scribbled.
+  void ClearStray(uint32_t leaf);
 
   Region region_;
 };

@@ -61,6 +61,9 @@ inline constexpr uint32_t kFlagsKnown = 3;
 inline constexpr uint32_t kSlotBytesMax = 1u << 30;
 inline constexpr uint32_t kParticipantsMax = 4094;
 static_assert(kParticipantsMax < kNoOwner);
+// The byte of the file that who joins has locked, shared, until it has its place. Whoever removes
+// the pipe locks it and all places, exclusively.
+inline constexpr uint32_t kJoinByte = kParticipantsMax;
 
 // At offset 0.
 struct PipeHeader {
@@ -103,7 +106,7 @@ struct SharedWords {
   // Of rare events; a death between the event and its count leaves the count one short.
   std::atomic<uint64_t> redelivered;
   std::atomic<uint64_t> dead_lettered;
-  std::atomic<uint64_t> dead_letters_taken;
+  std::atomic<uint64_t> cycles_wrapped;  // the cycle of a slot came round to 0
   std::atomic<uint64_t> recovered_participants;
   std::atomic<uint64_t> recovered_slots;
   alignas(kLineBytes) Atomic<uint64_t> hint_summary[kSlotsMax / 64 / 64];

@@ -198,6 +198,26 @@ TEST_F(PipeFileTest, TheFileIsPrivate) {
                  "can be entered by others (mode 0705); chmod it to 0700"));
 }
 
+// Where the user has not chosen the directory, others may have made what it is in.
+TEST_F(PipeFileTest, ADirectoryInOneThatOthersCanWriteInIsRefused) {
+  const std::string runtime = directory_.path() + "/run";
+  ASSERT_EQ(::mkdir(runtime.c_str(), 0700), 0);
+  ::unsetenv("MI7_RUNTIME_DIR");
+  ::setenv("XDG_RUNTIME_DIR", runtime.c_str(), 1);
+  Create();
+  EXPECT_TRUE(Connect().ok());
+  const std::string parent = runtime + "/mi7";
+  ASSERT_EQ(::chmod(parent.c_str(), 0777), 0);
+  EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition,
+                 parent + " can be written by others (mode 0777); chmod it to 0700"));
+  EXPECT_TRUE(Is(SlotPipe::Create("other").status(), StatusCode::kFailedPrecondition, "written"));
+  ASSERT_EQ(::chmod(parent.c_str(), 0700), 0);
+  ASSERT_EQ(::rename(parent.c_str(), (runtime + "/elsewhere").c_str()), 0);
+  ASSERT_EQ(::symlink((runtime + "/elsewhere").c_str(), parent.c_str()), 0);
+  EXPECT_TRUE(Is(Connect(), StatusCode::kFailedPrecondition, "is no directory of user"));
+  ::unsetenv("XDG_RUNTIME_DIR");
+}
+
 TEST_F(PipeFileTest, AFileThatTheSystemKeepsFromUsIsPermissionDenied) {
   Create();
   ASSERT_EQ(::chmod(directory_.File("p").c_str(), 0), 0);
@@ -268,15 +288,14 @@ TEST_F(PipeFileTest, ATruncatedFileIsDataLoss) {
   EXPECT_TRUE(Is(Connect(), StatusCode::kDataLoss, "too short"));
 }
 
-// Space is reserved when a pipe is made, so nobody is killed for touching it later.
-TEST_F(PipeFileTest, AFullTmpfsIsTold) {
-  ::signal(SIGXFSZ, SIG_IGN);
+// Not a signal, which would end the process (SIGXFSZ).
+TEST_F(PipeFileTest, ALimitOnTheSizeOfFilesIsTold) {
   const struct rlimit unlimited { RLIM_INFINITY, RLIM_INFINITY };
   const struct rlimit small { 1 << 20, RLIM_INFINITY };
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
   const absl::Status full = SlotPipe::Create("p", {.slots = 1000, .slot_bytes = 8192}).status();
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &unlimited), 0);
-  EXPECT_TRUE(Is(full, StatusCode::kResourceExhausted, "reserving")) << full;
+  EXPECT_TRUE(Is(full, StatusCode::kResourceExhausted, "RLIMIT_FSIZE, 1048576 bytes")) << full;
   EXPECT_TRUE(Is(Connect(), StatusCode::kNotFound, "there is none")) << "nothing is left of it";
 }
 

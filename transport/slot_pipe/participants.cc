@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -20,17 +21,21 @@ struct flock LockOf(short type, uint16_t index) {
   return lock;
 }
 
+bool IsHeldByOthers(int error) { return error == EAGAIN || error == EACCES; }
+
+absl::Status LockFailed(absl::string_view what, int error) {
+  return absl::InternalError(absl::StrCat("locking ", what, " of its file: ", ::strerror(error)));
+}
+
 }  // namespace
 
-bool Participants::Lock(uint16_t index) {
-  struct flock lock = LockOf(F_WRLCK, index);
+bool Participants::SetLock(short type, uint16_t index) {
+  struct flock lock = LockOf(type, index);
   return ::fcntl(fd_, F_OFD_SETLK, &lock) == 0;
 }
 
-void Participants::Unlock(uint16_t index) {
-  struct flock lock = LockOf(F_UNLCK, index);
-  ::fcntl(fd_, F_OFD_SETLK, &lock);
-}
+bool Participants::Lock(uint16_t index) { return SetLock(F_WRLCK, index); }
+void Participants::Unlock(uint16_t index) { SetLock(F_UNLCK, index); }
 
 bool Participants::IsUnlocked(uint16_t index) const {
   struct flock lock = LockOf(F_WRLCK, index);
@@ -53,13 +58,27 @@ bool Participants::SweepLocked(uint16_t index, Recovered& recovered) {
 }
 
 absl::StatusOr<uint16_t> Participants::Join(absl::string_view name) {
+  // Whoever removes the pipe comes before this, and then it has no name any more, or finds our
+  // place taken.
+  if (!SetLock(F_RDLCK, kJoinByte)) {
+    if (!IsHeldByOthers(errno)) return LockFailed("the byte of who joins", errno);
+    return absl::AbortedError("it is being removed; try again, or remove it by force");
+  }
+  struct stat about;
+  absl::StatusOr<uint16_t> me = ::fstat(fd_, &about) == 0 && about.st_nlink == 0
+                                    ? absl::AbortedError("it was removed at this moment; try again")
+                                    : TakePlace(name);
+  Unlock(kJoinByte);
+  return me;
+}
+
+absl::StatusOr<uint16_t> Participants::TakePlace(absl::string_view name) {
   const uint32_t count = region_.geometry().participants;
   for (uint32_t i = 0; i < count; ++i) {
     const auto index = static_cast<uint16_t>(i);
     if (!Lock(index)) {
-      if (errno == EAGAIN || errno == EACCES) continue;
-      return absl::InternalError(
-          absl::StrCat("locking participant ", i, " of its file: ", ::strerror(errno)));
+      if (IsHeldByOthers(errno)) continue;
+      return LockFailed(absl::StrCat("participant ", i), errno);
     }
     ParticipantEntry& entry = region_.participant(index);
     // Acquire: what a sweep of the one before did is done. Anything but FREE is swept.

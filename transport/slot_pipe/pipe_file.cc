@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -102,6 +103,34 @@ absl::Status CheckDirectory(int fd, const Directory& directory) {
   return absl::OkStatus();
 }
 
+// Whoever has made what the directory is in, as anybody can in /dev/shm, can put another directory
+// in its place.
+absl::Status CheckParent(const std::string& parent, const Directory& directory) {
+  if (directory.chosen_by_user) return absl::OkStatus();
+  struct stat about;
+  if (::lstat(parent.c_str(), &about) != 0) return Failed("looking at", parent, errno);
+  if (about.st_uid != ::geteuid() || !S_ISDIR(about.st_mode)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        parent, " is no directory of user ", ::geteuid(), "; remove it or set MI7_RUNTIME_DIR"));
+  }
+  if ((about.st_mode & 0022) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%s can be written by others (mode %04o); chmod it to 0700", parent,
+                        about.st_mode & 07777));
+  }
+  return absl::OkStatus();
+}
+
+// A limit of the process on the size of files, where there is one: who passes it gets a signal that
+// ends the process (SIGXFSZ).
+absl::Status CheckFileSize(uint64_t bytes) {
+  rlimit limit;
+  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || bytes <= limit.rlim_cur) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("reserving ", bytes, " bytes: that exceeds this process's RLIMIT_FSIZE, ",
+                   limit.rlim_cur, " bytes (ulimit -f)"));
+}
+
 // Opens the directory, and makes it and what is above it first if asked to.
 absl::StatusOr<Fd> OpenDirectory(const Directory& directory, bool create, bool for_group) {
   if (create) {
@@ -110,12 +139,18 @@ absl::StatusOr<Fd> OpenDirectory(const Directory& directory, bool create, bool f
     if (!directory.chosen_by_user && ::mkdir(parent.c_str(), 0700) != 0 && errno != EEXIST) {
       return Failed("making", parent, errno);
     }
+    if (absl::Status status = CheckParent(parent, directory); !status.ok()) return status;
     if (::mkdir(directory.path.c_str(), for_group ? 0770 : 0700) != 0 && errno != EEXIST) {
       return Failed("making", directory.path, errno);
     }
   }
   Fd fd(::open(directory.path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (fd.get() < 0) return Failed("opening", directory.path, errno);
+  if (absl::Status status =
+          CheckParent(directory.path.substr(0, directory.path.rfind('/')), directory);
+      !status.ok()) {
+    return status;
+  }
   if (absl::Status status = CheckDirectory(fd.get(), directory); !status.ok()) return status;
   return fd;
 }
@@ -124,16 +159,16 @@ absl::StatusOr<Fd> OpenDirectory(const Directory& directory, bool create, bool f
 // mapping. So what can be written, of which the locks say who is alive, is mapped through a
 // description of its own: else a parent that dies would live on in its child.
 absl::StatusOr<void*> Map(int fd, uint64_t bytes, int protection) {
-  Fd own;
+  std::unique_ptr<ForkGuard> own;
   if ((protection & PROT_WRITE) != 0) {
     const std::string self = absl::StrCat("/proc/self/fd/", fd);
-    own = Fd(::open(self.c_str(), O_RDWR | O_CLOEXEC));
-    if (own.get() < 0 && errno == ENOENT) {
+    own = ForkGuard::Open([&] { return ::open(self.c_str(), O_RDWR | O_CLOEXEC); });
+    if (own == nullptr && errno == ENOENT) {
       return absl::FailedPreconditionError(
           absl::StrCat(self, " is not there: pipes need /proc to be mounted"));
     }
-    if (own.get() < 0) return Failed("opening again through", self, errno);
-    fd = own.get();
+    if (own == nullptr) return Failed("opening again through", self, errno);
+    fd = own->fd();
   }
   // Populated, so that no page is faulted in on the way of a message.
   void* memory = ::mmap(nullptr, bytes, protection, MAP_SHARED | MAP_POPULATE, fd, 0);
@@ -142,6 +177,15 @@ absl::StatusOr<void*> Map(int fd, uint64_t bytes, int protection) {
         absl::StrCat("mapping ", bytes, " bytes: ", ::strerror(errno)));
   }
   return memory;
+}
+
+// Opens a pipe's file; null with errno. Without waiting, should it be no file but one that waits
+// for somebody to open its other end.
+std::unique_ptr<ForkGuard> OpenPipe(int directory, absl::string_view name, int mode) {
+  const std::string text(name);
+  return ForkGuard::Open([&] {
+    return ::openat(directory, text.c_str(), mode | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  });
 }
 
 // Gives the file its name. Not by renaming, which would replace an existing pipe.
@@ -189,31 +233,35 @@ absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Create(absl::string_view nam
 
   // It has no name, so that it vanishes with us if we die now. (O_EXCL here would forbid to name
   // it.)
-  Fd fd(::openat(directory->get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (fd.get() < 0) return AboutPipe(name, Failed("creating a file in", where.path, errno));
+  std::unique_ptr<ForkGuard> guard = ForkGuard::Open(
+      [&] { return ::openat(directory->get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); });
+  if (guard == nullptr) return AboutPipe(name, Failed("creating a file in", where.path, errno));
+  const int fd = guard->fd();
   if (group.has_value() &&
-      (::fchown(fd.get(), static_cast<uid_t>(-1), *group) != 0 || ::fchmod(fd.get(), 0660) != 0)) {
+      (::fchown(fd, static_cast<uid_t>(-1), *group) != 0 || ::fchmod(fd, 0660) != 0)) {
     return AboutPipe(name, Failed(absl::StrCat("giving to group ", *group), where.path, errno));
+  }
+  if (absl::Status status = CheckFileSize(layout.file_bytes); !status.ok()) {
+    return AboutPipe(name, status);
   }
   // All of it now, because a tmpfs that is full later would kill who touches it (SIGBUS).
   int error;
   do {
-    error = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(layout.file_bytes));
+    error = ::posix_fallocate(fd, 0, static_cast<off_t>(layout.file_bytes));
   } while (error == EINTR);
   if (error != 0) {
     return AboutPipe(name, Failed(absl::StrCat("reserving ", layout.file_bytes, " bytes in"),
                                   where.path, error == EFBIG ? ENOSPC : error));
   }
-  absl::StatusOr<void*> memory = Map(fd.get(), layout.file_bytes, PROT_READ | PROT_WRITE);
+  absl::StatusOr<void*> memory = Map(fd, layout.file_bytes, PROT_READ | PROT_WRITE);
   if (!memory.ok()) return AboutPipe(name, memory.status());
 
   const uint64_t now_ns = UnixNanos();
   const PipeHeader header = MakeHeader(layout, now_ns);
   std::memcpy(*memory, &header, sizeof(header));
   FreeHints(Region(*memory, layout)).SetAll();
-  const int raw_fd = fd.Take();
-  std::unique_ptr<PipeFile> file(new PipeFile(raw_fd, *memory, layout, now_ns));
-  if (absl::Status named = GiveName(directory->get(), where, raw_fd, text); !named.ok()) {
+  std::unique_ptr<PipeFile> file(new PipeFile(std::move(guard), *memory, layout, now_ns));
+  if (absl::Status named = GiveName(directory->get(), where, fd, text); !named.ok()) {
     return AboutPipe(name, named);
   }
   return file;
@@ -231,14 +279,15 @@ absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Open(absl::string_view name,
   if (absl::IsNotFound(directory.status())) return none();
   if (!directory.ok()) return AboutPipe(name, directory.status());
 
-  const int mode = access == Access::kReadWrite ? O_RDWR : O_RDONLY;
-  Fd fd(::openat(directory->get(), std::string(name).c_str(), mode | O_NOFOLLOW | O_CLOEXEC));
-  if (fd.get() < 0) {
+  std::unique_ptr<ForkGuard> guard =
+      OpenPipe(directory->get(), name, access == Access::kReadWrite ? O_RDWR : O_RDONLY);
+  if (guard == nullptr) {
     if (errno == ENOENT) return none();
     return AboutPipe(name, Failed("opening", path, errno));
   }
+  const int fd = guard->fd();
   struct stat about;
-  if (::fstat(fd.get(), &about) != 0) return AboutPipe(name, Failed("looking at", path, errno));
+  if (::fstat(fd, &about) != 0) return AboutPipe(name, Failed("looking at", path, errno));
   const auto unfit = [&](absl::string_view why) {
     return AboutPipe(name, absl::FailedPreconditionError(absl::StrCat(path, " ", why)));
   };
@@ -253,23 +302,19 @@ absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Open(absl::string_view name,
   PipeHeader header;
   const auto size = static_cast<uint64_t>(about.st_size);
   if (size < sizeof(header) ||
-      ::pread(fd.get(), &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header))) {
+      ::pread(fd, &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header))) {
     return AboutPipe(name, absl::DataLossError(absl::StrCat(path, " is too short for a pipe")));
   }
   absl::StatusOr<Layout> layout = CheckHeader(header, size);
   if (!layout.ok()) return AboutPipe(name, layout.status());
-  absl::StatusOr<void*> memory =
-      Map(fd.get(), layout->file_bytes,
-          access == Access::kReadWrite ? PROT_READ | PROT_WRITE : PROT_READ);
+  absl::StatusOr<void*> memory = Map(
+      fd, layout->file_bytes, access == Access::kReadWrite ? PROT_READ | PROT_WRITE : PROT_READ);
   if (!memory.ok()) return AboutPipe(name, memory.status());
   return std::unique_ptr<PipeFile>(
-      new PipeFile(fd.Take(), *memory, *layout, header.created_unix_ns));
+      new PipeFile(std::move(guard), *memory, *layout, header.created_unix_ns));
 }
 
-PipeFile::~PipeFile() {
-  ::munmap(memory_, region_.layout().file_bytes);
-  ::close(fd_);
-}
+PipeFile::~PipeFile() { ::munmap(memory_, region_.layout().file_bytes); }
 
 absl::Status UnlinkPipeFile(absl::string_view name) {
   if (absl::Status status = CheckPipeName(name); !status.ok()) return status;
@@ -280,6 +325,44 @@ absl::Status UnlinkPipeFile(absl::string_view name) {
     return AboutPipe(name, Failed("removing", absl::StrCat(where.path, "/", name), errno));
   }
   return absl::OkStatus();
+}
+
+absl::Status UnlinkUnusedPipeFile(absl::string_view name) {
+  if (absl::Status status = CheckPipeName(name); !status.ok()) return status;
+  const Directory where = PipesDirectory();
+  absl::StatusOr<Fd> directory = OpenDirectory(where, false, false);
+  if (!directory.ok()) return AboutPipe(name, directory.status());
+  const std::string text(name);
+  const auto failed = [&](absl::string_view what) {
+    return AboutPipe(name, Failed(what, absl::StrCat(where.path, "/", name), errno));
+  };
+  for (int round = 0; round < 100; ++round) {
+    const std::unique_ptr<ForkGuard> file = OpenPipe(directory->get(), name, O_RDWR);
+    if (file == nullptr) return failed("removing");
+    struct flock all {};
+    all.l_type = F_WRLCK;
+    all.l_whence = SEEK_SET;
+    all.l_len = kJoinByte + 1;
+    if (::fcntl(file->fd(), F_OFD_SETLK, &all) != 0) {
+      if (errno != EAGAIN && errno != EACCES) return failed("locking");
+      return AboutPipe(name,
+                       absl::FailedPreconditionError(
+                           "somebody takes part in it, joins it or removes it at this moment; "
+                           "try again, or remove the pipe by force"));
+    }
+    // Nobody joins this file from here on. Is it the one that has the name, still?
+    struct stat locked;
+    struct stat named;
+    if (::fstat(file->fd(), &locked) != 0) return failed("looking at");
+    if (::fstatat(directory->get(), text.c_str(), &named, AT_SYMLINK_NOFOLLOW) != 0) {
+      return failed("removing");
+    }
+    if (locked.st_ino != named.st_ino || locked.st_dev != named.st_dev) continue;
+    if (::unlinkat(directory->get(), text.c_str(), 0) != 0) return failed("removing");
+    return absl::OkStatus();
+  }
+  return AboutPipe(name, absl::FailedPreconditionError(
+                             "others remove and create it again and again; try again"));
 }
 
 absl::StatusOr<std::vector<std::string>> ListPipeFiles() {

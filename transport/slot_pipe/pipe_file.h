@@ -11,11 +11,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "transport/slot_pipe/fork_guard.h"
 #include "transport/slot_pipe/region.h"
 
 namespace mi7::slot_pipe_internal {
@@ -44,15 +46,20 @@ class PipeFile {
   PipeFile(const PipeFile&) = delete;
   PipeFile& operator=(const PipeFile&) = delete;
 
-  int fd() const { return fd_; }
+  int fd() const { return descriptor_->fd(); }
+  const ForkGuard& fork_guard() const { return *descriptor_; }
   const Region& region() const { return region_; }
   uint64_t created_unix_ns() const { return created_unix_ns_; }
 
  private:
-  PipeFile(int fd, void* memory, const Layout& layout, uint64_t created_unix_ns)
-      : fd_(fd), memory_(memory), region_(memory, layout), created_unix_ns_(created_unix_ns) {}
+  PipeFile(std::unique_ptr<ForkGuard> descriptor, void* memory, const Layout& layout,
+           uint64_t created_unix_ns)
+      : descriptor_(std::move(descriptor)),
+        memory_(memory),
+        region_(memory, layout),
+        created_unix_ns_(created_unix_ns) {}
 
-  const int fd_;
+  const std::unique_ptr<ForkGuard> descriptor_;
   void* const memory_;
   const Region region_;
   const uint64_t created_unix_ns_;
@@ -60,6 +67,9 @@ class PipeFile {
 
 // Takes the name away; whoever has the pipe open keeps it. NOT_FOUND, PERMISSION_DENIED.
 absl::Status UnlinkPipeFile(absl::string_view name);
+// The same while nobody takes part, joins, or removes it as well, all of whom have locked a byte of
+// it (kJoinByte); else FAILED_PRECONDITION. A pipe that got its name meanwhile is looked at anew.
+absl::Status UnlinkUnusedPipeFile(absl::string_view name);
 
 // The names of all pipe files, sorted. None when there is no directory yet.
 absl::StatusOr<std::vector<std::string>> ListPipeFiles();

@@ -202,7 +202,9 @@ bool Protocol::ClearStaleHead() {
     Advance(region_.words().head, h);
     return true;
   }
-  if (ahead < 0 || !cell.full() || cell.slot() >= region_.geometry().slots) return false;
+  // Something was cleared if head has moved; else there is damage (W4), which a fetch tells.
+  if (ahead < 0) return region_.words().head.load(std::memory_order_acquire) != h;
+  if (!cell.full() || cell.slot() >= region_.geometry().slots) return false;
   const SlotWord word(region_.slot(cell.slot()).word.load(std::memory_order_acquire));
   if (region_.cell(h).load(std::memory_order_acquire) != cell.bits()) return true;
   if (word.tag() == cell.tag() && word.Fetchable()) return false;
@@ -223,7 +225,12 @@ Outcome Protocol::Fetch(Claim& claim) {
       Advance(head, h);  // cleared by somebody who has not come to that yet
       continue;
     }
-    if (ahead < 0) return Outcome::kCorrupt;  // W4
+    if (ahead < 0) {
+      // W4: damage, unless head has gone so far meanwhile that the cell's lap is taken for an older
+      // one. So head is read again, as Push does with tail.
+      if (head.load(std::memory_order_acquire) != h) continue;
+      return Outcome::kCorrupt;
+    }
     if (!cell.full()) return Outcome::kNothing;
     const uint32_t slot = cell.slot();
     if (slot >= region_.geometry().slots) return Outcome::kCorrupt;
@@ -270,9 +277,12 @@ Outcome Protocol::FetchDeadLetter(uint32_t from, Claim& claim) {
 // --- release
 
 Outcome Protocol::Release(const Claim& claim) {
-  if (!claim.word.BeingRead() || !Change(claim.slot, claim.word, claim.word.Consumed())) {
+  const SlotWord consumed = claim.word.Consumed();
+  if (!claim.word.BeingRead() || !Change(claim.slot, claim.word, consumed)) {
     return Outcome::kWrongState;
   }
+  if (consumed.cycle() == 0) [[unlikely]]
+    region_.words().cycles_wrapped.fetch_add(1, std::memory_order_relaxed);  // a count
   hints_.Set(claim.slot);
   reuse_.store(claim.slot, std::memory_order_relaxed);
   return Outcome::kDone;
@@ -307,7 +317,7 @@ Outcome Protocol::Return(const Claim& claim, uint32_t attempts) {
   const SlotWord requeue = claim.word.Requeue(attempts);
   if (!Change(claim.slot, claim.word, requeue)) return Outcome::kWrongState;
   const Outcome pushed = PushRequeued(claim.slot, requeue);
-  if (pushed == Outcome::kRingFull) {
+  if (pushed != Outcome::kDone) {
     // Ours again; unless it was fetched through an older cell, which is what was asked for.
     if (!Change(claim.slot, requeue, claim.word)) return Outcome::kDone;
   }

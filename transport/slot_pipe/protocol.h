@@ -82,7 +82,7 @@ class Protocol {
   Outcome Release(const Claim& claim);
   // READING -> REQUEUE -> a new cell -> READY, as if fetched `attempts` times; or a dead letter
   // when that is too often. What was a dead letter is one again, unless `attempts` is 0 (Redrive).
-  // kDone, kWrongState, kRingFull, kCorrupt.
+  // kDone, kWrongState, kRingFull, kCorrupt: it is READING as before.
   Outcome Return(const Claim& claim, uint32_t attempts);
   // READING -> DEAD_LETTER. kDone, kWrongState.
   Outcome Bury(const Claim& claim);

@@ -7,16 +7,25 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/deadline.h"
 #include "gtest/gtest.h"
+#include "transport/slot_pipe/event.h"
 #include "transport/slot_pipe/slot_pipe.h"
 #include "transport/slot_pipe/testing.h"
 
@@ -24,6 +33,7 @@ namespace mi7 {
 namespace {
 
 using absl::StatusCode;
+using slot_pipe_internal::Doomed;
 using slot_pipe_internal::Is;
 using slot_pipe_internal::Possessions;
 using slot_pipe_internal::TestDirectory;
@@ -152,6 +162,41 @@ TEST_F(RecoveryTest, RecoverTellsHowManyDeadThereWereAndEmptiesWhatTheyHeld) {
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(HoldAndKeep(*pipe_)) << i;
 }
 
+// Who works long on each message, and has a backlog, never waits and comes here seldom. So it looks
+// whenever it comes and a look is due, not after so many operations.
+TEST_F(RecoveryTest, WhoNeverWaitsAndWorksLongRecoversAtItsNextOperation) {
+  const auto work_until_a_look_is_due = [] {
+    const Deadline done = Deadline::After(absl::Nanoseconds(2 * slot_pipe_internal::kLookAgainNs));
+    while (!done.passed()) {
+    }
+  };
+  ASSERT_TRUE(pipe_->SendBytes("first").ok());
+  ASSERT_TRUE(pipe_->SendBytes("backlog").ok());
+  Die(&FetchAndKeep);
+  ASSERT_FALSE(HasFatalFailure());
+  work_until_a_look_is_due();
+  ASSERT_TRUE(pipe_->TryFetch()->Release().ok());
+  EXPECT_EQ(pipe_->Status().recovered_participants, 1u) << "by a fetch";
+
+  Die(&HoldAndKeep);
+  ASSERT_FALSE(HasFatalFailure());
+  work_until_a_look_is_due();
+  ASSERT_TRUE(pipe_->TryHold()->GiveBack().ok());
+  EXPECT_EQ(pipe_->Status().recovered_participants, 2u) << "by a hold";
+
+  Die(&HoldAndKeep);
+  ASSERT_FALSE(HasFatalFailure());
+  work_until_a_look_is_due();
+  ASSERT_TRUE(pipe_->Fetch()->Release().ok());
+  EXPECT_EQ(pipe_->Status().recovered_participants, 3u) << "by a fetch that could have waited";
+
+  Die(&HoldAndKeep);
+  ASSERT_FALSE(HasFatalFailure());
+  work_until_a_look_is_due();
+  ASSERT_TRUE(pipe_->Hold()->GiveBack().ok());
+  EXPECT_EQ(pipe_->Status().recovered_participants, 4u) << "by a hold that could have waited";
+}
+
 // A forked child has its parent's locks in its hands until it closes the descriptor.
 TEST_F(RecoveryTest, AParentThatIsKilledIsDeadThoughItsForkedChildLives) {
   int lives[2];  // the forked child, until the other end is closed
@@ -176,6 +221,65 @@ TEST_F(RecoveryTest, AParentThatIsKilledIsDeadThoughItsForkedChildLives) {
   ::close(lives[1]);
 }
 
+// One descriptor would do: the locks that its parent takes through it would be the child's, too.
+TEST_F(RecoveryTest, AChildForkedWhileAnotherThreadConnectsOrCreatesHasNoDescriptorOfThePipe) {
+  std::atomic<bool> stop{false};
+  std::thread other([&stop] {
+    while (!stop.load()) {
+      EXPECT_TRUE(SlotPipe::Connect("test").ok());
+      EXPECT_TRUE(SlotPipe::Create("another", PipeOptions::Small()).ok());
+      EXPECT_TRUE(SlotPipe::Remove("another", true).ok());
+    }
+  });
+  const std::string pipes = directory_.File("");
+  for (int i = 0; i < 300; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      // Without the heap, which the other thread may have been in the middle of.
+      for (int fd = 0; fd < 64; ++fd) {
+        char link[32];
+        std::snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        char target[4096];
+        const ssize_t size = ::readlink(link, target, sizeof(target));
+        if (size <= 0) continue;
+        if (absl::StartsWith({target, static_cast<size_t>(size)}, pipes)) ::_exit(1);
+      }
+      ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0) << "a descriptor is left to child " << i;
+  }
+  stop = true;
+  other.join();
+}
+
+// It has the memory, but not the locks, nor the threads that its parent had: it tells what it can,
+// and soon, whatever they were doing.
+TEST_F(RecoveryTest, TheStatusInAForkedChildTakesNobodyForDead) {
+  auto other = SlotPipe::Connect("test").value();
+  std::atomic<bool> stop{false};
+  std::thread recovers([&] {
+    while (!stop.load()) pipe_->Recover();
+  });
+  for (int i = 0; i < 100; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::alarm(30);  // it hangs no longer
+      const PipeStatus status = pipe_->Status();
+      ::_exit(status.participants.size() == 2 && status.participants[0].alive &&
+                      status.participants[1].alive
+                  ? 0
+                  : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0) << "child " << i;
+  }
+  stop = true;
+  recovers.join();
+}
+
 // A program that is executed has no part in the pipe, nor keeps anybody in it alive.
 TEST_F(RecoveryTest, NoDescriptorIsLeftToAProgramThatIsExecuted) {
   auto connected = SlotPipe::Connect("test").value();
@@ -189,6 +293,56 @@ TEST_F(RecoveryTest, NoDescriptorIsLeftToAProgramThatIsExecuted) {
     ++found;
   }
   EXPECT_EQ(found, 2) << "the one that created it, and the one that connected";
+}
+
+// As many as there can be of both: the last participant has all slots, and dies.
+TEST_F(RecoveryTest, TheLastPlaceAndTheLastSlotAreAsGoodAsTheFirst) {
+  constexpr uint32_t kPlaces = 4094;
+  constexpr uint32_t kSlots = 16'384;
+  auto pipe =
+      SlotPipe::Create("limits", {.slots = kSlots, .slot_bytes = 8, .participants = kPlaces})
+          .value();
+  // All places but the last are taken: one lock is as good as thousands of participants.
+  const int others = ::open(directory_.File("limits").c_str(), O_RDWR | O_CLOEXEC);
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_start = 1;
+  lock.l_len = kPlaces - 2;
+  ASSERT_EQ(::fcntl(others, F_OFD_SETLK, &lock), 0);
+  std::unique_ptr<SlotPipe> own;
+  Doomed last([&own] {
+    own = SlotPipe::Connect("limits").value();
+    for (uint32_t i = 0; i < kSlots; ++i) {
+      if (!own->TrySendBytes("x").ok()) return false;
+    }
+    for (uint32_t i = 0; i < kSlots; ++i) {
+      auto message = own->TryFetch();
+      if (!message.ok()) return false;
+      message->Detach();
+    }
+    return !own->TryHold().ok();
+  });
+  ASSERT_TRUE(last.ready());
+  PipeStatus status = pipe->Status();
+  ASSERT_EQ(status.participants.size(), 2u);
+  EXPECT_EQ(status.participants[1].index, kPlaces - 1);
+  EXPECT_TRUE(status.participants[1].alive);
+  EXPECT_EQ(status.participants[1].slots_owned, kSlots);
+  EXPECT_TRUE(
+      Is(SlotPipe::Connect("limits").status(), StatusCode::kResourceExhausted, "all 4094 places"));
+  last.Kill();
+  EXPECT_EQ(pipe->Recover(), 1u);
+  EXPECT_EQ(pipe->Status().recovered_slots, kSlots);
+  std::vector<bool> came(kSlots);
+  for (uint32_t i = 0; i < kSlots; ++i) {
+    auto message = pipe->TryFetch();
+    ASSERT_TRUE(message.ok()) << i << ": " << message.status();
+    EXPECT_EQ(message->attempt(), 2u);
+    came[message->index()] = true;
+    ASSERT_TRUE(message->Release().ok());
+  }
+  EXPECT_EQ(std::count(came.begin(), came.end(), true), kSlots);
+  ::close(others);
 }
 
 TEST_F(RecoveryTest, APipeOfTheDeadCanBeRemoved) {

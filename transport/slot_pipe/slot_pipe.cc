@@ -48,10 +48,16 @@ absl::Status CheckSame(const Geometry& is, const Geometry& wanted) {
                    " connect to it as it is, or remove it first"));
 }
 
-int64_t CoarseNanos() {
-  timespec now;
-  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+// Who joins a pipe that is being removed starts over: `join` is called again while it ends with
+// ABORTED. To remove takes no time, unless whoever does it is stopped: so much, then.
+template <typename Join>
+absl::StatusOr<std::unique_ptr<SlotPipe>> WhileItIsRemoved(Join join) {
+  const int64_t until_ns = SystemNanos() + 1'000'000'000;
+  for (;;) {
+    absl::StatusOr<std::unique_ptr<SlotPipe>> pipe = join();
+    if (!absl::IsAborted(pipe.status()) || SystemNanos() > until_ns) return pipe;
+    ::sched_yield();
+  }
 }
 
 }  // namespace
@@ -63,38 +69,44 @@ absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::Create(absl::string_view nam
                                                            const JoinOptions& join) {
   const auto layout = slot_pipe_internal::MakeLayout(GeometryOf(options));
   if (!layout.ok()) return AboutPipe(name, layout.status());
-  auto file = PipeFile::Create(name, *layout, options.group);
-  if (!file.ok()) return file.status();
-  return Join(*std::move(file), name, join);
+  return WhileItIsRemoved([&]() -> absl::StatusOr<std::unique_ptr<SlotPipe>> {
+    auto file = PipeFile::Create(name, *layout, options.group);
+    if (!file.ok()) return file.status();
+    return Join(*std::move(file), name, join);
+  });
 }
 
 absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::Connect(absl::string_view name,
                                                             const JoinOptions& join) {
-  auto file = PipeFile::Open(name, PipeFile::Access::kReadWrite);
-  if (!file.ok()) return file.status();
-  return Join(*std::move(file), name, join);
+  return WhileItIsRemoved([&]() -> absl::StatusOr<std::unique_ptr<SlotPipe>> {
+    auto file = PipeFile::Open(name, PipeFile::Access::kReadWrite);
+    if (!file.ok()) return file.status();
+    return Join(*std::move(file), name, join);
+  });
 }
 
 absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::OpenOrCreate(absl::string_view name,
                                                                  const PipeOptions& options,
                                                                  const JoinOptions& join) {
   const Geometry wanted = GeometryOf(options);
-  // Others may create and remove it between two of our steps.
-  absl::Status last;
-  for (int round = 0; round < 100; ++round) {
-    auto file = PipeFile::Open(name, PipeFile::Access::kReadWrite);
-    if (file.ok()) {
-      if (absl::Status same = CheckSame((*file)->region().geometry(), wanted); !same.ok()) {
-        return AboutPipe(name, same);
+  return WhileItIsRemoved([&]() -> absl::StatusOr<std::unique_ptr<SlotPipe>> {
+    // Others may create and remove it between two of our steps.
+    absl::Status last;
+    for (int round = 0; round < 100; ++round) {
+      auto file = PipeFile::Open(name, PipeFile::Access::kReadWrite);
+      if (file.ok()) {
+        if (absl::Status same = CheckSame((*file)->region().geometry(), wanted); !same.ok()) {
+          return AboutPipe(name, same);
+        }
+        return Join(*std::move(file), name, join);
       }
-      return Join(*std::move(file), name, join);
+      if (!absl::IsNotFound(file.status())) return file.status();
+      auto created = Create(name, options, join);
+      if (created.ok() || !absl::IsAlreadyExists(created.status())) return created;
+      last = created.status();
     }
-    if (!absl::IsNotFound(file.status())) return file.status();
-    auto created = Create(name, options, join);
-    if (created.ok() || !absl::IsAlreadyExists(created.status())) return created;
-    last = created.status();
-  }
-  return last;
+    return last;
+  });
 }
 
 absl::StatusOr<std::unique_ptr<SlotPipe>> SlotPipe::Join(std::unique_ptr<PipeFile> file,
@@ -122,11 +134,12 @@ SlotPipe::Impl::Impl(std::unique_ptr<PipeFile> the_file, absl::string_view the_n
       protocol(region, me),
       ready(region.words().ready_event),
       empty(region.words().empty_event),
-      fork_guard(file->fd()),
+      fork_guard(file->fork_guard()),
       no_empty_slot(AboutPipe(
           name, absl::ResourceExhaustedError(absl::StrCat("all ", region.geometry().slots,
                                                           " slots are in use; fetch, or wait")))),
       no_message(AboutPipe(name, absl::UnavailableError("no message is ready; wait for one"))),
+      refs(region.geometry().slots),
       participants(file->fd(), region) {}
 
 SlotPipe::SlotPipe(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -147,15 +160,12 @@ SlotPipe::~SlotPipe() {
 
 // --- errors
 
-absl::Status SlotPipe::Impl::Usable() const {
-  if (!fork_guard.forked()) [[likely]]
-    return absl::OkStatus();
+absl::Status SlotPipe::Impl::Forked() const {
   return AboutPipe(name, absl::FailedPreconditionError(
                              "this process is a fork of the one that connected; connect again"));
 }
 
-absl::Status SlotPipe::Impl::Fits(size_t size) const {
-  if (size <= region.geometry().slot_bytes) return absl::OkStatus();
+absl::Status SlotPipe::Impl::TooLarge(size_t size) const {
   return AboutPipe(name, absl::InvalidArgumentError(absl::StrCat(
                              "a message of ", size, " bytes is larger than a slot, which has ",
                              region.geometry().slot_bytes)));
@@ -175,7 +185,8 @@ absl::Status SlotPipe::Impl::WrongState(uint32_t index, absl::string_view what) 
       "empty", "writing", "ready", "reading", "requeue", "dead letter", "reading dead letter", "?"};
   return AboutPipe(
       name, absl::FailedPreconditionError(absl::StrCat(
-                "slot ", index, " is not this participant's to ", what, " (any more): it is ",
+                "slot ", index, " is not this participant's to ", what,
+                " (any more), or not by this SlotRef: it is ",
                 states[static_cast<size_t>(word.phase())], ", generation ", word.generation())));
 }
 
@@ -196,13 +207,11 @@ absl::Status SlotPipe::Impl::Failed(Outcome outcome, uint32_t index, absl::strin
   return Corrupt();
 }
 
-bool SlotPipe::Impl::HasToWrite(SlotRef ref) const {
-  return SlotWord(ref.word).phase() == SlotPhase::kWriting && Has(ref);
+bool SlotPipe::Impl::IsToWrite(SlotRef ref) {
+  return SlotWord(ref.word).phase() == SlotPhase::kWriting;
 }
 
-bool SlotPipe::Impl::HasToRead(SlotRef ref) const {
-  return SlotWord(ref.word).BeingRead() && Has(ref);
-}
+bool SlotPipe::Impl::IsToRead(SlotRef ref) { return SlotWord(ref.word).BeingRead(); }
 
 bool SlotPipe::Impl::Has(SlotRef ref) const {
   // Relaxed: nobody but us changes a slot that is ours, so when it is that word the operation that
@@ -234,14 +243,17 @@ bool SlotPipe::Impl::MaybeRecover() {
   // the dead and the words themselves; an old value costs a compare-and-swap that fails, after
   // which another has looked. Time that lies far ahead was written under another clock (a time
   // namespace), or is damage.
+  if (any_dropped.load(std::memory_order_relaxed)) ReturnDropped();
   std::atomic<int64_t>& next = region.words().next_check_ns;
   const int64_t now_ns = CoarseNanos();
   int64_t next_ns = next.load(std::memory_order_relaxed);
-  if (now_ns < next_ns && next_ns - now_ns <= 2 * slot_pipe_internal::kLookAgainNs) return false;
-  if (!next.compare_exchange_strong(next_ns, now_ns + slot_pipe_internal::kLookAgainNs,
-                                    std::memory_order_relaxed)) {
+  if (now_ns < next_ns && next_ns - now_ns <= 2 * slot_pipe_internal::kLookAgainNs) {
+    look_at_ns_.store(next_ns, std::memory_order_relaxed);
     return false;
   }
+  const int64_t again_ns = now_ns + slot_pipe_internal::kLookAgainNs;
+  look_at_ns_.store(again_ns, std::memory_order_relaxed);
+  if (!next.compare_exchange_strong(next_ns, again_ns, std::memory_order_relaxed)) return false;
   return !fork_guard.forked() && RecoverNow() != 0;
 }
 
@@ -269,6 +281,9 @@ absl::StatusOr<WriteSlot> SlotPipe::Hold(Deadline deadline) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
   impl_->Tick();
   Claim claim;
+  // Here already, without all that it takes to wait.
+  if (impl_->protocol.Hold(claim) == Outcome::kDone) [[likely]]
+    return WriteSlot(this, claim, impl_->region.payload(claim.slot));
   switch (impl_->WaitToHold(deadline, claim)) {
     case Waited::kDone:
       return WriteSlot(this, claim, impl_->region.payload(claim.slot));
@@ -319,10 +334,10 @@ bool SlotPipe::Impl::Possible(const ReadSlot& slot) const {
 }
 
 absl::Status SlotPipe::Impl::Overwritten(ReadSlot& slot) {
-  const SlotRef ref = slot.Detach();
-  protocol.Bury({ref.index, SlotWord(ref.word)});
+  slot.pipe_ = nullptr;
+  protocol.Bury(slot.claim_);
   return AboutPipe(name, absl::DataLossError(
-                             absl::StrCat("the message in slot ", ref.index,
+                             absl::StrCat("the message in slot ", slot.index(),
                                           " was overwritten; it is among the dead letters now")));
 }
 
@@ -355,6 +370,9 @@ absl::StatusOr<ReadSlot> SlotPipe::Fetch(Deadline deadline) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
   impl_->Tick();
   Claim claim;
+  // As in Hold.
+  if (impl_->protocol.Fetch(claim) == Outcome::kDone) [[likely]]
+    return impl_->Open(this, claim);
   switch (impl_->WaitToFetch(deadline, claim)) {
     case Waited::kDone:
       return impl_->Open(this, claim);
@@ -395,13 +413,17 @@ void SlotPipe::MessageRange::Next() {
 
 absl::StatusOr<WriteSlot> SlotPipe::Writing(SlotRef ref) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  if (!impl_->HasToWrite(ref)) return impl_->WrongState(ref.index, "write in");
+  if (!impl_->IsToWrite(ref) || !impl_->Has(ref) || !impl_->refs.Redeem(ref.index, ref.serial)) {
+    return impl_->WrongState(ref.index, "write in");
+  }
   return WriteSlot(this, Claim{ref.index, SlotWord(ref.word)}, impl_->region.payload(ref.index));
 }
 
 absl::StatusOr<ReadSlot> SlotPipe::Reading(SlotRef ref) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  if (!impl_->HasToRead(ref)) return impl_->WrongState(ref.index, "read");
+  if (!impl_->IsToRead(ref) || !impl_->Has(ref) || !impl_->refs.Redeem(ref.index, ref.serial)) {
+    return impl_->WrongState(ref.index, "read");
+  }
   // The memory may have been overwritten since it was fetched.
   ReadSlot slot = impl_->MakeReadSlot(this, Claim{ref.index, SlotWord(ref.word)});
   if (!impl_->Possible(slot)) return impl_->Overwritten(slot);
@@ -410,7 +432,8 @@ absl::StatusOr<ReadSlot> SlotPipe::Reading(SlotRef ref) {
 
 absl::Status SlotPipe::MarkInProgress(SlotRef ref) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  if (!impl_->HasToWrite(ref) && !impl_->HasToRead(ref)) {
+  if ((!impl_->IsToWrite(ref) && !impl_->IsToRead(ref)) || !impl_->Has(ref) ||
+      !impl_->refs.Issued(ref.index, ref.serial)) {
     return impl_->WrongState(ref.index, "hand on");
   }
   // Relaxed: for people only. It ends by itself when the word changes.
@@ -431,10 +454,12 @@ void SlotPipe::Cancel() {
 // Acquire: who sees it sees what was done before Cancel().
 bool SlotPipe::cancelled() const { return impl_->cancelled.load(std::memory_order_acquire); }
 
-PipeStatus SlotPipe::Status() const {
-  MutexLock lock(&impl_->recovery);
+// Without `recovery`, which nobody may be there to unlock in a forked child, and which List does
+// not need.
+PipeStatus SlotPipe::Status() const ABSL_NO_THREAD_SAFETY_ANALYSIS {
   return slot_pipe_internal::StatusOf(impl_->region, impl_->participants, impl_->name,
-                                      impl_->file->created_unix_ns(), impl_->protocol.me());
+                                      impl_->file->created_unix_ns(), impl_->protocol.me(),
+                                      impl_->fork_guard.forked());
 }
 
 const std::string& SlotPipe::name() const { return impl_->name; }

@@ -26,8 +26,9 @@
 // goes to the dead letters. A producer that dies in Send has sent or has not. One that is stopped
 // holds only its own slots: nobody waits for it, but for what a dead one held when it is stopped
 // in the middle of recovering that. What the dead held is recovered by whoever is
-// alive and uses the pipe, within 40 ms or so; time alone never takes anything from anybody.
-// The promises end with the machine: the memory is tmpfs.
+// alive and uses the pipe: within 40 ms or so where somebody waits in it, else with the first hold
+// or fetch after that; time alone never takes anything from anybody. The promises end with the
+// machine: the memory is tmpfs.
 //
 // Messages are fetched in the order of their sends, redelivered ones in the order of their
 // redelivery. docs/SLOT_PIPE.md has the protocol and its proof.
@@ -124,6 +125,8 @@ struct PipeStatus {
 //                        of the one that connected; another version; a file of others
 //   DATA_LOSS            the shared memory contradicts itself, or a checksum is wrong
 //   PERMISSION_DENIED    the directory or the file is not this user's to use (Create, Connect)
+//   ABORTED              the pipe is being removed, by somebody who has stopped in the middle of
+//                        that (Create, Connect)
 //   INTERNAL             the system locks no bytes of the file (Create, Connect)
 class SlotPipe {
  public:
@@ -160,23 +163,25 @@ class SlotPipe {
   absl::StatusOr<ReadSlot> TryFetchDeadLetter();
 
   // for (mi7::ReadSlot& message : pipe.Messages()): fetches until Fetch(deadline) fails, which
-  // status() then tells (DEADLINE_EXCEEDED, CANCELLED). A message that is not released when the
-  // next one is fetched is returned.
+  // status() then tells (DEADLINE_EXCEEDED, CANCELLED, DATA_LOSS also of one message: another range
+  // goes on behind it). A message that is not released when the next one is fetched is returned.
   class MessageRange;
   MessageRange Messages(Deadline deadline = Deadline::Infinite());
 
   // --- The index form, for schedulers that pass slots between coroutines, threads or queues.
   // WriteSlot::Detach and ReadSlot::Detach make a SlotRef, which these make a handle of again.
-  // FAILED_PRECONDITION when this participant does not have the slot (any more). DATA_LOSS when the
-  // size of a message was overwritten since it was fetched: it is a dead letter then.
+  // FAILED_PRECONDITION when this participant does not have the slot (any more), or a handle was
+  // made of the SlotRef, or of a copy, before. DATA_LOSS when the size of a message was overwritten
+  // since it was fetched: it is a dead letter then.
   absl::StatusOr<WriteSlot> Writing(SlotRef ref);
   absl::StatusOr<ReadSlot> Reading(SlotRef ref);
-  // Says that a slot we have was handed to a worker. Seen in StateOf and Status only.
+  // Says that a slot we have, in a handle or as this SlotRef, was handed to a worker. Seen in
+  // StateOf and Status only.
   absl::Status MarkInProgress(SlotRef ref);
 
   // The state of a slot at this moment. INVALID_ARGUMENT for an index that is none.
   absl::StatusOr<SlotState> StateOf(uint32_t index) const;
-  // O(slots + participants).
+  // O(slots + participants). In a forked child, which cannot tell, all participants count as alive.
   PipeStatus Status() const;
 
   // Recovers now what dead participants left; the number of those. It happens by itself where
@@ -199,8 +204,9 @@ class SlotPipe {
   // The status of a pipe, changing nothing. NOT_FOUND, PERMISSION_DENIED, DATA_LOSS, ...
   static absl::StatusOr<PipeStatus> Inspect(absl::string_view name);
   // Removes the name; the memory goes with the last participant. FAILED_PRECONDITION when somebody
-  // takes part, or might in a pipe of another version, and `even_in_use` is false. A damaged pipe
-  // can be removed, too. NOT_FOUND.
+  // takes part or is about to, or might in a pipe of another version, and `even_in_use` is false:
+  // who joins at this moment keeps the pipe or comes to another. A damaged pipe can be removed,
+  // too. NOT_FOUND.
   static absl::Status Remove(absl::string_view name, bool even_in_use = false);
 
   // For tests and benchmarks: slots, and words of hints, that the last Hold looked at.
@@ -209,6 +215,7 @@ class SlotPipe {
   uint64_t extra_fetch_probes() const;
 
  private:
+  friend class slot_pipe_internal::Handle;
   friend class WriteSlot;
   friend class ReadSlot;
   friend class AsyncSlotPipe;

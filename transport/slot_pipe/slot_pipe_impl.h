@@ -10,11 +10,11 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "base/mutex.h"
 #include "transport/slot_pipe/event.h"
-#include "transport/slot_pipe/fork_guard.h"
 #include "transport/slot_pipe/participants.h"
 #include "transport/slot_pipe/pipe_file.h"
 #include "transport/slot_pipe/pipe_poll.h"
@@ -29,11 +29,43 @@ namespace slot_pipe_internal {
 // How a wait ended; Outcome of the last attempt unless kDeadline or kCancelled.
 enum class Waited { kDone, kDeadline, kCancelled, kCorrupt };
 
+// Which SlotRef of each slot may be made a handle of: the one of its last Detach, once. A word does
+// not tell two holds of a slot apart for ever: it comes again after 64 that were given back, and at
+// once for a message that was fetched too often to be counted, or unseen. And a slot with two
+// handles could be given back by one while the other is in the middle of sending it. Thread-safe.
+class Refs {
+ public:
+  explicit Refs(uint32_t slots) : issued_(std::make_unique<std::atomic<uint64_t>[]>(slots)) {}
+
+  uint64_t Issue(uint32_t slot) {
+    // Relaxed: only to be another one each time.
+    const uint64_t serial = last_.fetch_add(1, std::memory_order_relaxed) + 1;
+    // Release, and acquire in Redeem: who makes a handle of it sees what was written in the slot.
+    issued_[slot].store(serial, std::memory_order_release);
+    return serial;
+  }
+  // Whether `serial` was issued last and is redeemed now.
+  bool Redeem(uint32_t slot, uint64_t serial) {
+    // Relaxed when it fails: nothing is touched then.
+    return serial != 0 && issued_[slot].compare_exchange_strong(
+                              serial, 0, std::memory_order_acquire, std::memory_order_relaxed);
+  }
+  // Relaxed: nothing is touched because of it.
+  bool Issued(uint32_t slot, uint64_t serial) const {
+    return issued_[slot].load(std::memory_order_relaxed) == serial;
+  }
+
+ private:
+  const std::unique_ptr<std::atomic<uint64_t>[]> issued_;
+  std::atomic<uint64_t> last_{0};
+};
+
 // A checksum of a message: catches stray writes, not malice.
 uint64_t Checksum(const std::byte* data, uint32_t size, uint32_t kind);
 
+// `forked`: the locks cannot be looked at, and everybody counts as alive.
 PipeStatus StatusOf(const Region& region, const Participants& participants, absl::string_view name,
-                    uint64_t created_unix_ns, uint16_t me);
+                    uint64_t created_unix_ns, uint16_t me, bool forked);
 
 }  // namespace slot_pipe_internal
 
@@ -42,16 +74,26 @@ struct SlotPipe::Impl {
        uint16_t me, transport::WaitPolicy the_wait);
 
   // OK, or why this object is of no use.
-  absl::Status Usable() const;
+  absl::Status Usable() const {
+    if (!fork_guard.forked()) [[likely]]
+      return absl::OkStatus();
+    return Forked();
+  }
+  absl::Status Forked() const;
   // INVALID_ARGUMENT: a message of `size` bytes is larger than a slot.
-  absl::Status Fits(size_t size) const;
+  absl::Status Fits(size_t size) const {
+    if (size <= region.geometry().slot_bytes) [[likely]]
+      return absl::OkStatus();
+    return TooLarge(size);
+  }
+  absl::Status TooLarge(size_t size) const;
   absl::Status WrongState(uint32_t index, absl::string_view what) const;
   absl::Status Failed(slot_pipe_internal::Outcome outcome, uint32_t index,
                       absl::string_view what) const;
   absl::Status Corrupt() const;
   // Whether we have the slot, as `ref` says, to write in it or to read it.
-  bool HasToWrite(SlotRef ref) const;
-  bool HasToRead(SlotRef ref) const;
+  static bool IsToWrite(SlotRef ref);
+  static bool IsToRead(SlotRef ref);
   bool Has(SlotRef ref) const;
   ReadSlot MakeReadSlot(SlotPipe* pipe, const slot_pipe_internal::Claim& claim) const;
   // Whether size and kind, which whoever is connected may have overwritten, are possible ones.
@@ -61,14 +103,30 @@ struct SlotPipe::Impl {
   // Makes the handle of a message that was fetched, or buries it.
   absl::StatusOr<ReadSlot> Open(SlotPipe* pipe, const slot_pipe_internal::Claim& claim);
 
+  // A slot that leaves our hands unsent or unread is not in progress any more: its word may come
+  // again. Relaxed: for people only.
+  void EndInProgress(uint32_t slot) {
+    region.slot(slot).handed.store(0, std::memory_order_relaxed);
+  }
+  // Returns messages whose handles were dropped when the ring was full, if it is not any more.
+  void ReturnDropped();
+
   // Looks for dead participants if nobody has for a while; true when there were some.
   bool MaybeRecover();
   uint32_t RecoverNow();
-  // Now and then on the way of operations that succeed, so that a busy pipe recovers too.
+  // On the way of operations that succeed, so that who never waits recovers, too. By the time: who
+  // works long on each message comes here seldom, so a count of operations would say nothing.
   void Tick() {
-    const uint32_t ops = ops_.load(std::memory_order_relaxed) + 1;
-    ops_.store(ops, std::memory_order_relaxed);  // counts that threads overwrite are as good
-    if (ops % 64 == 0) MaybeRecover();
+    // Relaxed: when to look next, of this object alone. Threads that overwrite it look twice.
+    if (CoarseNanos() >= look_at_ns_.load(std::memory_order_relaxed)) [[unlikely]]
+      MaybeRecover();
+  }
+  // The clock of SharedWords::next_check_ns: one that advances with the timer's tick only, and
+  // costs a sixth of the other, so that each operation can look at it.
+  static int64_t CoarseNanos() {
+    timespec now;
+    ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
   }
 
   template <typename Attempt, typename More>
@@ -93,12 +151,18 @@ struct SlotPipe::Impl {
   slot_pipe_internal::Protocol protocol;
   slot_pipe_internal::Event ready;
   slot_pipe_internal::Event empty;
-  slot_pipe_internal::ForkGuard fork_guard;
+  const slot_pipe_internal::ForkGuard& fork_guard;
   std::atomic<bool> cancelled{false};
-  std::atomic<uint32_t> ops_{0};
+  std::atomic<int64_t> look_at_ns_{0};
   // Kept, because polling must not allocate.
   const absl::Status no_empty_slot;
   const absl::Status no_message;
+
+  slot_pipe_internal::Refs refs;
+
+  Mutex dropping;
+  std::vector<slot_pipe_internal::Claim> dropped ABSL_GUARDED_BY(dropping);
+  std::atomic<bool> any_dropped{false};  // whether there are some
 
   Mutex recovery;  // threads of one participant share its locks
   slot_pipe_internal::Participants participants ABSL_GUARDED_BY(recovery);

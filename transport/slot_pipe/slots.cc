@@ -1,6 +1,8 @@
 #include "transport/slot_pipe/slots.h"
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "transport/slot_pipe/slot_pipe_impl.h"
@@ -11,6 +13,14 @@ using slot_pipe_internal::AboutPipe;
 using slot_pipe_internal::Claim;
 using slot_pipe_internal::Outcome;
 using slot_pipe_internal::SlotHeader;
+
+SlotRef slot_pipe_internal::Handle::Detach() {
+  SlotPipe* const pipe = std::exchange(pipe_, nullptr);
+  if (pipe == nullptr) return {};
+  SlotRef ref = Handle::ref();
+  ref.serial = pipe->impl_->refs.Issue(ref.index);
+  return ref;
+}
 
 absl::Span<std::byte> WriteSlot::span() const {
   return pipe_ == nullptr ? absl::Span<std::byte>() : absl::MakeSpan(payload_, pipe_->slot_bytes());
@@ -50,6 +60,7 @@ absl::Status WriteSlot::GiveBack() {
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
   pipe_ = nullptr;
+  impl.EndInProgress(claim_.slot);
   const Outcome outcome = impl.protocol.GiveBack(claim_);
   if (outcome != Outcome::kDone) return impl.Failed(outcome, claim_.slot, "give back");
   impl.empty.Notify();
@@ -71,15 +82,42 @@ absl::Status ReadSlot::ReturnAs(uint32_t attempts) {
   if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
+  impl.EndInProgress(claim_.slot);
   const Outcome outcome = impl.protocol.Return(claim_, attempts);
-  if (outcome != Outcome::kRingFull) pipe_ = nullptr;
+  if (outcome != Outcome::kRingFull && outcome != Outcome::kCorrupt) pipe_ = nullptr;
   if (outcome != Outcome::kDone) return impl.Failed(outcome, claim_.slot, "return");
   impl.ready.Notify();
   return absl::OkStatus();
 }
 
 absl::Status ReadSlot::Return() { return ReturnAs(claim_.word.attempts()); }
-absl::Status ReadSlot::ReturnUnseen() { return ReturnAs(claim_.word.attempts() - 1); }
+// Not below none, whatever was written over the count.
+absl::Status ReadSlot::ReturnUnseen() { return ReturnAs(std::max(claim_.word.attempts(), 1u) - 1); }
 absl::Status ReadSlot::Redrive() { return ReturnAs(0); }
+
+void ReadSlot::Drop() {
+  // What else goes wrong stays so: there is damage, or it is the parent's.
+  SlotPipe::Impl& impl = *pipe_->impl_;
+  if (!absl::IsResourceExhausted(Return())) return;
+  MutexLock lock(&impl.dropping);
+  impl.dropped.push_back(claim_);
+  // Relaxed: whoever sees it takes the lock.
+  impl.any_dropped.store(true, std::memory_order_relaxed);
+}
+
+void SlotPipe::Impl::ReturnDropped() {
+  bool returned = false;
+  {
+    MutexLock lock(&dropping);
+    const auto goes = [&](const Claim& claim) {
+      const Outcome outcome = protocol.Return(claim, claim.word.attempts());
+      returned |= outcome == Outcome::kDone;
+      return outcome != Outcome::kRingFull;
+    };
+    dropped.erase(std::remove_if(dropped.begin(), dropped.end(), goes), dropped.end());
+    any_dropped.store(!dropped.empty(), std::memory_order_relaxed);
+  }
+  if (returned) ready.Notify();
+}
 
 }  // namespace mi7

@@ -34,11 +34,13 @@ absl::string_view SlotStateName(SlotState state);
 using slot_pipe_internal::PayloadKind;
 
 // A slot that this participant has, as a value that can be copied, queued and passed to threads; it
-// means something to the participant that detached it, and while it has the slot. Whoever
-// drops it without making a handle of it keeps the slot until the participant leaves.
+// means something to the SlotPipe object that detached it, and until a handle was made of it or of
+// a copy: so a slot is in one pair of hands. Whoever drops it without making a handle of it keeps
+// the slot until the participant leaves.
 struct SlotRef {
   uint32_t index = 0;
-  uint64_t word = 0;  // opaque
+  uint64_t word = 0;    // opaque
+  uint64_t serial = 0;  // which Detach it is of; 0: of none, the slot is in its handle
   friend bool operator==(const SlotRef&, const SlotRef&) = default;
 };
 
@@ -59,10 +61,10 @@ class Handle {
       : pipe_(std::exchange(other.pipe_, nullptr)),
         claim_(other.claim_),
         payload_(other.payload_) {}
-  SlotRef DetachRef() {
-    pipe_ = nullptr;
-    return {claim_.slot, claim_.word.bits()};
-  }
+  // Names the slot and leaves it in the handle.
+  SlotRef ref() const { return {claim_.slot, claim_.word.bits()}; }
+  // {} when there is no slot in it.
+  SlotRef Detach();
 
   SlotPipe* pipe_ = nullptr;
   Claim claim_;
@@ -101,8 +103,10 @@ class WriteSlot : public slot_pipe_internal::Handle {
   // Empties it. The handle is empty afterwards.
   absl::Status GiveBack();
 
-  SlotRef ref() const { return {claim_.slot, claim_.word.bits()}; }
-  SlotRef Detach() { return DetachRef(); }
+  // For MarkInProgress and StateOf, while the slot stays in this handle.
+  using Handle::ref;
+  // Takes the slot out of the handle, which is empty afterwards.
+  using Handle::Detach;
 
  private:
   friend class SlotPipe;
@@ -111,8 +115,8 @@ class WriteSlot : public slot_pipe_internal::Handle {
 };
 
 // A message being read in place. Returned, to be fetched again, when it is destroyed without
-// Release: what was not said to be done is not done. Used by one thread at a time; its pipe
-// outlives it.
+// Release: what was not said to be done is not done. (Where duplicates of many crashes fill the
+// ring then, as soon as there is room.) Used by one thread at a time; its pipe outlives it.
 class ReadSlot : public slot_pipe_internal::Handle {
  public:
   ReadSlot() = default;
@@ -125,7 +129,7 @@ class ReadSlot : public slot_pipe_internal::Handle {
     return *this;
   }
   ~ReadSlot() {
-    if (pipe_ != nullptr) Return().IgnoreError();
+    if (pipe_ != nullptr) Drop();
   }
 
   const std::byte* data() const { return payload_; }
@@ -142,15 +146,17 @@ class ReadSlot : public slot_pipe_internal::Handle {
   absl::Status Release();
   // Puts the message back, to be fetched again, by anybody; to the dead letters when it was fetched
   // too often, or was one of them. The handle is empty afterwards, but when RESOURCE_EXHAUSTED (see
-  // WriteSlot::Send).
+  // WriteSlot::Send) or DATA_LOSS.
   absl::Status Return();
   // Return of a message that nobody has looked at: its attempt is not counted.
   absl::Status ReturnUnseen();
   // Of a dead letter: puts it back with its attempts forgotten.
   absl::Status Redrive();
 
-  SlotRef ref() const { return {claim_.slot, claim_.word.bits()}; }
-  SlotRef Detach() { return DetachRef(); }
+  // For MarkInProgress and StateOf, while the slot stays in this handle.
+  using Handle::ref;
+  // Takes the slot out of the handle, which is empty afterwards.
+  using Handle::Detach;
 
  private:
   friend class SlotPipe;
@@ -159,6 +165,7 @@ class ReadSlot : public slot_pipe_internal::Handle {
            PayloadKind kind)
       : Handle(pipe, claim, payload), size_(size), kind_(kind) {}
   absl::Status ReturnAs(uint32_t attempts);
+  void Drop();
 
   size_t size_ = 0;
   PayloadKind kind_ = PayloadKind::kBytes;

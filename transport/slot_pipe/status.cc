@@ -82,7 +82,7 @@ uint64_t Checksum(const std::byte* data, uint32_t size, uint32_t kind) {
 }
 
 PipeStatus StatusOf(const Region& region, const Participants& participants, absl::string_view name,
-                    uint64_t created_unix_ns, uint16_t me) {
+                    uint64_t created_unix_ns, uint16_t me, bool forked) {
   const Geometry& geometry = region.geometry();
   PipeStatus status;
   status.name = std::string(name);
@@ -110,6 +110,10 @@ PipeStatus StatusOf(const Region& region, const Participants& participants, absl
     }
   }
   const SharedWords& words = region.words();
+  // A cycle that came round.
+  const uint64_t rounds = words.cycles_wrapped.load(std::memory_order_relaxed);
+  status.received += rounds << SlotWord::kCycleBits;
+  status.sent += rounds << SlotWord::kCycleBits;
   status.redelivered = words.redelivered.load(std::memory_order_relaxed);
   status.dead_lettered = words.dead_lettered.load(std::memory_order_relaxed);
   status.recovered_participants = words.recovered_participants.load(std::memory_order_relaxed);
@@ -121,7 +125,7 @@ PipeStatus StatusOf(const Region& region, const Participants& participants, absl
          .pid = info.pid,
          .name = info.name,
          .joined = absl::FromUnixNanos(static_cast<int64_t>(info.joined_unix_ns)),
-         .alive = info.alive,
+         .alive = info.alive || forked,
          .slots_owned = slots == owned.end() ? 0 : slots->second});
   }
   return status;
@@ -167,28 +171,28 @@ absl::StatusOr<PipeStatus> SlotPipe::Inspect(absl::string_view name) {
   if (!file.ok()) return file.status();
   const Region& region = (*file)->region();
   return slot_pipe_internal::StatusOf(region, Participants((*file)->fd(), region), name,
-                                      (*file)->created_unix_ns(), kNoOwner);
+                                      (*file)->created_unix_ns(), kNoOwner, false);
 }
 
 absl::Status SlotPipe::Remove(absl::string_view name, bool even_in_use) {
-  if (!even_in_use) {
-    const absl::StatusOr<PipeStatus> status = Inspect(name);
-    if (status.ok()) {
-      for (const PipeParticipant& participant : status->participants) {
-        if (!participant.alive) continue;
-        return AboutPipe(name, absl::FailedPreconditionError(absl::StrCat(
-                                   "'", participant.name, "' (process ", participant.pid,
-                                   ") takes part in it; stop it, or remove the pipe by force")));
-      }
-    } else if (absl::IsFailedPrecondition(status.status())) {
-      // Of another version: who takes part is not known.
-      return absl::FailedPreconditionError(absl::StrCat(
-          status.status().message(), "; if nobody takes part in it, remove the pipe by force"));
-    } else if (!absl::IsDataLoss(status.status())) {
-      return status.status();
+  if (even_in_use) return slot_pipe_internal::UnlinkPipeFile(name);
+  const absl::StatusOr<PipeStatus> status = Inspect(name);
+  if (status.ok()) {
+    // To tell who it is. Who comes after this look has a lock.
+    for (const PipeParticipant& participant : status->participants) {
+      if (!participant.alive) continue;
+      return AboutPipe(name, absl::FailedPreconditionError(absl::StrCat(
+                                 "'", participant.name, "' (process ", participant.pid,
+                                 ") takes part in it; stop it, or remove the pipe by force")));
     }
+  } else if (absl::IsFailedPrecondition(status.status())) {
+    // Of another version: who takes part is not known.
+    return absl::FailedPreconditionError(absl::StrCat(
+        status.status().message(), "; if nobody takes part in it, remove the pipe by force"));
+  } else if (!absl::IsDataLoss(status.status())) {
+    return status.status();
   }
-  return slot_pipe_internal::UnlinkPipeFile(name);
+  return slot_pipe_internal::UnlinkUnusedPipeFile(name);
 }
 
 }  // namespace mi7

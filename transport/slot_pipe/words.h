@@ -34,6 +34,8 @@ inline constexpr uint32_t kAttemptsLimit = 31;
 
 class SlotWord {
  public:
+  static constexpr int kCycleBits = 38;
+
   constexpr SlotWord() = default;
   explicit constexpr SlotWord(uint64_t bits) : bits_(bits) {}
 
@@ -93,7 +95,7 @@ class SlotWord {
 
  private:
   static constexpr int kHoldsBits = 6;
-  static constexpr int kOwnerShift = 44;
+  static constexpr int kOwnerShift = kHoldsBits + kCycleBits;
   static constexpr int kAttemptsShift = 56;
   static constexpr int kPhaseShift = 61;
   static constexpr uint64_t kGenerationMask = (uint64_t{1} << kOwnerShift) - 1;
@@ -156,6 +158,7 @@ static_assert(SlotWord().Writing(7).GivenBack().tag() == 0);
 static_assert(SlotWord().Writing(7).GivenBack().generation() == 1);
 static_assert(SlotWord(63).Writing(7).GivenBack().generation() == 0);
 static_assert(SlotWord().Writing(7).Ready().Reading(9).Consumed().tag() == 1);
+static_assert(SlotWord((uint64_t{1} << 44) - 1).Reading(9).Consumed().cycle() == 0);
 static_assert(SlotWord().Reading(9).attempts() == 1);
 static_assert(SlotWord().ReadingDeadLetter(9).OwnedBy(9) &&
               !SlotWord().ReadingDeadLetter(9).Fetchable());

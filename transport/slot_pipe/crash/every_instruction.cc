@@ -4,9 +4,10 @@
 // What a process leaves that is killed at an instruction is the shared memory of that instant, and
 // free locks. So the child is stepped once from its beginning to its end, and after each
 // instruction that has changed the pipe or the ledger, a copy of the pipe, on which nobody holds a
-// lock, is joined, recovered and audited; and a second copy, on which the child's lock is held, as
-// if it had been stopped there. An instruction that changed neither leaves what the one before
-// it left. Then some children are killed for real, at instructions among all.
+// lock, is joined, recovered and audited; and a second copy, on which the locks are held that the
+// child holds at that instant, as if it had been stopped there. An instruction that changed neither
+// leaves what the one before it left. Then some children are killed for real, at instructions among
+// all.
 //
 //   every_instruction [--long | --can_trace]    (--long also by MI7_LONG in the environment)
 //
@@ -17,6 +18,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -50,6 +52,10 @@ class Runner {
         ::mmap(nullptr, sizeof(Ledger), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     MI7_CHECK(memory != MAP_FAILED, "there is memory for the ledger");
     ledger_ = static_cast<Ledger*>(memory);
+    memory = ::mmap(nullptr, sizeof(std::atomic<pid_t>), PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    MI7_CHECK(memory != MAP_FAILED, "there is memory for a number");
+    child_ = static_cast<std::atomic<pid_t>*>(memory);
   }
 
   // A fresh pipe after scenario.before.
@@ -80,15 +86,22 @@ class Runner {
     std::memcpy(static_cast<void*>(ledger.get()), image.ledger.data(), sizeof(Ledger));
     for (const Other other : {Other::kDead, Other::kStopped}) {
       WriteFile(kCopy, image.pipe);
-      const int lock = other == Other::kStopped ? LockPlaces(kCopy) : -1;
+      const int lock = other == Other::kStopped ? LockAsIn(kPipe, kCopy) : -1;
       std::string wrong;
       {
         const auto before = SlotPipe::Inspect(kCopy);
         auto pipe = SlotPipe::Connect(kCopy);
         wrong = pipe.ok() ? Audit(**pipe, *ledger, other) : pipe.status().ToString();
-        if (other == Other::kStopped && wrong.empty() &&
-            (*pipe)->Status().recovered_participants != before->recovered_participants) {
-          wrong = "it was taken for dead";
+        if (other == Other::kStopped && wrong.empty()) {
+          uint64_t dead = 0;
+          for (const PipeParticipant& one : before->participants) {
+            if (one.alive) continue;
+            ++dead;
+            if (one.pid == static_cast<uint32_t>(child_->load())) wrong = "it counts as dead";
+          }
+          if ((*pipe)->Status().recovered_participants > before->recovered_participants + dead) {
+            wrong = "it was taken for dead";
+          }
         }
       }
       if (lock >= 0) ::close(lock);
@@ -113,7 +126,7 @@ class Runner {
     ::close(fd);
     Image last = begin;
     bool well = true;
-    points_ += StepChild([&] { scenario.act(*ledger_); },
+    points_ += StepChild([&] { Act(scenario); },
                          [&](uint64_t step) {
                            if (std::memcmp(shared, last.pipe.data(), last.pipe.size()) == 0 &&
                                std::memcmp(ledger_, last.ledger.data(), sizeof(Ledger)) == 0) {
@@ -132,7 +145,7 @@ class Runner {
   // Kills for real after `step` instructions.
   bool KillAt(const Scenario& scenario, const Image& begin, uint64_t step) {
     Restore(begin);
-    StepChild([&] { scenario.act(*ledger_); }, [&](uint64_t at) { return at < step; });
+    StepChild([&] { Act(scenario); }, [&](uint64_t at) { return at < step; });
     auto pipe = SlotPipe::Connect(kPipe);
     const std::string wrong =
         pipe.ok() ? Audit(**pipe, *ledger_, Other::kDead) : pipe.status().ToString();
@@ -192,6 +205,12 @@ class Runner {
   }
 
  private:
+  // In the child.
+  void Act(const Scenario& scenario) {
+    child_->store(::getpid());
+    scenario.act(*ledger_);
+  }
+
   std::vector<char> LedgerBytes() const {
     std::vector<char> bytes(sizeof(Ledger));
     std::memcpy(bytes.data(), static_cast<const void*>(ledger_), sizeof(Ledger));
@@ -207,14 +226,26 @@ class Runner {
     return bytes;
   }
 
-  // Holds the locks of all places but the last through a descriptor, which is returned.
-  int LockPlaces(const char* name) const {
-    const int fd = ::open(directory_.File(name).c_str(), O_RDWR | O_CLOEXEC);
-    struct flock lock {};
-    lock.l_type = F_WRLCK;
-    lock.l_len = kOptions.participants - 1;
-    MI7_CHECK(::fcntl(fd, F_OFD_SETLK, &lock) == 0, "nobody holds a lock on the copy");
-    return fd;
+  // Holds the locks of those places in `copy` that somebody holds in `name` now, which is the
+  // child, through a descriptor that is returned.
+  int LockAsIn(const char* name, const char* copy) const {
+    const int from = ::open(directory_.File(name).c_str(), O_RDWR | O_CLOEXEC);
+    const int to = ::open(directory_.File(copy).c_str(), O_RDWR | O_CLOEXEC);
+    for (uint32_t place = 0; place < kOptions.participants; ++place) {
+      struct flock lock {};
+      lock.l_type = F_WRLCK;
+      lock.l_start = place;
+      lock.l_len = 1;
+      MI7_CHECK(::fcntl(from, F_OFD_GETLK, &lock) == 0, "a lock can be looked at");
+      if (lock.l_type == F_UNLCK) continue;
+      lock = {};
+      lock.l_type = F_WRLCK;
+      lock.l_start = place;
+      lock.l_len = 1;
+      MI7_CHECK(::fcntl(to, F_OFD_SETLK, &lock) == 0, "nobody holds a lock on the copy");
+    }
+    ::close(from);
+    return to;
   }
 
   void WriteFile(const char* name, const std::vector<char>& bytes) const {
@@ -226,6 +257,7 @@ class Runner {
 
   TestDirectory directory_;
   Ledger* ledger_;
+  std::atomic<pid_t>* child_;  // who acts
   uint64_t points_ = 0;
   uint64_t audits_ = 0;
   uint64_t kills_ = 0;

@@ -28,6 +28,8 @@
  *     does without, as cells and generations do not wrap around and a full cell of the generation is
  *     what it was; there a cell that has changed sends the fetch back to its beginning, where it
  *     has done nothing yet. So its steps are those of a fetch here that begins later.
+ *   - Fetch there that finds a cell of a lap before head's reads head again, and begins anew when that
+ *     has moved; here no cell is behind head (W4), as laps do not wrap around.
  *   - A participant's place is taken again there by somebody else, under the lock of the place and
  *     after a sweep that left it nothing (Participants::Join); here nobody joins. The index in a
  *     word is that of the place. Nothing is owned by a place when it is taken, and the one before
