@@ -34,7 +34,12 @@ class EchoImpl final : public EchoService {
   }
 };
 
-void MakeCalls(benchmark::State& state, const char* endpoint, transport::WaitPolicy wait) {
+// Whether the request of a call is kept in case that it has to be made again (decision 20). All
+// else that a call can have is not used here.
+enum class Keeps { kRequest, kNothing };
+
+void MakeCalls(benchmark::State& state, const char* endpoint, transport::WaitPolicy wait,
+               Keeps keeps = Keeps::kRequest) {
   EchoImpl echo;
   ServerOptions server_options;
   server_options.wait = wait;
@@ -44,6 +49,7 @@ void MakeCalls(benchmark::State& state, const char* endpoint, transport::WaitPol
   MI7_CHECK(server.ok(), "the benchmark's server starts");
   ChannelOptions options;
   options.wait = wait;
+  if (keeps == Keeps::kNothing) options.retry.kept_request_bytes_max = 0;
   auto channel = Channel::Create((*server)->endpoints()[0], options);
   MI7_CHECK(channel.ok(), "the benchmark's channel is sound");
   MI7_CHECK((*channel)->Connect(Deadline::After(absl::Seconds(10))).ok(), "the channel connects");
@@ -63,10 +69,20 @@ void BM_InprocCall(benchmark::State& state) {
 }
 BENCHMARK(BM_InprocCall);
 
+void BM_InprocCallKeepingNothing(benchmark::State& state) {
+  MakeCalls(state, "inproc:call_benchmark", transport::WaitPolicy::kAdaptive, Keeps::kNothing);
+}
+BENCHMARK(BM_InprocCallKeepingNothing);
+
 void BM_ShmCall(benchmark::State& state) {
   MakeCalls(state, "shm:call_benchmark", transport::WaitPolicy::kSpin);
 }
 BENCHMARK(BM_ShmCall);
+
+void BM_ShmCallKeepingNothing(benchmark::State& state) {
+  MakeCalls(state, "shm:call_benchmark", transport::WaitPolicy::kSpin, Keeps::kNothing);
+}
+BENCHMARK(BM_ShmCallKeepingNothing);
 
 void BM_TcpCall(benchmark::State& state) {
   MakeCalls(state, "tcp:127.0.0.1:0", transport::WaitPolicy::kBlock);
