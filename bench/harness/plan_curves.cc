@@ -149,6 +149,17 @@ void AddConnections(PlanBuilder& plan, Chart::Kind kind, const char* figure) {
   add("shm", plan.options().local_connections);
 }
 
+// What a call costs by how many methods its server has.
+void AddMethods(PlanBuilder& plan) {
+  plan.AddChart(Chart::Kind::kTime, "Latency of a call by methods of its server, shm, a CPU each",
+                "methods registered", Placement::kDifferentCpus);
+  for (int methods : {1, 10, 100, 1'000, 10'000}) {
+    Cell cell = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
+    cell.workload.scale = methods;
+    plan.AddPoint("mi7 shm", methods, plan.AddCell(cell), "");  // rows methods.*
+  }
+}
+
 }  // namespace
 
 void AddCurves(PlanBuilder& plan) {
@@ -158,6 +169,7 @@ void AddCurves(PlanBuilder& plan) {
   AddConnections(plan, Chart::Kind::kTime, "Latency of a call");
   AddConnections(plan, Chart::Kind::kTail, "99th percentile of latency");
   AddConnections(plan, Chart::Kind::kCpu, "CPU time of a call, both processes,");
+  if (plan.options().all_rows) AddMethods(plan);
 }
 
 }  // namespace mi7::bench
