@@ -82,7 +82,7 @@ void AddMi7(PlanBuilder& plan, Shown& shown) {
     return absl::StrCat("mi7 ", transport, " x", outstanding, ", ", way.name);
   };
   for (const char* transport : {"shm", "unix"}) {
-    for (const Way& way : {kAdaptive, kBlocking}) {
+    for (const Way& way : {kAdaptive, kBlocking, kSpinning}) {
       for (int outstanding : {1, kPipelined}) {
         shown.Add(id(transport, way, outstanding == 1 ? "" : ".64"),
                   what(transport, way, outstanding),

@@ -10,6 +10,7 @@
     --programs=DIR      the subjects, as for the bench
     --figures=FILE      what --json of an earlier run wrote: what the nanoseconds are to add up to.
                         Default: the figures of the profiled run itself
+    --cpu               adds up to the CPU time of a call on each side, also of what is done between two timed calls
     --rounds=N          default: 9
     --measure=TIME      of a round; default: 1s
     --top=N             functions of a room; default: 4
@@ -45,9 +46,9 @@ WAITING = "waiting: polling, nothing is there"
 # What a thread does while nothing is there for it. The cell that is asked for is the other side's to write, so the
 # time in which its line comes is in here.
 _WAITS = re.compile(
-    r"RingReader::Ready|CpuPause|NeighbourGuess|SpinBudget|ShmConnection::(Drive|Poll)\b|KeptSources::Poll|"
+    r"RingReader::Ready|CpuPause|NeighbourGuess|SpinBudget|ShmConnection::(Await|Drive|Poll)\b|KeptSources::Poll|"
     r"EventLoop::Impl::(Spin|PollNowAndThen|Poll|HasWork|NextDeadline|Wait)|SpinKept|"
-    r"::AwaitTurns|StreamConnection::(Drive|Poll)\b"
+    r"::AwaitTurns|StreamConnection::(Await|Drive|Poll)\b"
 )
 # Says nothing of what it is done for: who called it does.
 _NEUTRAL = re.compile(
@@ -67,64 +68,38 @@ _KERNEL = [
 ]
 _HEAD = re.compile(r"^(\S.*?)\s+(\d+)/(\d+)\s*$")
 _FRAME = re.compile(r"^\s+([0-9a-f]+)\s+(.*?)\s+\(([^)]*)\)\s*$")
-_MMAP = re.compile(
-    r"PERF_RECORD_MMAP2 (-?\d+)/-?\d+: \[0x([0-9a-f]+)\(0x([0-9a-f]+)\) @ (?:0x)?([0-9a-f]+) .*?\]: r-xp (\S+)"
-)
 
 
 class Symbols:
-    """The functions at an address of a program, inline ones first."""
+    """The functions at a place in a program, inline ones first. Places are as perf prints them in a chain: offsets."""
 
-    def __init__(self):
-        self._maps = collections.defaultdict(list)  # (pid, path): (start, end, offset)
+    def __init__(self, path):
+        self._path = path
         self._known = {}
-        self._segments = {}
+        text = subprocess.run(["readelf", "-lW", path], stdout=subprocess.PIPE, universal_newlines=True).stdout
+        self._loaded = []  # (offset in the file, its end, what an address is more)
+        for line in text.splitlines():
+            words = line.split()
+            if words and words[0] == "LOAD":
+                offset, address, size = int(words[1], 16), int(words[2], 16), int(words[4], 16)
+                self._loaded.append((offset, offset + size, address - offset))
 
-    def add_map(self, pid, start, size, offset, path):
-        self._maps[(pid, path)].append((start, start + size, offset))
+    def _address(self, place):
+        return next((place + more for low, high, more in self._loaded if low <= place < high), None)
 
-    def _address(self, pid, ip, path):
-        for start, end, offset in self._maps.get((pid, path), []):
-            if start <= ip < end:
-                at = ip - start + offset
-                for low, high, shift in self._load(path):
-                    if low <= at < high:
-                        return at + shift
-        return None
+    def resolve(self, places):
+        """Looks up all of them at once."""
+        known = {place: self._address(place) for place in places}
+        ordered = sorted(place for place, address in known.items() if address is not None)
+        out = subprocess.run(
+            ["llvm-symbolizer", "--obj=" + self._path, "--inlines", "--functions=linkage", "--demangle"],
+            input="\n".join(hex(known[place]) for place in ordered), stdout=subprocess.PIPE,
+            universal_newlines=True, check=True).stdout
+        for place, block in zip(ordered, out.split("\n\n")):
+            self._known[place] = [line for line in block.strip().splitlines()[0::2] if line != "??"]
 
-    def _load(self, path):
-        """(offset in the file, its end, what an address is more) of what is loaded of it."""
-        if path not in self._segments:
-            text = subprocess.run(["readelf", "-lW", path], stdout=subprocess.PIPE, universal_newlines=True).stdout
-            found = []
-            for line in text.splitlines():
-                words = line.split()
-                if words and words[0] == "LOAD":
-                    offset, address, size = int(words[1], 16), int(words[2], 16), int(words[4], 16)
-                    found.append((offset, offset + size, address - offset))
-            self._segments[path] = found
-        return self._segments[path]
-
-    def resolve(self, wanted):
-        """Looks up all of `wanted`, (pid, ip, path), at once."""
-        by_path = collections.defaultdict(set)
-        for pid, ip, path in wanted:
-            address = self._address(pid, ip, path)
-            if address is not None:
-                by_path[path].add(address)
-        for path, addresses in by_path.items():
-            ordered = sorted(addresses)
-            out = subprocess.run(
-                ["llvm-symbolizer", "--obj=" + path, "--inlines", "--functions=linkage", "--demangle"],
-                input="\n".join(hex(a) for a in ordered), stdout=subprocess.PIPE, universal_newlines=True,
-                check=True).stdout
-            for address, block in zip(ordered, out.split("\n\n")):
-                names = [line for line in block.strip().splitlines()[0::2] if line != "??"]
-                self._known[(path, address)] = names
-
-    def at(self, pid, ip, path):
-        address = self._address(pid, ip, path)
-        return self._known.get((path, address), []) if address is not None else []
+    def at(self, place):
+        return self._known.get(place, [])
 
 
 def record(command):
@@ -135,16 +110,10 @@ def record(command):
             ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(FREQUENCY), "--call-graph=fp", "-o", data, "--"]
             + command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
         text = subprocess.run(
-            ["perf", "script", "-i", data, "-F", "comm,pid,tid,ip,sym,dso", "--show-mmap-events"],
+            ["perf", "script", "-i", data, "-F", "comm,pid,tid,ip,sym,dso"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, check=True).stdout
-    symbols = Symbols()
     samples = []
     for line in text.splitlines():
-        mapped = _MMAP.search(line)
-        if mapped:
-            pid, start, size, offset, path = mapped.groups()
-            symbols.add_map(int(pid), int(start, 16), int(size, 16), int(offset, 16), path)
-            continue
         frame = _FRAME.match(line)
         if frame and samples:
             ip, function, path = frame.groups()
@@ -153,19 +122,18 @@ def record(command):
         head = _HEAD.match(line)
         if head:
             samples.append((int(head.group(2)), head.group(1), []))
-    return samples, symbols
+    return samples
 
 
 def expand(sample, symbols, program):
     """The chain of a sample, innermost first, with the inline functions of `program`; (function, is of the kernel)."""
-    pid, _, frames = sample
     chain = []
-    for depth, (ip, function, path) in enumerate(frames):
+    for depth, (ip, function, path) in enumerate(sample[2]):
         kernel = "kernel" in path
         inline = []
         if os.path.basename(path) == program:
             # What called is behind the call: the instruction before belongs to it.
-            inline = symbols.at(pid, ip - (1 if depth > 0 else 0), path)
+            inline = symbols.at(ip - (1 if depth > 0 else 0))
         if "vdso" in path:
             function = "clock_gettime"
         chain += [(name, kernel) for name in inline] if inline else [(function, kernel)]
@@ -218,6 +186,7 @@ def sides_of(samples, program):
 
 
 def show(side, counts, threads, cpu_ns, value_ns, top):
+    """Adds up to value_ns."""
     total = sum(sum(found.values()) for found in counts.values())
     if total == 0:
         print("%s: no samples" % side)
@@ -243,6 +212,7 @@ def main():
     parser.add_argument("--bench", default="bazel-bin/bench/harness/bench")
     parser.add_argument("--programs")
     parser.add_argument("--figures")
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--measure", default="1s")
     parser.add_argument("--program", default="mi7")
@@ -256,17 +226,17 @@ def main():
                    "--rounds=%d" % options.rounds, "--measure=" + options.measure, "--json=" + own]
         if options.programs:
             command.append("--programs=" + options.programs)
-        samples, symbols = record(command)
+        samples = record(command)
         profiled = figure_of(own, options.row, options.placement)
     figure = figure_of(options.figures, options.row, options.placement) if options.figures else profiled
     sides = sides_of(samples, options.program)
     samples = [sample for sample in samples if sample[0] in sides and sample[2]]
-    wanted = set()
-    for pid, _, frames in samples:
-        for depth, (ip, _, path) in enumerate(frames):
-            if os.path.basename(path) == options.program:
-                wanted.add((pid, ip - (1 if depth > 0 else 0), path))
-    symbols.resolve(wanted)
+    own = {path for _, _, frames in samples for _, _, path in frames if os.path.basename(path) == options.program}
+    if len(own) != 1:
+        sys.exit("no samples of %s" % options.program)
+    symbols = Symbols(own.pop())
+    symbols.resolve({ip - (1 if depth > 0 else 0) for _, _, frames in samples
+                     for depth, (ip, _, path) in enumerate(frames) if os.path.basename(path) == options.program})
     counts = collections.defaultdict(lambda: collections.defaultdict(collections.Counter))
     threads = collections.defaultdict(collections.Counter)
     for sample in samples:
@@ -279,7 +249,8 @@ def main():
     print("%s, %s: %s; %.0f ns a call, %.0f while it was profiled" %
           (options.row, options.placement, figure["what"], figure["value"], profiled["value"]))
     for side in ("client", "server"):
-        show(side, counts[side], threads[side], figure[side + "_cpu_ns"], figure["value"], options.top)
+        cpu_ns = figure[side + "_cpu_ns"]
+        show(side, counts[side], threads[side], cpu_ns, cpu_ns if options.cpu else figure["value"], options.top)
 
 
 if __name__ == "__main__":
