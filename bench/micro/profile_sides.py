@@ -57,6 +57,7 @@ _NEUTRAL = re.compile(
 )
 # The system call, or what else the kernel was entered for; the first that is found says the room.
 _KERNEL = [
+    (r"execve|do_exit|exit_mmap|sys_exit", "start-up of the program"),
     (r"sys_sched_yield|sys_getrusage", WAITING),
     (r"sys_(sendto|sendmsg|write|writev)\b", "kernel: send"),
     (r"sys_(recvfrom|recvmsg|read|readv)\b", "kernel: receive, also in vain"),
@@ -136,6 +137,8 @@ def expand(sample, symbols, program):
             inline = symbols.at(ip - (1 if depth > 0 else 0))
         if "vdso" in path:
             function = "clock_gettime"
+        if "ld-linux" in path:
+            function = "dl-" + function
         chain += [(name, kernel) for name in inline] if inline else [(function, kernel)]
     return chain
 
@@ -150,6 +153,7 @@ def classify(chain):
                 return room, "%s <- %s" % (entry[0], caller)
         return "kernel: other", "%s <- %s" % (entry[0], caller)
     for name, _ in chain:
+        name = re.sub(r"(?<=\w)\(.*", "", name)  # what a function takes is not what it does
         if _NEUTRAL.search(name):
             continue
         if _WAITS.search(name):
