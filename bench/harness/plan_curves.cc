@@ -127,10 +127,9 @@ void AddPayloads(PlanBuilder& plan) {
 }
 
 void AddConnections(PlanBuilder& plan, Chart::Kind kind, const char* figure) {
-  plan.AddChart(
-      kind,
-      absl::StrCat(figure, " with so many connections open, up to 64 of them active, a CPU each"),
-      "connections", Placement::kDifferentCpus);
+  plan.AddChart(kind,
+                absl::StrCat(figure, " by connections open, up to 64 of them active, a CPU each"),
+                "connections", Placement::kDifferentCpus);
   const auto add = [&](const char* transport, int connections) {
     Cell cell = plan.Calls("mi7", transport, Waiting::kDefault, 1);
     cell.workload.connections = connections < 64 ? connections : 64;
@@ -168,7 +167,7 @@ void AddCurves(PlanBuilder& plan) {
   AddPayloads(plan);
   AddConnections(plan, Chart::Kind::kTime, "Latency of a call");
   AddConnections(plan, Chart::Kind::kTail, "99th percentile of latency");
-  AddConnections(plan, Chart::Kind::kCpu, "CPU time of a call, both processes,");
+  AddConnections(plan, Chart::Kind::kCpu, "CPU time of a call");
   if (plan.options().all_rows) AddMethods(plan);
 }
 
