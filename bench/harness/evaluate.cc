@@ -65,6 +65,8 @@ double ValueOf(const Sample& sample, const Cell& cell, Quantity quantity) {
       return MessagesPerSend(server);
     case Quantity::kBurstWakes:
       return client.wakes * cell.workload.burst;
+    case Quantity::kBurstFutexWakes:
+      return client.futex_wakes * cell.workload.burst;
     case Quantity::kStartUp:
       // Within a process, its other one has nothing to do with it.
       if (cell.workload.transport == "inproc") return calls.client_start_ns;
@@ -111,6 +113,7 @@ const char* UnitOf(Quantity quantity) {
     case Quantity::kClientBatch:
     case Quantity::kServerBatch:
     case Quantity::kBurstWakes:
+    case Quantity::kBurstFutexWakes:
       return "count";
     case Quantity::kIdleWakeups:
       return "1/s";
@@ -118,11 +121,6 @@ const char* UnitOf(Quantity quantity) {
       return "x";
   }
   return "?";
-}
-
-// Of one end of an idle connection, which has parts to show.
-bool IsMemory(Quantity quantity) {
-  return quantity == Quantity::kIdleClient || quantity == Quantity::kIdleServer;
 }
 
 bool Meets(double value, double target) { return value <= target + (target == 0 ? kNone : 0); }
@@ -135,6 +133,24 @@ std::vector<double> Collect(const CellResult& cell, Get get) {
     if (sample.has_value()) values.push_back(get(*sample));
   }
   return values;
+}
+
+// The parts of a memory figure: of one end of an idle connection, or of both.
+void AddMemoryParts(const CellResult& cell, Quantity quantity, Figure& figure) {
+  const bool together = quantity == Quantity::kIdleTogether;
+  if (!together && quantity != Quantity::kIdleClient && quantity != Quantity::kIdleServer) return;
+  const auto median = [&](int64_t MemoryUse::*part) {
+    return Quantile(
+        Collect(cell,
+                [&](const Sample& s) {
+                  return static_cast<double>(together ? s.idle.client.*part + s.idle.server.*part
+                                                      : MemoryOf(s, quantity).*part);
+                }),
+        0.5);
+  };
+  figure.heap_bytes = median(&MemoryUse::heap_bytes);
+  figure.resident_bytes = median(&MemoryUse::anonymous_bytes);
+  if (together) figure.shared_bytes = median(&MemoryUse::shared_bytes);
 }
 
 Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const RunResult& result) {
@@ -190,20 +206,7 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
   if (has_bandwidth && row.quantity == Quantity::kPerCall && figure.value.median > 0) {
     figure.bytes_per_s = 1e9 * static_cast<double>(workload.payload_bytes) / figure.value.median;
   }
-  if (IsMemory(row.quantity)) {
-    figure.heap_bytes =
-        Quantile(Collect(cell,
-                         [&](const Sample& s) {
-                           return static_cast<double>(MemoryOf(s, row.quantity).heap_bytes);
-                         }),
-                 0.5);
-    figure.resident_bytes =
-        Quantile(Collect(cell,
-                         [&](const Sample& s) {
-                           return static_cast<double>(MemoryOf(s, row.quantity).anonymous_bytes);
-                         }),
-                 0.5);
-  }
+  AddMemoryParts(cell, row.quantity, figure);
   if (!row.limit.has_value()) {
     if (figure.target.has_value()) {
       figure.met = Meets(figure.value.median, *figure.target);

@@ -224,6 +224,36 @@ TEST_F(EvaluateTest, MemoryIsTheLargerOfItsParts) {
   EXPECT_EQ(figure.met, false);
 }
 
+TEST_F(EvaluateTest, MemoryOfBothSidesHasWhatTheyShare) {
+  plan_.rows[0].quantity = Quantity::kIdleTogether;
+  plan_.rows[0].limit.reset();
+  plan_.rows[0].target = 8192;
+  Sample sample;
+  sample.idle.client = {.heap_bytes = 3000, .anonymous_bytes = 2000, .shared_bytes = 4000};
+  sample.idle.server = {.heap_bytes = 1000, .anonymous_bytes = 1500, .shared_bytes = 4000};
+  result_.cells[{0, Placement::kUnpinned}].rounds.emplace_back(sample);
+  const Figure figure = Evaluated();
+  EXPECT_DOUBLE_EQ(figure.value.median, 3000 + 1500 + 8000);
+  EXPECT_EQ(figure.heap_bytes, 4000);
+  EXPECT_EQ(figure.resident_bytes, 3500);
+  EXPECT_EQ(figure.shared_bytes, 8000);
+  EXPECT_NE(ToTable({figure}, result_).find("heap 4000 B, resident 3500 B, shared 8000 B"),
+            std::string::npos);
+}
+
+TEST_F(EvaluateTest, WakesOfABurstAreOfAllKindsOrByAFutex) {
+  plan_.cells[0].workload.burst = 16;
+  plan_.rows[0].limit.reset();
+  Sample sample;
+  sample.calls.client_counts = {.wakes = 0.125, .futex_wakes = 0.0625};
+  result_.cells[{0, Placement::kUnpinned}].rounds.emplace_back(sample);
+  plan_.rows[0].quantity = Quantity::kBurstWakes;
+  EXPECT_DOUBLE_EQ(Evaluated().value.median, 2);
+  plan_.rows[0].quantity = Quantity::kBurstFutexWakes;
+  EXPECT_DOUBLE_EQ(Evaluated().value.median, 1);
+  EXPECT_EQ(Evaluated().unit, "count");
+}
+
 class PlanTest : public ::testing::TestWithParam<bool> {
  protected:
   const Plan plan_ = MakePlan({.quick = GetParam()});

@@ -180,7 +180,7 @@ std::string TableRow(const Figure& figure) {
     absl::StrAppend(&html, "<span class='gone'>no ratio: ", EscapeHtml(figure.limit_missing),
                     "</span>");
   }
-  absl::StrAppend(&html, "</td></tr>\n");
+  absl::StrAppend(&html, EscapeHtml(MemoryText(figure)), "</td></tr>\n");
   return html;
 }
 

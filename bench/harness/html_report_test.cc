@@ -55,6 +55,13 @@ TEST(SvgChartTest, MoreIsFurtherUpAndRight) {
   EXPECT_GT(y[0], y[1]);
 }
 
+TEST(SvgChartTest, AShortAxisHasTicksToo) {
+  SvgChart chart = MakeChart();
+  chart.series = {{.name = "a", .points = {{1, 281}, {10, 412}}}};
+  const std::string svg = chart.Render();
+  for (const char* tick : {">300<", ">400<"}) EXPECT_TRUE(Contains(svg, tick)) << svg;
+}
+
 TEST(HtmlReportTest, AChartMayShowTailsOrCpuTime) {
   Plan plan;
   plan.cells = {Cell{.subject = "subject"}};

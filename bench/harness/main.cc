@@ -41,7 +41,8 @@ ABSL_FLAG(std::vector<std::string>, placements,
           std::vector<std::string>({"different", "one", "unpinned"}),
           "where client and server run: any of different, one, unpinned");
 ABSL_FLAG(std::vector<std::string>, only, {},
-          "rows to measure, by the beginning of their id (T1, raw, capnp); default: all");
+          "rows to measure, by the beginning of their id (T1, raw, capnp), or all of it (T1$); "
+          "default: all");
 ABSL_FLAG(int, idle_connections, 0, "connections of T5; 0: 2000 when quick, else 10000");
 ABSL_FLAG(std::string, json, "", "file to write one JSON object per row into");
 ABSL_FLAG(std::string, html, "", "file to write a report with charts into");
@@ -65,14 +66,18 @@ std::string DefaultProgramDirectory() {
   return absl::StrCat(self.substr(0, self.rfind('/')), "/../subjects");
 }
 
-// Keeps the rows whose ids begin so, and of the charts what these rows measure.
-void KeepOnly(Plan& plan, const std::vector<std::string>& prefixes) {
-  if (prefixes.empty()) return;
+// Whether --only means row `id` with `wanted`.
+bool Means(const std::string& wanted, const std::string& id) {
+  if (absl::EndsWith(wanted, "$")) return id == wanted.substr(0, wanted.size() - 1);
+  return absl::StartsWith(id, wanted);
+}
+
+// Keeps the rows that are meant, and of the charts what these rows measure.
+void KeepOnly(Plan& plan, const std::vector<std::string>& only) {
+  if (only.empty()) return;
   std::erase_if(plan.rows, [&](const Row& row) {
-    for (const std::string& prefix : prefixes) {
-      if (row.id.rfind(prefix, 0) == 0) return false;
-    }
-    return true;
+    return std::none_of(only.begin(), only.end(),
+                        [&](const std::string& wanted) { return Means(wanted, row.id); });
   });
   std::set<std::pair<size_t, Placement>> measured;
   for (const Row& row : plan.rows) {
@@ -188,12 +193,12 @@ int Main() {
     options.placements.push_back(*placement);
   }
   Plan plan = MakePlan(plan_options);
-  for (const std::string& prefix : only) {
+  for (const std::string& wanted : only) {
     const bool known = std::any_of(plan.rows.begin(), plan.rows.end(),
-                                   [&](const Row& row) { return row.id.rfind(prefix, 0) == 0; });
+                                   [&](const Row& row) { return Means(wanted, row.id); });
     if (known) continue;
     std::fprintf(stderr, "--only: no row's id begins with '%s'; bench/README.md lists them\n",
-                 prefix.c_str());
+                 wanted.c_str());
     return 2;
   }
   KeepOnly(plan, only);

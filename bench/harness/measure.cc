@@ -27,6 +27,7 @@ CountFigures PerCall(const Counted& counted, double calls) {
           .copied_bytes = per_call(counted.copied_bytes),
           .system_calls = per_call(counted.system_calls),
           .wakes = per_call(counted.wakes),
+          .futex_wakes = per_call(counted.futex_wakes),
           .receives = per_call(counted.receives),
           .sends = per_call(counted.sends)};
 }

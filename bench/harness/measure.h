@@ -38,7 +38,8 @@ struct CountFigures {
   double allocations = 0;
   double copied_bytes = 0;
   double system_calls = 0;
-  double wakes = 0;  // system calls that wake somebody
+  double wakes = 0;        // system calls that wake somebody
+  double futex_wakes = 0;  // those of them by a futex
   double receives = 0;
   double sends = 0;
 };

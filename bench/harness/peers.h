@@ -19,6 +19,9 @@ inline constexpr Peer kNng = {"nng", ".nng", "nng"};
 inline constexpr Peer kBoost = {"boost_queue", ".boost", "Boost queue"};
 inline constexpr Peer kIceoryx = {"iceoryx", ".iceoryx", "iceoryx"};
 
+// Debian does not package it, so it is here by name only.
+inline constexpr Peer kBrpc = {"brpc", ".brpc", "brpc"};
+
 // The same peer, as the one whose rows carry the plain id of a target.
 constexpr Peer Mainly(Peer peer) {
   peer.suffix = "";

@@ -32,16 +32,17 @@ enum class Quantity {
   kSends,        // those that give to one
   kClientSystemCalls,
   kServerSystemCalls,
-  kClientBatch,   // messages that one of its sends gives to the socket
-  kServerBatch,   //
-  kBurstWakes,    // system calls of the client that wake somebody, per burst
-  kStartUp,       // starting the server, plus starting the client until its first answer
-  kIdleClient,    // user memory per idle connection, the larger of heap and resident
-  kIdleServer,    //
-  kIdleTogether,  // both sides, and the memory that they share
-  kIdleWakeups,   // a second, both processes, all connections idle
-  kProgramBytes,  // what is loaded of the subject's program
-  kCompileTime,   // CPU time to compile the generated code of a subject
+  kClientBatch,      // messages that one of its sends gives to the socket
+  kServerBatch,      //
+  kBurstWakes,       // system calls of the client that wake somebody, per burst
+  kBurstFutexWakes,  // those of them that wake a futex; the others write to a socket or an eventfd
+  kStartUp,          // starting the server, plus starting the client until its first answer
+  kIdleClient,       // user memory per idle connection, the larger of heap and resident
+  kIdleServer,       //
+  kIdleTogether,     // both sides, and the memory that they share
+  kIdleWakeups,      // a second, both processes, all connections idle
+  kProgramBytes,     // what is loaded of the subject's program
+  kCompileTime,      // CPU time to compile the generated code of a subject
 };
 
 struct Cell {

@@ -13,6 +13,9 @@
 
 namespace mi7::bench {
 
+// What is counted and not timed has no more rounds than a median needs.
+inline constexpr int kCountedRounds = 9;
+
 // "64 B", "4 KiB", "1 MiB".
 std::string SizeName(size_t bytes);
 // As a part of an id: "64B", "1MiB".

@@ -10,7 +10,7 @@ namespace mi7::bench {
 namespace {
 
 constexpr size_t kMebibyte = PlanBuilder::kMebibyte;
-constexpr int kRounds = 3;
+constexpr int kCompileRounds = 3;
 // Of the two services that subject mi7 always has.
 constexpr int kMethods = 7;
 
@@ -24,7 +24,7 @@ void AddCounted(PlanBuilder& plan) {
     Cell cell = plan.Calls("mi7_counting", transport, Waiting::kDefault, outstanding);
     cell.workload.call = call;
     cell.workload.payload_bytes = bytes;
-    cell.rounds_max = kRounds;
+    cell.rounds_max = kCountedRounds;
     return plan.AddCell(cell);
   };
   plan.PromiseValue("L7.allocations", "mi7 shm x32, heap allocations",
@@ -55,7 +55,7 @@ void AddCounted(PlanBuilder& plan) {
 
 void AddMethods(PlanBuilder& plan) {
   const size_t few = plan.AddCopy(plan.AddNumber("mi7", "shm", Waiting::kDefault, 1), "methods");
-  for (int methods : {10, 100, 1'000, 10'000}) {
+  for (int methods : {1, 10, 100, 1'000, 10'000}) {
     Cell cell = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
     cell.workload.scale = methods;
     Row& row =
@@ -99,8 +99,8 @@ void AddBuilt(PlanBuilder& plan) {
         .placements = Here();
   }
   const auto compile = [&](const char* id, const char* what, const char* source) {
-    const size_t cell =
-        plan.AddCell({.kind = Cell::Kind::kCompile, .subject = source, .rounds_max = kRounds});
+    const size_t cell = plan.AddCell(
+        {.kind = Cell::Kind::kCompile, .subject = source, .rounds_max = kCompileRounds});
     plan.Show(id, what, cell, Quantity::kCompileTime).placements = Here();
   };
   compile("compile.mi7", "generated mi7 stub and skeleton", "echo.mi7.cc");

@@ -127,10 +127,9 @@ void AddPayloads(PlanBuilder& plan) {
 }
 
 void AddConnections(PlanBuilder& plan, Chart::Kind kind, const char* figure) {
-  plan.AddChart(
-      kind,
-      absl::StrCat(figure, " with so many connections open, up to 64 of them active, a CPU each"),
-      "connections", Placement::kDifferentCpus);
+  plan.AddChart(kind,
+                absl::StrCat(figure, " by connections open, up to 64 of them active, a CPU each"),
+                "connections", Placement::kDifferentCpus);
   const auto add = [&](const char* transport, int connections) {
     Cell cell = plan.Calls("mi7", transport, Waiting::kDefault, 1);
     cell.workload.connections = connections < 64 ? connections : 64;
@@ -149,6 +148,17 @@ void AddConnections(PlanBuilder& plan, Chart::Kind kind, const char* figure) {
   add("shm", plan.options().local_connections);
 }
 
+// What a call costs by how many methods its server has.
+void AddMethods(PlanBuilder& plan) {
+  plan.AddChart(Chart::Kind::kTime, "Latency of a call by methods of its server, shm, a CPU each",
+                "methods registered", Placement::kDifferentCpus);
+  for (int methods : {1, 10, 100, 1'000, 10'000}) {
+    Cell cell = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
+    cell.workload.scale = methods;
+    plan.AddPoint("mi7 shm", methods, plan.AddCell(cell), "");  // rows methods.*
+  }
+}
+
 }  // namespace
 
 void AddCurves(PlanBuilder& plan) {
@@ -157,7 +167,8 @@ void AddCurves(PlanBuilder& plan) {
   AddPayloads(plan);
   AddConnections(plan, Chart::Kind::kTime, "Latency of a call");
   AddConnections(plan, Chart::Kind::kTail, "99th percentile of latency");
-  AddConnections(plan, Chart::Kind::kCpu, "CPU time of a call, both processes,");
+  AddConnections(plan, Chart::Kind::kCpu, "CPU time of a call");
+  if (plan.options().all_rows) AddMethods(plan);
 }
 
 }  // namespace mi7::bench

@@ -140,7 +140,8 @@ void AddLocalPeers(PlanBuilder& plan) {
 }
 
 void AddTcpPeers(PlanBuilder& plan) {
-  constexpr Peer kTcpPeers[] = {Mainly(kGrpcSync), kGrpcCallback, kCapnp, kThrift, kZeromq, kNng};
+  constexpr Peer kTcpPeers[] = {Mainly(kGrpcSync), kGrpcCallback, kCapnp, kBrpc,
+                                kThrift,           kZeromq,       kNng};
   Contest blocking(plan, "V4", "mi7 tcp 64 B, blocking", "tcp", 1, kSmall, Waiting::kBlocking);
   for (const Peer& peer : kTcpPeers) blocking.Against(peer, 1.0);
   Contest adaptive(plan, "V4.adaptive", "mi7 tcp 64 B", "tcp", 1, kSmall);
@@ -149,6 +150,7 @@ void AddTcpPeers(PlanBuilder& plan) {
   Contest many(plan, "V5", "mi7 tcp 64 B x64", "tcp", kPipelined, kSmall);
   many.Against(Mainly(kGrpcCallback), 1.0 / 4);
   many.Against(kCapnp, 1.0 / 4);
+  many.Against(kBrpc, 1.0 / 4);
   many.Against(kZeromq, 1.0 / 1.2);
   many.Against(kThrift, 1.0);
   many.Against(kNng, 1.0);

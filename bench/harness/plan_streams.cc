@@ -20,7 +20,6 @@ constexpr size_t kBulk = 64 * 1024;
 constexpr size_t kSizes[] = {kSmall, 1024, kBulk, kMebibyte};
 constexpr const char* kTransports[] = {"shm", "unix", "tcp", "inproc"};
 constexpr int kPipelined = 64;
-constexpr int kCountedRounds = 3;
 constexpr int64_t kCountedNs = 300'000'000;
 constexpr Peer kPeers[] = {kGrpcSync, kGrpcCallback, kCapnp, kThrift, kZeromq, kNng};
 

@@ -11,7 +11,6 @@
 namespace mi7::bench {
 namespace {
 
-constexpr int kRounds = 3;
 constexpr int64_t kTracedNs = 30'000'000;
 constexpr int kBurst = 16;
 constexpr int kPipelined = 64;
@@ -26,15 +25,19 @@ constexpr Way kSpinning = {Waiting::kSpinning, "spinning"};
 
 void AddPromised(PlanBuilder& plan) {
   Cell awake = plan.Calls("mi7_counting", "shm", Waiting::kDefault, 1);
-  awake.rounds_max = kRounds;
+  awake.rounds_max = kCountedRounds;
   plan.PromiseValue("L3.syscalls", "mi7 shm, adaptive, peer awake, yields too", plan.AddCell(awake),
                     0, Quantity::kSystemCalls)
       .placements = {Placement::kDifferentCpus};
   Cell burst = awake;
   burst.workload.burst = kBurst;
-  plan.PromiseValue("L3.wakes", "wakes by the caller per burst of 16", plan.AddCell(burst), 1,
+  const size_t bursts = plan.AddCell(burst);
+  plan.PromiseValue("L3.wakes", "wakes by the caller per burst of 16", bursts, 1,
                     Quantity::kBurstWakes)
       .placements = {Placement::kDifferentCpus};
+  if (!plan.options().all_rows) return;
+  plan.Show("L3.wakes.futex", "those by a futex", bursts, Quantity::kBurstFutexWakes).placements = {
+      Placement::kDifferentCpus};
 }
 
 class Shown {
@@ -43,7 +46,7 @@ class Shown {
 
   // Both sides together.
   size_t Add(const std::string& id, const std::string& what, Cell cell) {
-    cell.rounds_max = kRounds;
+    cell.rounds_max = kCountedRounds;
     const size_t index = plan_.AddCell(std::move(cell));
     Show(id, what, index, Quantity::kSystemCalls);
     return index;
@@ -79,7 +82,7 @@ void AddMi7(PlanBuilder& plan, Shown& shown) {
     return absl::StrCat("mi7 ", transport, " x", outstanding, ", ", way.name);
   };
   for (const char* transport : {"shm", "unix"}) {
-    for (const Way& way : {kAdaptive, kBlocking}) {
+    for (const Way& way : {kAdaptive, kBlocking, kSpinning}) {
       for (int outstanding : {1, kPipelined}) {
         shown.Add(id(transport, way, outstanding == 1 ? "" : ".64"),
                   what(transport, way, outstanding),

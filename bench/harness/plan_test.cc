@@ -81,17 +81,20 @@ const std::vector<Promised>& Promises() {
       {"V4", Kind::kRatio, 1},
       {"V4.grpc_callback", Kind::kRatio, 1},
       {"V4.capnp", Kind::kRatio, 1},
+      {"V4.brpc", Kind::kRatio, 1},
       {"V4.thrift", Kind::kRatio, 1},
       {"V4.zeromq", Kind::kRatio, 1},
       {"V4.nng", Kind::kRatio, 1},
       {"V4.adaptive", Kind::kRatio, 1.0 / 5},
       {"V4.adaptive.grpc_callback", Kind::kRatio, 1.0 / 5},
       {"V4.adaptive.capnp", Kind::kRatio, 1.0 / 5},
+      {"V4.adaptive.brpc", Kind::kRatio, 1.0 / 5},
       {"V4.adaptive.thrift", Kind::kRatio, 1.0 / 5},
       {"V4.adaptive.zeromq", Kind::kRatio, 1.0 / 5},
       {"V4.adaptive.nng", Kind::kRatio, 1.0 / 5},
       {"V5", Kind::kRatio, 1.0 / 4},
       {"V5.capnp", Kind::kRatio, 1.0 / 4},
+      {"V5.brpc", Kind::kRatio, 1.0 / 4},
       {"V5.zeromq", Kind::kRatio, 1.0 / 1.2},
       {"V5.thrift", Kind::kRatio, 1},
       {"V5.nng", Kind::kRatio, 1},
@@ -99,12 +102,14 @@ const std::vector<Promised>& Promises() {
       {"V6", Kind::kRatio, 1},
       {"V6.grpc_callback", Kind::kRatio, 1},
       {"V6.capnp", Kind::kRatio, 1},
+      {"V6.brpc", Kind::kRatio, 1},
       {"V6.thrift", Kind::kRatio, 1},
       {"V6.zeromq", Kind::kRatio, 1},
       {"V6.nng", Kind::kRatio, 1},
       {"V6.16MiB", Kind::kRatio, 1},
       {"V6.16MiB.grpc_callback", Kind::kRatio, 1},
       {"V6.16MiB.capnp", Kind::kRatio, 1},
+      {"V6.16MiB.brpc", Kind::kRatio, 1},
       {"V6.16MiB.thrift", Kind::kRatio, 1},
       {"V6.16MiB.zeromq", Kind::kRatio, 1},
       {"V6.16MiB.nng", Kind::kRatio, 1},
@@ -344,6 +349,43 @@ TEST(PlanTest, AQuickRunCountsAndBuildsOnlyWhatATargetNeeds) {
         row.quantity == Quantity::kIdleServer || row.quantity == Quantity::kIdleClient;
     EXPECT_TRUE(timed || peers_memory) << row.id;
     EXPECT_NE(row.id.rfind("methods.", 0), 0u) << row.id;
+  }
+}
+
+// A median needs nine.
+TEST(PlanTest, WhatIsCountedOfCallsHasNineRounds) {
+  const Plan plan = MakePlan({});
+  for (const Row& row : plan.rows) {
+    const Cell& cell = plan.cells[row.cell];
+    if (cell.kind != Cell::Kind::kCalls) continue;
+    EXPECT_TRUE(cell.rounds_max == 0 || cell.rounds_max >= 9) << row.id;
+  }
+}
+
+TEST(PlanTest, AServerOfMoreMethodsHasACurve) {
+  const Plan plan = MakePlan({});
+  const auto rows = ById(plan);
+  const Chart* chart = nullptr;
+  for (const Chart& each : plan.charts) {
+    if (each.x_title == "methods registered") chart = &each;
+  }
+  ASSERT_NE(chart, nullptr);
+  for (const Chart::Point& point : chart->series.at(0).points) {
+    EXPECT_EQ(rows.at("methods." + std::to_string(static_cast<int>(point.x)))->cell, point.cell);
+  }
+  EXPECT_EQ(chart->series[0].points.front().x, 1);
+  EXPECT_EQ(chart->series[0].points.back().x, 10'000);
+}
+
+// Who looks for it finds it.
+TEST(PlanTest, APeerThatCannotBeInstalledIsThereByName) {
+  const auto options = AllOptions();
+  for (const PlanOptions& each : options) {
+    const Plan plan = MakePlan(each);
+    const auto rows = ById(plan);
+    for (const char* id : {"brpc.tcp", "V4.brpc", "V5.brpc", "V6.brpc", "V7.V5.brpc"}) {
+      EXPECT_TRUE(rows.contains(id)) << id;
+    }
   }
 }
 

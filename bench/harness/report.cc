@@ -59,6 +59,13 @@ std::string BoundText(const Figure& figure, const std::optional<double>& bound) 
   return absl::StrCat("<= ", Ratio(*bound));
 }
 
+// What stands in the last column of a row.
+std::string Remark(const Figure& figure) {
+  if (!figure.limit_missing.empty()) return absl::StrCat("no ratio: ", figure.limit_missing);
+  if (figure.bytes_per_s.has_value()) return HumanBandwidth(*figure.bytes_per_s);
+  return MemoryText(figure);
+}
+
 std::string NanosText(const std::optional<double>& ns) {
   return ns.has_value() ? HumanValue(*ns, "ns") : "";
 }
@@ -84,6 +91,14 @@ std::string HumanBandwidth(double bytes_per_s) {
   if (bytes_per_s < 1e6) return absl::StrFormat("%.3g kB/s", bytes_per_s / 1e3);
   return bytes_per_s < 1e9 ? absl::StrFormat("%.3g MB/s", bytes_per_s / 1e6)
                            : absl::StrFormat("%.3g GB/s", bytes_per_s / 1e9);
+}
+
+std::string MemoryText(const Figure& figure) {
+  if (!figure.heap_bytes.has_value() || !figure.resident_bytes.has_value()) return "";
+  const std::string own = absl::StrCat("heap ", HumanValue(*figure.heap_bytes, "bytes"),
+                                       ", resident ", HumanValue(*figure.resident_bytes, "bytes"));
+  if (!figure.shared_bytes.has_value()) return own;
+  return absl::StrCat(own, ", shared ", HumanValue(*figure.shared_bytes, "bytes"));
 }
 
 std::string ToTable(const std::vector<Figure>& figures, const RunResult& result) {
@@ -119,10 +134,7 @@ std::string ToTable(const std::vector<Figure>& figures, const RunResult& result)
                 figure.ratio.has_value() ? Percent(figure.ratio->relative() / 2) : "",
                 BoundText(figure, figure.target), BoundText(figure, figure.stretch),
                 Verdict(figure), Percent(figure.others_share), NanosText(figure.client_cpu_ns),
-                NanosText(figure.server_cpu_ns),
-                !figure.limit_missing.empty()    ? absl::StrCat("no ratio: ", figure.limit_missing)
-                : figure.bytes_per_s.has_value() ? HumanBandwidth(*figure.bytes_per_s)
-                                                 : ""));
+                NanosText(figure.server_cpu_ns), Remark(figure)));
   }
   return table;
 }

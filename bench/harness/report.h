@@ -23,9 +23,10 @@ struct Figure {
   std::optional<double> bytes_per_s;    // of payload, where the figure is a message's time
   std::optional<double> client_cpu_ns;  // per call, median over the rounds
   std::optional<double> server_cpu_ns;
-  std::optional<double> heap_bytes;  // of a memory figure, its two parts, medians
+  std::optional<double> heap_bytes;  // of a memory figure, its parts, medians
   std::optional<double> resident_bytes;
-  std::optional<double> limit;  // median over the rounds
+  std::optional<double> shared_bytes;  // what both sides map, where the figure is of both
+  std::optional<double> limit;         // median over the rounds
   // Of the rounds' own ratios: what disturbs the machine for seconds disturbs both and cancels.
   std::optional<Spread> ratio;
   std::optional<double> target;
@@ -51,6 +52,8 @@ std::string ToTable(const std::vector<Figure>& figures, const RunResult& result)
 
 // "83.4 us", "1.20 ms", "512 B", "0.25".
 std::string HumanValue(double value, const std::string& unit);
+// The parts of a memory figure: "heap 976 B, resident 1044 B"; nothing of other figures.
+std::string MemoryText(const Figure& figure);
 // "640 MB/s", "1.2 GB/s".
 std::string HumanBandwidth(double bytes_per_s);
 

@@ -22,6 +22,7 @@ struct Counts {
   std::atomic<uint64_t> copied_bytes;  // by memcpy and memmove, in pieces of at least 64 bytes
   std::atomic<uint64_t> system_calls;  // through the C library's functions
   std::atomic<uint64_t> wakes;         // those of them that wake somebody
+  std::atomic<uint64_t> futex_wakes;   // by a futex
   std::atomic<uint64_t> receives;      // that take from a socket, or look in vain
   std::atomic<uint64_t> sends;         // that give to one
 };
@@ -32,6 +33,7 @@ struct Counted {
   uint64_t copied_bytes;
   uint64_t system_calls;
   uint64_t wakes;
+  uint64_t futex_wakes;
   uint64_t receives;
   uint64_t sends;
 };
@@ -55,7 +57,7 @@ struct ResultHeader {
   Counts client_counts;
   Counts server_counts;
   std::atomic<uint64_t> served;  // by the server, where it counts: subject.h
-  uint64_t reserved_words[6];
+  uint64_t reserved_words[2];
 };
 static_assert(sizeof(ResultHeader) == 320);
 static_assert(std::atomic<uint64_t>::is_always_lock_free, "shared between processes");

@@ -144,7 +144,8 @@ std::string ToJson(const Figure& figure, const RunKind& kind) {
       ",\"client_cpu_ns\":", OrNull(figure.client_cpu_ns),
       ",\"server_cpu_ns\":", OrNull(figure.server_cpu_ns),
       ",\"heap_bytes\":", OrNull(figure.heap_bytes),
-      ",\"resident_bytes\":", OrNull(figure.resident_bytes));
+      ",\"resident_bytes\":", OrNull(figure.resident_bytes),
+      ",\"shared_bytes\":", OrNull(figure.shared_bytes));
   absl::StrAppend(&json, ",\"others_share\":", Number(figure.others_share),
                   ",\"missing\":", missing.empty() ? "null" : Quoted(missing),
                   ",\"quick\":", kind.quick ? "true" : "false",

@@ -53,7 +53,8 @@ TEST(ResultsFileTest, JsonHasEveryPromisedField) {
             "\"max\":150,"
             "\"ratio_spread\":0,\"p99\":null,\"bytes_per_s\":null,\"client_cpu_ns\":null,\"server_"
             "cpu_ns\":null,"
-            "\"heap_bytes\":null,\"resident_bytes\":null,\"others_share\":0,\"missing\":null,"
+            "\"heap_bytes\":null,\"resident_bytes\":null,\"shared_bytes\":null,\"others_share\":0,"
+            "\"missing\":null,"
             "\"quick\":true,\"machine\":\"a machine\"}");
 }
 

@@ -127,6 +127,7 @@ Counted Read(const Counts& counts) {
           .copied_bytes = read(counts.copied_bytes),
           .system_calls = read(counts.system_calls),
           .wakes = read(counts.wakes),
+          .futex_wakes = read(counts.futex_wakes),
           .receives = read(counts.receives),
           .sends = read(counts.sends)};
 }
@@ -136,6 +137,7 @@ Counted Since(const Counted& begin, const Counted& now) {
           .copied_bytes = now.copied_bytes - begin.copied_bytes,
           .system_calls = now.system_calls - begin.system_calls,
           .wakes = now.wakes - begin.wakes,
+          .futex_wakes = now.futex_wakes - begin.futex_wakes,
           .receives = now.receives - begin.receives,
           .sends = now.sends - begin.sends};
 }

@@ -39,13 +39,15 @@ Axis Around(double low, double high) {
   return {low - room, high + room};
 }
 
-// 1, 2 and 5 times powers of ten, so that there are a few in the axis.
+// 1, 2 and 5 times powers of ten, or on a short axis all their multiples, so that there are a few
+// in it.
 std::vector<double> LogarithmicTicks(const Axis& axis) {
   std::vector<double> ticks;
   const double decades = axis.high - axis.low;
   for (int exponent = static_cast<int>(std::floor(axis.low)); exponent <= axis.high; ++exponent) {
-    for (double factor : {1.0, 2.0, 5.0}) {
+    for (int factor = 1; factor <= 9; ++factor) {
       if (factor > 1 && decades > 3.5) continue;
+      if (decades > 0.7 && factor != 1 && factor != 2 && factor != 5) continue;
       const double value = factor * std::pow(10.0, exponent);
       const double place = axis.Place(std::log10(value));
       if (place >= 0 && place <= 1) ticks.push_back(value);

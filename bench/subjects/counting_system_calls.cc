@@ -37,7 +37,10 @@ namespace {
 void Count(long number, unsigned long second = 0) {
   mi7::bench::Counts& counts = mi7::bench::CountsNow();
   counts.system_calls.fetch_add(1, std::memory_order_relaxed);
-  if (mi7::bench::Wakes(number, second)) counts.wakes.fetch_add(1, std::memory_order_relaxed);
+  if (mi7::bench::Wakes(number, second)) {
+    counts.wakes.fetch_add(1, std::memory_order_relaxed);
+    if (number == SYS_futex) counts.futex_wakes.fetch_add(1, std::memory_order_relaxed);
+  }
   if (mi7::bench::Receives(number)) counts.receives.fetch_add(1, std::memory_order_relaxed);
   if (mi7::bench::Sends(number)) counts.sends.fetch_add(1, std::memory_order_relaxed);
 }

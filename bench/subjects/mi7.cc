@@ -3,8 +3,8 @@
 // One outstanding: a thread makes a call, waits for the answer, and drives the connection
 // meanwhile. Many, on one connection or on several: each answer's callback sends the next call, all
 // on the channels' event loop. The server answers inline on its one event loop. Waiting as asked
-// for; "default" leaves every option alone. workload.scale: so many methods are registered in all.
-// Streams: mi7_streams.h.
+// for; "default" leaves every option alone. workload.scale: so many methods are registered in all;
+// 1: Echo only. Streams: mi7_streams.h.
 
 #include <time.h>
 #include <unistd.h>
@@ -58,10 +58,15 @@ class EchoServer {
     options.wait = PolicyFor(workload.waiting);
     options.event_loops = 1;
     ServerBuilder builder;
-    builder.SetOptions(options).AddService(&echo_).AddService(&sink_).Listen(EndpointFor(workload));
     const auto wanted = static_cast<size_t>(workload.scale);
+    builder.SetOptions(options).Listen(EndpointFor(workload));
+    if (wanted == 1) {
+      builder.AddService(&only_echo_);
+    } else {
+      builder.AddService(&echo_).AddService(&sink_);
+    }
     size_t methods = echo_.interface_info().method_count + sink_.interface_info().method_count;
-    if (wanted != 0 && wanted < methods) {
+    if (wanted > 1 && wanted < methods) {
       return absl::InvalidArgumentError(absl::StrCat("it has ", methods, " methods already"));
     }
     while (methods < wanted) {
@@ -79,6 +84,7 @@ class EchoServer {
 
  private:
   EchoImpl echo_;
+  OnlyEchoImpl only_echo_;
   SinkImpl sink_;
   std::unique_ptr<Server> server_;
 };

@@ -19,7 +19,7 @@
 namespace mi7::bench {
 
 // The service of echo.capnp, answering inline.
-class EchoImpl final : public EchoService {
+class EchoImpl : public EchoService {
  public:
   Reply Echo(ServerContext&, ::mi7::bench::Echo::EchoParams::Reader params,
              ::mi7::bench::Echo::EchoResults::Builder results) override {
@@ -89,6 +89,17 @@ class SinkImpl final : public SinkService {
   }
 
   StreamTally poured_;
+};
+
+// A service of one method, Echo, for a server that has no other.
+class OnlyEchoImpl final : public EchoImpl {
+ public:
+  OnlyEchoImpl() : info_(EchoImpl::interface_info()) { info_.method_count = 1; }
+
+  const InterfaceInfo& interface_info() const override { return info_; }
+
+ private:
+  InterfaceInfo info_;
 };
 
 // A service that nobody calls: one of many that are registered beside the one that is.

@@ -1,4 +1,9 @@
-// Stands for a peer whose packages were not installed when the bench was built.
+// Stands for a peer that is not here: its packages were not installed when the bench was built, or
+// there are none, in which case MI7_BENCH_PACKAGES is empty.
+
+#include <functional>
+#include <string>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "bench/harness/subject.h"
@@ -15,6 +20,9 @@ class NotInstalled final : public Subject {
 
  private:
   static absl::Status Why() {
+    if (std::string_view(MI7_BENCH_PACKAGES).empty()) {
+      return absl::NotFoundError("not packaged by Debian: see bench/README.md");
+    }
     return absl::NotFoundError(absl::StrCat("not installed: apt-get install ", MI7_BENCH_PACKAGES,
                                             ", or tools/bench --install-peers"));
   }

@@ -2,6 +2,23 @@
 
 load("@bench_peers//:peers.bzl", "PEERS")
 
+_COMMON = [
+    "//bench/harness:subject",
+    "@abseil//:status",
+    "@abseil//:statusor",
+    "@abseil//:strings",
+    "@abseil//:synchronization",
+]
+
+def missing_subject(name, packages = ""):
+    """A program that says which packages its peer needs; without any, that there are none."""
+    native.cc_binary(
+        name = name,
+        srcs = ["not_installed.cc"],
+        local_defines = ["MI7_BENCH_PACKAGES=\\\"%s\\\"" % packages.replace(" ", "\\ ")],
+        deps = _COMMON,
+    )
+
 def peer_subject(name, peer, srcs, deps = []):
     """A subject that needs a peer. Where that is not installed, a program that says so.
 
@@ -11,26 +28,14 @@ def peer_subject(name, peer, srcs, deps = []):
       srcs: of the program.
       deps: besides the peer itself and what every subject needs.
     """
-    common = [
-        "//bench/harness:subject",
-        "@abseil//:status",
-        "@abseil//:statusor",
-        "@abseil//:strings",
-        "@abseil//:synchronization",
-    ]
     if PEERS[peer].installed:
         native.cc_binary(
             name = name,
             srcs = srcs,
-            deps = common + deps + [":echo_bytes", ":socket_path", ":stream_tally", "@bench_peers//:" + peer],
+            deps = _COMMON + deps + [":echo_bytes", ":socket_path", ":stream_tally", "@bench_peers//:" + peer],
         )
     else:
-        native.cc_binary(
-            name = name,
-            srcs = ["not_installed.cc"],
-            local_defines = ["MI7_BENCH_PACKAGES=\\\"%s\\\"" % PEERS[peer].packages.replace(" ", "\\ ")],
-            deps = common,
-        )
+        missing_subject(name, PEERS[peer].packages)
 
 def grpc_code(name, src):
     """Messages and stubs of a .proto file, in a library `name`; empty without gRPC."""

@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""Says where the nanoseconds of a row of the bench go, on both sides at the same time, room by room.
+
+    bench/micro/profile_sides.py [OPTION ...] ROW PLACEMENT
+
+    bench/micro/profile_sides.py --figures=today.json L1 different
+    bench/micro/profile_sides.py --programs=DIR T3 one
+
+    --bench=PROGRAM     the bench; default: bazel-bin/bench/harness/bench
+    --programs=DIR      the subjects, as for the bench
+    --figures=FILE      what --json of an earlier run wrote: what the nanoseconds are to add up to.
+                        Default: the figures of the profiled run itself
+    --cpu               adds up to the CPU time of a call on each side, also of what is done between two timed calls
+    --rounds=N          default: 9
+    --measure=TIME      of a round; default: 1s
+    --top=N             functions of a room; default: 4
+
+Client and server are sampled in the same run, all their threads, with who called them. A side that is on its CPU for
+all of the row's time is scaled to that; any other has its CPU time of a call, and the rest is sleep, or waiting for a
+CPU. So each side's rooms add up to the row's figure. Waiting (polling for a message that is not there yet, and asking
+the system meanwhile whether somebody else wants the CPU) is a room of its own.
+
+Functions that were made inline are told apart where the subjects were built with line tables, which changes
+nothing else of them:
+
+    bazel build -c opt --per_file_copt='^(//)?(base|transport|channels|rpc|bench)[/:].*[.]cc$@-g1' //bench/subjects:mi7
+
+Needs perf, llvm-symbolizer for those, and a machine with nothing else to do; no hardware counters.
+"""
+
+import argparse
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+from profile_call import room_of, short
+
+# Rare, for the reason that profile_time.py gives.
+FREQUENCY = 997
+
+WAITING = "waiting: polling, nothing is there"
+# What a thread does while nothing is there for it. The cell that is asked for is the other side's to write, so the
+# time in which its line comes is in here.
+_WAITS = re.compile(
+    r"RingReader::Ready|CpuPause|NeighbourGuess|SpinBudget|ShmConnection::(Await|Drive|Poll)\b|KeptSources::Poll|"
+    r"EventLoop::Impl::(Spin|PollNowAndThen|Poll|HasWork|NextDeadline|Wait)|SpinKept|"
+    r"::AwaitTurns|StreamConnection::(Await|Drive|Poll)\b"
+)
+# Says nothing of what it is done for: who called it does.
+_NEUTRAL = re.compile(
+    r"^std::|^__gnu_cxx|__atomic|MonotonicNanos|clock_gettime|^Deadline::|::Deadline::|Completion::done|"
+    r"DrivingToken::wanted|sched_yield|getrusage|^\[unknown\]"
+)
+# The system call, or what else the kernel was entered for; the first that is found says the room.
+_KERNEL = [
+    (r"execve|do_exit|exit_mmap|sys_exit", "start-up of the program"),
+    (r"sys_sched_yield|sys_getrusage", WAITING),
+    (r"sys_(sendto|sendmsg|write|writev)\b", "kernel: send"),
+    (r"sys_(recvfrom|recvmsg|read|readv)\b", "kernel: receive, also in vain"),
+    (r"sys_epoll|sys_p?poll", "kernel: epoll"),
+    (r"sys_futex", "kernel: futex"),
+    (r"page_fault", "kernel: page faults"),
+    (r"sys_(madvise|mmap|munmap|fallocate)", "kernel: memory"),
+    (r"sysvec|irq", "kernel: interrupts"),
+]
+_HEAD = re.compile(r"^(\S.*?)\s+(\d+)/(\d+)\s*$")
+_FRAME = re.compile(r"^\s+([0-9a-f]+)\s+(.*?)\s+\(([^)]*)\)\s*$")
+
+
+class Symbols:
+    """The functions at a place in a program, inline ones first. Places are as perf prints them in a chain: offsets."""
+
+    def __init__(self, path):
+        self._path = path
+        self._known = {}
+        text = subprocess.run(["readelf", "-lW", path], stdout=subprocess.PIPE, universal_newlines=True).stdout
+        self._loaded = []  # (offset in the file, its end, what an address is more)
+        for line in text.splitlines():
+            words = line.split()
+            if words and words[0] == "LOAD":
+                offset, address, size = int(words[1], 16), int(words[2], 16), int(words[4], 16)
+                self._loaded.append((offset, offset + size, address - offset))
+
+    def _address(self, place):
+        return next((place + more for low, high, more in self._loaded if low <= place < high), None)
+
+    def resolve(self, places):
+        """Looks up all of them at once."""
+        known = {place: self._address(place) for place in places}
+        ordered = sorted(place for place, address in known.items() if address is not None)
+        out = subprocess.run(
+            ["llvm-symbolizer", "--obj=" + self._path, "--inlines", "--functions=linkage", "--demangle"],
+            input="\n".join(hex(known[place]) for place in ordered), stdout=subprocess.PIPE,
+            universal_newlines=True, check=True).stdout
+        for place, block in zip(ordered, out.split("\n\n")):
+            self._known[place] = [line for line in block.strip().splitlines()[0::2] if line != "??"]
+
+    def at(self, place):
+        return self._known.get(place, [])
+
+
+def record(command):
+    """Runs it under perf; its samples, each (pid, thread's name, [(ip, function, file), ...] from the innermost)."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = os.path.join(folder, "perf.data")
+        subprocess.run(
+            ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(FREQUENCY), "--call-graph=fp", "-o", data, "--"]
+            + command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        text = subprocess.run(
+            ["perf", "script", "-i", data, "-F", "comm,pid,tid,ip,sym,dso"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, check=True).stdout
+    samples = []
+    for line in text.splitlines():
+        frame = _FRAME.match(line)
+        if frame and samples:
+            ip, function, path = frame.groups()
+            samples[-1][2].append((int(ip, 16), function, path))
+            continue
+        head = _HEAD.match(line)
+        if head:
+            samples.append((int(head.group(2)), head.group(1), []))
+    return samples
+
+
+def expand(sample, symbols, program):
+    """The chain of a sample, innermost first, with the inline functions of `program`; (function, is of the kernel)."""
+    chain = []
+    for depth, (ip, function, path) in enumerate(sample[2]):
+        kernel = "kernel" in path
+        inline = []
+        if os.path.basename(path) == program:
+            # What called is behind the call: the instruction before belongs to it.
+            inline = symbols.at(ip - (1 if depth > 0 else 0))
+        if "vdso" in path:
+            function = "clock_gettime"
+        if "ld-linux" in path:
+            function = "dl-" + function
+        chain += [(name, kernel) for name in inline] if inline else [(function, kernel)]
+    return chain
+
+
+def classify(chain):
+    """(room, function to show) of a chain."""
+    if chain[0][1]:
+        entry = [name for name, kernel in chain if kernel]
+        caller = next((short(name) for name, kernel in chain if not kernel and not _NEUTRAL.search(name)), "")
+        for pattern, room in _KERNEL:
+            if any(re.search(pattern, name) for name in entry):
+                return room, "%s <- %s" % (entry[0], caller)
+        return "kernel: other", "%s <- %s" % (entry[0], caller)
+    for name, _ in chain:
+        name = re.sub(r"(?<=\w)\(.*", "", name)  # what a function takes is not what it does
+        if _NEUTRAL.search(name):
+            continue
+        if _WAITS.search(name):
+            return WAITING, short(name)
+        room = room_of(name)
+        if room == "polling while nothing is there":
+            return WAITING, short(name)
+        if room.startswith("C library: memory"):
+            caller = next((short(n) for n, _ in chain[1:] if room_of(n) != room and not _NEUTRAL.search(n)), "")
+            what = "clearing" if "memset" in name else "copying" if re.search("mem(cpy|move)", name) else "allocating"
+            return "memory: " + what, "%s <- %s" % (short(name), caller)
+        return room, short(name)
+    return "other", short(chain[0][0])
+
+
+def figure_of(path, row, placement):
+    with open(path) as file:
+        for line in file:
+            figure = json.loads(line)
+            if figure["id"] == row and figure["placement"] == placement:
+                return figure
+    sys.exit("%s has no row %s at %s" % (path, row, placement))
+
+
+def sides_of(samples, program):
+    """{pid: "client" or "server"} of the processes of `program`."""
+    sides = {}
+    for pid, thread, frames in samples:
+        if any(os.path.basename(path) == program for _, _, path in frames):
+            sides.setdefault(pid, "client")
+        if thread.startswith("mi7-server"):
+            sides[pid] = "server"
+    return sides
+
+
+def show(side, counts, threads, cpu_ns, value_ns, top):
+    """Adds up to value_ns."""
+    total = sum(sum(found.values()) for found in counts.values())
+    if total == 0:
+        print("%s: no samples" % side)
+        return
+    always = cpu_ns >= 0.95 * value_ns
+    scaled_to = value_ns if always else cpu_ns
+    names = ", ".join("%s %.0f%%" % (name, 100 * count / total) for name, count in threads.most_common(4)
+                      if count * 100 >= total)
+    print("\n%s: %d samples (%s), %.0f ns of CPU time a call" % (side, total, names, cpu_ns))
+    rooms = sorted(counts.items(), key=lambda item: -sum(item[1].values()))
+    if not always:
+        print("%9.0f  waiting: asleep, or for a CPU" % (value_ns - scaled_to))
+    for room, found in rooms:
+        print("%9.0f  %s" % (sum(found.values()) * scaled_to / total, room))
+        for function, count in found.most_common(top):
+            if count * 100 >= total:
+                print("             %7.0f  %s" % (count * scaled_to / total, function[:110]))
+    print("%9.0f  in all" % value_ns)
+
+
+def main():
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("--bench", default="bazel-bin/bench/harness/bench")
+    parser.add_argument("--programs")
+    parser.add_argument("--figures")
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--measure", default="1s")
+    parser.add_argument("--program", default="mi7")
+    parser.add_argument("--top", type=int, default=4)
+    parser.add_argument("row")
+    parser.add_argument("placement")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        own = os.path.join(folder, "figures.json")
+        command = [options.bench, "--only=%s$" % options.row, "--placements=" + options.placement,
+                   "--rounds=%d" % options.rounds, "--measure=" + options.measure, "--json=" + own]
+        if options.programs:
+            command.append("--programs=" + options.programs)
+        samples = record(command)
+        profiled = figure_of(own, options.row, options.placement)
+    figure = figure_of(options.figures, options.row, options.placement) if options.figures else profiled
+    sides = sides_of(samples, options.program)
+    samples = [sample for sample in samples if sample[0] in sides and sample[2]]
+    own = {path for _, _, frames in samples for _, _, path in frames if os.path.basename(path) == options.program}
+    if len(own) != 1:
+        sys.exit("no samples of %s" % options.program)
+    symbols = Symbols(own.pop())
+    symbols.resolve({ip - (1 if depth > 0 else 0) for _, _, frames in samples
+                     for depth, (ip, _, path) in enumerate(frames) if os.path.basename(path) == options.program})
+    counts = collections.defaultdict(lambda: collections.defaultdict(collections.Counter))
+    threads = collections.defaultdict(collections.Counter)
+    for sample in samples:
+        room, function = classify(expand(sample, symbols, options.program))
+        if room == "start-up of the program":
+            continue
+        side = sides[sample[0]]
+        counts[side][room][function] += 1
+        threads[side][sample[1]] += 1
+    print("%s, %s: %s; %.0f ns a call, %.0f while it was profiled" %
+          (options.row, options.placement, figure["what"], figure["value"], profiled["value"]))
+    for side in ("client", "server"):
+        cpu_ns = figure[side + "_cpu_ns"]
+        show(side, counts[side], threads[side], cpu_ns, cpu_ns if options.cpu else figure["value"], options.top)
+
+
+if __name__ == "__main__":
+    main()
