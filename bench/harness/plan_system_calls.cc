@@ -57,11 +57,16 @@ class Shown {
     Show(id + ".client", what + ", client", index, Quantity::kClientSystemCalls);
     Show(id + ".server", what + ", server", index, Quantity::kServerSystemCalls);
   }
-  // And how many messages one of them carries.
-  void AddBatches(const std::string& id, const std::string& what, Cell cell) {
+  // And those that receive and send.
+  size_t AddPieces(const std::string& id, const std::string& what, Cell cell) {
     const size_t index = Add(id, what, std::move(cell));
     Show(id + ".receives", what + ", receives", index, Quantity::kReceives);
     Show(id + ".sends", what + ", sends", index, Quantity::kSends);
+    return index;
+  }
+  // And how many messages one of them carries.
+  void AddBatches(const std::string& id, const std::string& what, Cell cell) {
+    const size_t index = AddPieces(id, what, std::move(cell));
     Show(id + ".batch.client", what + ", in a client's send", index, Quantity::kClientBatch);
     Show(id + ".batch.server", what + ", in a server's send", index, Quantity::kServerBatch);
   }
@@ -120,11 +125,20 @@ void AddRaw(PlanBuilder& plan, Shown& shown) {
   }
 }
 
-void AddPeer(PlanBuilder& plan, Shown& shown) {
+void AddPeers(PlanBuilder& plan, Shown& shown) {
   Cell thrift = plan.Calls("thrift_counting", "tcp", Waiting::kDefault, 1);
   thrift.workload.call = Call::kEcho;
   thrift.workload.payload_bytes = 64;
   shown.AddSides("syscalls.thrift.tcp", "Thrift tcp, 64 B echo", thrift);
+  // A large message goes in pieces, of which some have many and some have few.
+  const auto large = [&](const char* subject) {
+    Cell cell = plan.Calls(subject, "tcp", Waiting::kDefault, 1);
+    cell.workload.call = Call::kEcho;
+    cell.workload.payload_bytes = PlanBuilder::kMebibyte;
+    return cell;
+  };
+  shown.AddPieces("syscalls.tcp.echo1MiB", "mi7 tcp, 1 MiB echo", large("mi7_counting"));
+  shown.AddPieces("syscalls.zeromq.tcp.1MiB", "ZeroMQ tcp, 1 MiB echo", large("zeromq_counting"));
 }
 
 }  // namespace
@@ -135,7 +149,7 @@ void AddSystemCalls(PlanBuilder& plan) {
   Shown shown(plan);
   AddMi7(plan, shown);
   AddRaw(plan, shown);
-  AddPeer(plan, shown);
+  AddPeers(plan, shown);
 }
 
 }  // namespace mi7::bench
