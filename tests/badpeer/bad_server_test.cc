@@ -110,7 +110,8 @@ TEST_F(BadServerTest, ServerThatClosesDuringTheHandshakeIsUnavailable) {
 }
 
 TEST_F(BadServerTest, ServersReasonToRefuseIsTold) {
-  Pending call = Send();
+  // Others would wait until a server that is full has room.
+  Pending call = Send(channel_, "x", {.repeat = Repeat::kNever});
   RawPeer server = listener_.Accept();
   FrameHeader close = ControlHeader(FrameType::kClose);
   close.code = static_cast<uint16_t>(absl::StatusCode::kResourceExhausted);

@@ -1,5 +1,6 @@
 // A server of an older mi7, or of somebody else, that does not recognize calls by their request ids
-// and does not say so in its Hello: what may have run is not repeated for the sake of its id.
+// and does not say so in its Hello, or is another one than before: what may have run is not
+// repeated for the sake of its id.
 
 #include <string>
 
@@ -24,6 +25,11 @@ class OldServerTest : public BadServerTest {
   }
   RawPeer AcceptOld() {
     return listener_.AcceptGreeted(/*receive_buffer=*/0, Hello(1, 1, transport::kFeatureStreams));
+  }
+  // One that recognizes calls; 0: and does not say who it is.
+  RawPeer AcceptInstance(uint8_t instance) {
+    return listener_.AcceptGreeted(/*receive_buffer=*/0,
+                                   Hello(1, 1, transport::kFeaturesOfAll, instance));
   }
   // `server` answers the call that comes next.
   void AnswerOnce(RawPeer& server, uint32_t run) {
@@ -78,6 +84,31 @@ TEST_F(OldServerTest, CallThatMayHaveRunElsewhereIsNotSentThere) {
                                AllOf(StartsWith("Probe.once: an earlier attempt may have run"),
                                      HasSubstr("does not recognize calls that are made again"))));
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+}
+
+TEST_F(OldServerTest, CallThatMayHaveRunAtAnotherServerIsNotSentThere) {
+  auto call = SendOnce();
+  RawPeer first = AcceptInstance(1);
+  TakeCall(first);
+  first.Close();
+  RawPeer second = AcceptInstance(2);
+  ASSERT_NO_FATAL_FAILURE(ExpectNothingElseCame(second));
+  const OnceResult result = call.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kAborted,
+                               AllOf(StartsWith("Probe.once: an earlier attempt may have run"),
+                                     HasSubstr("on another server"))));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+}
+
+TEST_F(OldServerTest, CallThatMayHaveRunWhereNobodySaysWhoHeIsIsNotMadeAgain) {
+  auto call = SendOnce();
+  RawPeer first = AcceptInstance(0);
+  TakeCall(first);
+  first.Close();
+  const OnceResult result = call.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  ExpectRecovers();
 }
 
 TEST_F(OldServerTest, CallThatHasNotRunIsMadeAgainThere) {

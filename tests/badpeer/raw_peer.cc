@@ -61,7 +61,7 @@ std::string Opening(uint8_t major) {
 
 std::string Greeting() { return Opening() + Hello(); }
 
-std::string Hello(uint16_t version_min, uint16_t version_max, uint64_t features) {
+std::string Hello(uint16_t version_min, uint16_t version_max, uint64_t features, uint8_t instance) {
   capnp::MallocMessageBuilder builder;
   auto hello = builder.initRoot<protocol::Hello>();
   hello.setVersionMin(version_min);
@@ -71,6 +71,9 @@ std::string Hello(uint16_t version_min, uint16_t version_max, uint64_t features)
   hello.setFeatures(features);
   hello.setStreamWindowBytes(1u << 20);
   hello.setImplementation("badpeer");
+  if (instance != 0) {
+    for (kj::byte& byte : hello.initInstanceId(16)) byte = instance;
+  }
   return Message(ControlHeader(FrameType::kHello), MessageWords(builder));
 }
 

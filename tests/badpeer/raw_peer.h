@@ -25,9 +25,9 @@ std::string Opening(uint8_t major = 1);
 // Opening and Hello of a sound client or server.
 std::string Greeting();
 // A Hello message that speaks these versions and has these features, streams with a window of 1
-// MiB.
+// MiB. `instance`: each byte of its instanceId; 0: none.
 std::string Hello(uint16_t version_min = 1, uint16_t version_max = 1,
-                  uint64_t features = transport::kFeaturesOfAll);
+                  uint64_t features = transport::kFeaturesOfAll, uint8_t instance = 7);
 // Header and rest as they are, header.size included.
 std::string Exactly(const FrameHeader& header, const Words& rest = {});
 // Header and rest, with header.size filled in.
