@@ -205,7 +205,8 @@ class Tireless final : public SpinSource {
 bool IsServed(EventLoop* loop, Tireless& other) {
   const UniqueFd fd(::eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC));
   CountingWatcher watcher(loop, fd.get());
-  EXPECT_TRUE(loop->Watch(fd.get(), EPOLLIN, &watcher).ok());
+  // On the loop: ThreadSanitizer does not see that epoll_pwait2 comes after epoll_ctl.
+  loop->Post([&] { EXPECT_TRUE(loop->Watch(fd.get(), EPOLLIN, &watcher).ok()); });
   const Deadline deadline = Deadline::After(absl::Seconds(20));
   while (!watcher.done.try_wait() && !deadline.passed()) std::this_thread::yield();
   const bool served = watcher.done.try_wait();
@@ -303,6 +304,11 @@ TEST(EventLoopIdleTest, AnIdleLoopUsesNoCpu) {
 }
 
 TEST(EventLoopIdleTest, NorDoesItWhereTheSystemWaitsInMillisecondsOnly) {
+#ifdef __SANITIZE_THREAD__
+  std::fprintf(stderr,
+               "NOTICE: test not run, ThreadSanitizer knows no fork of a process with threads\n");
+  GTEST_SKIP();
+#endif
   constexpr int kNoFilter = 77;
   for (const int error : {ENOSYS, EPERM}) {
     const int status = testing::WaitFor(testing::Fork([error] {
