@@ -30,6 +30,7 @@ absl::Status CheckLimits(const Limits& limits) {
         {"traversal_factor", limits.traversal_factor},
         {"connections_max", limits.connections_max},
         {"calls_in_flight_max", limits.calls_in_flight_max},
+        {"request_bytes_max", limits.request_bytes_max},
         {"queued_bytes_max", limits.queued_bytes_max},
         {"unread_answer_bytes_max", limits.unread_answer_bytes_max},
         {"stream_queued_bytes_max", limits.stream_queued_bytes_max},

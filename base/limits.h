@@ -42,6 +42,12 @@ struct Limits {
   // Calls in flight on one connection, each direction. A call that was cancelled counts until its
   // handler has ended, so opening and cancelling calls in a loop starts no more handlers than this.
   uint32_t calls_in_flight_max = 65'536;
+  // Bytes of the requests, headers included, of calls in flight on one connection whose handlers
+  // answer later: what calls can make a server keep for one peer. `-> stream` calls are calls: so
+  // much a client that respects no window can make it keep. A call that comes beyond it is refused
+  // with advice when to come again; one larger than this is taken when no other is in flight, and
+  // calls of control priority when they exceed it by no more than kControlBytesReserved.
+  uint64_t request_bytes_max = 256u << 20;
   // Time a new connection has to complete its handshake.
   absl::Duration handshake_timeout = absl::Seconds(10);
   // Bytes accepted for sending on one connection and not yet handed to the system. At this mark a
@@ -122,6 +128,8 @@ absl::Status CheckKeepalive(const Keepalive& keepalive, absl::Duration idle_time
 // connection beyond Limits::calls_in_flight_max: a health check is answered where everything else
 // is refused.
 inline constexpr uint32_t kControlCallsReserved = 64;
+// And so many bytes of their requests beyond Limits::request_bytes_max.
+inline constexpr uint64_t kControlBytesReserved = 1u << 20;
 
 // What one method may have in flight in a server, of at least one of the two. A value type.
 struct MethodLoadLimit {
@@ -202,6 +210,8 @@ absl::Status CheckLimits(const Limits& limits);
 static_assert(Limits{}.extra_bytes_max < Limits{}.message_bytes_max);
 static_assert(Limits{}.message_bytes_max % 8 == 0);
 static_assert(Limits{}.queued_bytes_max >= Limits{}.message_bytes_max);
+static_assert(Limits{}.request_bytes_max >= Limits{}.message_bytes_max);
+static_assert(Limits{}.request_bytes_max >= Limits{}.stream_window_bytes);
 static_assert(Limits{}.queued_bytes_max >= Limits{}.stream_queued_bytes_max);
 static_assert(Limits{}.stream_queued_bytes_max >= Limits{}.stream_window_bytes);
 static_assert(Limits{}.stream_kept_bytes_max >= Limits{}.stream_window_bytes);

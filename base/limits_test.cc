@@ -28,6 +28,7 @@ TEST(LimitsTest, DefaultsAreThoseOfTheWireProtocol) {
   EXPECT_EQ(limits.traversal_factor, 8u);
   EXPECT_EQ(limits.traversal_words_extra, 1'048'576u);
   EXPECT_EQ(limits.calls_in_flight_max, 65'536u);
+  EXPECT_EQ(limits.request_bytes_max, 268'435'456u);
   EXPECT_EQ(limits.handshake_timeout, absl::Seconds(10));
   EXPECT_EQ(limits.queued_bytes_max, 67'108'864u);
   EXPECT_EQ(limits.unread_answer_bytes_max, 268'435'456u);
@@ -48,6 +49,7 @@ TEST(LimitsTest, WhatMakesNoSenseIsNamedWithItsValue) {
       {[](Limits& limits) { limits.traversal_factor = 0; }, "traversal_factor is 0"},
       {[](Limits& limits) { limits.connections_max = 0; }, "connections_max is 0"},
       {[](Limits& limits) { limits.calls_in_flight_max = 0; }, "calls_in_flight_max is 0"},
+      {[](Limits& limits) { limits.request_bytes_max = 0; }, "request_bytes_max is 0"},
       {[](Limits& limits) { limits.queued_bytes_max = 0; }, "queued_bytes_max is 0"},
       {[](Limits& limits) { limits.unread_answer_bytes_max = 0; }, "unread_answer_bytes_max is 0"},
       {[](Limits& limits) { limits.stream_kept_bytes_max = limits.stream_window_bytes - 1; },

@@ -175,12 +175,23 @@ absl::Status AnswerSide::AdmitSlow(const FrameHeader& header) const {
   if (async_unfinished_ >= limits().calls_in_flight_max &&
       (!IsControl(header) ||
        async_unfinished_ - limits().calls_in_flight_max >= kControlCallsReserved)) {
-    return WithRetryAfter(
-        absl::ResourceExhaustedError(
-            absl::StrCat("calls_in_flight_max is ", limits().calls_in_flight_max)),
-        config_->load != nullptr ? config_->load->retry_after() : LoadLimits().retry_after);
+    return Refusal("calls_in_flight_max", limits().calls_in_flight_max);
   }
+  if (!HasRoomFor(header)) return Refusal("request_bytes_max", limits().request_bytes_max);
   return absl::OkStatus();
+}
+
+bool AnswerSide::HasRoomFor(const FrameHeader& header) const {
+  const uint64_t most = limits().request_bytes_max;
+  const uint64_t before = async_calls_->request_bytes;
+  if (before == 0 || (before <= most && header.size <= most - before)) return true;
+  return IsControl(header) && before + header.size <= most + kControlBytesReserved;
+}
+
+absl::Status AnswerSide::Refusal(absl::string_view limit, uint64_t value) const {
+  return WithRetryAfter(
+      absl::ResourceExhaustedError(absl::StrCat(limit, " is ", value)),
+      config_->load != nullptr ? config_->load->retry_after() : LoadLimits().retry_after);
 }
 
 void AnswerSide::OnCancel(uint32_t call_id) {
@@ -300,7 +311,9 @@ size_t AnswerSide::in_flight() const {
 
 std::shared_ptr<void> AnswerSide::RegisterAsync(ServerCall& call) {
   MutexLock lock(&mutex_);
-  async_calls()[call.header().call_id] = &call;
+  AsyncCalls& calls = async_calls();
+  calls[call.header().call_id] = &call;
+  calls.request_bytes += call.header().size;
   ++async_unfinished_;
   admits_all_.store(false, std::memory_order_relaxed);
   return owner_->KeepAlive();
@@ -337,6 +350,7 @@ void AnswerSide::FinishUnusual(ServerCall& call, const absl::Status& status) {
     // Before the return is sent: the caller may use the id again as soon as it has it.
     MutexLock lock(&mutex_);
     async_calls_->erase(call.header().call_id);
+    async_calls_->request_bytes -= call.header().size;
   }
   SendReturn(call, status);
   if (call.stream_ != nullptr) [[unlikely]]

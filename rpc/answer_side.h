@@ -10,6 +10,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "base/fork_guard.h"
 #include "base/limits.h"
 #include "base/mutex.h"
@@ -124,6 +125,10 @@ class AnswerSide {
     return admits_all_.load(std::memory_order_relaxed) ? absl::OkStatus() : AdmitSlow(header);
   }
   absl::Status AdmitSlow(const transport::FrameHeader& header) const;
+  // Whether Limits::request_bytes_max has room for the call.
+  bool HasRoomFor(const transport::FrameHeader& header) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A call exceeds `limit`.
+  absl::Status Refusal(absl::string_view limit, uint64_t value) const;
   // Whether the call is of control priority.
   bool IsControl(const transport::FrameHeader& header) const;
   // What the server's limits say to a call that arrived; its share of them.
@@ -164,6 +169,8 @@ class AnswerSide {
   const SessionConfig* const config_;
   // By id; and what most idle connections do without.
   struct AsyncCalls : absl::flat_hash_map<uint32_t, ServerCall*> {
+    // Of the requests of the calls in here.
+    uint64_t request_bytes = 0;
     // Of requests in flight, where the server limits them (LoadControl). Not under the mutex.
     std::atomic<uint64_t> load_bytes{0};
     // Frames that served nothing since stray_since_s.

@@ -156,7 +156,13 @@ bool CallSide::TrySend(ClientCall* call) {
     }
   }
   request.reset();  // as above, of a call that no connection was asked to send
-  call->Fail(call->NotSent(failure));
+  if (transport::IsQueueFull(failure)) [[unlikely]] {
+    // Not repeated by itself: what waited for that would take the memory for which there is no
+    // room.
+    call->FailForGood(call->NotSent(WithRetryAfter(failure, LoadLimits().retry_after)));
+  } else {
+    call->Fail(call->NotSent(failure));
+  }
   return true;
 }
 

@@ -55,9 +55,11 @@ thread_local LastSession last_session;
 [[gnu::noinline]] absl::Status WhyNotReserved(const MethodInfo& method,
                                               const absl::Status& refused) {
   if (absl::IsUnavailable(refused)) return absl::OkStatus();
-  return WithOutcome(
-      absl::Status(refused.code(), absl::StrCat(method.name, ": ", refused.message())),
-      CallOutcome::kNotSent);
+  absl::Status status(refused.code(), absl::StrCat(method.name, ": ", refused.message()));
+  if (transport::IsQueueFull(refused)) {
+    status = WithRetryAfter(std::move(status), LoadLimits().retry_after);
+  }
+  return WithOutcome(status, CallOutcome::kNotSent);
 }
 
 }  // namespace
@@ -203,6 +205,7 @@ ClientCall* Channel::NewCall(const std::shared_ptr<Channel>& channel, const Inte
 
 void Channel::StartCall(ClientCall* call) {
   absl::Status failure;
+  bool for_good = true;
   bool connect = false;
   {
     MutexLock lock(&mutex_);
@@ -216,8 +219,9 @@ void Channel::StartCall(ClientCall* call) {
       if (state_ == ChannelState::kClosed) {
         failure = absl::FailedPreconditionError("channel is closed");
       } else if (!waits) {
-        failure = last_failure_;
+        failure = FailureWithAdvice(recovery().next_attempt.remaining());
       } else if (recovery().queue.size() >= limits().calls_in_flight_max) {
+        for_good = false;
         failure = WithRetryAfter(
             absl::ResourceExhaustedError(absl::StrCat(
                 recovery().queue.size(), " calls wait for the connection, calls_in_flight_max is ",
@@ -236,8 +240,7 @@ void Channel::StartCall(ClientCall* call) {
   if (call->queued_) return;
   if (!failure.ok()) {
     absl::Status not_sent = call->NotSent(failure);
-    return RetryAfter(failure) ? call->Fail(std::move(not_sent))
-                               : call->FailForGood(std::move(not_sent));
+    return for_good ? call->FailForGood(std::move(not_sent)) : call->Fail(std::move(not_sent));
   }
   // The session may have stopped meanwhile: then it is the next one's turn.
   if (!call->session_->calls().TrySend(call)) return StartCall(call);

@@ -196,6 +196,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   void OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection>> connection,
                      std::string why_not_better);
   std::string DescribeSession(Session& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What calls are told that do not wait for the next attempt to connect, which comes in `wait`.
+  absl::Status FailureWithAdvice(absl::Duration wait) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnBackoffOver();
   // It sends no further calls, but has calls in flight, perhaps.
   void LetDepartLocked(Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -12,6 +12,7 @@
 #include "rpc/call_outcome.h"
 #include "rpc/channel.h"
 #include "rpc/client_call.h"
+#include "rpc/retry_info.h"
 #include "transport/transports.h"
 
 namespace mi7 {
@@ -82,10 +83,12 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
     } else if (!closed) {
       state_ = ChannelState::kBackoff;
       NotifyStateChanged();
-      failure = last_failure_ = ConnectFailure(connection.status());
+      last_failure_ = ConnectFailure(connection.status());
       // A server, or system, that is full has room again some time.
-      own.hopeless = !absl::IsUnavailable(failure) && !absl::IsResourceExhausted(failure);
+      own.hopeless =
+          !absl::IsUnavailable(last_failure_) && !absl::IsResourceExhausted(last_failure_);
       const absl::Duration wait = own.backoff.Next();
+      failure = FailureWithAdvice(wait);
       const auto first_failed = std::stable_partition(
           own.queue.begin(), own.queue.end(), [wait, hopeless = own.hopeless](ClientCall* call) {
             // Saturates: those that wait for ready may wait for ever.
@@ -109,11 +112,15 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
   if (session && closed) (*connection)->Close(absl::OkStatus());
   if (session && !closed) SendQueued(session);
   for (ClientCall* call : failed) {
-    call->FailForGood(WithOutcome(
-        absl::Status(failure.code(), absl::StrCat(call->method().name, ": ", failure.message())),
-        CallOutcome::kNotSent));
+    call->FailForGood(call->NotSent(failure));
     call->Unref();
   }
+}
+
+absl::Status Channel::FailureWithAdvice(absl::Duration wait) const {
+  // A server, or this system, that is full: when there may be room is told as for any other excess.
+  if (!absl::IsResourceExhausted(last_failure_)) return last_failure_;
+  return WithRetryAfter(last_failure_, std::max(wait, absl::ZeroDuration()));
 }
 
 void Channel::SendQueued(const std::shared_ptr<Session>& session) {

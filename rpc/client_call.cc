@@ -107,7 +107,7 @@ void ClientCall::Start() {
 }
 
 void ClientCall::FailEarly() {
-  if (failed_early_) return Fail(std::exchange(status_, absl::OkStatus()));
+  if (failed_early_) return FailForGood(std::exchange(status_, absl::OkStatus()));
   Fail(WithOutcome(
       absl::DeadlineExceededError(absl::StrCat(method_->name, ": deadline passed before the send")),
       CallOutcome::kNotSent));

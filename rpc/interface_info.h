@@ -26,7 +26,8 @@ constexpr bool StreamsResults(MethodKind kind) {
 enum class Repeat : uint8_t {
   kNever,
   // What was not sent, and what the server refused, as far as the request is still there: while no
-  // connection has taken it, and afterwards if it is small (4 KiB). Right for every method.
+  // connection has taken it, and afterwards if it is small (RetryOptions::kept_request_bytes_max).
+  // Right for every method.
   kUnlessItRan,
   // Also a call whose handler answered that it is worth trying again ($Mi7.retryable). From here on
   // each call keeps a copy of its request, whatever its size.

@@ -5,7 +5,31 @@
 
 namespace mi7 {
 
+namespace {
+
+// Ends a coroutine: what unwinds its frame, and is not for anybody to catch.
+struct CoroutineStopped {
+  absl::Status why;
+};
+
+}  // namespace
+
+bool Reply::promise_type::is_over() const { return stop_in_->cancelled(); }
+
+void Reply::promise_type::Stop() const {
+  throw CoroutineStopped{stop_in_->deadline().passed()
+                             ? absl::DeadlineExceededError("the caller's deadline has passed")
+                             : absl::CancelledError("the caller has given up")};
+}
+
 void Reply::promise_type::unhandled_exception() {
+  try {
+    throw;
+  } catch (CoroutineStopped& stopped) {
+    status_ = std::move(stopped.why);
+    return;
+  } catch (...) {
+  }
   status_ = StatusOfException(absl::StatusCode::kInvalidArgument, "handler");
 }
 

@@ -26,6 +26,8 @@
 //     results.setSum(response->getSum());
 //     co_return absl::OkStatus();
 //   }
+//   // `co_await context.StopWhenCancelled();` at its beginning: and no further than the caller
+//   waits.
 //
 // `params`, `results` and the context stay valid until the call is answered. A getter of malformed
 // `params` throws kj::Exception, which mi7 turns into INVALID_ARGUMENT in a handler and in a
@@ -33,13 +35,31 @@
 
 #include <atomic>
 #include <coroutine>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "rpc/coroutine_stop.h"
 
 namespace mi7 {
 
 class ServerCall;
+
+namespace reply_internal {
+
+// What co_await would ask of `awaitable`; itself when that is an awaiter.
+template <typename A>
+decltype(auto) AwaiterOf(A&& awaitable) {
+  if constexpr (requires { std::forward<A>(awaitable).operator co_await(); }) {
+    return std::forward<A>(awaitable).operator co_await();
+  } else if constexpr (requires { operator co_await(std::forward<A>(awaitable)); }) {
+    return operator co_await(std::forward<A>(awaitable));
+  } else {
+    return std::forward<A>(awaitable);
+  }
+}
+
+}  // namespace reply_internal
 
 class [[nodiscard]] Reply {
  public:
@@ -99,11 +119,50 @@ class Reply::promise_type {
   void return_value(absl::Status status) { status_ = std::move(status); }
   void unhandled_exception();
 
+  // co_await context.StopWhenCancelled()
+  std::suspend_never await_transform(CoroutineStop stop) {
+    stop_in_ = stop.context;
+    return {};
+  }
+  // Any other co_await: as it is, except that a coroutine that is to stop goes no further.
+  template <typename A>
+  auto await_transform(A&& awaitable) {
+    using Awaiter = decltype(reply_internal::AwaiterOf(std::forward<A>(awaitable)));
+    return Stopping<Awaiter>{reply_internal::AwaiterOf(std::forward<A>(awaitable)), this};
+  }
+
  private:
   friend class Reply;
+
+  template <typename Awaiter>
+  struct Stopping {
+    Awaiter awaiter;  // or a reference to one, which is there until co_await is over
+    promise_type* promise;
+
+    bool await_ready() { return awaiter.await_ready(); }
+    // Not through `this` afterwards: the coroutine may have gone on, and have ended.
+    auto await_suspend(std::coroutine_handle<promise_type> coroutine) {
+      return awaiter.await_suspend(coroutine);
+    }
+    decltype(auto) await_resume() {
+      if (promise->stop_in_ != nullptr && promise->is_over()) [[unlikely]] {
+        // What it waited for may have to be given back.
+        static_cast<void>(awaiter.await_resume());
+        promise->Stop();
+      }
+      return awaiter.await_resume();
+    }
+  };
+
+  // Whether the caller has given up.
+  bool is_over() const;
+  // Throws what ends the coroutine.
+  [[noreturn]] void Stop() const;
+
   enum Stage { kRunning, kAttached, kEnded };
   std::atomic<Stage> stage_{kRunning};
-  ServerCall* call_ = nullptr;  // nullptr when attached: nobody wants the answer
+  ServerCall* call_ = nullptr;              // nullptr when attached: nobody wants the answer
+  const ServerContext* stop_in_ = nullptr;  // nullptr: it goes on whatever its caller does
   absl::Status status_;
 };
 

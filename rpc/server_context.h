@@ -13,6 +13,7 @@
 #include "base/deadline.h"
 #include "rpc/call_options.h"
 #include "rpc/context_sleep.h"
+#include "rpc/coroutine_stop.h"
 #include "rpc/metadata.h"
 #include "rpc/trace_context.h"
 
@@ -86,6 +87,18 @@ class ServerContext {
   // OK, or what ended it: DEADLINE_EXCEEDED, CANCELLED. The coroutine goes on on one of the
   // server's event loops, or on the thread that learns that the caller has given up.
   ContextSleep Sleep(absl::Duration duration) const;
+
+  // For coroutines that shall not go on in vain:
+  //
+  //   co_await context.StopWhenCancelled();
+  //
+  // From there on each co_await in the handler's own coroutine, when the caller has given up by its
+  // end, does not go on but ends the coroutine: what its frame holds is destroyed, innermost first,
+  // as an exception would do it, and the call is answered, DEADLINE_EXCEEDED or CANCELLED. How soon
+  // it ends follows from what it awaits: at once what mi7 lets it wait for, else when that is ready
+  // (docs/RETRIES.md). A handler that catches everything (`catch (...)`) is ended at its next
+  // co_await. Coroutines that it awaits (Task) are not stopped: they end by themselves.
+  CoroutineStop StopWhenCancelled() const { return {this}; }
 
   // Which attempt at this call it is, from 1: more when the caller has made others before.
   int attempt() const;

@@ -31,6 +31,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/deadline.h"
 #include "transport/completion.h"
 #include "transport/message.h"
@@ -93,6 +94,11 @@ struct Negotiated {
 // What OnUnsent says of a connection that is dying.
 inline absl::Status LostBeforeSend() { return absl::UnavailableError("connection lost"); }
 
+// RESOURCE_EXHAUSTED with `text`, marked: what Send and Reserve say of a full queue. Unlike a
+// message that exceeds a limit, the same message may find room later.
+absl::Status QueueFullError(absl::string_view text);
+bool IsQueueFull(const absl::Status& status);
+
 // Facts about a connection; constant from the moment Start is called.
 struct ConnectionInfo {
   std::string transport;  // "shm", "unix", "tcp", "inproc"
@@ -112,7 +118,7 @@ class Connection {
   virtual void Start(std::shared_ptr<Receiver> receiver) = 0;
 
   // Memory for a message whose body is expected to take about `bytes` (a hint, not a bound).
-  // RESOURCE_EXHAUSTED: limits.queued_bytes_max is reached; OnWritable tells when to try again.
+  // QueueFullError: limits.queued_bytes_max is reached; OnWritable tells when to try again.
   // Only on connections that we opened: accepted ones stop reading further requests instead.
   // UNAVAILABLE: closed.
   virtual absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) = 0;
@@ -121,7 +127,7 @@ class Connection {
   // header.extra_size. Consumes the message, also on failure. On failure the peer has not seen and
   // will not see any of it. Messages of another kind of memory (NewHeapMessage) are accepted by
   // every transport, at the price of a copy where the transport's memory is another.
-  // RESOURCE_EXHAUSTED: the message exceeds a limit (named), or the queue is full. On accepted
+  // RESOURCE_EXHAUSTED: the message exceeds a limit (named), or QueueFullError. On accepted
   // connections, which read no further requests when the queue is full, answers to those that were
   // read are refused at limits.unread_answer_bytes_max; small ones (kSmallAnswerBytes) never.
   // Frames of streams are not refused for a full queue: who sends one asks HasRoom before.

@@ -422,6 +422,7 @@ TEST_F(BadServerTest, CallsFailWhenTheQueueIsFull) {
   EXPECT_THAT(**full, StatusIs(absl::StatusCode::kResourceExhausted,
                                AllOf(StartsWith("Probe.echo: "), HasSubstr("queued_bytes_max"))));
   EXPECT_THAT(**full, OutcomeIs(CallOutcome::kNotSent));
+  EXPECT_EQ(RetryAfter(**full), LoadLimits().retry_after);
   EXPECT_LT(ResidentBytes(), before + (40u << 20));
   server.Close();
   EXPECT_THAT(first.Wait(), OutcomeIs(CallOutcome::kUnknown));

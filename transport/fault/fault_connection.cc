@@ -178,9 +178,9 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
 
   absl::Status QueueFull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     writable_wanted_ = true;
-    return absl::ResourceExhaustedError(absl::StrCat("connection has ", held_bytes_,
-                                                     " bytes queued; limits.queued_bytes_max is ",
-                                                     options_.limits.queued_bytes_max));
+    return QueueFullError(absl::StrCat("connection has ", held_bytes_,
+                                       " bytes queued; limits.queued_bytes_max is ",
+                                       options_.limits.queued_bytes_max));
   }
 
   void ScheduleLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

@@ -104,7 +104,7 @@ absl::Status Link::Closed(const Side& side) {
 
 absl::Status Link::QueueFull(Side& side) {
   side.writable_wanted = true;
-  return absl::ResourceExhaustedError(
+  return QueueFullError(
       absl::StrCat("connection over ", endpoint_, " has ",
                    Other(side).inbox_bytes.load(std::memory_order_relaxed),
                    " bytes queued that the peer has not taken; limits.queued_bytes_max is ",

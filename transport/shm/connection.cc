@@ -128,7 +128,7 @@ absl::Status ShmConnection::QueueFull(uint64_t message_bytes) {
   room_wanted_.store(true, std::memory_order_seq_cst);
   // Should there be room before that was seen, the loop tells at once.
   CallLoop();
-  return absl::ResourceExhaustedError(
+  return QueueFullError(
       absl::StrCat(message_bytes == 0 ? "" : absl::StrCat("message of ", message_bytes, " bytes: "),
                    "limits.queued_bytes_max, ", queue_max(),
                    " bytes, is reached: ", queued_bytes_.load(std::memory_order_relaxed),

@@ -101,9 +101,9 @@ absl::StatusOr<OutgoingMessage> StreamConnection::Reserve(size_t bytes) {
     writer_.WantRoom();
     // The queue may have drained before that was seen.
     if (writer_.TakeRoom(room_mark())) return NewHeapMessage(bytes);
-    return absl::ResourceExhaustedError(absl::StrCat("limits.queued_bytes_max, ", queue_max,
-                                                     " bytes, wait to be sent to ", peer(),
-                                                     ", which does not read; try again later"));
+    return QueueFullError(absl::StrCat("limits.queued_bytes_max, ", queue_max,
+                                       " bytes, wait to be sent to ", peer(),
+                                       ", which does not read; try again later"));
   }
   return NewHeapMessage(bytes);
 }
@@ -114,10 +114,10 @@ absl::Status StreamConnection::QueueFull(uint32_t message_bytes) {
   writer_.WantRoom();
   // Should there be room before that was seen, the loop tells at once.
   if (writer_.queued_bytes() <= room_mark()) CallLoop();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("message of ", message_bytes, " bytes does not fit limits.queued_bytes_max, ",
-                   queue_max, " bytes, of which ", writer_.queued_bytes(), " wait to be sent to ",
-                   peer(), "; try again later"));
+  return QueueFullError(absl::StrCat("message of ", message_bytes,
+                                     " bytes does not fit limits.queued_bytes_max, ", queue_max,
+                                     " bytes, of which ", writer_.queued_bytes(),
+                                     " wait to be sent to ", peer(), "; try again later"));
 }
 
 bool StreamConnection::HasRoom() {

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "rpc/retry_info.h"
 #include "rpc/task.h"
 #include "tests/conformance/call/call_conformance.h"
 
@@ -185,6 +187,28 @@ TEST_P(CallTest, ServerThatIsFullHasRoomForALaterAttempt) {
   channel_->Close();
   ASSERT_TRUE(Happens(done));
   EXPECT_THAT(status, IsOk());
+}
+
+TEST_P(CallTest, CallThatDoesNotWaitForAFullServerIsToldWhenToComeAgain) {
+  ServerOptions server;
+  server.limits.connections_max = 1;
+  Start(server);
+  ASSERT_TRUE(Works());
+  ChannelOptions options = LongBackoff();
+  options.backoff.jitter = 0;
+  const std::shared_ptr<Channel> other = NewChannel(options);
+  // The first one waits for the attempt to connect, the second one comes after it has failed.
+  for (int i = 0; i < 2; ++i) {
+    const EchoResult result =
+        ProbeStub(other).Echo({.deadline = Deadline::After(kSoon)}).Send().Wait();
+    EXPECT_THAT(result,
+                StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("connections_max, 1")));
+    EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+    const std::optional<absl::Duration> advice = RetryAfter(result.status());
+    ASSERT_TRUE(advice);
+    EXPECT_GT(*advice, absl::Minutes(59));
+    EXPECT_LE(*advice, absl::Hours(1));
+  }
 }
 
 TEST_P(CallTest, CallThatWaitsForReadyIsSentOnceTheServerIsBack) {
