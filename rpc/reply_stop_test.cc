@@ -198,14 +198,14 @@ TEST_F(ReplyStopTest, WhoCatchesEverythingIsStoppedAtTheNextWait) {
 }
 
 TEST_F(ReplyStopTest, CoroutineThatItAwaitsEndsByItself) {
-  const auto part = [](ReplyStopTest* test, Gate* gate) -> Task<int> {
+  const auto part = [](std::vector<std::string>* notes, Gate* gate) -> Task<int> {
     static_cast<void>(co_await *gate);
-    test->notes_.push_back("its part is done");
+    notes->push_back("its part is done");
     co_return 5;
   };
   Call([&](ServerContext& context) -> Reply {
     co_await context.StopWhenCancelled();
-    static_cast<void>(co_await part(this, &gate_));
+    static_cast<void>(co_await part(&notes_, &gate_));
     notes_.push_back("went on");
     co_return absl::OkStatus();
   });
