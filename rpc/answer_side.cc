@@ -184,7 +184,7 @@ absl::Status AnswerSide::AdmitSlow(const FrameHeader& header) const {
 bool AnswerSide::HasRoomFor(const FrameHeader& header) const {
   const uint64_t most = limits().request_bytes_max;
   const uint64_t before = async_calls_->request_bytes;
-  if (before == 0 || (before <= most && header.size <= most - before)) return true;
+  if (before <= most && header.size <= most - before) return true;
   return IsControl(header) && before + header.size <= most + kControlBytesReserved;
 }
 

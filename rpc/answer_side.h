@@ -125,7 +125,8 @@ class AnswerSide {
     return admits_all_.load(std::memory_order_relaxed) ? absl::OkStatus() : AdmitSlow(header);
   }
   absl::Status AdmitSlow(const transport::FrameHeader& header) const;
-  // Whether Limits::request_bytes_max has room for the call.
+  // Whether Limits::request_bytes_max has room for the call beside those in flight, of which there
+  // is one at least.
   bool HasRoomFor(const transport::FrameHeader& header) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A call exceeds `limit`.
   absl::Status Refusal(absl::string_view limit, uint64_t value) const;

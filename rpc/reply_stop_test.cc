@@ -98,9 +98,8 @@ class ReplyStopTest : public testing::Test, public Session::Observer {
   Gate gate_;
   std::vector<std::string> notes_;
   std::function<Reply(ServerContext&)> handler_;
-  LambdaService service_{kBaseInfo, [this](uint64_t, uint16_t, ServerCall& call) {
-                           return handler_(call.context());
-                         }};
+  LambdaService service_{
+      kBaseInfo, [this](uint64_t, uint16_t, ServerCall& call) { return handler_(call.context()); }};
   Dispatcher dispatcher_;
   const std::shared_ptr<Session::Observer> observer_{this, [](Session::Observer*) {}};
   std::shared_ptr<FakeConnection> connection_ = std::make_shared<FakeConnection>();

@@ -1,5 +1,5 @@
-// Handlers whose coroutines ask to be stopped when their callers give up (rpc/reply_stop_test.cc has
-// what does not depend on the transport).
+// Handlers whose coroutines ask to be stopped when their callers give up (rpc/reply_stop_test.cc
+// has what does not depend on the transport).
 
 #include <optional>
 #include <string>
