@@ -333,6 +333,15 @@ bool SlotPipe::Impl::Possible(const ReadSlot& slot) const {
          static_cast<uint32_t>(slot.kind()) <= static_cast<uint32_t>(PayloadKind::kCapnp);
 }
 
+bool SlotPipe::Impl::Sound(const ReadSlot& slot) const {
+  return Possible(slot) &&
+         ((region.geometry().flags & slot_pipe_internal::kFlagChecksum) == 0 ||
+          // Relaxed: as size and kind (W1).
+          region.slot(slot.index()).checksum.load(std::memory_order_relaxed) ==
+              slot_pipe_internal::Checksum(slot.data(), static_cast<uint32_t>(slot.size()),
+                                           static_cast<uint32_t>(slot.kind())));
+}
+
 absl::Status SlotPipe::Impl::Overwritten(ReadSlot& slot) {
   slot.pipe_ = nullptr;
   protocol.Bury(slot.claim_);
@@ -343,15 +352,7 @@ absl::Status SlotPipe::Impl::Overwritten(ReadSlot& slot) {
 
 absl::StatusOr<ReadSlot> SlotPipe::Impl::Open(SlotPipe* pipe, const Claim& claim) {
   ReadSlot slot = MakeReadSlot(pipe, claim);
-  const Geometry& geometry = region.geometry();
-  const bool sound =
-      Possible(slot) &&
-      ((geometry.flags & slot_pipe_internal::kFlagChecksum) == 0 ||
-       // Relaxed: as size and kind (W1).
-       region.slot(claim.slot).checksum.load(std::memory_order_relaxed) ==
-           slot_pipe_internal::Checksum(slot.data(), static_cast<uint32_t>(slot.size()),
-                                        static_cast<uint32_t>(slot.kind())));
-  if (sound) [[likely]]
+  if (Sound(slot)) [[likely]]
     return slot;
   return Overwritten(slot);
 }
@@ -386,27 +387,18 @@ absl::StatusOr<ReadSlot> SlotPipe::Fetch(Deadline deadline) {
   return impl_->Corrupt();
 }
 
-absl::StatusOr<ReadSlot> SlotPipe::TryFetchDeadLetter() {
-  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  Claim claim;
-  if (impl_->protocol.FetchDeadLetter(0, claim) != Outcome::kDone) {
-    return AboutPipe(name(), absl::UnavailableError("it has no dead letters"));
-  }
-  ReadSlot slot = impl_->MakeReadSlot(this, claim);
-  // A damaged one can be looked at as far as there is something.
-  if (slot.size_ > slot_bytes()) slot.size_ = slot_bytes();
-  return slot;
-}
-
 SlotPipe::MessageRange SlotPipe::Messages(Deadline deadline) {
-  return MessageRange(this, deadline);
+  return MessageRange(this, deadline, MessageRange::Of::kMessages);
 }
 
 void SlotPipe::MessageRange::Next() {
   message_ = ReadSlot();
-  absl::StatusOr<ReadSlot> next = pipe_->Fetch(deadline_);
+  absl::StatusOr<ReadSlot> next =
+      of_ == Of::kMessages ? pipe_->Fetch(deadline_) : pipe_->TryFetchDeadLetterFrom(from_);
   status_ = next.status();
-  if (next.ok()) message_ = *std::move(next);
+  if (!next.ok()) return;
+  message_ = *std::move(next);
+  from_ = message_.index() + 1;
 }
 
 // --- the index form

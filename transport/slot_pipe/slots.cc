@@ -12,6 +12,7 @@ namespace mi7 {
 using slot_pipe_internal::AboutPipe;
 using slot_pipe_internal::Claim;
 using slot_pipe_internal::Outcome;
+using slot_pipe_internal::Protocol;
 using slot_pipe_internal::SlotHeader;
 
 SlotRef slot_pipe_internal::Handle::Detach() {
@@ -78,22 +79,32 @@ absl::Status ReadSlot::Release() {
   return absl::OkStatus();
 }
 
-absl::Status ReadSlot::ReturnAs(uint32_t attempts) {
+template <typename Step>
+absl::Status ReadSlot::PutBack(Step step) {
   if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
   impl.EndInProgress(claim_.slot);
-  const Outcome outcome = impl.protocol.Return(claim_, attempts);
+  const Outcome outcome = step(impl.protocol);
   if (outcome != Outcome::kRingFull && outcome != Outcome::kCorrupt) pipe_ = nullptr;
   if (outcome != Outcome::kDone) return impl.Failed(outcome, claim_.slot, "return");
   impl.ready.Notify();
   return absl::OkStatus();
 }
 
-absl::Status ReadSlot::Return() { return ReturnAs(claim_.word.attempts()); }
-// Not below none, whatever was written over the count.
-absl::Status ReadSlot::ReturnUnseen() { return ReturnAs(std::max(claim_.word.attempts(), 1u) - 1); }
-absl::Status ReadSlot::Redrive() { return ReturnAs(0); }
+absl::Status ReadSlot::Return() {
+  return PutBack(
+      [this](Protocol& protocol) { return protocol.Return(claim_, claim_.word.attempts()); });
+}
+absl::Status ReadSlot::ReturnUnseen() {
+  // Not below none, whatever was written over the count.
+  return PutBack([this](Protocol& protocol) {
+    return protocol.Return(claim_, std::max(claim_.word.attempts(), 1u) - 1);
+  });
+}
+absl::Status ReadSlot::Redrive() {
+  return PutBack([this](Protocol& protocol) { return protocol.Redrive(claim_); });
+}
 
 void ReadSlot::Drop() {
   // What else goes wrong stays so: there is damage, or it is the parent's.

@@ -1,5 +1,5 @@
 // A death at every single instruction of joining, holding, sending, fetching, returning, releasing,
-// recovering and leaving.
+// recovering and leaving, and of what is done with dead letters.
 //
 // What a process leaves that is killed at an instruction is the shared memory of that instant, and
 // free locks. So the child is stepped once from its beginning to its end, and after each
