@@ -78,6 +78,11 @@ void PauseUntilSignal(double seconds) {
   ::sigprocmask(SIG_SETMASK, &before, nullptr);
 }
 
+// For people: without what is for programs.
+std::string TextOf(const absl::Status& status) {
+  return status.ToString(absl::StatusToStringMode::kWithNoExtraData);
+}
+
 absl::Status List(const Flags& flags) {
   const auto names = SlotPipe::List();
   if (!names.ok()) return names.status();
@@ -87,15 +92,17 @@ absl::Status List(const Flags& flags) {
     if (flags.json) {
       std::cout << (status.ok()
                         ? StatusJson(*status)
-                        : absl::StrCat("{\"name\":", JsonString(name),
-                                       ",\"error\":", JsonString(status.status().ToString()), "}"))
+                        : absl::StrCat(
+                              "{\"name\":", JsonString(name), ",\"error\":",
+                              JsonString(TextOf(status.status())), ",\"error_kind\":",
+                              JsonString(SlotPipeErrorName(SlotPipeErrorOf(status.status()))), "}"))
                 << "\n";
     } else if (status.ok()) {
       std::cout << absl::StrFormat("%-24s %6u slots of %8u bytes  %6u ready  %4u taking part\n",
                                    name, status->options.slots, status->options.slot_bytes,
                                    status->ready, TakingPart(*status));
     } else {
-      std::cout << absl::StrFormat("%-24s %s\n", name, status.status().ToString());
+      std::cout << absl::StrFormat("%-24s %s\n", name, TextOf(status.status()));
     }
   }
   return absl::OkStatus();
@@ -341,7 +348,7 @@ void AddPipeCommands(CLI::App& app, int& status) {
     CLI::App* command = pipe->add_subcommand(name, help);
     command->callback([flags, run, &status] {
       if (absl::Status done = run(*flags); !done.ok()) {
-        std::cerr << "mi7: " << done << "\n";
+        std::cerr << "mi7: " << TextOf(done) << "\n";
         status = 1;
       }
     });

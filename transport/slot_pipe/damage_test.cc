@@ -316,7 +316,8 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
               &end, 8);
 
   const auto is_full = [](const absl::Status& status) {
-    return slot_pipe_internal::Is(status, absl::StatusCode::kResourceExhausted,
+    return SlotPipeErrorOf(status) == SlotPipeError::kRingFull &&
+           slot_pipe_internal::Is(status, absl::StatusCode::kResourceExhausted,
                                   "order ring is full");
   };
   EXPECT_TRUE(is_full(held->SendBytes("new")));

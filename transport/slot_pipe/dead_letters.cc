@@ -1,5 +1,6 @@
-// What is done with dead letters. None of it is a step of its own: each is taken, and then returned,
-// released or redriven, so whoever dies in the middle of it leaves a dead letter, or a message.
+// What is done with dead letters. None of it is a step of its own: each is taken, and then
+// returned, released or redriven, so whoever dies in the middle of it leaves a dead letter, or a
+// message.
 
 #include <utility>
 
@@ -15,8 +16,9 @@ absl::StatusOr<ReadSlot> SlotPipe::TryFetchDeadLetterFrom(uint32_t from) {
   if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
   Claim claim;
   if (impl_->protocol.FetchDeadLetter(from, claim) != Outcome::kDone) {
-    return AboutPipe(name(), absl::UnavailableError(from == 0 ? "it has no dead letters"
-                                                              : "it has no more dead letters"));
+    return AboutPipe(name(), SlotPipeError::kNoDeadLetter,
+                     absl::UnavailableError(from == 0 ? "it has no dead letters"
+                                                      : "it has no more dead letters"));
   }
   ReadSlot slot = impl_->MakeReadSlot(this, claim);
   slot.overwritten_ = !impl_->Sound(slot);

@@ -27,10 +27,9 @@ constexpr uint32_t kAttemptsMax = 2;
 class DeadLettersTest : public testing::Test {
  protected:
   DeadLettersTest()
-      : pipe_(SlotPipe::Create("test", {.slots = 8,
-                                        .slot_bytes = 64,
-                                        .attempts_max = kAttemptsMax,
-                                        .checksum = true})
+      : pipe_(SlotPipe::Create(
+                  "test",
+                  {.slots = 8, .slot_bytes = 64, .attempts_max = kAttemptsMax, .checksum = true})
                   .value()) {}
 
   // Makes dead letters of messages with these texts.

@@ -46,6 +46,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/deadline.h"
+#include "transport/slot_pipe/slot_pipe_error.h"
 #include "transport/slot_pipe/slots.h"
 #include "transport/wait_policy.h"
 
@@ -128,6 +129,8 @@ struct PipeStatus {
 //   ABORTED              the pipe is being removed, by somebody who has stopped in the middle of
 //                        that (Create, Connect)
 //   INTERNAL             the system locks no bytes of the file (Create, Connect)
+//
+// SlotPipeErrorOf (slot_pipe_error.h) tells apart what has the same code.
 class SlotPipe {
  public:
   // Makes a pipe and joins it. ALREADY_EXISTS; INVALID_ARGUMENT for a name or a size.

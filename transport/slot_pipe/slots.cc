@@ -15,6 +15,16 @@ using slot_pipe_internal::Outcome;
 using slot_pipe_internal::Protocol;
 using slot_pipe_internal::SlotHeader;
 
+namespace {
+
+absl::Status NoSlot() {
+  return slot_pipe_internal::WithError(
+      SlotPipeError::kWrongSlotState,
+      absl::FailedPreconditionError("there is no slot in this handle"));
+}
+
+}  // namespace
+
 SlotRef slot_pipe_internal::Handle::Detach() {
   SlotPipe* const pipe = std::exchange(pipe_, nullptr);
   if (pipe == nullptr) return {};
@@ -28,7 +38,7 @@ absl::Span<std::byte> WriteSlot::span() const {
 }
 
 absl::Status WriteSlot::Send(size_t size, PayloadKind kind) {
-  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  if (pipe_ == nullptr) return NoSlot();
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
   if (absl::Status fits = impl.Fits(size); !fits.ok()) return fits;
@@ -57,7 +67,7 @@ absl::Status WriteSlot::SendBytes(absl::string_view bytes) {
 }
 
 absl::Status WriteSlot::GiveBack() {
-  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  if (pipe_ == nullptr) return NoSlot();
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
   pipe_ = nullptr;
@@ -69,7 +79,7 @@ absl::Status WriteSlot::GiveBack() {
 }
 
 absl::Status ReadSlot::Release() {
-  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  if (pipe_ == nullptr) return NoSlot();
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
   pipe_ = nullptr;
@@ -81,7 +91,7 @@ absl::Status ReadSlot::Release() {
 
 template <typename Step>
 absl::Status ReadSlot::PutBack(Step step) {
-  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  if (pipe_ == nullptr) return NoSlot();
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
   impl.EndInProgress(claim_.slot);
