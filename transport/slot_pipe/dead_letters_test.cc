@@ -100,9 +100,12 @@ TEST_F(DeadLettersTest, ALookAtAllChangesNothing) {
 TEST_F(DeadLettersTest, EachCanBeReleasedOrRedrivenByItself) {
   Bury({"release", "redrive", "return", "leave"});
   for (ReadSlot& letter : pipe_->DeadLetters()) {
-    if (letter.text() == "release") ASSERT_TRUE(letter.Release().ok());
-    if (letter && letter.text() == "redrive") ASSERT_TRUE(letter.Redrive().ok());
-    if (letter && letter.text() == "return") ASSERT_TRUE(letter.ReturnUnseen().ok());
+    const std::string text(letter.text());
+    absl::Status done;
+    if (text == "release") done = letter.Release();
+    if (text == "redrive") done = letter.Redrive();
+    if (text == "return") done = letter.ReturnUnseen();
+    ASSERT_TRUE(done.ok()) << done;
   }
   EXPECT_THAT(FetchAll(), ElementsAre("redrive"));
   EXPECT_THAT(Look(*pipe_), UnorderedElementsAre("return", "leave"));

@@ -34,18 +34,18 @@ enum class SlotPipeError : uint8_t {
   kSystem,                // any: the system refuses something that it should permit, see the text
 
   // --- To use it.
-  kPipeFull,        // RESOURCE_EXHAUSTED, or DEADLINE_EXCEEDED after a wait: no empty slot
-  kPipeEmpty,       // UNAVAILABLE, or DEADLINE_EXCEEDED after a wait: no message
-  kNoDeadLetter,    // UNAVAILABLE
-  kMessageTooLarge, // INVALID_ARGUMENT: for a slot
-  kNotCapnp,        // INVALID_ARGUMENT: a message is no sound Cap'n Proto message
-  kNoSuchSlot,      // INVALID_ARGUMENT
-  kWrongSlotState,  // FAILED_PRECONDITION: the slot is not ours to do that (any more)
-  kRingFull,        // RESOURCE_EXHAUSTED: duplicates of many crashes fill the ring; fetch first
-  kCancelled,       // CANCELLED: SlotPipe::Cancel was called
-  kForked,          // FAILED_PRECONDITION: this process is a fork of the one that connected
-  kDamaged,         // DATA_LOSS: the file or the shared memory contradicts itself
-  kOverwritten,     // DATA_LOSS: one message was overwritten, which is a dead letter now
+  kPipeFull,         // RESOURCE_EXHAUSTED, or DEADLINE_EXCEEDED after a wait: no empty slot
+  kPipeEmpty,        // UNAVAILABLE, or DEADLINE_EXCEEDED after a wait: no message
+  kNoDeadLetter,     // UNAVAILABLE
+  kMessageTooLarge,  // INVALID_ARGUMENT: for a slot
+  kNotCapnp,         // INVALID_ARGUMENT: a message is no sound Cap'n Proto message
+  kNoSuchSlot,       // INVALID_ARGUMENT
+  kWrongSlotState,   // FAILED_PRECONDITION: the slot is not ours to do that (any more)
+  kRingFull,         // RESOURCE_EXHAUSTED: duplicates of many crashes fill the ring; fetch first
+  kCancelled,        // CANCELLED: SlotPipe::Cancel was called
+  kForked,           // FAILED_PRECONDITION: this process is a fork of the one that connected
+  kDamaged,          // DATA_LOSS: the file or the shared memory contradicts itself
+  kOverwritten,      // DATA_LOSS: one message was overwritten, which is a dead letter now
 };
 
 // kNone when `status` is not of a slot pipe. Whoever gives it another text has to take its payloads

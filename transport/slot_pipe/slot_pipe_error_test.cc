@@ -74,8 +74,8 @@ TEST_F(SlotPipeErrorTest, ErrorsOfMakingAndFindingAPipeAreToldApart) {
       Is(SlotPipe::Inspect("q").status(), SlotPipeError::kNoSuchPipe, StatusCode::kNotFound));
   EXPECT_TRUE(Is(SlotPipe::Remove("q"), SlotPipeError::kNoSuchPipe, StatusCode::kNotFound));
   EXPECT_TRUE(Is(SlotPipe::Remove("q", true), SlotPipeError::kNoSuchPipe, StatusCode::kNotFound));
-  EXPECT_TRUE(Is(SlotPipe::Create("p").status(), SlotPipeError::kExists,
-                 StatusCode::kAlreadyExists));
+  EXPECT_TRUE(
+      Is(SlotPipe::Create("p").status(), SlotPipeError::kExists, StatusCode::kAlreadyExists));
   EXPECT_TRUE(Is(Connect("a/b"), SlotPipeError::kNameInvalid, StatusCode::kInvalidArgument));
   EXPECT_TRUE(Is(SlotPipe::Create("q", {.slots = 0}).status(), SlotPipeError::kOptionsInvalid,
                  StatusCode::kInvalidArgument));
@@ -99,8 +99,8 @@ TEST_F(SlotPipeErrorTest, ErrorsOfMakingAndFindingAPipeAreToldApart) {
   pipe.reset();
   Patch(offsetof(slot_pipe_internal::PipeHeader, version), 1);
   EXPECT_TRUE(Is(Connect(), SlotPipeError::kVersionMismatch, StatusCode::kFailedPrecondition));
-  EXPECT_TRUE(Is(SlotPipe::Remove("p"), SlotPipeError::kVersionMismatch,
-                 StatusCode::kFailedPrecondition));
+  EXPECT_TRUE(
+      Is(SlotPipe::Remove("p"), SlotPipeError::kVersionMismatch, StatusCode::kFailedPrecondition));
   Patch(offsetof(slot_pipe_internal::PipeHeader, version), slot_pipe_internal::kPipeVersion);
   Patch(offsetof(slot_pipe_internal::PipeHeader, slots), 3);
   EXPECT_TRUE(Is(Connect(), SlotPipeError::kDamaged, StatusCode::kDataLoss));
@@ -137,8 +137,7 @@ TEST_F(SlotPipeErrorTest, WhatTheSystemRefusesIsToldApart) {
 
 TEST_F(SlotPipeErrorTest, ErrorsOfUsingAPipeAreToldApart) {
   auto pipe = Create();
-  EXPECT_TRUE(
-      Is(pipe->TryFetch().status(), SlotPipeError::kPipeEmpty, StatusCode::kUnavailable));
+  EXPECT_TRUE(Is(pipe->TryFetch().status(), SlotPipeError::kPipeEmpty, StatusCode::kUnavailable));
   EXPECT_TRUE(
       Is(pipe->Fetch(Soon()).status(), SlotPipeError::kPipeEmpty, StatusCode::kDeadlineExceeded));
   EXPECT_TRUE(Is(pipe->TryFetchDeadLetter().status(), SlotPipeError::kNoDeadLetter,
@@ -148,8 +147,8 @@ TEST_F(SlotPipeErrorTest, ErrorsOfUsingAPipeAreToldApart) {
       Is(pipe->SendBytes(large), SlotPipeError::kMessageTooLarge, StatusCode::kInvalidArgument));
   EXPECT_TRUE(
       Is(pipe->TrySendBytes(large), SlotPipeError::kMessageTooLarge, StatusCode::kInvalidArgument));
-  EXPECT_TRUE(Is(pipe->Hold()->Send(65), SlotPipeError::kMessageTooLarge,
-                 StatusCode::kInvalidArgument));
+  EXPECT_TRUE(
+      Is(pipe->Hold()->Send(65), SlotPipeError::kMessageTooLarge, StatusCode::kInvalidArgument));
   for (int i = 0; i < 2; ++i) ASSERT_TRUE(pipe->SendBytes("x").ok());
   EXPECT_TRUE(
       Is(pipe->TryHold().status(), SlotPipeError::kPipeFull, StatusCode::kResourceExhausted));
