@@ -2,7 +2,8 @@
 
 // Protocol: what one participant does to the shared words of a slot pipe. The steps are those of
 // the model in model/slot_pipe.pml, in its order; nothing here waits, wakes or allocates (Sweep
-// aside). docs/SLOT_PIPE.md explains; this is where each memory order has its reason.
+// aside). docs/SLOT_PIPE.md explains; this is where each memory order has its reason. What finds
+// one that is too weak, and which none does, is there, too.
 //
 // Words and their happens-before, all of which the code below relies on:
 //

@@ -40,7 +40,7 @@ namespace {
 // Exit status of --can_trace where it cannot.
 constexpr int kNotPermitted = 77;
 // The least number of different states that a life of a child leaves, in joining and leaving alone.
-constexpr uint64_t kStatesMin = 10;
+constexpr uint64_t kStatesMin = 5;
 
 // The pipe that the child works on, and kCopy, the one that is audited.
 constexpr char kCopy[] = "copy";

@@ -109,12 +109,15 @@ uint32_t LookAtDeadLetters(SlotPipe& pipe, Ledger& ledger) {
 }
 
 void RedriveDeadLetters(SlotPipe& pipe, Ledger& ledger, uint32_t messages) {
+  // It looks at those that are overwritten, too, one at a time.
+  ledger.fetching.store(true);
   for (uint32_t message = 0; message < messages; ++message) {
     ledger.Set(message, Stage::kRedriving);
   }
   const auto redriven = pipe.RedriveDeadLetters();
   MI7_CHECK(redriven.ok() && *redriven == messages, "what is not overwritten is redriven");
   for (uint32_t message = 0; message < messages; ++message) ledger.Set(message, Stage::kSent);
+  ledger.fetching.store(false);
 }
 
 namespace {
