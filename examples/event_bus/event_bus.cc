@@ -43,6 +43,7 @@ int Subscribe(const std::string& bus) {
     std::cerr << "event_bus: " << pipe.status() << "\n";
     return 1;
   }
+  std::cout << "listening as " << name << std::endl;
   uint64_t received = 0;
   uint64_t missed = 0;
   bool last = false;

@@ -26,6 +26,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/deadline.h"
+#include "base/tracing_testing.h"
 #include "tests/shm_kill/shared.h"
 
 namespace mi7::shm_kill {
@@ -347,9 +348,7 @@ Stepped Zygote::Step(const Order& order, uint64_t instructions) {
 }
 
 bool Zygote::CanTrace() {
-  if (Ask(socket_, {Command::kCanTrace, {}, 0}).value != 0) return true;
-  std::printf("NOTICE: ptrace is not permitted here: nothing was killed between instructions\n");
-  return false;
+  return TracingIsPermitted(Ask(socket_, {Command::kCanTrace, {}, 0}).value != 0);
 }
 
 void Zygote::StepToHere() {

@@ -49,7 +49,8 @@ class Zygote {
   // stepped through; later ones run to where that one was after so many instructions. One with
   // order.variant == kRecordChanges is stepped through in any case, and writes Changes.
   Stepped Step(const Order& order, uint64_t instructions);
-  // Whether the system permits tracing; says so on stdout when it does not.
+  // Whether the system permits tracing. Where not, a NOTICE is printed; aborts where it should be
+  // permitted (TracingIsPermitted).
   bool CanTrace();
 
   // In a process that is stepped, on the thread that is.

@@ -33,6 +33,8 @@ struct Flags {
   bool live = false;
   bool force = false;
   bool dead_letters = false;
+  bool keep = false;
+  int64_t slot = -1;  // negative: all
   double interval_s = 1;
   double timeout_s = -1;  // negative: for ever
   int64_t count = 1;
@@ -76,6 +78,11 @@ void PauseUntilSignal(double seconds) {
   ::sigprocmask(SIG_SETMASK, &before, nullptr);
 }
 
+// For people: without what is for programs.
+std::string TextOf(const absl::Status& status) {
+  return status.ToString(absl::StatusToStringMode::kWithNoExtraData);
+}
+
 absl::Status List(const Flags& flags) {
   const auto names = SlotPipe::List();
   if (!names.ok()) return names.status();
@@ -85,15 +92,17 @@ absl::Status List(const Flags& flags) {
     if (flags.json) {
       std::cout << (status.ok()
                         ? StatusJson(*status)
-                        : absl::StrCat("{\"name\":", JsonString(name),
-                                       ",\"error\":", JsonString(status.status().ToString()), "}"))
+                        : absl::StrCat(
+                              "{\"name\":", JsonString(name), ",\"error\":",
+                              JsonString(TextOf(status.status())), ",\"error_kind\":",
+                              JsonString(SlotPipeErrorName(SlotPipeErrorOf(status.status()))), "}"))
                 << "\n";
     } else if (status.ok()) {
       std::cout << absl::StrFormat("%-24s %6u slots of %8u bytes  %6u ready  %4u taking part\n",
                                    name, status->options.slots, status->options.slot_bytes,
                                    status->ready, TakingPart(*status));
     } else {
-      std::cout << absl::StrFormat("%-24s %s\n", name, status.status().ToString());
+      std::cout << absl::StrFormat("%-24s %s\n", name, TextOf(status.status()));
     }
   }
   return absl::OkStatus();
@@ -148,22 +157,37 @@ absl::Status Send(const Flags& flags) {
   return status;
 }
 
+// What a program is told of a message.
+std::string MessageJson(const ReadSlot& message, bool dead_letter) {
+  return absl::StrCat(
+      "{\"slot\":", message.index(), ",\"attempt\":", message.attempt(),
+      ",\"bytes\":", message.size(),
+      dead_letter ? absl::StrCat(",\"overwritten\":", message.overwritten() ? "true" : "false")
+                  : "",
+      ",\"text\":", JsonString(message.text()), "}");
+}
+
 absl::Status Receive(const Flags& flags) {
   auto pipe = Open(flags);
   if (!pipe.ok()) return pipe.status();
   CatchSignals(pipe->get());
   absl::Status status;
-  for (int64_t i = 0; flags.count == 0 || i < flags.count; ++i) {
-    auto message =
-        flags.dead_letters ? (*pipe)->TryFetchDeadLetter() : (*pipe)->Fetch(DeadlineOf(flags));
-    if (!message.ok()) {
-      status = message.status();
+  // Each dead letter once, also when all are kept.
+  auto messages =
+      flags.dead_letters ? (*pipe)->DeadLetters() : (*pipe)->Messages(DeadlineOf(flags));
+  auto message = messages.end();
+  for (int64_t i = 0; interrupted == 0 && (flags.count == 0 || i < flags.count); ++i) {
+    if (i == 0) {
+      message = messages.begin();
+    } else {
+      ++message;
+    }
+    if (!(message != messages.end())) {
+      status = messages.status();
       break;
     }
     if (flags.json) {
-      std::cout << "{\"slot\":" << message->index() << ",\"attempt\":" << message->attempt()
-                << ",\"bytes\":" << message->size() << ",\"text\":" << JsonString(message->text())
-                << "}\n";
+      std::cout << MessageJson(*message, flags.dead_letters) << "\n";
     } else {
       std::cout << message->text() << "\n";
     }
@@ -172,6 +196,7 @@ absl::Status Receive(const Flags& flags) {
       status = absl::DataLossError("stdout cannot be written; the message stays in the pipe");
       break;
     }
+    if (flags.keep) continue;
     status = message->Release();
     if (!status.ok()) break;
   }
@@ -180,6 +205,63 @@ absl::Status Receive(const Flags& flags) {
   if (interrupted != 0 && absl::IsCancelled(status)) return absl::OkStatus();
   if (flags.dead_letters && absl::IsUnavailable(status)) return absl::OkStatus();
   return status;
+}
+
+absl::Status ShowDeadLetters(const Flags& flags) {
+  auto pipe = Open(flags);
+  if (!pipe.ok()) return pipe.status();
+  CatchSignals(pipe->get());
+  uint32_t count = 0;
+  auto letters = (*pipe)->DeadLetters();
+  for (const ReadSlot& letter : letters) {
+    if (interrupted != 0 || !std::cout) break;
+    ++count;
+    if (flags.json) {
+      std::cout << MessageJson(letter, true) << std::endl;
+      continue;
+    }
+    // The beginning of it, in one line, whatever is in it.
+    constexpr size_t kShown = 60;
+    std::cout << absl::StrFormat("slot %5u  %2u attempts  %8u bytes%s  %s%s\n", letter.index(),
+                                 letter.attempt(), letter.size(),
+                                 letter.overwritten() ? ", overwritten" : "",
+                                 JsonString(letter.text().substr(0, kShown)),
+                                 letter.size() > kShown ? "..." : "")
+              << std::flush;
+  }
+  interruptible = nullptr;
+  if (!std::cout) return absl::DataLossError("stdout cannot be written");
+  if (count == 0 && !flags.json && interrupted == 0) std::cout << "There is no dead letter.\n";
+  const bool all = interrupted != 0 || absl::IsUnavailable(letters.status());
+  return all ? absl::OkStatus() : letters.status();
+}
+
+// All of them, or the one in a slot.
+absl::StatusOr<uint32_t> RedriveThose(SlotPipe& pipe, const Flags& flags) {
+  if (flags.slot < 0) return pipe.RedriveDeadLetters();
+  auto letters = pipe.DeadLetters();
+  for (ReadSlot& letter : letters) {
+    if (letter.index() != flags.slot) continue;
+    if (absl::Status redriven = letter.Redrive(); !redriven.ok()) return redriven;
+    return 1;
+  }
+  if (!absl::IsUnavailable(letters.status())) return letters.status();
+  return absl::NotFoundError(
+      absl::StrCat("slot pipe '", pipe.name(), "': there is no dead letter in slot ", flags.slot));
+}
+
+absl::Status Redrive(const Flags& flags) {
+  auto pipe = Open(flags);
+  if (!pipe.ok()) return pipe.status();
+  const auto redriven = RedriveThose(**pipe, flags);
+  if (!redriven.ok()) return redriven.status();
+  const uint32_t left = (*pipe)->Status().dead_letters;
+  if (flags.json) {
+    std::cout << "{\"redriven\":" << *redriven << ",\"dead_letters\":" << left << "}\n";
+  } else {
+    std::cout << "redriven " << *redriven << ", " << left << " dead letters are left\n";
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Bench(const Flags& flags) {
@@ -266,7 +348,7 @@ void AddPipeCommands(CLI::App& app, int& status) {
     CLI::App* command = pipe->add_subcommand(name, help);
     command->callback([flags, run, &status] {
       if (absl::Status done = run(*flags); !done.ok()) {
-        std::cerr << "mi7: " << done << "\n";
+        std::cerr << "mi7: " << TextOf(done) << "\n";
         status = 1;
       }
     });
@@ -312,10 +394,29 @@ void AddPipeCommands(CLI::App& app, int& status) {
   receive->add_option("--count", flags->count, "Messages to receive; 0: without end")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  receive->add_flag("--dead-letters", flags->dead_letters,
-                    "Takes messages that were fetched too often instead");
+  CLI::Option* dead_letters =
+      receive->add_flag("--dead-letters", flags->dead_letters,
+                        "Takes messages that were fetched too often instead; never waits");
+  receive->add_flag("--keep", flags->keep, "Only looks: each stays a dead letter, as it was before")
+      ->needs(dead_letters);
   json(receive, "One JSON object a message, with slot and attempt");
   creating(receive);
+
+  CLI::App* show_dead_letters =
+      verb("dead-letters",
+           "Shows messages that were fetched too often or overwritten, and leaves them there",
+           &ShowDeadLetters);
+  named(show_dead_letters);
+  json(show_dead_letters, "One JSON object a dead letter, with slot, attempts and all of its text");
+
+  CLI::App* redrive =
+      verb("redrive", "Sends dead letters again, with their attempts forgotten", &Redrive);
+  named(redrive);
+  redrive
+      ->add_option("--slot", flags->slot,
+                   "Only the one in this slot; all, but what was overwritten, when not given")
+      ->check(CLI::NonNegativeNumber);
+  json(redrive, "One JSON object with the number redriven, and of those that are left");
 
   CLI::App* bench = verb("bench", "Measures a pipe of its own on this machine", &Bench);
   bench->add_option("--count", flags->bench_count, "Messages")

@@ -33,7 +33,7 @@ expect_json() {
 run 0 "$mi7" --help
 expect_line 'pipe +Slot pipes'
 run 0 "$mi7" pipe --help
-for verb in ls status send receive bench recover rm; do
+for verb in ls status send receive dead-letters redrive bench recover rm; do
   expect_line "^  $verb +[A-Z]"
   run 0 "$mi7" pipe "$verb" --help
   expect_line 'Usage: mi7 pipe '"$verb"
@@ -82,6 +82,8 @@ if [ -n "$(type -P script)" ]; then
   # 124: timeout says that it sent the signal.
   run 124 script -qec "timeout --foreground -s INT 3 $mi7 pipe status jobs --live --interval=0.05" /dev/null
   [ "$(grep -c $'\033\[H\033\[2J' "$output")" -gt 5 ] || fail 'a terminal is cleared'
+else
+  echo "NOTICE: script is not installed, so a live status on a terminal was not tested"
 fi
 
 run 1 "$mi7" pipe send jobs four five --timeout=0.05
@@ -112,7 +114,7 @@ expect_line '^b$'
 
 # Wrong words and numbers are named, with what may be there.
 run 106 "$mi7" pipe nope
-expect_line "unknown command 'nope'; after 'mi7 pipe' comes one of ls status send receive"
+expect_line "unknown command 'nope'; after 'mi7 pipe' comes one of ls status send receive dead-letters redrive"
 run 105 "$mi7" pipe receive jobs --count=-1
 expect_line '--count'
 
@@ -175,6 +177,47 @@ expect_line '1 empty, 0 writing, 0 ready, 0 reading, 0 in progress, 1 dead lette
 expect_line '1 sent, 0 received, 4 redelivered, 1 dead-lettered'
 run 1 "$mi7" pipe receive large --timeout=0.05
 expect_line 'DEADLINE_EXCEEDED'
+# It can be looked at as often as one likes, and be sent again.
+for _ in 1 2; do
+  run 0 "$mi7" pipe dead-letters large
+  expect_line '^slot +[01]   5 attempts    100000 bytes  "x{60}"\.\.\.$'
+  [ "$(wc -l <"$output")" = 1 ] || fail 'a line for each'
+  run 0 "$mi7" pipe dead-letters large --json
+  expect_json
+  expect_line '^\{"slot":[01],"attempt":5,"bytes":100000,"overwritten":false,"text":"x{9}'
+  run 0 "$mi7" pipe receive large --dead-letters --keep --count=0
+  [ "$(tr -d '\n' <"$output" | wc -c)" = 100000 ] || fail 'the whole message, once'
+done
+run 0 "$mi7" pipe status large
+expect_line '1 dead letters$'
+expect_line '1 sent, 0 received, 4 redelivered, 1 dead-lettered'
+run 107 "$mi7" pipe receive large --keep
+slot=$("$mi7" pipe dead-letters large --json | sed 's/.*"slot":\([01]\),.*/\1/')
+run 1 "$mi7" pipe redrive large --slot=$((1 - slot))
+expect_line "NOT_FOUND: slot pipe 'large': there is no dead letter in slot $((1 - slot))"
+run 0 "$mi7" pipe redrive large --slot="$slot"
+expect_line '^redriven 1, 0 dead letters are left$'
+run 0 "$mi7" pipe dead-letters large
+expect_line '^There is no dead letter\.$'
+run 0 "$mi7" pipe dead-letters large --json
+[ ! -s "$output" ] || fail 'no dead letter, no line'
+run 0 "$mi7" pipe redrive large --json
+expect_json
+expect_line '^\{"redriven":0,"dead_letters":0\}$'
+# Its attempts are forgotten: a dead letter again after five more.
+for attempt in 1 2 3 4 5; do
+  run 1 sh -c "'$mi7' pipe receive large >/dev/full"
+  expect_line 'stdout cannot be written; the message stays in the pipe'
+done
+run 0 "$mi7" pipe status large
+expect_line '1 dead letters$'
+run 0 "$mi7" pipe redrive large
+expect_line '^redriven 1, 0 dead letters are left$'
+run 0 "$mi7" pipe receive large --json
+expect_line '^\{"slot":[01],"attempt":1,"bytes":100000,"text":"x{9}'
+head -c 100000 /dev/zero | tr '\0' x | "$mi7" pipe send large 2>/dev/null || fail 'a line is sent'
+for attempt in 1 2 3 4 5; do run 1 sh -c "'$mi7' pipe receive large >/dev/full"; done
+
 run 0 "$mi7" pipe receive large --dead-letters
 [ "$(tr -d '\n' <"$output" | wc -c)" = 100000 ] || fail 'the whole message'
 ! grep -q '[^x]' "$output" || fail 'nothing but the message'

@@ -14,7 +14,7 @@ test=$2 && shift 2
 # Why a program ended with status $2 after the output $1, in a line.
 last_words() {
   local line
-  line=$(grep -m 1 -a -E ': Failure$|check failed|terminate called' <<<"$1")
+  line=$(grep -m 1 -a -E ': Failure$|check failed|terminate called|SUMMARY: ' <<<"$1")
   [[ -n $line || $2 -le 128 ]] || line="signal $(($2 - 128))"
   echo "${line:0:110}"
 }

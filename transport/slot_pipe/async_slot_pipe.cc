@@ -99,6 +99,9 @@ class AsyncQueue {
 
   static constexpr Direction kDirection =
       std::is_same_v<Slot, WriteSlot> ? Direction::kHold : Direction::kFetch;
+  // What a deadline was too early for.
+  static constexpr SlotPipeError kNothing =
+      kDirection == Direction::kHold ? SlotPipeError::kPipeFull : SlotPipeError::kPipeEmpty;
   Event& event() { return impl_->event(kDirection); }
   // Ends a sleep of the thread, and spuriously those of others.
   void Interrupt() { event().NotifyAll(); }
@@ -203,12 +206,13 @@ class AsyncQueue {
       }
       // Acquire: Cancel() changes the event's word after it, as for a sleeper.
       if (impl_->cancelled.load(std::memory_order_acquire)) {
-        Expire(true, AboutPipe(impl_->name, absl::CancelledError("Cancel() was called")));
+        Expire(true, AboutPipe(impl_->name, SlotPipeError::kCancelled,
+                               absl::CancelledError("Cancel() was called")));
         continue;
       }
-      const int64_t next_ns = Expire(
-          false,
-          AboutPipe(impl_->name, absl::DeadlineExceededError("nothing came within the deadline")));
+      const int64_t next_ns =
+          Expire(false, AboutPipe(impl_->name, kNothing,
+                                  absl::DeadlineExceededError("nothing came within the deadline")));
       const int64_t left_ns =
           next_ns == kForeverNs ? kLookAgainNs : std::max<int64_t>(1, next_ns - MonotonicNanos());
       if (AnybodyWaits()) event().Sleep(ticket, std::min(left_ns, kLookAgainNs));

@@ -127,6 +127,9 @@ TEST_F(AsyncSlotPipeTest, DeadlinesAndCancelEndWaits) {
                          Countdown& countdown) -> Started {
     auto message = co_await from.Fetch(deadline);
     EXPECT_EQ(message.status().code(), code) << message.status();
+    EXPECT_EQ(SlotPipeErrorOf(message.status()), code == StatusCode::kCancelled
+                                                     ? SlotPipeError::kCancelled
+                                                     : SlotPipeError::kPipeEmpty);
     EXPECT_TRUE(deadline.infinite() || deadline.passed());
     countdown.Down();
   };
@@ -145,6 +148,8 @@ TEST_F(AsyncSlotPipeTest, DeadlinesAndCancelEndWaitsForAnEmptySlot) {
   const auto expect = [](absl::Status status, Deadline deadline, StatusCode code,
                          Countdown& countdown) {
     EXPECT_EQ(status.code(), code) << status;
+    EXPECT_EQ(SlotPipeErrorOf(status), code == StatusCode::kCancelled ? SlotPipeError::kCancelled
+                                                                      : SlotPipeError::kPipeFull);
     EXPECT_TRUE(deadline.infinite() || deadline.passed());
     countdown.Down();
   };

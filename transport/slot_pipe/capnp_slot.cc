@@ -4,8 +4,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "transport/slot_pipe/slot_pipe_error.h"
 
 namespace mi7 {
+
+using slot_pipe_internal::WithError;
 namespace {
 
 // One segment: its count less one, and its size in words.
@@ -67,14 +70,18 @@ SlotMessageBuilder::~SlotMessageBuilder() = default;
 capnp::MessageBuilder& SlotMessageBuilder::message() { return *arena_; }
 
 absl::Status SlotMessageBuilder::Send() {
-  if (!slot_) return absl::FailedPreconditionError("there is no slot to send in this builder");
+  if (!slot_) {
+    return WithError(SlotPipeError::kWrongSlotState,
+                     absl::FailedPreconditionError("there is no slot to send in this builder"));
+  }
   const auto segments = arena_->getSegmentsForOutput();
   size_t words = 0;
   for (const auto& segment : segments) words += segment.size();
   if (arena_->overflown() || segments.size() != 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a message of ", (words + 1) * sizeof(capnp::word),
-                     " bytes does not fit into a slot of ", slot_.span().size()));
+    return WithError(SlotPipeError::kMessageTooLarge,
+                     absl::InvalidArgumentError(
+                         absl::StrCat("a message of ", (words + 1) * sizeof(capnp::word),
+                                      " bytes does not fit into a slot of ", slot_.span().size())));
   }
   const Framing framing{0, static_cast<uint32_t>(words)};
   std::memcpy(slot_.data(), &framing, sizeof(framing));
@@ -83,16 +90,18 @@ absl::Status SlotMessageBuilder::Send() {
 
 absl::StatusOr<SlotMessageReader> SlotMessageReader::Open(const ReadSlot& slot) {
   if (slot.kind() != PayloadKind::kCapnp) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the message in slot ", slot.index(), " is bytes, no Cap'n Proto message"));
+    return WithError(SlotPipeError::kNotCapnp,
+                     absl::InvalidArgumentError(absl::StrCat("the message in slot ", slot.index(),
+                                                             " is bytes, no Cap'n Proto message")));
   }
   Framing framing{1, 0};  // read once
   if (slot.size() >= sizeof(framing)) std::memcpy(&framing, slot.data(), sizeof(framing));
   if (framing.segments_less_one != 0 ||
       (uint64_t{framing.words} + 1) * sizeof(capnp::word) != slot.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the Cap'n Proto message in slot ", slot.index(), " is malformed: ", slot.size(),
-        " bytes with a segment of ", framing.words, " words"));
+    return WithError(SlotPipeError::kNotCapnp,
+                     absl::InvalidArgumentError(absl::StrCat(
+                         "the Cap'n Proto message in slot ", slot.index(), " is malformed: ",
+                         slot.size(), " bytes with a segment of ", framing.words, " words")));
   }
   capnp::ReaderOptions options;
   options.traversalLimitInWords = uint64_t{8} * framing.words + (1u << 20);

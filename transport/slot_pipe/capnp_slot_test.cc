@@ -64,15 +64,18 @@ TEST_F(CapnpSlotTest, AMessageLargerThanASlotIsRefusedAndItsSlotGivenBack) {
   {
     SlotMessageBuilder builder(*pipe_->Hold());
     builder.message().initRoot<Message>().initValue().setText(std::string(1000, 'x'));
-    EXPECT_TRUE(Is(builder.Send(), StatusCode::kInvalidArgument, "into a slot of 256"));
+    const absl::Status large = builder.Send();
+    EXPECT_TRUE(Is(large, StatusCode::kInvalidArgument, "into a slot of 256"));
+    EXPECT_EQ(SlotPipeErrorOf(large), SlotPipeError::kMessageTooLarge);
   }
   EXPECT_EQ(pipe_->Status().empty, 4u);
 }
 
 TEST_F(CapnpSlotTest, BytesAndMalformedMessagesAreTold) {
   ASSERT_TRUE(pipe_->SendBytes("bytes").ok());
-  EXPECT_TRUE(Is(SlotMessageReader::Open(*pipe_->Fetch()).status(), StatusCode::kInvalidArgument,
-                 "is bytes"));
+  const absl::Status bytes = SlotMessageReader::Open(*pipe_->Fetch()).status();
+  EXPECT_TRUE(Is(bytes, StatusCode::kInvalidArgument, "is bytes"));
+  EXPECT_EQ(SlotPipeErrorOf(bytes), SlotPipeError::kNotCapnp);
   ASSERT_TRUE(pipe_->TryFetch()->Release().ok());
   WriteSlot slot = *pipe_->Hold();
   const uint32_t framing[2] = {0, 1'000'000};

@@ -84,6 +84,7 @@ class DamageTest : public testing::Test {
     pipe.Fetch(Deadline::After(absl::Microseconds(100))).IgnoreError();
     pipe.Hold(Deadline::After(absl::Microseconds(100))).IgnoreError();
     pipe.TryFetchDeadLetter().IgnoreError();
+    pipe.RedriveDeadLetters().IgnoreError();
     const PipeStatus status = pipe.Status();
     EXPECT_EQ(status.empty + status.writing + status.ready + status.reading + status.in_progress +
                   status.dead_letters,
@@ -285,6 +286,8 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
   auto pipe = SlotPipe::Create("ring", kOptions).value();
   Map("ring");
   auto leaver = SlotPipe::Connect("ring").value();
+  ASSERT_TRUE(pipe->SendBytes("letter").ok());
+  for (uint32_t i = 0; i < kOptions.attempts_max; ++i) ASSERT_TRUE(pipe->TryFetch().ok());
   ASSERT_TRUE(pipe->SendBytes("kept").ok());
   ASSERT_TRUE(pipe->SendBytes("left").ok());
   ASSERT_TRUE(pipe->SendBytes("dropped").ok());
@@ -293,17 +296,17 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
   auto dropped = pipe->TryFetch();
   ASSERT_TRUE(pipe->SendBytes("many").ok());
   auto held = pipe->TryHold();
-  // The fourth cell is that of "many", and so are all others now, until the ring is full.
-  constexpr uint64_t kFourth = 3;
+  // The seventh cell is that of "many", and so are all others now, until the ring is full.
+  constexpr uint64_t kSeventh = 6;
   uint64_t bits;
   const auto cell = [this](uint64_t position) {
     return memory_ + layout_.cells_offset + 8 * (position % layout_.cells);
   };
-  std::memcpy(&bits, cell(kFourth), 8);
+  std::memcpy(&bits, cell(kSeventh), 8);
   const CellWord many(bits);
   ASSERT_TRUE(many.full());
-  const uint64_t end = kFourth + layout_.cells;
-  for (uint64_t position = kFourth; position < end; ++position) {
+  const uint64_t end = kSeventh + layout_.cells;
+  for (uint64_t position = kSeventh; position < end; ++position) {
     bits = CellWord::Full(many.slot(), many.tag(), static_cast<uint32_t>(position / layout_.cells))
                .bits();
     std::memcpy(cell(position), &bits, 8);
@@ -313,7 +316,8 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
               &end, 8);
 
   const auto is_full = [](const absl::Status& status) {
-    return slot_pipe_internal::Is(status, absl::StatusCode::kResourceExhausted,
+    return SlotPipeErrorOf(status) == SlotPipeError::kRingFull &&
+           slot_pipe_internal::Is(status, absl::StatusCode::kResourceExhausted,
                                   "order ring is full");
   };
   EXPECT_TRUE(is_full(held->SendBytes("new")));
@@ -322,6 +326,8 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
   EXPECT_TRUE(is_full(kept->Return()));
   EXPECT_TRUE(*kept) << "kept";
   EXPECT_EQ(pipe->StateOf(kept->index()).value(), SlotState::kReading);
+  EXPECT_TRUE(is_full(pipe->RedriveDeadLetters().status()));
+  EXPECT_EQ(pipe->Status().dead_letters, 1u) << "kept";
   // Nobody has a handle of it any more, and it is not returned yet.
   const uint32_t dropped_slot = dropped->index();
   dropped = absl::UnknownError("dropped");
@@ -336,6 +342,7 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
   ASSERT_TRUE(message.ok()) << message.status();
   EXPECT_EQ(message->text(), "many");
   EXPECT_TRUE(held->SendBytes("new").ok());
+  EXPECT_EQ(pipe->RedriveDeadLetters().value(), 1u);
   EXPECT_TRUE(kept->Return().ok());
   EXPECT_EQ(pipe->Recover(), 1u);
   EXPECT_TRUE(message->Release().ok());
@@ -346,7 +353,7 @@ TEST_F(DamageTest, AFullRingOfDuplicatesIsToldAndAFetchMakesRoom) {
     ASSERT_TRUE(slot.ok()) << slot.status();
   }
   const std::pair<const char*, uint32_t> kOthers[] = {
-      {"new", 1}, {"kept", 2}, {"left", 2}, {"dropped", 2}};
+      {"new", 1}, {"letter", 1}, {"kept", 2}, {"left", 2}, {"dropped", 2}};
   for (const auto& [text, attempt] : kOthers) {
     message = pipe->TryFetch();
     ASSERT_TRUE(message.ok()) << message.status();

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "transport/slot_pipe/slot_pipe_error.h"
 
 namespace mi7::slot_pipe_internal {
 namespace {
@@ -22,8 +23,13 @@ constexpr uint64_t RoundUp(uint64_t value, uint64_t to) { return (value + to - 1
 
 absl::Status CheckRange(absl::string_view name, uint64_t value, uint64_t least, uint64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(name, " is ", value, ", must be from ", least, " to ", most));
+  return WithError(SlotPipeError::kOptionsInvalid,
+                   absl::InvalidArgumentError(
+                       absl::StrCat(name, " is ", value, ", must be from ", least, " to ", most)));
+}
+
+absl::Status Damaged(absl::string_view text) {
+  return WithError(SlotPipeError::kDamaged, absl::DataLossError(text));
 }
 
 // Of the header, with its checksum taken as zero.
@@ -94,28 +100,30 @@ PipeHeader MakeHeader(const Layout& layout, uint64_t created_unix_ns) {
 }
 
 absl::StatusOr<Layout> CheckHeader(const PipeHeader& header, uint64_t file_bytes) {
-  if (header.magic != kPipeMagic) return absl::DataLossError("it is no slot pipe (magic number)");
+  if (header.magic != kPipeMagic) return Damaged("it is no slot pipe (magic number)");
   if (header.version != kPipeVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("its layout has version ", header.version, ", this program speaks version ",
-                     kPipeVersion, "; use the same version of mi7 on all sides"));
+    return WithError(
+        SlotPipeError::kVersionMismatch,
+        absl::FailedPreconditionError(absl::StrCat("its layout has version ", header.version,
+                                                   ", this program speaks version ", kPipeVersion,
+                                                   "; use the same version of mi7 on all sides")));
   }
   if ((header.flags & ~kFlagsKnown) != 0) {
-    return absl::DataLossError(absl::StrCat("its flags are ", header.flags));
+    return Damaged(absl::StrCat("its flags are ", header.flags));
   }
   absl::StatusOr<Layout> layout = MakeLayout({.slots = header.slots,
                                               .slot_bytes = header.slot_bytes,
                                               .participants = header.participants,
                                               .attempts_max = header.attempts_max,
                                               .flags = header.flags});
-  if (!layout.ok()) return absl::DataLossError(layout.status().message());
+  if (!layout.ok()) return Damaged(layout.status().message());
   // All that the header says follows from its geometry.
   const PipeHeader expected = MakeHeader(*layout, header.created_unix_ns);
   if (std::memcmp(&header, &expected, sizeof(header)) != 0) {
-    return absl::DataLossError("its header contradicts itself");
+    return Damaged("its header contradicts itself");
   }
   if (file_bytes != layout->file_bytes) {
-    return absl::DataLossError(
+    return Damaged(
         absl::StrCat("its file has ", file_bytes, " bytes instead of ", layout->file_bytes));
   }
   return layout;

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "transport/slot_pipe/slot_pipe_error.h"
 
 namespace mi7::slot_pipe_internal {
 namespace {
@@ -21,10 +22,16 @@ struct flock LockOf(short type, uint16_t index) {
   return lock;
 }
 
+absl::StatusOr<uint16_t> BeingRemoved(absl::string_view text) {
+  return WithError(SlotPipeError::kBeingRemoved, absl::AbortedError(text));
+}
+
 bool IsHeldByOthers(int error) { return error == EAGAIN || error == EACCES; }
 
 absl::Status LockFailed(absl::string_view what, int error) {
-  return absl::InternalError(absl::StrCat("locking ", what, " of its file: ", ::strerror(error)));
+  return WithError(
+      SlotPipeError::kSystem,
+      absl::InternalError(absl::StrCat("locking ", what, " of its file: ", ::strerror(error))));
 }
 
 }  // namespace
@@ -62,11 +69,11 @@ absl::StatusOr<uint16_t> Participants::Join(absl::string_view name) {
   // place taken.
   if (!SetLock(F_RDLCK, kJoinByte)) {
     if (!IsHeldByOthers(errno)) return LockFailed("the byte of who joins", errno);
-    return absl::AbortedError("it is being removed; try again, or remove it by force");
+    return BeingRemoved("it is being removed; try again, or remove it by force");
   }
   struct stat about;
   absl::StatusOr<uint16_t> me = ::fstat(fd_, &about) == 0 && about.st_nlink == 0
-                                    ? absl::AbortedError("it was removed at this moment; try again")
+                                    ? BeingRemoved("it was removed at this moment; try again")
                                     : TakePlace(name);
   Unlock(kJoinByte);
   return me;
@@ -102,8 +109,11 @@ absl::StatusOr<uint16_t> Participants::TakePlace(absl::string_view name) {
     entry.state.store(kParticipantAlive, std::memory_order_seq_cst);
     return index;
   }
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "all ", count, " places for participants are taken; create it with more, or let one leave"));
+  return WithError(
+      SlotPipeError::kParticipantTableFull,
+      absl::ResourceExhaustedError(absl::StrCat(
+          "all ", count,
+          " places for participants are taken; create it with more, or let one leave")));
 }
 
 void Participants::Leave(uint16_t index) {

@@ -43,26 +43,43 @@ class Fd {
   int fd_;
 };
 
+// A directory or a file that is not what a pipe's should be.
+absl::Status Unsafe(absl::string_view text) {
+  return WithError(SlotPipeError::kUnsafeFile, absl::FailedPreconditionError(text));
+}
+
+absl::Status NoSuchPipe(absl::string_view name, absl::string_view directory) {
+  return AboutPipe(
+      name, SlotPipeError::kNoSuchPipe,
+      absl::NotFoundError(absl::StrCat("there is none in ", directory, "; create it first")));
+}
+
 // A status for a failed system call on `path`.
 absl::Status Failed(absl::string_view what, absl::string_view path, int error) {
   const std::string text = absl::StrCat(what, " ", path, ": ", ::strerror(error));
   switch (error) {
-    case ENOENT:
-      return absl::NotFoundError(text);
+    case ENOENT:  // of a pipe: see NoSuchPipe
+      return WithError(SlotPipeError::kSystem, absl::NotFoundError(text));
     case EEXIST:
-      return absl::AlreadyExistsError(text);
+      return WithError(SlotPipeError::kExists, absl::AlreadyExistsError(text));
     case EACCES:
     case EPERM:
     case EROFS:
-      return absl::PermissionDeniedError(text);
+      return WithError(SlotPipeError::kPermissionDenied, absl::PermissionDeniedError(text));
     case ENOSPC:
     case EDQUOT:
+      return WithError(SlotPipeError::kTmpfsFull, absl::ResourceExhaustedError(text));
     case ENOMEM:
     case EMFILE:
     case ENFILE:
-      return absl::ResourceExhaustedError(text);
+      return WithError(SlotPipeError::kSystemLimit, absl::ResourceExhaustedError(text));
+    case ELOOP:
+    case ENOTDIR:
+    case EISDIR:
+    case ENXIO:  // neither a file nor a directory where one should be
+      return Unsafe(text);
     default:
-      return absl::FailedPreconditionError(text);
+      return WithError(SlotPipeError::kSystem, absl::FailedPreconditionError(text));
   }
 }
 
@@ -90,15 +107,13 @@ absl::Status CheckDirectory(int fd, const Directory& directory) {
   struct stat about;
   if (::fstat(fd, &about) != 0) return Failed("looking at", directory.path, errno);
   if (!directory.chosen_by_user && about.st_uid != ::geteuid()) {
-    return absl::FailedPreconditionError(absl::StrCat(directory.path, " belongs to user ",
-                                                      about.st_uid, " instead of ", ::geteuid(),
-                                                      "; remove it or set MI7_RUNTIME_DIR"));
+    return Unsafe(absl::StrCat(directory.path, " belongs to user ", about.st_uid, " instead of ",
+                               ::geteuid(), "; remove it or set MI7_RUNTIME_DIR"));
   }
   const mode_t open_to = about.st_mode & (directory.chosen_by_user ? 0007 : 0077);
   if (open_to != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrFormat("%s can be entered by others (mode %04o); chmod it to 0700", directory.path,
-                        about.st_mode & 07777));
+    return Unsafe(absl::StrFormat("%s can be entered by others (mode %04o); chmod it to 0700",
+                                  directory.path, about.st_mode & 07777));
   }
   return absl::OkStatus();
 }
@@ -110,13 +125,12 @@ absl::Status CheckParent(const std::string& parent, const Directory& directory) 
   struct stat about;
   if (::lstat(parent.c_str(), &about) != 0) return Failed("looking at", parent, errno);
   if (about.st_uid != ::geteuid() || !S_ISDIR(about.st_mode)) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        parent, " is no directory of user ", ::geteuid(), "; remove it or set MI7_RUNTIME_DIR"));
+    return Unsafe(absl::StrCat(parent, " is no directory of user ", ::geteuid(),
+                               "; remove it or set MI7_RUNTIME_DIR"));
   }
   if ((about.st_mode & 0022) != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrFormat("%s can be written by others (mode %04o); chmod it to 0700", parent,
-                        about.st_mode & 07777));
+    return Unsafe(absl::StrFormat("%s can be written by others (mode %04o); chmod it to 0700",
+                                  parent, about.st_mode & 07777));
   }
   return absl::OkStatus();
 }
@@ -126,9 +140,10 @@ absl::Status CheckParent(const std::string& parent, const Directory& directory) 
 absl::Status CheckFileSize(uint64_t bytes) {
   rlimit limit;
   if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || bytes <= limit.rlim_cur) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("reserving ", bytes, " bytes: that exceeds this process's RLIMIT_FSIZE, ",
-                   limit.rlim_cur, " bytes (ulimit -f)"));
+  return WithError(SlotPipeError::kSystemLimit,
+                   absl::ResourceExhaustedError(absl::StrCat(
+                       "reserving ", bytes, " bytes: that exceeds this process's RLIMIT_FSIZE, ",
+                       limit.rlim_cur, " bytes (ulimit -f)")));
 }
 
 // Opens the directory, and makes it and what is above it first if asked to.
@@ -164,8 +179,9 @@ absl::StatusOr<void*> Map(int fd, uint64_t bytes, int protection) {
     const std::string self = absl::StrCat("/proc/self/fd/", fd);
     own = ForkGuard::Open([&] { return ::open(self.c_str(), O_RDWR | O_CLOEXEC); });
     if (own == nullptr && errno == ENOENT) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(self, " is not there: pipes need /proc to be mounted"));
+      return WithError(SlotPipeError::kSystem,
+                       absl::FailedPreconditionError(
+                           absl::StrCat(self, " is not there: pipes need /proc to be mounted")));
     }
     if (own == nullptr) return Failed("opening again through", self, errno);
     fd = own->fd();
@@ -173,8 +189,9 @@ absl::StatusOr<void*> Map(int fd, uint64_t bytes, int protection) {
   // Populated, so that no page is faulted in on the way of a message.
   void* memory = ::mmap(nullptr, bytes, protection, MAP_SHARED | MAP_POPULATE, fd, 0);
   if (memory == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("mapping ", bytes, " bytes: ", ::strerror(errno)));
+    return WithError(SlotPipeError::kSystemLimit,
+                     absl::ResourceExhaustedError(
+                         absl::StrCat("mapping ", bytes, " bytes: ", ::strerror(errno))));
   }
   return memory;
 }
@@ -208,14 +225,10 @@ absl::Status CheckPipeName(absl::string_view name) {
       std::all_of(name.begin(), name.end(), allowed)) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("slot pipe '", name.substr(0, 2 * kNameMax), "': a name is 1 to ", kNameMax,
-                   " letters, digits, '.', '_' or '-', and begins with a letter or digit"));
-}
-
-absl::Status AboutPipe(absl::string_view name, const absl::Status& status) {
-  if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat("slot pipe '", name, "': ", status.message()));
+  return AboutPipe(name.substr(0, 2 * kNameMax), SlotPipeError::kNameInvalid,
+                   absl::InvalidArgumentError(absl::StrCat(
+                       "a name is 1 to ", kNameMax,
+                       " letters, digits, '.', '_' or '-', and begins with a letter or digit")));
 }
 
 absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Create(absl::string_view name,
@@ -271,10 +284,7 @@ absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Open(absl::string_view name,
   if (absl::Status status = CheckPipeName(name); !status.ok()) return status;
   const Directory where = PipesDirectory();
   const std::string path = absl::StrCat(where.path, "/", name);
-  const auto none = [&] {
-    return AboutPipe(name, absl::NotFoundError(
-                               absl::StrCat("there is none in ", where.path, "; create it first")));
-  };
+  const auto none = [&] { return NoSuchPipe(name, where.path); };
   absl::StatusOr<Fd> directory = OpenDirectory(where, false, false);
   if (absl::IsNotFound(directory.status())) return none();
   if (!directory.ok()) return AboutPipe(name, directory.status());
@@ -289,7 +299,7 @@ absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Open(absl::string_view name,
   struct stat about;
   if (::fstat(fd, &about) != 0) return AboutPipe(name, Failed("looking at", path, errno));
   const auto unfit = [&](absl::string_view why) {
-    return AboutPipe(name, absl::FailedPreconditionError(absl::StrCat(path, " ", why)));
+    return AboutPipe(name, Unsafe(absl::StrCat(path, " ", why)));
   };
   if (!S_ISREG(about.st_mode)) return unfit("is no regular file");
   if (about.st_nlink == 0) return none();  // removed at this moment
@@ -303,7 +313,8 @@ absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Open(absl::string_view name,
   const auto size = static_cast<uint64_t>(about.st_size);
   if (size < sizeof(header) ||
       ::pread(fd, &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header))) {
-    return AboutPipe(name, absl::DataLossError(absl::StrCat(path, " is too short for a pipe")));
+    return AboutPipe(name, SlotPipeError::kDamaged,
+                     absl::DataLossError(absl::StrCat(path, " is too short for a pipe")));
   }
   absl::StatusOr<Layout> layout = CheckHeader(header, size);
   if (!layout.ok()) return AboutPipe(name, layout.status());
@@ -320,8 +331,10 @@ absl::Status UnlinkPipeFile(absl::string_view name) {
   if (absl::Status status = CheckPipeName(name); !status.ok()) return status;
   const Directory where = PipesDirectory();
   absl::StatusOr<Fd> directory = OpenDirectory(where, false, false);
+  if (absl::IsNotFound(directory.status())) return NoSuchPipe(name, where.path);
   if (!directory.ok()) return AboutPipe(name, directory.status());
   if (::unlinkat(directory->get(), std::string(name).c_str(), 0) != 0) {
+    if (errno == ENOENT) return NoSuchPipe(name, where.path);
     return AboutPipe(name, Failed("removing", absl::StrCat(where.path, "/", name), errno));
   }
   return absl::OkStatus();
@@ -331,9 +344,11 @@ absl::Status UnlinkUnusedPipeFile(absl::string_view name) {
   if (absl::Status status = CheckPipeName(name); !status.ok()) return status;
   const Directory where = PipesDirectory();
   absl::StatusOr<Fd> directory = OpenDirectory(where, false, false);
+  if (absl::IsNotFound(directory.status())) return NoSuchPipe(name, where.path);
   if (!directory.ok()) return AboutPipe(name, directory.status());
   const std::string text(name);
   const auto failed = [&](absl::string_view what) {
+    if (errno == ENOENT) return NoSuchPipe(name, where.path);
     return AboutPipe(name, Failed(what, absl::StrCat(where.path, "/", name), errno));
   };
   for (int round = 0; round < 100; ++round) {
@@ -345,7 +360,7 @@ absl::Status UnlinkUnusedPipeFile(absl::string_view name) {
     all.l_len = kJoinByte + 1;
     if (::fcntl(file->fd(), F_OFD_SETLK, &all) != 0) {
       if (errno != EAGAIN && errno != EACCES) return failed("locking");
-      return AboutPipe(name,
+      return AboutPipe(name, SlotPipeError::kInUse,
                        absl::FailedPreconditionError(
                            "somebody takes part in it, joins it or removes it at this moment; "
                            "try again, or remove the pipe by force"));
@@ -361,8 +376,9 @@ absl::Status UnlinkUnusedPipeFile(absl::string_view name) {
     if (::unlinkat(directory->get(), text.c_str(), 0) != 0) return failed("removing");
     return absl::OkStatus();
   }
-  return AboutPipe(name, absl::FailedPreconditionError(
-                             "others remove and create it again and again; try again"));
+  return AboutPipe(
+      name, SlotPipeError::kInUse,
+      absl::FailedPreconditionError("others remove and create it again and again; try again"));
 }
 
 absl::StatusOr<std::vector<std::string>> ListPipeFiles() {

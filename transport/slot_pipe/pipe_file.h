@@ -19,14 +19,12 @@
 #include "absl/strings/string_view.h"
 #include "transport/slot_pipe/fork_guard.h"
 #include "transport/slot_pipe/region.h"
+#include "transport/slot_pipe/slot_pipe_error.h"
 
 namespace mi7::slot_pipe_internal {
 
 // OK for 1 to 64 of A-Z a-z 0-9 . _ - with a letter or digit first; else INVALID_ARGUMENT.
 absl::Status CheckPipeName(absl::string_view name);
-
-// "slot pipe 'NAME': " and what went wrong, with the code of `status`.
-absl::Status AboutPipe(absl::string_view name, const absl::Status& status);
 
 // An open and mapped pipe file. Immutable; closes and unmaps when destroyed.
 class PipeFile {

@@ -309,11 +309,15 @@ Outcome Protocol::PushRequeued(uint32_t slot, SlotWord word) {
 }
 
 Outcome Protocol::Return(const Claim& claim, uint32_t attempts) {
-  if (!claim.word.BeingRead()) return Outcome::kWrongState;
-  // A dead letter has been fetched twice by now, so no attempts are left of it when it is redriven
-  // only.
-  const bool dead_letter = claim.word.phase() == SlotPhase::kReadingDeadLetter && attempts != 0;
+  const bool dead_letter = claim.word.phase() == SlotPhase::kReadingDeadLetter;
   if (dead_letter || TooOften(attempts)) return Bury(claim);
+  return Requeue(claim, attempts);
+}
+
+Outcome Protocol::Redrive(const Claim& claim) { return Requeue(claim, 0); }
+
+Outcome Protocol::Requeue(const Claim& claim, uint32_t attempts) {
+  if (!claim.word.BeingRead()) return Outcome::kWrongState;
   const SlotWord requeue = claim.word.Requeue(attempts);
   if (!Change(claim.slot, claim.word, requeue)) return Outcome::kWrongState;
   const Outcome pushed = PushRequeued(claim.slot, requeue);

@@ -2,7 +2,8 @@
 
 // Protocol: what one participant does to the shared words of a slot pipe. The steps are those of
 // the model in model/slot_pipe.pml, in its order; nothing here waits, wakes or allocates (Sweep
-// aside). docs/SLOT_PIPE.md explains; this is where each memory order has its reason.
+// aside). docs/SLOT_PIPE.md explains; this is where each memory order has its reason. What finds
+// one that is too weak, and which none does, is there, too.
 //
 // Words and their happens-before, all of which the code below relies on:
 //
@@ -81,9 +82,11 @@ class Protocol {
   // READING, of a dead letter or not, -> EMPTY: the consume commit. kDone, kWrongState.
   Outcome Release(const Claim& claim);
   // READING -> REQUEUE -> a new cell -> READY, as if fetched `attempts` times; or a dead letter
-  // when that is too often. What was a dead letter is one again, unless `attempts` is 0 (Redrive).
+  // when that is too often. What was a dead letter is one again.
   // kDone, kWrongState, kRingFull, kCorrupt: it is READING as before.
   Outcome Return(const Claim& claim, uint32_t attempts);
+  // The same as if it had never been fetched, and of a dead letter, too: a message again.
+  Outcome Redrive(const Claim& claim);
   // READING -> DEAD_LETTER. kDone, kWrongState.
   Outcome Bury(const Claim& claim);
   // DEAD_LETTER -> READING_DEAD_LETTER(me), looking from slot `from` on. kDone, kNothing.
@@ -119,6 +122,8 @@ class Protocol {
   bool TooOften(uint32_t attempts) const {
     return region_.geometry().attempts_max != 0 && attempts >= region_.geometry().attempts_max;
   }
+  // READING, of a dead letter or not, -> REQUEUE -> a new cell -> READY.
+  Outcome Requeue(const Claim& claim, uint32_t attempts);
   // `word`: REQUEUE of that slot.
   Outcome PushRequeued(uint32_t slot, SlotWord word);
   // Asks for a slot's memory, to be written, before it is needed.

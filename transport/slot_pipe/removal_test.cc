@@ -141,7 +141,9 @@ TEST_F(RemovalTest, WhoIsAboutToJoinIsSeen) {
 TEST_F(RemovalTest, WhoIsAboutToRemoveIsWaitedForSoLong) {
   ASSERT_TRUE(SlotPipe::Create("p", PipeOptions::Small()).ok());
   const int removing = Lock(F_WRLCK, 0, kJoinByte + 1);
-  EXPECT_TRUE(Is(SlotPipe::Connect("p").status(), StatusCode::kAborted, "is being removed"));
+  const absl::Status removed = SlotPipe::Connect("p").status();
+  EXPECT_TRUE(Is(removed, StatusCode::kAborted, "is being removed"));
+  EXPECT_EQ(SlotPipeErrorOf(removed), SlotPipeError::kBeingRemoved);
   EXPECT_TRUE(Is(SlotPipe::Remove("p"), StatusCode::kFailedPrecondition, "removes it"));
   EXPECT_TRUE(SlotPipe::Remove("p", true).ok());
   EXPECT_TRUE(SlotPipe::OpenOrCreate("p", PipeOptions::Small()).ok());

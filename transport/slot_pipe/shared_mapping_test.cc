@@ -89,7 +89,7 @@ class SharedMappingTest : public testing::Test {
     Claim claim;
     if (protocol.FetchDeadLetter(0, claim) != Outcome::kDone) return;
     Read(claim);
-    if (protocol.Return(claim, 0) == Outcome::kRingFull) {
+    if (protocol.Redrive(claim) == Outcome::kRingFull) {
       ASSERT_EQ(protocol.Bury(claim), Outcome::kDone);
     }
   }

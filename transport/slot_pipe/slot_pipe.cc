@@ -39,13 +39,15 @@ absl::Status CheckSame(const Geometry& is, const Geometry& wanted) {
   const auto differs = [](absl::string_view what, uint32_t has, uint32_t want) {
     return has == want ? "" : absl::StrCat(" ", what, " ", has, " instead of ", want, ";");
   };
-  return absl::FailedPreconditionError(
-      absl::StrCat("it exists with other options:", differs("slots", is.slots, wanted.slots),
-                   differs("slot_bytes", is.slot_bytes, wanted.slot_bytes),
-                   differs("participants", is.participants, wanted.participants),
-                   differs("attempts_max", is.attempts_max, wanted.attempts_max),
-                   differs("flags (1: checksum, 2: group)", is.flags, wanted.flags),
-                   " connect to it as it is, or remove it first"));
+  return slot_pipe_internal::WithError(
+      SlotPipeError::kGeometryMismatch,
+      absl::FailedPreconditionError(
+          absl::StrCat("it exists with other options:", differs("slots", is.slots, wanted.slots),
+                       differs("slot_bytes", is.slot_bytes, wanted.slot_bytes),
+                       differs("participants", is.participants, wanted.participants),
+                       differs("attempts_max", is.attempts_max, wanted.attempts_max),
+                       differs("flags (1: checksum, 2: group)", is.flags, wanted.flags),
+                       " connect to it as it is, or remove it first")));
 }
 
 // Who joins a pipe that is being removed starts over: `join` is called again while it ends with
@@ -135,10 +137,12 @@ SlotPipe::Impl::Impl(std::unique_ptr<PipeFile> the_file, absl::string_view the_n
       ready(region.words().ready_event),
       empty(region.words().empty_event),
       fork_guard(file->fork_guard()),
-      no_empty_slot(AboutPipe(
-          name, absl::ResourceExhaustedError(absl::StrCat("all ", region.geometry().slots,
-                                                          " slots are in use; fetch, or wait")))),
-      no_message(AboutPipe(name, absl::UnavailableError("no message is ready; wait for one"))),
+      no_empty_slot(
+          AboutPipe(name, SlotPipeError::kPipeFull,
+                    absl::ResourceExhaustedError(absl::StrCat(
+                        "all ", region.geometry().slots, " slots are in use; fetch, or wait")))),
+      no_message(AboutPipe(name, SlotPipeError::kPipeEmpty,
+                           absl::UnavailableError("no message is ready; wait for one"))),
       refs(region.geometry().slots),
       participants(file->fd(), region) {}
 
@@ -161,19 +165,22 @@ SlotPipe::~SlotPipe() {
 // --- errors
 
 absl::Status SlotPipe::Impl::Forked() const {
-  return AboutPipe(name, absl::FailedPreconditionError(
-                             "this process is a fork of the one that connected; connect again"));
+  return AboutPipe(name, SlotPipeError::kForked,
+                   absl::FailedPreconditionError(
+                       "this process is a fork of the one that connected; connect again"));
 }
 
 absl::Status SlotPipe::Impl::TooLarge(size_t size) const {
-  return AboutPipe(name, absl::InvalidArgumentError(absl::StrCat(
-                             "a message of ", size, " bytes is larger than a slot, which has ",
-                             region.geometry().slot_bytes)));
+  return AboutPipe(name, SlotPipeError::kMessageTooLarge,
+                   absl::InvalidArgumentError(absl::StrCat(
+                       "a message of ", size, " bytes is larger than a slot, which has ",
+                       region.geometry().slot_bytes)));
 }
 
 absl::Status SlotPipe::Impl::Corrupt() const {
-  return AboutPipe(name, absl::DataLossError("its shared memory contradicts itself: it was "
-                                             "overwritten; remove it and create it anew"));
+  return AboutPipe(name, SlotPipeError::kDamaged,
+                   absl::DataLossError("its shared memory contradicts itself: it was "
+                                       "overwritten; remove it and create it anew"));
 }
 
 absl::Status SlotPipe::Impl::WrongState(uint32_t index, absl::string_view what) const {
@@ -184,10 +191,11 @@ absl::Status SlotPipe::Impl::WrongState(uint32_t index, absl::string_view what) 
   const absl::string_view states[] = {
       "empty", "writing", "ready", "reading", "requeue", "dead letter", "reading dead letter", "?"};
   return AboutPipe(
-      name, absl::FailedPreconditionError(absl::StrCat(
-                "slot ", index, " is not this participant's to ", what,
-                " (any more), or not by this SlotRef: it is ",
-                states[static_cast<size_t>(word.phase())], ", generation ", word.generation())));
+      name, SlotPipeError::kWrongSlotState,
+      absl::FailedPreconditionError(absl::StrCat(
+          "slot ", index, " is not this participant's to ", what,
+          " (any more), or not by this SlotRef: it is ", states[static_cast<size_t>(word.phase())],
+          ", generation ", word.generation())));
 }
 
 absl::Status SlotPipe::Impl::Failed(Outcome outcome, uint32_t index, absl::string_view what) const {
@@ -198,9 +206,10 @@ absl::Status SlotPipe::Impl::Failed(Outcome outcome, uint32_t index, absl::strin
     case Outcome::kNothing:
       return WrongState(index, what);
     case Outcome::kRingFull:
-      return AboutPipe(name, absl::ResourceExhaustedError(
-                                 "its order ring is full of what crashes left; fetch, and try "
-                                 "again"));
+      return AboutPipe(name, SlotPipeError::kRingFull,
+                       absl::ResourceExhaustedError(
+                           "its order ring is full of what crashes left; fetch, and try "
+                           "again"));
     case Outcome::kCorrupt:
       break;
   }
@@ -288,10 +297,12 @@ absl::StatusOr<WriteSlot> SlotPipe::Hold(Deadline deadline) {
     case Waited::kDone:
       return WriteSlot(this, claim, impl_->region.payload(claim.slot));
     case Waited::kDeadline:
-      return AboutPipe(name(), absl::DeadlineExceededError(absl::StrCat(
-                                   "all ", slots(), " slots are in use; fetch, or wait longer")));
+      return AboutPipe(name(), SlotPipeError::kPipeFull,
+                       absl::DeadlineExceededError(absl::StrCat(
+                           "all ", slots(), " slots are in use; fetch, or wait longer")));
     case Waited::kCancelled:
-      return AboutPipe(name(), absl::CancelledError("Cancel() was called"));
+      return AboutPipe(name(), SlotPipeError::kCancelled,
+                       absl::CancelledError("Cancel() was called"));
     case Waited::kCorrupt:
       break;
   }
@@ -333,25 +344,27 @@ bool SlotPipe::Impl::Possible(const ReadSlot& slot) const {
          static_cast<uint32_t>(slot.kind()) <= static_cast<uint32_t>(PayloadKind::kCapnp);
 }
 
+bool SlotPipe::Impl::Sound(const ReadSlot& slot) const {
+  return Possible(slot) &&
+         ((region.geometry().flags & slot_pipe_internal::kFlagChecksum) == 0 ||
+          // Relaxed: as size and kind (W1).
+          region.slot(slot.index()).checksum.load(std::memory_order_relaxed) ==
+              slot_pipe_internal::Checksum(slot.data(), static_cast<uint32_t>(slot.size()),
+                                           static_cast<uint32_t>(slot.kind())));
+}
+
 absl::Status SlotPipe::Impl::Overwritten(ReadSlot& slot) {
   slot.pipe_ = nullptr;
   protocol.Bury(slot.claim_);
-  return AboutPipe(name, absl::DataLossError(
-                             absl::StrCat("the message in slot ", slot.index(),
-                                          " was overwritten; it is among the dead letters now")));
+  return AboutPipe(
+      name, SlotPipeError::kOverwritten,
+      absl::DataLossError(absl::StrCat("the message in slot ", slot.index(),
+                                       " was overwritten; it is among the dead letters now")));
 }
 
 absl::StatusOr<ReadSlot> SlotPipe::Impl::Open(SlotPipe* pipe, const Claim& claim) {
   ReadSlot slot = MakeReadSlot(pipe, claim);
-  const Geometry& geometry = region.geometry();
-  const bool sound =
-      Possible(slot) &&
-      ((geometry.flags & slot_pipe_internal::kFlagChecksum) == 0 ||
-       // Relaxed: as size and kind (W1).
-       region.slot(claim.slot).checksum.load(std::memory_order_relaxed) ==
-           slot_pipe_internal::Checksum(slot.data(), static_cast<uint32_t>(slot.size()),
-                                        static_cast<uint32_t>(slot.kind())));
-  if (sound) [[likely]]
+  if (Sound(slot)) [[likely]]
     return slot;
   return Overwritten(slot);
 }
@@ -377,36 +390,29 @@ absl::StatusOr<ReadSlot> SlotPipe::Fetch(Deadline deadline) {
     case Waited::kDone:
       return impl_->Open(this, claim);
     case Waited::kDeadline:
-      return AboutPipe(name(), absl::DeadlineExceededError("no message came"));
+      return AboutPipe(name(), SlotPipeError::kPipeEmpty,
+                       absl::DeadlineExceededError("no message came"));
     case Waited::kCancelled:
-      return AboutPipe(name(), absl::CancelledError("Cancel() was called"));
+      return AboutPipe(name(), SlotPipeError::kCancelled,
+                       absl::CancelledError("Cancel() was called"));
     case Waited::kCorrupt:
       break;
   }
   return impl_->Corrupt();
 }
 
-absl::StatusOr<ReadSlot> SlotPipe::TryFetchDeadLetter() {
-  if (absl::Status usable = impl_->Usable(); !usable.ok()) return usable;
-  Claim claim;
-  if (impl_->protocol.FetchDeadLetter(0, claim) != Outcome::kDone) {
-    return AboutPipe(name(), absl::UnavailableError("it has no dead letters"));
-  }
-  ReadSlot slot = impl_->MakeReadSlot(this, claim);
-  // A damaged one can be looked at as far as there is something.
-  if (slot.size_ > slot_bytes()) slot.size_ = slot_bytes();
-  return slot;
-}
-
 SlotPipe::MessageRange SlotPipe::Messages(Deadline deadline) {
-  return MessageRange(this, deadline);
+  return MessageRange(this, deadline, MessageRange::Of::kMessages);
 }
 
 void SlotPipe::MessageRange::Next() {
   message_ = ReadSlot();
-  absl::StatusOr<ReadSlot> next = pipe_->Fetch(deadline_);
+  absl::StatusOr<ReadSlot> next =
+      of_ == Of::kMessages ? pipe_->Fetch(deadline_) : pipe_->TryFetchDeadLetterFrom(from_);
   status_ = next.status();
-  if (next.ok()) message_ = *std::move(next);
+  if (!next.ok()) return;
+  message_ = *std::move(next);
+  from_ = message_.index() + 1;
 }
 
 // --- the index form

@@ -46,6 +46,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/deadline.h"
+#include "transport/slot_pipe/slot_pipe_error.h"
 #include "transport/slot_pipe/slots.h"
 #include "transport/wait_policy.h"
 
@@ -128,6 +129,8 @@ struct PipeStatus {
 //   ABORTED              the pipe is being removed, by somebody who has stopped in the middle of
 //                        that (Create, Connect)
 //   INTERNAL             the system locks no bytes of the file (Create, Connect)
+//
+// SlotPipeErrorOf (slot_pipe_error.h) tells apart what has the same code.
 class SlotPipe {
  public:
   // Makes a pipe and joins it. ALREADY_EXISTS; INVALID_ARGUMENT for a name or a size.
@@ -161,11 +164,19 @@ class SlotPipe {
   // A message that was fetched too often, or was found overwritten. Release it, or Redrive it; else
   // it stays a dead letter, whether it is returned or we die. Never waits. O(slots).
   absl::StatusOr<ReadSlot> TryFetchDeadLetter();
+  // for (mi7::ReadSlot& letter : pipe.DeadLetters()): the same with each of them in turn, in the
+  // order of their slots, until status() is UNAVAILABLE. To look at them, do nothing: each is a
+  // dead letter again when the next one is taken, as it was before. What becomes one meanwhile, and
+  // what others look at at this moment, may be passed over.
+  class MessageRange;
+  MessageRange DeadLetters();
+  // Redrives all of them but those that are overwritten(); how many. RESOURCE_EXHAUSTED when
+  // duplicates of many crashes fill the ring until somebody fetches: those before it are redriven.
+  absl::StatusOr<uint32_t> RedriveDeadLetters();
 
   // for (mi7::ReadSlot& message : pipe.Messages()): fetches until Fetch(deadline) fails, which
   // status() then tells (DEADLINE_EXCEEDED, CANCELLED, DATA_LOSS also of one message: another range
   // goes on behind it). A message that is not released when the next one is fetched is returned.
-  class MessageRange;
   MessageRange Messages(Deadline deadline = Deadline::Infinite());
 
   // --- The index form, for schedulers that pass slots between coroutines, threads or queues.
@@ -224,6 +235,7 @@ class SlotPipe {
   friend class slot_pipe_internal::PipePoll;
   struct Impl;
   explicit SlotPipe(std::unique_ptr<Impl> impl);
+  absl::StatusOr<ReadSlot> TryFetchDeadLetterFrom(uint32_t slot);
   static absl::StatusOr<std::unique_ptr<SlotPipe>> Join(
       std::unique_ptr<slot_pipe_internal::PipeFile> file, absl::string_view name,
       const JoinOptions& join);
@@ -231,7 +243,7 @@ class SlotPipe {
   const std::unique_ptr<Impl> impl_;
 };
 
-// The range of Messages. One thread.
+// The range of Messages and DeadLetters. One thread.
 class SlotPipe::MessageRange {
  public:
   class Iterator {
@@ -260,11 +272,15 @@ class SlotPipe::MessageRange {
 
  private:
   friend class SlotPipe;
-  MessageRange(SlotPipe* pipe, Deadline deadline) : pipe_(pipe), deadline_(deadline) {}
+  enum class Of { kMessages, kDeadLetters };
+  MessageRange(SlotPipe* pipe, Deadline deadline, Of of)
+      : pipe_(pipe), deadline_(deadline), of_(of) {}
   void Next();
 
   SlotPipe* pipe_;
   Deadline deadline_;
+  Of of_;
+  uint32_t from_ = 0;  // the slot of the next dead letter, or before it
   ReadSlot message_;
   absl::Status status_;
 };

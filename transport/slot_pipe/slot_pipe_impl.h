@@ -98,6 +98,8 @@ struct SlotPipe::Impl {
   ReadSlot MakeReadSlot(SlotPipe* pipe, const slot_pipe_internal::Claim& claim) const;
   // Whether size and kind, which whoever is connected may have overwritten, are possible ones.
   bool Possible(const ReadSlot& slot) const;
+  // The same of all that can be checked.
+  bool Sound(const ReadSlot& slot) const;
   // DATA_LOSS about a message that was overwritten, and buries it.
   absl::Status Overwritten(ReadSlot& slot);
   // Makes the handle of a message that was fetched, or buries it.

@@ -12,7 +12,18 @@ namespace mi7 {
 using slot_pipe_internal::AboutPipe;
 using slot_pipe_internal::Claim;
 using slot_pipe_internal::Outcome;
+using slot_pipe_internal::Protocol;
 using slot_pipe_internal::SlotHeader;
+
+namespace {
+
+absl::Status NoSlot() {
+  return slot_pipe_internal::WithError(
+      SlotPipeError::kWrongSlotState,
+      absl::FailedPreconditionError("there is no slot in this handle"));
+}
+
+}  // namespace
 
 SlotRef slot_pipe_internal::Handle::Detach() {
   SlotPipe* const pipe = std::exchange(pipe_, nullptr);
@@ -27,7 +38,7 @@ absl::Span<std::byte> WriteSlot::span() const {
 }
 
 absl::Status WriteSlot::Send(size_t size, PayloadKind kind) {
-  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  if (pipe_ == nullptr) return NoSlot();
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
   if (absl::Status fits = impl.Fits(size); !fits.ok()) return fits;
@@ -56,7 +67,7 @@ absl::Status WriteSlot::SendBytes(absl::string_view bytes) {
 }
 
 absl::Status WriteSlot::GiveBack() {
-  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  if (pipe_ == nullptr) return NoSlot();
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
   pipe_ = nullptr;
@@ -68,7 +79,7 @@ absl::Status WriteSlot::GiveBack() {
 }
 
 absl::Status ReadSlot::Release() {
-  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+  if (pipe_ == nullptr) return NoSlot();
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
   pipe_ = nullptr;
@@ -78,22 +89,32 @@ absl::Status ReadSlot::Release() {
   return absl::OkStatus();
 }
 
-absl::Status ReadSlot::ReturnAs(uint32_t attempts) {
-  if (pipe_ == nullptr) return absl::FailedPreconditionError("there is no slot in this handle");
+template <typename Step>
+absl::Status ReadSlot::PutBack(Step step) {
+  if (pipe_ == nullptr) return NoSlot();
   SlotPipe::Impl& impl = *pipe_->impl_;
   if (absl::Status usable = impl.Usable(); !usable.ok()) return usable;
   impl.EndInProgress(claim_.slot);
-  const Outcome outcome = impl.protocol.Return(claim_, attempts);
+  const Outcome outcome = step(impl.protocol);
   if (outcome != Outcome::kRingFull && outcome != Outcome::kCorrupt) pipe_ = nullptr;
   if (outcome != Outcome::kDone) return impl.Failed(outcome, claim_.slot, "return");
   impl.ready.Notify();
   return absl::OkStatus();
 }
 
-absl::Status ReadSlot::Return() { return ReturnAs(claim_.word.attempts()); }
-// Not below none, whatever was written over the count.
-absl::Status ReadSlot::ReturnUnseen() { return ReturnAs(std::max(claim_.word.attempts(), 1u) - 1); }
-absl::Status ReadSlot::Redrive() { return ReturnAs(0); }
+absl::Status ReadSlot::Return() {
+  return PutBack(
+      [this](Protocol& protocol) { return protocol.Return(claim_, claim_.word.attempts()); });
+}
+absl::Status ReadSlot::ReturnUnseen() {
+  // Not below none, whatever was written over the count.
+  return PutBack([this](Protocol& protocol) {
+    return protocol.Return(claim_, std::max(claim_.word.attempts(), 1u) - 1);
+  });
+}
+absl::Status ReadSlot::Redrive() {
+  return PutBack([this](Protocol& protocol) { return protocol.Redrive(claim_); });
+}
 
 void ReadSlot::Drop() {
   // What else goes wrong stays so: there is damage, or it is the parent's.

@@ -138,9 +138,12 @@ class ReadSlot : public slot_pipe_internal::Handle {
   absl::string_view text() const { return {reinterpret_cast<const char*>(payload_), size_}; }
   PayloadKind kind() const { return kind_; }
   // 1 for the first delivery; more for a redelivery: somebody has seen this message before, and may
-  // have acted on it.
+  // have acted on it. Of a dead letter: how often it was fetched before it was one.
   uint32_t attempt() const { return claim_.word.attempts(); }
   bool redelivered() const { return attempt() > 1; }
+  // Of a dead letter: whether it is not what was sent, as far as a checksum (PipeOptions::checksum)
+  // or an impossible size tells. What is fetched never is: see SlotPipe::Fetch.
+  bool overwritten() const { return overwritten_; }
 
   // Empties the slot: the message is done. The handle is empty afterwards.
   absl::Status Release();
@@ -148,9 +151,11 @@ class ReadSlot : public slot_pipe_internal::Handle {
   // too often, or was one of them. The handle is empty afterwards, but when RESOURCE_EXHAUSTED (see
   // WriteSlot::Send) or DATA_LOSS.
   absl::Status Return();
-  // Return of a message that nobody has looked at: its attempt is not counted.
+  // Return of a message that nobody has looked at: its attempt is not counted. (That of a dead
+  // letter never is.)
   absl::Status ReturnUnseen();
-  // Of a dead letter: puts it back with its attempts forgotten.
+  // Of a dead letter: makes it a message again, the last one, with its attempts forgotten. The
+  // handle is empty afterwards, with the exceptions of Return.
   absl::Status Redrive();
 
   // For MarkInProgress and StateOf, while the slot stays in this handle.
@@ -164,11 +169,13 @@ class ReadSlot : public slot_pipe_internal::Handle {
   ReadSlot(SlotPipe* pipe, const slot_pipe_internal::Claim& claim, std::byte* payload, size_t size,
            PayloadKind kind)
       : Handle(pipe, claim, payload), size_(size), kind_(kind) {}
-  absl::Status ReturnAs(uint32_t attempts);
+  template <typename Step>
+  absl::Status PutBack(Step step);
   void Drop();
 
   size_t size_ = 0;
   PayloadKind kind_ = PayloadKind::kBytes;
+  bool overwritten_ = false;
 };
 
 }  // namespace mi7

@@ -153,8 +153,9 @@ absl::string_view SlotStateName(SlotState state) {
 
 absl::StatusOr<SlotState> SlotPipe::StateOf(uint32_t index) const {
   if (index >= slots()) {
-    return AboutPipe(name(), absl::InvalidArgumentError(absl::StrCat("it has no slot ", index,
-                                                                     ", only 0 to ", slots() - 1)));
+    return AboutPipe(name(), SlotPipeError::kNoSuchSlot,
+                     absl::InvalidArgumentError(
+                         absl::StrCat("it has no slot ", index, ", only 0 to ", slots() - 1)));
   }
   const SlotHeader& header = impl_->region.slot(index);
   // Acquire: who learns of a state may act on what had led to it.
@@ -181,14 +182,17 @@ absl::Status SlotPipe::Remove(absl::string_view name, bool even_in_use) {
     // To tell who it is. Who comes after this look has a lock.
     for (const PipeParticipant& participant : status->participants) {
       if (!participant.alive) continue;
-      return AboutPipe(name, absl::FailedPreconditionError(absl::StrCat(
-                                 "'", participant.name, "' (process ", participant.pid,
-                                 ") takes part in it; stop it, or remove the pipe by force")));
+      return AboutPipe(name, SlotPipeError::kInUse,
+                       absl::FailedPreconditionError(absl::StrCat(
+                           "'", participant.name, "' (process ", participant.pid,
+                           ") takes part in it; stop it, or remove the pipe by force")));
     }
   } else if (absl::IsFailedPrecondition(status.status())) {
     // Of another version: who takes part is not known.
-    return absl::FailedPreconditionError(absl::StrCat(
-        status.status().message(), "; if nobody takes part in it, remove the pipe by force"));
+    return slot_pipe_internal::WithError(
+        SlotPipeErrorOf(status.status()),
+        absl::FailedPreconditionError(absl::StrCat(
+            status.status().message(), "; if nobody takes part in it, remove the pipe by force")));
   } else if (!absl::IsDataLoss(status.status())) {
     return status.status();
   }

@@ -93,6 +93,7 @@ TEST(TmpfsFullTest, IsRefusedAtCreationAndNeverNoticedLater) {
   ASSERT_FALSE(HasFatalFailure());
   const absl::Status refused = SlotPipe::Create("next", kFits).status();
   EXPECT_TRUE(Is(refused, StatusCode::kResourceExhausted, "slot pipe 'next'")) << refused;
+  EXPECT_EQ(SlotPipeErrorOf(refused), SlotPipeError::kTmpfsFull);
   EXPECT_THAT(SlotPipe::List().value(), ElementsAre("fits"));
   // What exists has all of its memory: each page of it is touched now for the first time.
   const std::string full(kFits.slot_bytes, 'x');

@@ -41,7 +41,7 @@ class SlotWord {
 
   constexpr uint64_t bits() const { return bits_; }
   constexpr SlotPhase phase() const { return static_cast<SlotPhase>(bits_ >> kPhaseShift); }
-  // How often the message was fetched.
+  // How often the message was fetched. A look at a dead letter is none.
   constexpr uint32_t attempts() const { return (bits_ >> kAttemptsShift) & kAttemptsLimit; }
   constexpr uint16_t owner() const { return (bits_ >> kOwnerShift) & kNoOwner; }
   constexpr uint64_t generation() const { return bits_ & kGenerationMask; }
@@ -74,7 +74,7 @@ class SlotWord {
     return Make(SlotPhase::kReading, NextAttempt(), participant, generation());
   }
   constexpr SlotWord ReadingDeadLetter(uint16_t participant) const {
-    return Make(SlotPhase::kReadingDeadLetter, NextAttempt(), participant, generation());
+    return Make(SlotPhase::kReadingDeadLetter, attempts(), participant, generation());
   }
   // Keeps the owner; `attempts` is what the next fetch counts from.
   constexpr SlotWord Requeue(uint32_t attempts) const {
@@ -162,6 +162,8 @@ static_assert(SlotWord((uint64_t{1} << 44) - 1).Reading(9).Consumed().cycle() ==
 static_assert(SlotWord().Reading(9).attempts() == 1);
 static_assert(SlotWord().ReadingDeadLetter(9).OwnedBy(9) &&
               !SlotWord().ReadingDeadLetter(9).Fetchable());
+static_assert(SlotWord().Reading(9).DeadLetter().ReadingDeadLetter(7).DeadLetter() ==
+              SlotWord().Reading(9).DeadLetter());
 static_assert(CellWord::Full(kSlotsMax - 1, 0xFFFFFF, 5).slot() == kSlotsMax - 1);
 static_assert(CellWord::Full(3, 0xFFFFFF, 5).lap() == 5 &&
               !CellWord::Full(3, 9, 5).Cleared().full());

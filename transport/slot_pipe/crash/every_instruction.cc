@@ -1,5 +1,5 @@
 // A death at every single instruction of joining, holding, sending, fetching, returning, releasing,
-// recovering and leaving.
+// recovering and leaving, and of what is done with dead letters.
 //
 // What a process leaves that is killed at an instruction is the shared memory of that instant, and
 // free locks. So the child is stepped once from its beginning to its end, and after each
@@ -11,7 +11,8 @@
 //
 //   every_instruction [--long | --can_trace]    (--long also by MI7_LONG in the environment)
 //
-// Exit status 0 when all audits were well, 1 when one failed, which is printed. This is a program
+// Exit status 0 when all audits were well, 1 when one failed, which is printed, or too few were
+// made; where ptrace is not permitted 0 with a NOTICE, 77 with --can_trace. This is a program
 // and no test by itself, so that it can be linked with mutants of the protocol, which it must find.
 
 #include <fcntl.h>
@@ -35,6 +36,11 @@
 
 namespace mi7::slot_pipe_internal {
 namespace {
+
+// Exit status of --can_trace where it cannot.
+constexpr int kNotPermitted = 77;
+// The least number of different states that a life of a child leaves, in joining and leaving alone.
+constexpr uint64_t kStatesMin = 5;
 
 // The pipe that the child works on, and kCopy, the one that is audited.
 constexpr char kCopy[] = "copy";
@@ -164,11 +170,14 @@ class Runner {
       const Image begin = Begin(scenario);
       if (std::strcmp(scenario.name, "recover") == 0) recover = &scenario;
       const uint64_t before = points_;
+      const size_t images_before = images.size();
       if (!Every(scenario, begin, &images)) return false;
       const uint64_t steps = points_ - before;
-      std::printf("'%s': %llu instructions\n", scenario.name,
-                  static_cast<unsigned long long>(steps));
+      const uint64_t states = images.size() - images_before;
+      std::printf("'%s': %llu instructions, %llu states\n", scenario.name,
+                  static_cast<unsigned long long>(steps), static_cast<unsigned long long>(states));
       std::fflush(stdout);
+      if (states < kStatesMin) return TooFew("states", states, kStatesMin);
       const uint64_t kills = all ? 100 : 4;
       for (uint64_t i = 1; i <= kills; ++i) {
         if (!KillAt(scenario, begin, steps * i / (kills + 1))) return false;
@@ -197,14 +206,23 @@ class Runner {
         static_cast<unsigned long long>(points_), static_cast<unsigned long long>(audits_),
         static_cast<unsigned long long>(kills_));
     const uint64_t wanted = all ? 50'000 : 1'500;
-    if (points_ < wanted) {
-      std::printf("too few: %llu were wanted\n", static_cast<unsigned long long>(wanted));
-      return false;
-    }
+    if (points_ < wanted) return TooFew("instructions", points_, wanted);
+    // Each of those states was audited twice, dead and stopped; those of their recoverers, too.
+    const uint64_t recovered = (images.size() + stride - 1) / stride;
+    const uint64_t audits = 2 * (images.size() + recovered * kStatesMin);
+    if (audits_ < audits) return TooFew("audits", audits_, audits);
+    const uint64_t kills = Scenarios().size() * (all ? 100 : 4);
+    if (kills_ != kills) return TooFew("kills", kills_, kills);
     return true;
   }
 
  private:
+  static bool TooFew(const char* what, uint64_t there, uint64_t wanted) {
+    std::printf("too few %s: %llu, %llu were wanted\n", what,
+                static_cast<unsigned long long>(there), static_cast<unsigned long long>(wanted));
+    return false;
+  }
+
   // In the child.
   void Act(const Scenario& scenario) {
     child_->store(::getpid());
@@ -268,9 +286,11 @@ class Runner {
 
 int main(int argc, char** argv) {
   using mi7::slot_pipe_internal::CanTrace;
+  using mi7::slot_pipe_internal::kNotPermitted;
   using mi7::slot_pipe_internal::Runner;
-  if (!CanTrace()) return 0;
-  if (argc > 1 && std::strcmp(argv[1], "--can_trace") == 0) return 0;
+  const bool only_asked = argc > 1 && std::strcmp(argv[1], "--can_trace") == 0;
+  if (!CanTrace()) return only_asked ? kNotPermitted : 0;
+  if (only_asked) return 0;
   const bool all =
       (argc > 1 && std::strcmp(argv[1], "--long") == 0) || std::getenv("MI7_LONG") != nullptr;
   return Runner().Run(all) ? 0 : 1;

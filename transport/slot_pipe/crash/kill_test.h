@@ -180,8 +180,10 @@ class KillTest : public testing::Test {
     ++entry.released;
   }
 
-  // Every other one goes back into the pipe, once or twice, unless it is to be `emptied`.
+  // Every other one goes back into the pipe, once or twice, unless it is to be `emptied`. Looks at
+  // them before, which changes nothing.
   void TakeDeadLetters(SlotPipe& pipe, bool emptied) {
+    for (const ReadSlot& letter : pipe.DeadLetters()) NumberOf(letter);
     for (;;) {
       auto dead = pipe.TryFetchDeadLetter();
       if (!dead.ok()) return;

@@ -74,12 +74,50 @@ void ReturnDeadLetter(ReadSlot slot, Ledger& ledger) {
   ledger.Set(message, Stage::kDeadLetter);
 }
 
-void RedriveDeadLetter(ReadSlot slot, Ledger& ledger) {
+namespace {
+
+uint32_t Mend(ReadSlot& slot) {
   const uint32_t message = NumberOf(slot);
   std::memcpy(const_cast<std::byte*>(slot.data()), &message, sizeof(message));
+  return message;
+}
+
+}  // namespace
+
+void RedriveDeadLetter(ReadSlot slot, Ledger& ledger) {
+  const uint32_t message = Mend(slot);
   ledger.Set(message, Stage::kRedriving);
   MI7_CHECK(slot.Redrive().ok(), "a dead letter can be redriven");
   ledger.Set(message, Stage::kSent);
+}
+
+void MendDeadLetter(ReadSlot slot, Ledger& ledger) {
+  Mend(slot);
+  ReturnDeadLetter(std::move(slot), ledger);
+}
+
+uint32_t LookAtDeadLetters(SlotPipe& pipe, Ledger& ledger) {
+  uint32_t seen = 0;
+  // It has one of them at a time, of which nothing is noted.
+  ledger.fetching.store(true);
+  for (const ReadSlot& letter : pipe.DeadLetters()) {
+    MI7_CHECK(NumberOf(letter) < Ledger::kMessages, "a message is a number");
+    ++seen;
+  }
+  ledger.fetching.store(false);
+  return seen;
+}
+
+void RedriveDeadLetters(SlotPipe& pipe, Ledger& ledger, uint32_t messages) {
+  // It looks at those that are overwritten, too, one at a time.
+  ledger.fetching.store(true);
+  for (uint32_t message = 0; message < messages; ++message) {
+    ledger.Set(message, Stage::kRedriving);
+  }
+  const auto redriven = pipe.RedriveDeadLetters();
+  MI7_CHECK(redriven.ok() && *redriven == messages, "what is not overwritten is redriven");
+  for (uint32_t message = 0; message < messages; ++message) ledger.Set(message, Stage::kSent);
+  ledger.fetching.store(false);
 }
 
 namespace {

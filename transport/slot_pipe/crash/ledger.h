@@ -48,6 +48,12 @@ ReadSlot FetchDeadLetter(SlotPipe& pipe, Ledger& ledger);
 void ReturnDeadLetter(ReadSlot slot, Ledger& ledger);
 // As it was before it was overwritten.
 void RedriveDeadLetter(ReadSlot slot, Ledger& ledger);
+// Makes it what it was before it was overwritten, and leaves it a dead letter.
+void MendDeadLetter(ReadSlot slot, Ledger& ledger);
+// Takes each dead letter and returns it; how many.
+uint32_t LookAtDeadLetters(SlotPipe& pipe, Ledger& ledger);
+// All that are not overwritten, of which the numbers are those below `messages`.
+void RedriveDeadLetters(SlotPipe& pipe, Ledger& ledger, uint32_t messages);
 
 // Fetches everything that is in `pipe` and compares it with the ledger, holds every slot, and sends
 // messages once around the ring. "" when all is well.

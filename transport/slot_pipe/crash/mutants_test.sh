@@ -1,9 +1,14 @@
 #!/bin/bash
 # Each seeded fault is found: the program of the test of every instruction fails with it, and says
-# where. Where nothing can be traced it says so, and finds nothing.
+# where. Where nothing may be traced it says so, and finds nothing.
 set -u
 folder=transport/slot_pipe/crash
-if "$folder/every_instruction_test" --can_trace | grep NOTICE; then exit 0; fi
+"$folder/every_instruction_test" --can_trace
+case $? in
+  0) ;;
+  77) exit 0 ;; # with a NOTICE
+  *) exit 1 ;;  # it should be permitted here
+esac
 found=0 missed=0
 for mutant in "$@"; do
   output=$("$folder/$mutant" 2>&1)

@@ -58,6 +58,19 @@ const std::vector<Scenario>& Scenarios() {
          ReleaseMessage(FetchDeadLetter(*pipe, ledger), ledger);
          FetchDeadLetter(*pipe, ledger).Detach();  // left to the end
        }},
+      {"all dead letters",
+       [](SlotPipe& pipe, Ledger& ledger) {
+         for (uint32_t message = 0; message < 3; ++message) SendSpoilt(pipe, ledger, message);
+         // Two of three.
+         std::vector<ReadSlot> letters;
+         for (int i = 0; i < 2; ++i) letters.push_back(FetchDeadLetter(pipe, ledger));
+         for (ReadSlot& letter : letters) MendDeadLetter(std::move(letter), ledger);
+       },
+       [](Ledger& ledger) {
+         auto pipe = Connect();
+         MI7_CHECK(LookAtDeadLetters(*pipe, ledger) == 3, "each is seen once");
+         RedriveDeadLetters(*pipe, ledger, 2);
+       }},
       // Connecting recovers what others left: see recovery in the test.
       {"recover", [](SlotPipe&, Ledger&) {}, [](Ledger&) { Connect(); }},
   };

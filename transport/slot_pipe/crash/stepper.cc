@@ -8,9 +8,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 
 #include "base/check.h"
+#include "base/tracing_testing.h"
 
 namespace mi7::slot_pipe_internal {
 namespace {
@@ -59,12 +59,8 @@ uint64_t Step(const std::function<void()>& act, const std::function<bool(uint64_
 
 bool CanTrace() {
   const pid_t child = StartTraced([] {});
-  if (child < 0) {
-    std::printf("NOTICE: ptrace is not permitted here: nothing was killed between instructions\n");
-    return false;
-  }
-  Kill(child);
-  return true;
+  if (child >= 0) Kill(child);
+  return TracingIsPermitted(child >= 0);
 }
 
 uint64_t StepChild(const std::function<void()>& act, const std::function<bool(uint64_t)>& after) {

@@ -9,7 +9,8 @@
 
 namespace mi7::slot_pipe_internal {
 
-// Whether this process may trace its children; where not, the reason is printed.
+// Whether this process may trace its children. Where not, a NOTICE is printed; aborts where it
+// should be permitted (TracingIsPermitted).
 bool CanTrace();
 
 // Forks; the child runs `act` and exits. Calls `after(step)` after each of its instructions, until

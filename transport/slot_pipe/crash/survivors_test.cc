@@ -18,6 +18,7 @@
 #include "base/deadline.h"
 #include "gtest/gtest.h"
 #include "transport/slot_pipe/crash/kill_test.h"
+#include "transport/slot_pipe/crash/machine_watch.h"
 #include "transport/slot_pipe/slot_pipe.h"
 
 namespace mi7 {
@@ -25,41 +26,82 @@ namespace {
 
 // What is promised of 99 of 100 recoveries.
 constexpr int64_t kRecoveryNsMax = 100'000'000;
+// Who is to recover has to run for that. A recovery during which this machine kept some thread that
+// had something to do from its CPU for so long says more about the machine than about the pipe.
+constexpr int64_t kKeptNsMax = 20'000'000;
 
 class SurvivorsTest : public KillTest {
  protected:
-  // Expects of `recover`, which measures one recovery, that 99 of 100 are in time. A machine that
-  // is busy with something else adds delays of its own, so two series of three are enough.
+  // Expects of `recover`, which measures one recovery, that 99 of 100 are in time: the p99 of 200
+  // is at most kRecoveryNsMax, once, with no second try. Not counted, however long they took, are
+  // those during which the machine was disturbed (kKeptNsMax), of which it is said how many there
+  // were; too many, and there is no result, which is a failure as well.
   void ExpectRecoveryInTime(const char* what, const std::function<void(int64_t&)>& recover) {
     constexpr size_t kRounds = 200;
+    constexpr size_t kDisturbedMax = 800;
     std::vector<int64_t> times_ns;
-    constexpr int kSeries = 3;
-    constexpr int kInTimeMin = 2;
-    int series = 0;
-    int in_time = 0;
-    // Until it is decided.
-    while (in_time < kInTimeMin && series - in_time <= kSeries - kInTimeMin) {
-      times_ns.clear();
-      size_t late = 0;
-      while (times_ns.size() < kRounds && late <= kRounds / 100) {
-        int64_t time_ns = 0;
-        recover(time_ns);
-        if (HasFatalFailure()) return;
-        times_ns.push_back(time_ns);
-        if (time_ns > kRecoveryNsMax) ++late;
+    std::vector<int64_t> disturbed_ns;
+    size_t late = 0;
+    MachineWatch watch;
+    while (times_ns.size() < kRounds && late <= kRounds / 100) {
+      ASSERT_LE(disturbed_ns.size(), kDisturbedMax) << "this machine is too busy to measure on";
+      int64_t time_ns = 0;
+      watch.Restart();
+      recover(time_ns);
+      if (HasFatalFailure()) return;
+      if (watch.kept_ns() > kKeptNsMax) {
+        disturbed_ns.push_back(time_ns);
+        continue;
       }
-      ++series;
-      if (late <= kRounds / 100) ++in_time;
-      std::sort(times_ns.begin(), times_ns.end());
-      std::cout << "RELIABILITY: recovery " << what << ": of " << times_ns.size() << " p50 "
-                << times_ns[times_ns.size() / 2] / 1000 << " us, p99 "
-                << times_ns[(times_ns.size() - 1) * 99 / 100] / 1000 << " us, most "
-                << times_ns.back() / 1000 << " us\n";
+      times_ns.push_back(time_ns);
+      if (time_ns > kRecoveryNsMax) ++late;
     }
-    std::cout << "RELIABILITY: recovery " << what << ": " << in_time << " of " << series
-              << " series in time, " << kInTimeMin << " of " << kSeries << " were needed\n";
-    EXPECT_GE(in_time, kInTimeMin)
+    std::sort(times_ns.begin(), times_ns.end());
+    std::cout << "RELIABILITY: recovery " << what << ": of " << times_ns.size() << " p50 "
+              << times_ns[times_ns.size() / 2] / 1000 << " us, p99 "
+              << times_ns[(times_ns.size() - 1) * 99 / 100] / 1000 << " us, most "
+              << times_ns.back() / 1000 << " us";
+    if (!disturbed_ns.empty()) {
+      std::cout << "; " << disturbed_ns.size()
+                << " more while the machine was disturbed, not counted, most "
+                << *std::max_element(disturbed_ns.begin(), disturbed_ns.end()) / 1000 << " us";
+    }
+    std::cout << "\n";
+    EXPECT_LE(late, kRounds / 100)
         << "more than one of 100 recoveries took more than " << kRecoveryNsMax << " ns";
+  }
+
+  // Looks again and again, without waiting in the pipe.
+  static void Await(const std::function<bool()>& condition) {
+    const Deadline patience = Deadline::After(absl::Seconds(30));
+    while (!condition() && !patience.passed()) ::sched_yield();
+    ASSERT_TRUE(condition());
+  }
+
+  // Starts a child that does `hold`, which has come to its end when this returns. The child has
+  // what it has until it is killed.
+  void StartHolding(const std::function<void(SlotPipe&)>& hold) {
+    history_->held = false;
+    Start([this, hold](SlotPipe& own) {
+      hold(own);
+      history_->held = true;
+      for (;;) ::pause();
+    });
+    Await([this] { return history_->held.load(); });
+  }
+  void KillLastStarted() {
+    Kill(children_.back());
+    children_.pop_back();
+  }
+
+  // From the death of who was started last until others have recovered it.
+  void TimeRecoveryByOthers(const SlotPipe& pipe, int64_t& time_ns) {
+    const auto recovered = [&pipe] { return pipe.Status().recovered_participants; };
+    const uint64_t before = recovered();
+    const int64_t start_ns = MonotonicNanos();
+    KillLastStarted();
+    Await([&] { return recovered() != before; });
+    time_ns = MonotonicNanos() - start_ns;
   }
 };
 
@@ -67,16 +109,9 @@ TEST_F(SurvivorsTest, WhatADeadConsumerHeldComesBackWithin100Ms) {
   auto pipe = SlotPipe::Create("kill", {.slots = 8, .slot_bytes = 64}).value();
   ExpectRecoveryInTime("after a death", [&](int64_t& time_ns) {
     ASSERT_TRUE(pipe->SendBytes("held").ok());
-    const pid_t child = Start([](SlotPipe& own) {
-      own.Fetch()->Detach();
-      for (;;) ::pause();
-    });
-    const Deadline patience = Deadline::After(absl::Seconds(30));
-    while (pipe->Status().reading == 0 && !patience.passed()) ::sched_yield();
-    ASSERT_EQ(pipe->Status().reading, 1u);
+    ASSERT_NO_FATAL_FAILURE(StartHolding([](SlotPipe& own) { own.Fetch()->Detach(); }));
     const int64_t start_ns = MonotonicNanos();
-    Kill(child);
-    children_.pop_back();
+    KillLastStarted();
     auto message = pipe->Fetch(Deadline::After(absl::Seconds(30)));
     time_ns = MonotonicNanos() - start_ns;
     ASSERT_TRUE(message.ok()) << message.status();
@@ -96,25 +131,8 @@ TEST_F(SurvivorsTest, OthersWhoAreBusyRecoverWithin100Ms) {
     });
   }
   ExpectRecoveryInTime("by others", [&](int64_t& time_ns) {
-    const uint64_t before = pipe->Status().recovered_participants;
-    history_->held = false;
-    const pid_t child = Start([this](SlotPipe& own) {
-      own.Hold()->Detach();
-      history_->held = true;
-      for (;;) ::pause();
-    });
-    const Deadline patience = Deadline::After(absl::Seconds(30));
-    while (!history_->held.load() && !patience.passed()) ::sched_yield();
-    ASSERT_TRUE(history_->held.load());
-    const int64_t start_ns = MonotonicNanos();
-    Kill(child);
-    children_.pop_back();
-    const Deadline recovers = Deadline::After(absl::Seconds(30));
-    while (pipe->Status().recovered_participants == before && !recovers.passed()) {
-      ::sched_yield();
-    }
-    ASSERT_NE(pipe->Status().recovered_participants, before);
-    time_ns = MonotonicNanos() - start_ns;
+    ASSERT_NO_FATAL_FAILURE(StartHolding([](SlotPipe& own) { own.Hold()->Detach(); }));
+    TimeRecoveryByOthers(*pipe, time_ns);
   });
   Stop();
   EXPECT_EQ(pipe->Status().empty, 8u);
@@ -141,26 +159,9 @@ TEST_F(SurvivorsTest, OthersWhoWorkOnABacklogRecoverWithin100Ms) {
   ::kill(worker, SIGSTOP);
   ExpectRecoveryInTime("by others with a backlog", [&](int64_t& time_ns) {
     fill();
-    const uint64_t before = pipe->Status().recovered_participants;
-    history_->held = false;
-    const pid_t child = Start([this](SlotPipe& own) {
-      own.Fetch()->Detach();
-      history_->held = true;
-      for (;;) ::pause();
-    });
-    const Deadline patience = Deadline::After(absl::Seconds(30));
-    while (!history_->held.load() && !patience.passed()) ::sched_yield();
-    ASSERT_TRUE(history_->held.load());
+    ASSERT_NO_FATAL_FAILURE(StartHolding([](SlotPipe& own) { own.Fetch()->Detach(); }));
     ::kill(worker, SIGCONT);
-    const int64_t start_ns = MonotonicNanos();
-    Kill(child);
-    children_.pop_back();
-    const Deadline recovers = Deadline::After(absl::Seconds(30));
-    while (pipe->Status().recovered_participants == before && !recovers.passed()) {
-      ::sched_yield();
-    }
-    ASSERT_NE(pipe->Status().recovered_participants, before);
-    time_ns = MonotonicNanos() - start_ns;
+    TimeRecoveryByOthers(*pipe, time_ns);
     ::kill(worker, SIGSTOP);
   });
   ::kill(worker, SIGCONT);
@@ -226,17 +227,11 @@ TEST_F(SurvivorsTest, NobodyWaitsForAStoppedOne) {
 TEST_F(SurvivorsTest, ARecovererThatIsStoppedHoldsUpWhatTheDeadOneHeldAndNothingElse) {
   auto pipe = SlotPipe::Create("kill", {.slots = 8, .slot_bytes = 64, .participants = 3}).value();
   ASSERT_TRUE(pipe->SendBytes("held").ok());
-  const pid_t child = Start([this](SlotPipe& own) {
+  ASSERT_NO_FATAL_FAILURE(StartHolding([](SlotPipe& own) {
     own.Fetch()->Detach();
     own.Hold()->Detach();
-    history_->held = true;
-    for (;;) ::pause();
-  });
-  const Deadline patience = Deadline::After(absl::Seconds(30));
-  while (!history_->held.load() && !patience.passed()) ::sched_yield();
-  ASSERT_TRUE(history_->held.load());
-  Kill(child);
-  children_.pop_back();
+  }));
+  KillLastStarted();
   // The recoverer's lock.
   const int recoverer = ::open(directory_.File("kill").c_str(), O_RDWR | O_CLOEXEC);
   struct flock place {};

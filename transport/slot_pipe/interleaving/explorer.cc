@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "transport/slot_pipe/interleaving/stepped_atomic.h"
+#include "transport/slot_pipe/interleaving/weak_memory.h"
 
 namespace mi7::slot_pipe_internal {
 namespace {
@@ -42,7 +43,7 @@ class Explorer {
 
   // Of the actor that runs: lets others go before it, or not.
   void Step() {
-    if (running_ == nullptr || choosing_) return;
+    if (running_ == nullptr || choosing_ || one_step_) return;
     ++explored_.steps;
     if (++steps_ > kStepsMax) {
       wrong_ = "somebody goes round in circles";
@@ -55,6 +56,35 @@ class Explorer {
     if (Choose() != running_) Leave();
   }
   bool killed() const { return killed_; }
+  void AsOneStep(const std::function<void()>& work) {
+    Step();
+    one_step_ = true;
+    work();
+    one_step_ = false;
+  }
+
+  // Memory orders count for the steps of actors, not for what is done before, after and between.
+  bool memory_is_weak() const {
+    return bounds_.stale_loads >= 0 && running_ != nullptr && !choosing_;
+  }
+  uint64_t Read(const void* location, uint64_t last, std::memory_order order) {
+    const uint32_t readable = memory_.Readable(actor(), location, last, order);
+    uint32_t age = 0;
+    if (readable > 1 && stale_loads_ < bounds_.stale_loads) age = ChooseOne(readable);
+    if (age > 0) ++stale_loads_;
+    return memory_.Read(actor(), location, age, order);
+  }
+  void ReadLast(const void* location, uint64_t last, std::memory_order order) {
+    memory_.Readable(actor(), location, last, order);
+    memory_.Read(actor(), location, 0, order);
+  }
+  void Write(const void* location, uint64_t last, uint64_t value, bool reads,
+             std::memory_order order) {
+    memory_.Write(actor(), location, last, value, reads, order);
+  }
+  void KnowWhatTheKilledKnew() {
+    if (memory_is_weak()) memory_.Join(actor(), 0);
+  }
 
  private:
   // One of `count`; which, is gone through.
@@ -72,8 +102,17 @@ class Explorer {
     return false;
   }
 
-  bool CanGoOn(const Actor& actor) const {
-    return !actor.ended && (actor.waits_for == nullptr || actor.waits_for());
+  bool CanGoOn(const Actor& one) const {
+    return !one.ended && (one.waits_for == nullptr || one.waits_for());
+  }
+
+  size_t actor() const { return static_cast<size_t>(running_ - actors_.data()); }
+
+  uint32_t ChooseOne(uint32_t count) {
+    if (count < 2) return 0;
+    if (depth_ == choices_.size()) choices_.push_back({0, count});
+    MI7_CHECK(choices_[depth_].count == count, "the same choices lead to the same ones");
+    return choices_[depth_++].chosen;
   }
 
   // Chooses who goes on, in `next_`. The first choice is whoever runs, if it can.
@@ -83,19 +122,14 @@ class Explorer {
     const bool able = running_ != nullptr && CanGoOn(*running_);
     if (able) options_.push_back(running_);
     if (!able || preemptions_ < bounds_.preemptions) {
-      for (Actor& actor : actors_) {
-        if (&actor != running_ && CanGoOn(actor)) options_.push_back(&actor);
+      for (Actor& other : actors_) {
+        if (&other != running_ && CanGoOn(other)) options_.push_back(&other);
       }
     }
     choosing_ = false;
     const bool may_die = bounds_.death && !killed_ && able && running_ == actors_.data();
     const auto count = static_cast<uint32_t>(options_.size() + (may_die ? 1 : 0));
-    uint32_t chosen = 0;
-    if (count > 1) {
-      if (depth_ == choices_.size()) choices_.push_back({0, count});
-      MI7_CHECK(choices_[depth_].count == count, "the same choices lead to the same ones");
-      chosen = choices_[depth_++].chosen;
-    }
+    const uint32_t chosen = ChooseOne(count);
     if (count == 0) {
       next_ = nullptr;
     } else if (chosen == options_.size()) {
@@ -126,19 +160,22 @@ class Explorer {
   void TakeOneOrder(Run run) {
     actors_.resize(run.actors.size());
     for (size_t i = 0; i < actors_.size(); ++i) {
-      Actor& actor = actors_[i];
-      actor.work = std::move(run.actors[i]);
-      actor.waits_for = nullptr;
-      actor.ended = false;
-      ::getcontext(&actor.context);
-      actor.context.uc_stack.ss_sp = actor.stack.get();
-      actor.context.uc_stack.ss_size = kStackBytes;
-      actor.context.uc_link = nullptr;
-      ::makecontext(&actor.context, &Main, 0);
+      Actor& one = actors_[i];
+      one.work = std::move(run.actors[i]);
+      one.waits_for = nullptr;
+      one.ended = false;
+      ::getcontext(&one.context);
+      one.context.uc_stack.ss_sp = one.stack.get();
+      one.context.uc_stack.ss_size = kStackBytes;
+      one.context.uc_link = nullptr;
+      ::makecontext(&one.context, &Main, 0);
     }
     depth_ = 0;
     steps_ = 0;
     preemptions_ = 0;
+    stale_loads_ = 0;
+    one_step_ = false;
+    memory_.Restart(actors_.size());
     killed_ = false;
     wrong_ = nullptr;
     running_ = nullptr;
@@ -148,8 +185,8 @@ class Explorer {
       ::swapcontext(&context_, &fibre_->context);
     }
     running_ = nullptr;
-    for (const Actor& actor : actors_) {
-      if (wrong_ == nullptr && !actor.ended) wrong_ = "somebody waits, and nobody goes on";
+    for (const Actor& one : actors_) {
+      if (wrong_ == nullptr && !one.ended) wrong_ = "somebody waits, and nobody goes on";
     }
     explored_.wrong = wrong_ != nullptr ? wrong_ : run.check();
   }
@@ -166,6 +203,9 @@ class Explorer {
   Actor* running_ = nullptr;  // the same, unless it has ended
   Actor* next_ = nullptr;
   bool choosing_ = false;
+  bool one_step_ = false;
+  WeakMemory memory_;
+  int stale_loads_ = 0;
   uint64_t steps_ = 0;
   int preemptions_ = 0;
   bool killed_ = false;
@@ -187,5 +227,26 @@ void Step() {
 void WaitUntil(std::function<bool()> condition) { Explorer::active()->Wait(std::move(condition)); }
 
 bool Killed() { return Explorer::active()->killed(); }
+
+void KnowWhatTheKilledKnew() { Explorer::active()->KnowWhatTheKilledKnew(); }
+
+void AsOneStep(const std::function<void()>& work) { Explorer::active()->AsOneStep(work); }
+
+bool MemoryIsWeak() {
+  return Explorer::active() != nullptr && Explorer::active()->memory_is_weak();
+}
+
+uint64_t WeakRead(const void* location, uint64_t last, std::memory_order order) {
+  return Explorer::active()->Read(location, last, order);
+}
+
+void WeakReadOfLast(const void* location, uint64_t last, std::memory_order order) {
+  Explorer::active()->ReadLast(location, last, order);
+}
+
+void WeakWrite(const void* location, uint64_t last, uint64_t value, bool reads,
+               std::memory_order order) {
+  Explorer::active()->Write(location, last, value, reads, order);
+}
 
 }  // namespace mi7::slot_pipe_internal

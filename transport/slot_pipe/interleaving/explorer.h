@@ -2,11 +2,13 @@
 
 // Explorer: runs a few actors in every order of their steps, within bounds.
 //
-// A step is an operation on a SteppedAtomic. One actor runs at a time; before each of its steps the
-// explorer chooses whose step comes next. All choices are gone through, depth first, with the same
-// actors started anew each time: stateless model checking of the code itself, with a bound on
-// preemptions as in CHESS (Musuvathi, Qadeer, "Iterative Context Bounding for Systematic Testing of
-// Multithreaded Programs", 2007). Where an actor waits, others go on for free.
+// A step is an operation on a SteppedAtomic; which of several values a load returns, where memory
+// orders leave that open, is a choice as well (Bounds::stale_loads). One actor runs at a time;
+// before each of its steps the explorer chooses whose step comes next. All choices are gone
+// through, depth first, with the same actors started anew each time: stateless model checking of
+// the code itself, with a bound on preemptions as in CHESS (Musuvathi, Qadeer, "Iterative Context
+// Bounding for Systematic Testing of Multithreaded Programs", 2007). Where an actor waits, others
+// go on for free.
 
 #include <cstdint>
 #include <functional>
@@ -27,6 +29,9 @@ struct Bounds {
   int preemptions = 2;
   // Whether actor 0 dies before one of its steps, at each of them in turn, or not at all.
   bool death = false;
+  // How many loads return something else than what was written last, as far as their memory orders
+  // permit it; negative: memory is sequentially consistent, whatever the orders.
+  int stale_loads = -1;
 };
 
 struct Explored {
@@ -45,5 +50,9 @@ Explored Explore(const std::function<Run()>& start, const Bounds& bounds);
 void WaitUntil(std::function<bool()> condition);
 // Whether actor 0 was killed.
 bool Killed();
+// Gets to know all that actor 0 knew at its end, as by a lock that the system frees.
+void KnowWhatTheKilledKnew();
+// Does `work` as one step, whatever is in it: as if others had done it while all actors stand.
+void AsOneStep(const std::function<void()>& work);
 
 }  // namespace mi7::slot_pipe_internal

@@ -28,7 +28,7 @@ std::list<Sleeper>& Sleepers() {
 void ForgetSleepers() { Sleepers().clear(); }
 
 void FutexSleep(Atomic<uint32_t>& word, uint32_t expected, int64_t) {
-  if (word.load(std::memory_order_seq_cst) != expected) return;
+  if (word.load_last() != expected) return;
   const auto self = Sleepers().insert(Sleepers().end(), {&word});
   WaitUntil([self] { return self->woken; });
   Sleepers().erase(self);

@@ -27,19 +27,30 @@ class World {
  public:
   static constexpr uint32_t kMessages = 8;
 
-  // The next message goes to position `position` of the ring, which has 256 cells.
-  explicit World(uint32_t slots, uint64_t position = 0);
+  // The next message goes to position `position` of the ring, which has so many cells, a power of
+  // two: the least that a pipe has, or fewer, so that it comes round soon.
+  explicit World(uint32_t slots, uint64_t position = 0, uint32_t cells = 256);
+
+  // What is left when others have sent and fetched messages until the next one goes to `position`,
+  // in empty slots, each of which has carried `cycles` of them. Nothing when there is a message in
+  // the ring at this moment. One step.
+  void GoRound(uint64_t position, uint64_t cycles);
 
   const Region& region() const { return region_; }
   Message& message(uint32_t number) { return messages_[number]; }
+  // What SlotPipe::Cancel sets.
+  Atomic<uint32_t>& cancelled() { return cancelled_; }
 
   // Takes what is in the pipe, as whoever comes last, and compares: what was sent came out once,
   // nothing else did, every slot is empty, and is found by the hints. "" when all is well.
   std::string Audit();
 
  private:
+  void EmptyRing(uint64_t position);
+
   Region region_;
   Message messages_[kMessages];
+  Atomic<uint32_t> cancelled_;
 };
 
 // What one participant does, with the waits and the wakes of a SlotPipe. Every wait ends by what
@@ -60,6 +71,9 @@ class Person {
   // Waits, and notes what came; or false, when there is nothing.
   Claim Fetch();
   bool TryFetch(Claim& claim);
+  // Waits for a message, or that somebody cancels, as SlotPipe::Impl::Wait does. False: cancelled.
+  bool FetchUnlessCancelled(Claim& claim);
+  void Cancel();
   void Release(const Claim& claim);
   void Return(const Claim& claim);
   // Of the dead: sweeps, then wakes everybody.
