@@ -1,9 +1,7 @@
 // How soon the handler of a stream learns that its caller has given up, and what the cancellation
 // does not wait for.
 
-#include <coroutine>
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -20,9 +18,6 @@
 
 namespace mi7::conformance {
 namespace {
-
-// Shorter than write_stall_timeout.
-constexpr absl::Duration kTime = absl::Seconds(40);
 
 // Streams of all kinds that their handlers leave to the test, which neither reads nor writes.
 class Held {
@@ -71,39 +66,22 @@ class Held {
 enum class Kind { kWatch, kUpload, kChat };
 constexpr Kind kKinds[] = {Kind::kWatch, Kind::kUpload, Kind::kChat};
 
-// A coroutine that reads from a chat of its own, whose frame the test owns.
-class Reading {
- public:
-  struct promise_type {
-    Reading get_return_object() {
-      return Reading(std::coroutine_handle<promise_type>::from_promise(*this));
-    }
-    std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_always final_suspend() noexcept { return {}; }
-    void return_void() {}
-    void unhandled_exception() { std::terminate(); }
-  };
-  static Reading Chat(FeedStub stub) {
-    auto chat = stub.Chat();
-    static_cast<void>(co_await chat.reader().Read());
-  }
-  void Destroy() { handle_.destroy(); }
-
- private:
-  explicit Reading(std::coroutine_handle<promise_type> handle) : handle_(handle) {}
-  std::coroutine_handle<promise_type> handle_;
-};
+// Of a chat of its own.
+OwnedCoroutine AwaitRead(FeedStub stub) {
+  auto chat = stub.Chat();
+  static_cast<void>(co_await chat.reader().Read());
+}
 
 // A stream that will be given up.
 class Doomed {
  public:
   Doomed(const FeedStub& stub, Kind kind, Way way) : way_(way) {
     if (way == Way::kDropCoroutine) {
-      coroutine_ = Reading::Chat(stub);
+      coroutine_ = AwaitRead(stub);
       return;
     }
     CallOptions options;
-    if (way == Way::kDeadline) options.deadline = Deadline::After(kTime);
+    if (way == Way::kDeadline) options.deadline = Deadline::After(kTimeGiven);
     FeedStub own = stub;
     if (kind == Kind::kWatch) watch_ = own.Watch(options).Send();
     if (kind == Kind::kUpload) upload_ = own.Upload(options);
@@ -124,7 +102,7 @@ class Doomed {
       case Way::kDropCoroutine:
         return coroutine_->Destroy();
       case Way::kDeadline:
-        return clock.Advance(kTime);
+        return clock.Advance(kTimeGiven);
       case Way::kDisconnect:
         return channel.Close();
     }
@@ -137,7 +115,7 @@ class Doomed {
   std::optional<StreamReader<Item>> watch_;
   std::optional<ClientStream<Item, Feed::UploadResults>> upload_;
   std::optional<BidiStream<Item, Item>> chat_;
-  std::optional<Reading> coroutine_;
+  std::optional<OwnedCoroutine> coroutine_;
 };
 
 // Writes until there is no credit left.
