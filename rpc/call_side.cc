@@ -173,8 +173,13 @@ bool CallSide::Withdraw(ClientCall* call) {
   {
     BiasedLock lock(&mutex_);
     const uint32_t call_id = call->call_id_;
-    if (calls_.At(call_id) != call) return false;
-    if (call->send_stage_.load(std::memory_order_seq_cst) != ClientCall::kSent) return false;
+    // seq_cst: see TrySend.
+    const ClientCall::SendStage stage = call->send_stage_.load(std::memory_order_seq_cst);
+    // The connection has refused it, and whoever is about to end it for that comes too late.
+    if (stage == ClientCall::kUnsent) return true;
+    // kSending: what becomes of it at this moment only TrySend will know, which then tells the
+    // server, and for which a cancellation does not wait.
+    if (calls_.At(call_id) != call || stage != ClientCall::kSent) return false;
     if (call->stream_ != nullptr) [[unlikely]]
       call->stream_->StopSending();
     GiveBackBackground(call);

@@ -46,8 +46,9 @@ class CallSide {
   // keep it for that.
   uint64_t peer_instance() const;
 
-  // Nobody waits for `call` any more. True: it was taken back before a byte of it left. Otherwise
-  // the peer is told, and its id stays taken until the return.
+  // Nobody waits for `call` any more. True: no byte of it has left or will, because it was taken
+  // back or the connection has refused it. Otherwise the peer is told, and its id stays taken until
+  // the return.
   bool Withdraw(ClientCall* call);
 
   // A return; INVALID_ARGUMENT when it belongs to no call in flight.

@@ -209,6 +209,9 @@ void Channel::StartCall(ClientCall* call) {
   bool connect = false;
   {
     MutexLock lock(&mutex_);
+    // Whoever gave it up has found it with no session and in no queue, and said that it was not
+    // sent. Who does so from now on finds it in one of the two.
+    if (call->claimed()) return;
     // It was told to send no further calls, and tells us in a moment.
     if (session_ && session_->calls().stopped()) LetDepartLocked(*session_);
     if (call->session_ != session_) call->session_ = session_;

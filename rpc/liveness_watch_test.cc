@@ -153,6 +153,24 @@ TEST_F(LivenessWatchTest, ServerWatchesWhileItOwesAnswers) {
   EXPECT_THAT(*connection_->closed_with(), StatusIs(absl::StatusCode::kUnavailable));
 }
 
+// Nothing is read meanwhile, whatever the peer has sent.
+TEST_F(LivenessWatchTest, HandlerThatRunsInlineForLongMakesNoPeerSilent) {
+  LambdaService slow(kOtherInfo, [this](uint64_t, uint16_t, ServerCall& call) -> Reply {
+    Pass(absl::Minutes(5));
+    return EchoKey(call);
+  });
+  ASSERT_THAT(dispatcher_.Add(&slow), IsOk());
+  StartWatched(/*serves=*/true);
+  defer_ = true;
+  connection_->Deliver(MakeCall(7, kBaseId, kBaseId, 0));
+  connection_->Deliver(MakeCall(8, kOtherId, kOtherId, 0));
+  EXPECT_EQ(connection_->closed_with(), std::nullopt);
+  EXPECT_TRUE(HasSent(FrameType::kReturn));
+  EXPECT_EQ(connection_->sent_count(), 0u) << "nor is it pinged";
+  Pass(absl::Seconds(25));
+  EXPECT_TRUE(HasSent(FrameType::kPing)) << "from then on it may be";
+}
+
 TEST_F(LivenessWatchTest, ServerThatAnswersAtOnceWatchesNobody) {
   StartWatched(/*serves=*/true);
   connection_->Deliver(MakeCall(7, kBaseId, kBaseId, 0));
@@ -202,6 +220,20 @@ TEST_F(LivenessWatchTest, IdleServerAsksTheClientToCloseAndAnswersWhatCrosses) {
   Pass(absl::Seconds(25));
   ASSERT_NE(connection_->closed_with(), std::nullopt);
   EXPECT_THAT(*connection_->closed_with(), IsOk());
+}
+
+TEST_F(LivenessWatchTest, NewConnectionIsNotIdleBeforeItsFirstCallCanHaveCome) {
+  const absl::Duration kIdle = absl::Seconds(2), kLook = kIdle / 4;
+  StartWatched(/*serves=*/true, {.interval = absl::InfiniteDuration()}, kIdle);
+  session_->NoteCall();  // as a server does with each
+  Pass(absl::Seconds(8), kLook);
+  EXPECT_EQ(connection_->sent_count(), 0u);
+  connection_->Deliver(MakeCall(7, kBaseId, kBaseId, 0));
+  ASSERT_TRUE(HasSent(FrameType::kReturn));
+  Pass(absl::Seconds(1), kLook);
+  EXPECT_EQ(connection_->sent_count(), 0u);
+  Pass(absl::Seconds(2), kLook);
+  EXPECT_TRUE(HasSent(FrameType::kGoAway));
 }
 
 TEST_F(LivenessWatchTest, ClosedWatchLooksAtNothing) {

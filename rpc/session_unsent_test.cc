@@ -72,6 +72,31 @@ TEST_F(SessionTest, CallThatTheConnectionRefusedWhileItEndedGoesToTheChannelsNex
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
 }
 
+TEST_F(SessionTest, CallThatIsCancelledAfterTheConnectionRefusedItWasNotSent) {
+  Start();
+  Pending sent = Send();
+  absl::Notification in_send, ending;
+  connection_->DoAtNextSend([&] {
+    in_send.Notify();
+    ending.WaitForNotification();
+    return absl::UnavailableError("fake connection is closed");
+  });
+  std::optional<Pending> unsent;
+  std::thread sender([&] { unsent.emplace(Send()); });
+  in_send.WaitForNotification();
+  // As above: it is refused, and nobody has ended it for that yet.
+  sent.Then([&](const Pending::Result&) {
+    ending.Notify();
+    sender.join();
+    unsent->Cancel();
+  });
+  connection_->DeliverClosed(absl::UnavailableError("reset by peer"));
+  const Pending::Result result = unsent->Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kCancelled,
+                               "Base.ping: cancelled; the call was not sent"));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
+}
+
 TEST_F(SessionTest, CallThatIsCancelledWhileTheConnectionRefusesItLeavesNothingBehind) {
   Start();
   absl::Notification in_send, cancelled;
@@ -87,9 +112,25 @@ TEST_F(SessionTest, CallThatIsCancelledWhileTheConnectionRefusesItLeavesNothingB
   call->Cancel();
   cancelled.Notify();
   sender.join();
-  EXPECT_THAT(unsent.Wait(), StatusIs(absl::StatusCode::kCancelled));
+  const Pending::Result result = unsent.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown)) << "at that moment";
   EXPECT_EQ(connection_->sent_count(), 0u) << "nobody is told that it is cancelled";
   EXPECT_TRUE(session_->calls().idle());
+}
+
+// Cancel comes, from another thread, right before the channel looks for a connection.
+TEST_F(SessionTest, CallThatIsCancelledBeforeItHasAConnectionDoesNotWaitForOne) {
+  ClientCall* const call = channel_->NewCall(kBaseInfo, kBaseMethods[0], {});
+  Pending cancelled{ClientCallRef(call)};
+  call->request().initRoot<TestMessage>().setKey("request");
+  call->Cancel();
+  channel_->StartCall(call);
+  EXPECT_EQ(channel_->state(), ChannelState::kIdle) << "it would be sent";
+  const Pending::Result result = cancelled.Wait();
+  EXPECT_THAT(result, StatusIs(absl::StatusCode::kCancelled,
+                               "Base.ping: cancelled; the call was not sent"));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
 }
 
 TEST_F(SessionTest, CallForWhichThereWasNoMemoryFailsAlone) {

@@ -1,5 +1,7 @@
 #include "examples/kv/database.h"
 
+#include <sqlite3.h>
+
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -154,6 +156,15 @@ TEST_F(DatabaseTest, RefusesFilesOfOthers) {
   std::ofstream(text) << std::string(8192, 'x');
   EXPECT_THAT(Database::Open(text).status(),
               mi7::StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(text)));
+  const std::string other = directory_ + "/other.db";
+  sqlite3* database = nullptr;
+  ASSERT_EQ(sqlite3_open(other.c_str(), &database), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(database, "CREATE TABLE theirs (it)", nullptr, nullptr, nullptr),
+            SQLITE_OK);
+  ASSERT_EQ(sqlite3_close(database), SQLITE_OK);
+  EXPECT_THAT(Database::Open(other).status(),
+              mi7::StatusIs(absl::StatusCode::kFailedPrecondition,
+                            HasSubstr("other.db: is a database of another program")));
   EXPECT_THAT(Database::Open(directory_ + "/no/such").status(),
               mi7::StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("unable to open")));
 }

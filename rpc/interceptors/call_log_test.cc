@@ -55,15 +55,16 @@ TEST_F(CallLogTest, ALineForACall) {
 
 TEST_F(CallLogTest, WhatAPeerSaysStaysInItsField) {
   FakeCall call(kMethod);
-  call.EditMetadata().Add("tenant", "blue code=OK");
+  call.EditMetadata().Add("tenant", "blue green").Add("plan", "code=OK");
   CallLogOptions options;
-  options.metadata_keys = {"tenant", "absent"};
+  options.metadata_keys = {"tenant", "absent", "plan"};
   const auto lines = LinesOf(call, absl::NotFoundError("a\nside=server \"x\" \\ \x01"), options);
   EXPECT_THAT(lines, ElementsAre(Pair(LogLevel::kInfo,
                                       "side=server method=Calculator.divide peer=fake:peer "
                                       "code=NOT_FOUND latency_us=18 "
                                       "message=\"a\\nside=server \\\"x\\\" \\\\ \\001\" "
-                                      "metadata.tenant=\"blue code=OK\"")));
+                                      "metadata.tenant=\"blue green\" "
+                                      "metadata.plan=\"code=OK\"")));
 }
 
 // U+0085, U+2028: ends of lines for who reads UTF-8.

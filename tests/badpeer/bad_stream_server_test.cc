@@ -19,11 +19,6 @@ using conformance::Item;
 constexpr uint32_t kWindow = 4096;
 constexpr uint32_t kFit = (kWindow + kSmallStreamMessageBytes - 1) / kSmallStreamMessageBytes;
 
-std::string Times(uint32_t count, const std::string& bytes) {
-  std::string all;
-  for (uint32_t i = 0; i < count; ++i) all += bytes;
-  return all;
-}
 std::string ToCaller(uint32_t call_id) { return SmallStreamMessage(call_id, 1); }
 
 class BadStreamServerTest : public BadServerTest {
@@ -114,9 +109,7 @@ TEST_F(BadStreamServerTest, FloodOfMessagesForAUnaryCallThatWasGivenUpClosesTheC
 TEST_F(BadStreamServerTest, MalformedMessagesForACallThatWasGivenUpCountToo) {
   RawPeer server;
   const uint32_t id = GiveUpWatch(server);
-  const std::string malformed =
-      Message(StreamHeader(FrameType::kStreamMessage, id, 1), {~uint64_t{0}, ~uint64_t{0}});
-  server.Send(Times(kWindow / 40 + 1 + 4 + 11, malformed));
+  server.Send(Times(kWindow / 40 + 1 + 4 + 11, MalformedStreamMessage(id, 1)));
   ExpectClosedAsFlood(server);
 }
 
@@ -124,8 +117,7 @@ TEST_F(BadStreamServerTest, MalformedMessageOfNoCallClosesTheConnection) {
   Pending call = Send();
   RawPeer server = listener_.AcceptGreeted();
   const uint32_t id = TakeCall(server);
-  server.Send(
-      Message(StreamHeader(FrameType::kStreamMessage, id + 1, 1), {~uint64_t{0}, ~uint64_t{0}}));
+  server.Send(MalformedStreamMessage(id + 1, 1));
   ExpectClosed(server, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("not in flight")));
   EXPECT_THAT(call.Wait(), StatusIs(absl::StatusCode::kUnavailable));
 }

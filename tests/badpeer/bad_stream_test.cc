@@ -13,7 +13,6 @@
 
 #include "absl/synchronization/mutex.h"
 #include "rpc/channel.h"
-#include "rpc/interface_info.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
 #include "tests/badpeer/raw_peer.h"
@@ -29,23 +28,7 @@ using conformance::Item;
 using conformance::kSoon;
 using testing::HasSubstr;
 
-enum Method : uint16_t { kWatch = 0, kUpload = 1, kChat = 2 };
-
-std::string FeedCall(uint32_t call_id, Method method) {
-  FrameHeader header;
-  header.type = FrameType::kCall;
-  header.target = transport::TargetKind::kService;
-  header.code = method;
-  header.call_id = call_id;
-  header.interface_id = conformance::FeedService::info().id;
-  header.target_id = ServiceKey(header.interface_id);
-  return Message(header, Body({0}));  // the parameters are an empty struct
-}
-std::string Times(uint32_t count, const std::string& bytes) {
-  std::string all;
-  for (uint32_t i = 0; i < count; ++i) all += bytes;
-  return all;
-}
+using enum FeedMethod;
 
 class BadStreamTest : public testing::Test {
  protected:
@@ -336,8 +319,7 @@ TEST_F(BadStreamTest, MalformedMessagesTakeCreditToo) {
   limits.stream_window_bytes = 4096;
   Start(limits);
   RawPeer peer = RawPeer::Greeted(endpoint_);
-  const std::string malformed =
-      Message(StreamHeader(FrameType::kStreamMessage, 1, 0), {~uint64_t{0}, ~uint64_t{0}});
+  const std::string malformed = MalformedStreamMessage(1);
   ASSERT_EQ(malformed.size(), kSmallStreamMessageBytes);
   const uint32_t fit = (4096 + kSmallStreamMessageBytes - 1) / kSmallStreamMessageBytes;
   ASSERT_TRUE(peer.Send(FeedCall(1, kUpload) + Times(fit, malformed)));

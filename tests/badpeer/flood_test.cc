@@ -43,12 +43,6 @@ class FloodTest : public BadClientTest {
   }
 };
 
-std::string Times(int count, const std::string& bytes) {
-  std::string all;
-  for (int i = 0; i < count; ++i) all += bytes;
-  return all;
-}
-
 TEST_F(FloodTest, PingFloodClosesTheConnection) {
   StartWithStrayFrames(1000);
   RawPeer peer = Greeted();

@@ -39,7 +39,7 @@ using conformance::ProbeImpl;
 using conformance::ProbeStub;
 using testing::HasSubstr;
 
-enum Method : uint16_t { kWatch = 0, kUpload = 1 };
+using enum FeedMethod;
 
 // What the server sends.
 class Ears final : public transport::Receiver {
@@ -139,15 +139,9 @@ class LocalFloodTest : public testing::TestWithParam<CallTransport> {
   }
 
   // Of a stream of feed, whose parameters are an empty struct.
-  bool OpenStream(uint32_t call_id, Method method) {
+  bool OpenStream(uint32_t call_id, FeedMethod method) {
     transport::OutgoingMessage message = transport::NewHeapMessage(64);
-    FrameHeader& header = message->header;
-    header.type = FrameType::kCall;
-    header.target = transport::TargetKind::kService;
-    header.code = method;
-    header.call_id = call_id;
-    header.interface_id = conformance::FeedService::info().id;
-    header.target_id = ServiceKey(header.interface_id);
+    message->header = FeedHeader(call_id, method);
     message->initRoot<Feed::WatchParams>();
     return peer_->Send(std::move(message)).ok();
   }

@@ -20,14 +20,13 @@
 #include "base/check.h"
 #include "rpc/interface_info.h"
 #include "schema/protocol.capnp.h"
+#include "tests/conformance/call/feed.mi7.h"
 #include "tests/conformance/call/probe.mi7.h"
 
 namespace mi7::badpeer {
 namespace {
 
 constexpr int kPatienceMs = 40'000;
-
-uint64_t ProbeId() { return conformance::ProbeService::info().id; }
 
 std::string Bytes(const void* data, size_t size) {
   return std::string(static_cast<const char*>(data), size);
@@ -86,21 +85,37 @@ std::string Message(FrameHeader header, const Words& rest) {
   return Exactly(header, rest);
 }
 
-FrameHeader EchoHeader(uint32_t call_id) {
+std::string Times(uint32_t count, const std::string& bytes) {
+  std::string all;
+  for (uint32_t i = 0; i < count; ++i) all += bytes;
+  return all;
+}
+
+namespace {
+
+FrameHeader CallHeader(uint32_t call_id, uint64_t interface_id, uint16_t method) {
   FrameHeader header;
   header.type = FrameType::kCall;
   header.target = transport::TargetKind::kService;
-  header.code = 0;
+  header.code = method;
   header.call_id = call_id;
-  header.interface_id = ProbeId();
-  header.target_id = ServiceKey(ProbeId());
+  header.interface_id = interface_id;
+  header.target_id = ServiceKey(interface_id);
   return header;
 }
 
+}  // namespace
+
+FrameHeader EchoHeader(uint32_t call_id) {
+  return CallHeader(call_id, conformance::ProbeService::info().id, 0);
+}
+
 FrameHeader HoldHeader(uint32_t call_id) {
-  FrameHeader header = EchoHeader(call_id);
-  header.code = 1;
-  return header;
+  return CallHeader(call_id, conformance::ProbeService::info().id, 1);
+}
+
+FrameHeader FeedHeader(uint32_t call_id, FeedMethod method) {
+  return CallHeader(call_id, conformance::FeedService::info().id, static_cast<uint16_t>(method));
 }
 
 FrameHeader ReturnHeader(uint32_t call_id) { return ControlHeader(FrameType::kReturn, call_id); }
@@ -139,6 +154,13 @@ Words EchoBody() {
 
 std::string SmallStreamMessage(uint32_t call_id, uint16_t direction) {
   return Message(StreamHeader(FrameType::kStreamMessage, call_id, direction), Body({0}));
+}
+std::string MalformedStreamMessage(uint32_t call_id, uint16_t direction) {
+  return Message(StreamHeader(FrameType::kStreamMessage, call_id, direction),
+                 {~uint64_t{0}, ~uint64_t{0}});
+}
+std::string FeedCall(uint32_t call_id, FeedMethod method) {
+  return Message(FeedHeader(call_id, method), Body({0}));
 }
 std::string EchoCall(uint32_t call_id) { return Message(EchoHeader(call_id), EchoBody()); }
 

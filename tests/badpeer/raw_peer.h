@@ -32,6 +32,8 @@ std::string Hello(uint16_t version_min = 1, uint16_t version_max = 1,
 std::string Exactly(const FrameHeader& header, const Words& rest = {});
 // Header and rest, with header.size filled in.
 std::string Message(FrameHeader header, const Words& rest = {});
+// The same again and again.
+std::string Times(uint32_t count, const std::string& bytes);
 
 // Header of a call of Probe.echo or Probe.hold (tests/conformance/call/probe.capnp).
 FrameHeader EchoHeader(uint32_t call_id);
@@ -41,6 +43,9 @@ FrameHeader ControlHeader(FrameType type, uint32_t call_id = 0);
 // Header of a StreamMessage or a Credit; `direction` as transport::StreamDirection has it, `bytes`
 // of credit.
 FrameHeader StreamHeader(FrameType type, uint32_t call_id, uint16_t direction, uint32_t bytes = 0);
+// Header of a call of a stream of Feed (tests/conformance/call/feed.capnp).
+enum class FeedMethod : uint16_t { kWatch = 0, kUpload = 1, kChat = 2 };
+FrameHeader FeedHeader(uint32_t call_id, FeedMethod method);
 // A body of one segment.
 Words Body(const Words& segment);
 // Results of once.
@@ -50,6 +55,10 @@ Words EchoBody();
 // Whole messages. The stream's is an empty struct, the smallest that there is.
 std::string SmallStreamMessage(uint32_t call_id, uint16_t direction = 0);
 inline constexpr uint32_t kSmallStreamMessageBytes = 32 + 8 + 8;
+// As large, and no message of Cap'n Proto's.
+std::string MalformedStreamMessage(uint32_t call_id, uint16_t direction = 0);
+// Its parameters are an empty struct.
+std::string FeedCall(uint32_t call_id, FeedMethod method);
 std::string EchoCall(uint32_t call_id);
 std::string HoldCall(uint32_t call_id);
 // A return that refuses the call: UNAVAILABLE, and the promise that it has not run.

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -34,16 +35,17 @@ class HalfOpenTest : public TwoHostsTest {
   // A call of hold that has arrived ends as it has to when `cut` has been done, and so does its
   // handler.
   void CallEnds(const std::function<bool()>& cut) {
-    auto call = Hold(Soon());
+    auto call = Hold(Soon(2 * kMost));
     ASSERT_THAT(Echo("x", Soon()), IsOk());  // so the other one has arrived
     ASSERT_TRUE(cut());
     const Deadline most = Deadline::After(kMost);
     const auto result = call.Wait();
-    EXPECT_THAT(result,
+    ASSERT_THAT(result,
                 StatusIs(absl::StatusCode::kUnavailable,
                          HasSubstr("has not answered a ping for keepalive.timeout, 400ms")));
     EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
     EXPECT_TRUE(host_->Do('c')) << "the handler is told";
+    ASSERT_FALSE(most.passed());
     EXPECT_TRUE(host_->Do('n'));
     EXPECT_FALSE(most.passed());
   }
@@ -84,11 +86,29 @@ TEST_F(HalfOpenTest, CallOnAConnectionThatIsHalfOpenAlreadyEnds) {
   ASSERT_THAT(Echo("x", Soon()), IsOk());
   ASSERT_TRUE(host_->Do('d'));
   const Deadline most = Deadline::After(kMost);
-  const auto result = Hold(Soon()).Wait();
+  const auto result = Hold(Soon(kMost)).Wait();
   EXPECT_FALSE(most.passed());
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
                                HasSubstr("has not answered a ping for keepalive.timeout, 400ms")));
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown)) << "it may have arrived";
+  ASSERT_TRUE(host_->Do('u'));
+  WorksAgain();
+}
+
+// Nobody pings, and what is not acknowledged keeps the system from probing. More waits than the
+// system takes.
+TEST_F(HalfOpenTest, ClientNoticesThatWhatItSendsIsNotTaken) {
+  ChannelOptions options;
+  options.keepalive.interval = absl::InfiniteDuration();
+  options.limits.write_stall_timeout = absl::Milliseconds(500);
+  channel_ = NewChannel(kServerAddress, options);
+  ASSERT_THAT(Echo("x", Soon()), IsOk());
+  ASSERT_TRUE(host_->Do('d'));
+  const EchoResult result = Echo(std::string(5'000'000, 'x'), Soon(kMost));
+  EXPECT_THAT(result,
+              StatusIs(absl::StatusCode::kUnavailable,
+                       HasSubstr("has not read for limits.write_stall_timeout, 500ms, while ")));
+  EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown)) << "some of it may have arrived";
   ASSERT_TRUE(host_->Do('u'));
   WorksAgain();
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -44,6 +45,27 @@ inline std::string EnterNewNetwork() {
     return "the user cannot be mapped into a user namespace";
   }
   return "";
+}
+
+// Lets this process, the test's, into a network of its own, once. Empty when it is there, else why
+// not.
+inline const std::string& EnterTestsNetwork() {
+  static const std::string why_not = [] {
+    if (!Ip("-Version >/dev/null 2>&1")) {
+      return std::string("the command ip (package iproute2) is missing");
+    }
+    std::string why = EnterNewNetwork();
+    if (why.empty() && !Ip("link set lo up")) why = "a new network cannot be configured";
+    return why;
+  }();
+  return why_not;
+}
+
+// Says that `what` is not run, and why; returns the latter.
+inline const std::string& NotRun(const char* what, const std::string& why) {
+  std::fprintf(stderr, "NOTICE: %s not run, this machine does not permit it: %s\n", what,
+               why.c_str());
+  return why;
 }
 
 // The network namespace of another process for this one, which has one thread.

@@ -4,14 +4,10 @@
 //
 // Every host is a process of its own, forked before any thread exists.
 
-#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -25,6 +21,7 @@
 #include "rpc/channel.h"
 #include "rpc/server.h"
 #include "tests/conformance/call/probe_service.h"
+#include "tests/netns/child_host.h"
 #include "tests/netns/namespaces.h"
 
 namespace mi7::conformance {
@@ -84,81 +81,26 @@ void Live(const std::string& name, pid_t network_of, const std::string& runtime_
   }
 }
 
-class Host {
+class Host : public ChildHost {
  public:
   // In a network of its own, or in that of process `network_of`.
-  Host(const std::string& name, const std::string& runtime_dir, pid_t network_of = 0) {
-    std::array<int, 2> to, from;
-    MI7_CHECK(::pipe2(to.data(), O_CLOEXEC) == 0 && ::pipe2(from.data(), O_CLOEXEC) == 0, "pipes");
-    pid_ = ::fork();
-    MI7_CHECK(pid_ >= 0, "fork");
-    if (pid_ == 0) {
-      ::close(to[1]);
-      ::close(from[0]);
-      Live(name, network_of, runtime_dir, to[0], from[1]);
-      ::_exit(0);
-    }
-    ::close(to[0]);
-    ::close(from[1]);
-    commands_ = to[1];
-    answers_ = from[0];
-    entered_ = NextLine();
-  }
-  ~Host() {
-    Kill();
-    ::close(commands_);
-    ::close(answers_);
-  }
-  Host(const Host&) = delete;
-  Host& operator=(const Host&) = delete;
-
+  Host(const std::string& name, const std::string& runtime_dir, pid_t network_of = 0)
+      : ChildHost([&](int commands, int answers) {
+          Live(name, network_of, runtime_dir, commands, answers);
+        }),
+        entered_(NextLine()) {}
   const std::string& entered() const { return entered_; }
-  pid_t pid() const { return pid_; }
-  std::string Do(char command) {
-    return ::write(commands_, &command, 1) == 1 ? NextLine() : "it is gone";
-  }
-  void Kill() {
-    if (pid_ <= 0) return;
-    ::kill(pid_, SIGKILL);
-    ::waitpid(std::exchange(pid_, -1), nullptr, 0);
-  }
 
  private:
-  std::string NextLine() {
-    std::string line;
-    char letter;
-    pollfd descriptor{answers_, POLLIN, 0};
-    while (::poll(&descriptor, 1, 30'000) == 1 && ::read(answers_, &letter, 1) == 1) {
-      if (letter == '\n') return line;
-      line += letter;
-    }
-    return "no answer";
-  }
-
-  pid_t pid_;
-  int commands_;
-  int answers_;
-  std::string entered_;
+  const std::string entered_;
 };
 
 class SamePortTest : public testing::Test {
  protected:
-  static void SetUpTestSuite() {
-    if (std::exchange(set_up_, true)) return;  // the tests are repeated
-    if (!Ip("-Version >/dev/null 2>&1")) {
-      why_not_ = "the command ip (package iproute2) is missing";
-      return;
-    }
-    // The hosts' networks are below this one, so that they may enter each other's.
-    why_not_ = EnterNewNetwork();
-    if (why_not_.empty() && !Ip("link set lo up")) why_not_ = "a new network cannot be configured";
-  }
   void SetUp() override {
-    if (!why_not_.empty()) {
-      std::fprintf(stderr, "NOTICE: same-port test not run, this machine does not permit it: %s\n",
-                   why_not_.c_str());
-      GTEST_SKIP() << why_not_;
-    }
+    // The hosts' networks are below this one, so that they may enter each other's.
+    const std::string& why_not = EnterTestsNetwork();
+    if (!why_not.empty()) GTEST_SKIP() << NotRun("same-port test", why_not);
     std::string pattern = "/tmp/mi7-netns-XXXXXX";
     MI7_CHECK(::mkdtemp(pattern.data()) != nullptr, "a temporary directory can be made");
     directory_ = pattern;
@@ -171,12 +113,8 @@ class SamePortTest : public testing::Test {
     return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(directory_), {}));
   }
 
-  static bool set_up_;
-  static std::string why_not_;
   std::string directory_;
 };
-bool SamePortTest::set_up_ = false;
-std::string SamePortTest::why_not_;
 
 TEST_F(SamePortTest, EachNetworksClientGetsItsOwnServer) {
   Host one("one", directory_), two("two", directory_);

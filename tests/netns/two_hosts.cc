@@ -3,16 +3,12 @@
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <stop_token>
@@ -22,7 +18,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
-#include "base/check.h"
 #include "base/deadline.h"
 #include "rpc/server.h"
 #include "tests/netns/namespaces.h"
@@ -164,51 +159,13 @@ int Serve() {
 
 // --- The client's host ---
 
-ServerHost::ServerHost() {
-  std::array<int, 2> to, from;
-  MI7_CHECK(::pipe2(to.data(), O_CLOEXEC) == 0 && ::pipe2(from.data(), O_CLOEXEC) == 0, "pipes");
-  pid_ = ::fork();
-  MI7_CHECK(pid_ >= 0, "fork");
-  if (pid_ == 0) {
-    ::dup2(to[0], 0);
-    ::dup2(from[1], 1);
-    ::execl("/proc/self/exe", "two_hosts", "--serve", nullptr);
-    ::_exit(127);
-  }
-  ::close(to[0]);
-  ::close(from[1]);
-  commands_ = to[1];
-  answers_ = from[0];
-}
-
-ServerHost::~ServerHost() {
-  ::close(commands_);
-  if (pid_ > 0) {
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-  }
-  ::close(answers_);
-}
-
-bool ServerHost::Ok() {
-  std::string line;
-  char letter;
-  pollfd descriptor{answers_, POLLIN, 0};
-  while (::poll(&descriptor, 1, 30'000) == 1 && ::read(answers_, &letter, 1) == 1) {
-    if (letter == '\n') return line == "ok";
-    line += letter;
-  }
-  return false;
-}
-
-bool ServerHost::Do(char command) { return ::write(commands_, &command, 1) == 1 && Ok(); }
-
-int ServerHost::Shutdown() {
-  ::close(std::exchange(commands_, -1));
-  int status = -1;
-  ::waitpid(std::exchange(pid_, -1), &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
+ServerHost::ServerHost()
+    : host_([](int commands, int answers) {
+        ::dup2(commands, 0);
+        ::dup2(answers, 1);
+        ::execl("/proc/self/exe", "two_hosts", "--serve", nullptr);
+        ::_exit(127);
+      }) {}
 
 }  // namespace mi7::conformance
 

@@ -9,16 +9,15 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <cstdio>
 #include <memory>
 #include <string>
-#include <utility>
 
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
 #include "rpc/channel.h"
 #include "tests/conformance/call/probe_service.h"
+#include "tests/netns/child_host.h"
 #include "tests/netns/namespaces.h"
 
 namespace mi7::conformance {
@@ -40,25 +39,20 @@ inline constexpr Keepalive kWatchful = {.interval = absl::Milliseconds(100),
 class ServerHost {
  public:
   ServerHost();
-  ~ServerHost();
-  ServerHost(const ServerHost&) = delete;
-  ServerHost& operator=(const ServerHost&) = delete;
 
   // The next line of the server is "ok".
-  bool Ok();
+  bool Ok() { return host_.NextLine() == "ok"; }
   // Commands: s: set up the link and listen; k: with a keepalive, at another port; a: answer the
   // oldest held call; c: wait until that is cancelled, and drop it; n: wait until there are no
   // connections; p: probe idle ones much sooner; d, u: cable out and in; l, f: what leaves this
   // host is lost, and no longer; the end of input: shut down. Each is answered with a line.
-  bool Do(char command);
-  pid_t pid() const { return pid_; }
+  bool Do(char command) { return host_.Do(command) == "ok"; }
+  pid_t pid() const { return host_.pid(); }
   // Ends it in order; its exit status.
-  int Shutdown();
+  int Shutdown() { return host_.End(); }
 
  private:
-  pid_t pid_;
-  int commands_;
-  int answers_;
+  ChildHost host_;
 };
 
 // Has the system find out much sooner than mi7 asks it to, as far as it is to find out at all, that
@@ -71,21 +65,9 @@ bool LoseWhatLeaves(const char* link, const char* address, bool lose);
 
 class TwoHostsTest : public testing::Test {
  protected:
-  static void SetUpTestSuite() {
-    if (std::exchange(set_up_, true)) return;  // the tests are repeated
-    if (!Ip("-Version >/dev/null 2>&1")) {
-      why_not_ = "the command ip (package iproute2) is missing";
-      return;
-    }
-    why_not_ = EnterNewNetwork();
-    if (why_not_.empty() && !Ip("link set lo up")) why_not_ = "a new network cannot be configured";
-  }
   void SetUp() override {
-    if (!why_not_.empty()) {
-      std::fprintf(stderr, "NOTICE: two-host test not run, this machine does not permit it: %s\n",
-                   why_not_.c_str());
-      GTEST_SKIP() << why_not_;
-    }
+    const std::string& why_not = EnterTestsNetwork();
+    if (!why_not.empty()) GTEST_SKIP() << NotRun("two-host test", why_not);
     ASSERT_NO_FATAL_FAILURE(Boot());
     channel_ = NewChannel();
   }
@@ -93,7 +75,7 @@ class TwoHostsTest : public testing::Test {
     channel_ = nullptr;
     host_ = nullptr;
     // With the server's network its end of the cable goes, and with it ours.
-    if (why_not_.empty()) Ip(absl::StrCat("link delete ", kClientLink, " 2>/dev/null"));
+    if (EnterTestsNetwork().empty()) Ip(absl::StrCat("link delete ", kClientLink, " 2>/dev/null"));
   }
   // A new server's host, and the cable to it.
   void Boot() {
@@ -127,8 +109,6 @@ class TwoHostsTest : public testing::Test {
     return request.Send();
   }
 
-  static inline bool set_up_ = false;
-  static inline std::string why_not_;
   std::unique_ptr<ServerHost> host_;
   std::shared_ptr<Channel> channel_;
 };

@@ -14,6 +14,8 @@ struct Done {
   number @0 :UInt64;
   attempt @1 :UInt32;
   # Which one at the call it was that ran.
+  server @2 :Int32;
+  # The process that has answered.
 }
 
 interface Ledger {
@@ -39,4 +41,7 @@ interface Ledger {
 
   once @7 Entry -> Done $Mi7.deduplicate;
   # Answers a little later.
+
+  hold @8 Entry -> Done;
+  # Answers once the server's input has ended, which thus goes on shutting down until then.
 }

@@ -1,6 +1,6 @@
 // ledger_server ENDPOINT LEDGER: serves until it is told to stop by a byte or the end of its
-// standard input, then shuts down in order. Says "ENDPOINT\n" when it listens. Exits with 0 when no
-// call was cut off.
+// standard input, then shuts down in order, which takes until the end of its input where calls of
+// hold are in flight. Says "ENDPOINT\n" when it listens. Exits with 0 when no call was cut off.
 
 #include <unistd.h>
 
@@ -43,6 +43,23 @@ class LedgerImpl final : public LedgerService {
   }
   Reply Once(ServerContext& context, Entry::Reader params, Done::Builder results) override {
     return WriteLate(context, params.getNumber(), results);
+  }
+  Reply Hold(ServerContext& context, Entry::Reader params, Done::Builder results) override {
+    Write(context, params.getNumber(), results);
+    absl::MutexLock lock(&mutex_);
+    if (released_) return absl::OkStatus();
+    held_.push_back(context.Defer());
+    return Reply::Later();
+  }
+  // Answers the calls of hold, and further ones at once.
+  void Release() {
+    std::vector<DeferredCall> held;
+    {
+      absl::MutexLock lock(&mutex_);
+      released_ = true;
+      held.swap(held_);
+    }
+    for (DeferredCall& call : held) call.Finish(absl::OkStatus());
   }
   Reply Note(ServerContext&, Entry::Reader params) override {
     file_.Append(params.getNumber());
@@ -98,6 +115,7 @@ class LedgerImpl final : public LedgerService {
     file_.Append(number);
     results.setNumber(number);
     results.setAttempt(static_cast<uint32_t>(context.attempt()));
+    results.setServer(::getpid());
   }
   Reply WriteLate(ServerContext& context, uint64_t number, Done::Builder results) {
     Write(context, number, results);
@@ -121,7 +139,9 @@ class LedgerImpl final : public LedgerService {
   LedgerFile file_;
   absl::Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  bool released_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<DeferredCall> late_ ABSL_GUARDED_BY(mutex_);
+  std::vector<DeferredCall> held_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_{[this] { AnswerLate(); }};
 };
 
@@ -139,7 +159,13 @@ int Serve(const std::string& endpoint, const std::string& ledger) {
   std::fflush(stdout);
   char told;
   static_cast<void>(!::read(STDIN_FILENO, &told, 1));
-  const absl::Status shut_down = (*server)->Shutdown(Deadline::After(absl::Seconds(60)));
+  std::thread releasing([&service] {
+    char none;
+    static_cast<void>(!::read(STDIN_FILENO, &none, 1));
+    service.Release();
+  });
+  const absl::Status shut_down = (*server)->Shutdown(Deadline::After(absl::Seconds(30)));
+  releasing.join();
   if (shut_down.ok()) return 0;
   std::fprintf(stderr, "ledger_server: %s\n", shut_down.ToString().c_str());
   return 1;

@@ -60,7 +60,7 @@ def mutable_test(name, srcs, deps, size, copts = [], tags = [], **kwargs):
         **kwargs
     )
 
-def mutants_test(name, test, faults, settings = [], program_args = "", data = []):
+def mutants_test(name, test, faults, settings = [], program_args = "", data = [], tags = []):
     """Builds mutants of a mutable_test and runs them: it must fail with each, and without any not.
 
     Args:
@@ -71,6 +71,7 @@ def mutants_test(name, test, faults, settings = [], program_args = "", data = []
       settings: NAME=VALUE for the environment of the mutants, such as the size of a run.
       program_args: arguments for all programs.
       data: files that they read.
+      tags: those that the mutable_test needs to run.
     """
     mutants = {}
     for fault, (src, old, new, tests) in faults.items():
@@ -92,7 +93,7 @@ def mutants_test(name, test, faults, settings = [], program_args = "", data = []
                ["'$(rootpath :%s)@%s'" % (mutant, tests) for mutant, tests in mutants.items()],
         data = [test] + [":" + mutant for mutant in mutants] + data,
         # One build is enough: a fault is a fault.
-        tags = ["mutants", "no_sanitizer"],
+        tags = ["mutants", "no_sanitizer"] + tags,
     )
 
 def _quote(text):

@@ -2,8 +2,6 @@
 // for.
 
 #include <atomic>
-#include <coroutine>
-#include <exception>
 #include <functional>
 #include <optional>
 #include <thread>
@@ -17,42 +15,21 @@
 namespace mi7::conformance {
 namespace {
 
-// Shorter than write_stall_timeout.
-constexpr absl::Duration kTime = absl::Seconds(40);
-
-// A coroutine that awaits a call of hold, whose frame the test owns.
-class Awaiting {
- public:
-  struct promise_type {
-    Awaiting get_return_object() {
-      return Awaiting(std::coroutine_handle<promise_type>::from_promise(*this));
-    }
-    std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_always final_suspend() noexcept { return {}; }
-    void return_void() {}
-    void unhandled_exception() { std::terminate(); }
-  };
-  static Awaiting Hold(ProbeStub stub) {
-    auto request = stub.Hold();
-    static_cast<void>(co_await request.Send());
-  }
-  void Destroy() { handle_.destroy(); }
-
- private:
-  explicit Awaiting(std::coroutine_handle<promise_type> handle) : handle_(handle) {}
-  std::coroutine_handle<promise_type> handle_;
-};
+OwnedCoroutine AwaitHold(ProbeStub stub) {
+  auto request = stub.Hold();
+  static_cast<void>(co_await request.Send());
+}
 
 // A call of hold that will be given up.
 class Doomed {
  public:
   Doomed(const ProbeStub& stub, Way way) : way_(way) {
     if (way == Way::kDropCoroutine) {
-      coroutine_ = Awaiting::Hold(stub);
+      coroutine_ = AwaitHold(stub);
       return;
     }
     CallOptions options;
-    if (way == Way::kDeadline) options.deadline = Deadline::After(kTime);
+    if (way == Way::kDeadline) options.deadline = Deadline::After(kTimeGiven);
     ProbeStub own = stub;
     call_ = own.Hold(options).Send();
     // Nobody waits for it, but the client's loop is to see to its deadline.
@@ -67,7 +44,7 @@ class Doomed {
       case Way::kDropCoroutine:
         return coroutine_->Destroy();
       case Way::kDeadline:
-        return clock.Advance(kTime);
+        return clock.Advance(kTimeGiven);
       case Way::kDisconnect:
         return channel.Close();
     }
@@ -76,7 +53,7 @@ class Doomed {
  private:
   const Way way_;
   std::optional<PendingCall<Probe::HoldResults>> call_;
-  std::optional<Awaiting> coroutine_;
+  std::optional<OwnedCoroutine> coroutine_;
 };
 
 TEST_P(CallTest, HandlersAreToldAtOnceThatTheirCallersHaveGivenUp) {

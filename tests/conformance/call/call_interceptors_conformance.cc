@@ -18,6 +18,7 @@
 #include "rpc/task.h"
 #include "rpc/trace_context.h"
 #include "tests/conformance/call/call_conformance.h"
+#include "tests/conformance/call/until_told.h"
 
 namespace mi7::conformance {
 namespace {
@@ -384,6 +385,13 @@ TEST_P(CallTest, InterceptorsSeeEveryEnd) {
   EXPECT_THAT(story.Take(), ends("CANCELLED"));
 
   static_cast<void>(SendHold(4));  // dropped
+  EXPECT_THAT(story.Take(), ends("CANCELLED"));
+
+  const auto await = [](ProbeStub stub) -> OwnedCoroutine {
+    auto request = stub.Hold();
+    static_cast<void>(co_await request.Send());
+  };
+  await(stub()).Destroy();
   EXPECT_THAT(story.Take(), ends("CANCELLED"));
 
   EXPECT_THAT(SendHold(5, {.metadata = std::make_shared<Metadata>(Metadata{{"Bad", ""}})}).Wait(),

@@ -38,7 +38,7 @@ TEST_P(CallTest, ServerThatFallsSilentIsNoticedByItsClient) {
   auto script = std::make_shared<FaultScript>();
   Start({.keepalive = kNoKeepalive}, {.keepalive = Quick(), .decorator = script});
   ASSERT_TRUE(Works());
-  auto call = SendHold(1);
+  auto call = SendHold(1, {.deadline = Deadline::After(kSoon)});
   ASSERT_TRUE(probe_.AwaitHeld(1));
   FallSilent(*script);
   const auto result = call.Wait();
@@ -54,7 +54,7 @@ TEST_P(CallTest, ClientThatFallsSilentIsNoticedByItsServer) {
   auto script = std::make_shared<FaultScript>();
   Start({.keepalive = Quick(), .decorator = script}, {.keepalive = kNoKeepalive});
   ASSERT_TRUE(Works());
-  auto call = SendHold(1);
+  auto call = SendHold(1, {.deadline = Deadline::After(2 * kSoon)});
   ASSERT_TRUE(probe_.AwaitHeld(1));
   const ProbeImpl::Held held = probe_.TakeHeld();
   FallSilent(*script);
@@ -68,22 +68,28 @@ TEST_P(CallTest, ClientThatFallsSilentIsNoticedByItsServer) {
 }
 
 TEST_P(CallTest, PeersThatAnswerPingsAreKept) {
-  auto script = std::make_shared<FaultScript>();
-  script->Add({.frames = FaultFrames::kPings,
-               .action = FaultAction::kDelay,
-               .count = FaultRule::kAll});  // to count them
   const Keepalive often = {
       .interval = absl::Milliseconds(8), .timeout = kSoon, .on_this_machine = true};
-  Start({.keepalive = often}, {.keepalive = often, .decorator = script});
-  auto call = SendHold(1);
-  ASSERT_TRUE(probe_.AwaitHeld(1));
-  const Deadline patience = Deadline::After(kSoon);
-  while (script->hits() < 20) {
-    ASSERT_FALSE(patience.passed()) << script->hits();
-    std::this_thread::yield();
+  for (const bool server_asks : {false, true}) {
+    SCOPED_TRACE(server_asks);
+    auto script = std::make_shared<FaultScript>();
+    script->Add({.frames = FaultFrames::kPings,
+                 .action = FaultAction::kDelay,
+                 .count = FaultRule::kAll});  // to count them
+    Start({.keepalive = server_asks ? often : kNoKeepalive},
+          {.keepalive = server_asks ? kNoKeepalive : often, .decorator = script});
+    auto call = SendHold(1, {.deadline = Deadline::After(2 * kSoon)});
+    ASSERT_TRUE(probe_.AwaitHeld(1));
+    const Deadline patience = Deadline::After(kSoon);
+    while (script->hits() < 20) {
+      ASSERT_FALSE(patience.passed()) << script->hits();
+      std::this_thread::yield();
+    }
+    probe_.TakeHeld().Answer();
+    EXPECT_THAT(call.Wait(), IsOk());
+    channel_ = nullptr;
+    server_ = nullptr;
   }
-  probe_.TakeHeld().Answer();
-  EXPECT_THAT(call.Wait(), IsOk());
 }
 
 TEST_P(CallTest, IdleChannelClosesAndComesBackUnnoticed) {

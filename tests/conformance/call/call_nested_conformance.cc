@@ -12,64 +12,13 @@
 #include "base/fake_clock.h"
 #include "rpc/trace_context.h"
 #include "tests/conformance/call/call_conformance.h"
+#include "tests/conformance/call/front.h"
 
 namespace mi7::conformance {
 namespace {
 
 using Params = Probe::EchoParams::Reader;
 using Results = Probe::EchoResults::Builder;
-
-// Ways in which a caller gives up.
-enum class WaysToEnd { kCancel, kDisconnect, kDeadline };
-constexpr WaysToEnd kEnds[] = {WaysToEnd::kCancel, WaysToEnd::kDisconnect, WaysToEnd::kDeadline};
-// How long the caller waits that gives up at a deadline. It passes by a fake clock, or a slow
-// machine would let it pass before the call is where it should be by then. Shorter than
-// write_stall_timeout.
-constexpr absl::Duration kTime = absl::Seconds(40);
-
-// A server before the one of the test, whose handlers call that one.
-class Front {
- public:
-  Front(const CallTransport& transport, EchoHandler on_echo) {
-    probe_.on_echo = std::move(on_echo);
-    ServerOptions options;
-    options.wait = transport.wait;
-    server_ = *ServerBuilder()
-                   .SetOptions(options)
-                   .AddService(&probe_)
-                   .Listen(transport.new_endpoint())
-                   .Start();
-    ChannelOptions channel;
-    channel.wait = transport.wait;
-    channel_ = *Channel::Create(server_->endpoints()[0], channel);
-  }
-
-  PendingCall<Probe::EchoResults> Send(const CallOptions& options = {}) {
-    return ProbeStub(channel_).Echo(options).Send();
-  }
-  // A call whose caller gives up, in the way asked for, when GiveUp is called.
-  void SendToGiveUp(WaysToEnd ends) {
-    CallOptions options;
-    if (ends == WaysToEnd::kDeadline) options.deadline = Deadline::After(kTime);
-    call_.emplace(Send(options));
-    if (ends == WaysToEnd::kDeadline) {
-      // So that the caller notices by itself; the server does, too.
-      call_->Then([](EchoResult) {});
-    }
-  }
-  void GiveUp(WaysToEnd ends, FakeClock& clock) {
-    if (ends == WaysToEnd::kCancel) call_->Cancel();
-    if (ends == WaysToEnd::kDisconnect) channel_->Close();
-    if (ends == WaysToEnd::kDeadline) clock.Advance(kTime);
-  }
-  Server& server() { return *server_; }
-
- private:
-  ProbeImpl probe_;
-  std::unique_ptr<Server> server_;
-  std::shared_ptr<Channel> channel_;
-  std::optional<PendingCall<Probe::EchoResults>> call_;
-};
 
 // How a handler ended that nobody waits for any more.
 class Ending {
@@ -245,7 +194,7 @@ TEST_P(CallTest, HandlerIsToldThatItsCallerHasGivenUp) {
     SCOPED_TRACE(static_cast<int>(ends));
     Start();
     CallOptions options;
-    if (ends == WaysToEnd::kDeadline) options.deadline = Deadline::After(kTime);
+    if (ends == WaysToEnd::kDeadline) options.deadline = Deadline::After(kCallersTime);
     std::optional<PendingCall<Probe::HoldResults>> call(SendHold(1, options));
     ProbeImpl::Held held = probe_.TakeHeld();
     ASSERT_NE(held.context, nullptr);
@@ -254,7 +203,7 @@ TEST_P(CallTest, HandlerIsToldThatItsCallerHasGivenUp) {
     if (ends == WaysToEnd::kCancel) call->Cancel();
     if (ends == WaysToEnd::kDisconnect) channel_->Close();
     // Nobody waits for the call: the server looks at the clock by itself.
-    if (ends == WaysToEnd::kDeadline) clock.Advance(kTime);
+    if (ends == WaysToEnd::kDeadline) clock.Advance(kCallersTime);
     EXPECT_TRUE(Happens(told));
     EXPECT_TRUE(held.context->cancelled());
     held.Answer();
@@ -277,7 +226,7 @@ TEST_P(CallTest, HandlerThatAsksLateIsToldAtOnce) {
 TEST_P(CallTest, AnswerIsNoReasonToTellAnybody) {
   FakeClock clock;
   Start();
-  auto call = SendHold(1, {.deadline = Deadline::After(kTime)});
+  auto call = SendHold(1, {.deadline = Deadline::After(kCallersTime)});
   ProbeImpl::Held held = probe_.TakeHeld();
   ASSERT_NE(held.context, nullptr);
   const std::stop_token token = held.context->stop_token();
@@ -287,7 +236,7 @@ TEST_P(CallTest, AnswerIsNoReasonToTellAnybody) {
   // Nor is the deadline, which passes later.
   auto other = SendHold(2, {.deadline = Deadline::AtNanos(deadline.at_ns() + 20'000'000)});
   ASSERT_TRUE(probe_.AwaitHeld(1));
-  clock.Advance(kTime);
+  clock.Advance(kCallersTime);
   EXPECT_THAT(other.Wait(), StatusIs(absl::StatusCode::kDeadlineExceeded));
   EXPECT_FALSE(token.stop_requested());
   probe_.TakeHeld().Answer();

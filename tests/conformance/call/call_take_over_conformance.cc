@@ -72,6 +72,38 @@ TEST_P(CallTest, SuccessorTakesOverWhileCallsAreMade) {
   server_ = nullptr;
 }
 
+// The predecessor still answers another call, and would refuse this one, which is not repeated.
+TEST_P(CallTest, RequestBegunBeforeTheServerWentAwayIsSentToItsSuccessor) {
+  std::atomic<uint64_t> ran{0};
+  ProbeImpl successors_probe;
+  successors_probe.on_echo = Counting(ran);
+  Start(TakingOver());
+  ASSERT_THAT(channel_->Connect(Deadline::After(kSoon)), IsOk());
+  auto call = SendHold(1);
+  ASSERT_TRUE(probe_.AwaitHeld(1));
+  ServerOptions options = TakingOver();
+  options.wait = GetParam().wait;
+  auto successor =
+      ServerBuilder().SetOptions(options).AddService(&successors_probe).Listen(endpoint_).Start();
+  ASSERT_THAT(successor, IsOk());
+  auto request = EchoRequest("x", {.deadline = Deadline::After(kSoon), .repeat = Repeat::kNever});
+  absl::Status shut_down;
+  std::thread shutdown([&] { shut_down = server_->Shutdown(Deadline::After(kSoon)); });
+  const Deadline patience = Deadline::After(kSoon);
+  while (channel_->state() == ChannelState::kReady && !patience.passed()) {
+    std::this_thread::yield();
+  }
+  EXPECT_THAT(request.Send().Wait(), IsOk());
+  EXPECT_EQ(ran, 1u);
+  probe_.TakeHeld().Answer();
+  EXPECT_THAT(call.Wait(), IsOk());
+  shutdown.join();
+  EXPECT_THAT(shut_down, IsOk());
+  channel_ = nullptr;
+  server_ = nullptr;
+  *successor = nullptr;
+}
+
 TEST_P(CallTest, PredecessorFinishesItsCallsWhenItsSuccessorListens) {
   std::atomic<uint64_t> ran{0};
   ProbeImpl successors_probe;

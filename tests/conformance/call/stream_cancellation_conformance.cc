@@ -1,9 +1,8 @@
-// How soon the handler of a stream learns that its caller has given up, and what the cancellation
-// does not wait for.
+// How soon the handler of a stream, or of a `-> stream` call, learns that its caller has given up,
+// and what the cancellation does not wait for.
 
-#include <coroutine>
+#include <atomic>
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -12,8 +11,11 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "base/fake_clock.h"
+#include "rpc/call_outcome.h"
 #include "rpc/client_streams.h"
 #include "tests/conformance/call/stream_conformance.h"
 #include "tests/conformance/call/until_told.h"
@@ -21,10 +23,8 @@
 namespace mi7::conformance {
 namespace {
 
-// Shorter than write_stall_timeout.
-constexpr absl::Duration kTime = absl::Seconds(40);
-
-// Streams of all kinds that their handlers leave to the test, which neither reads nor writes.
+// Streams of all kinds, and `-> stream` calls, that their handlers leave to the test, which neither
+// reads nor writes.
 class Held {
  public:
   struct Stream {
@@ -45,6 +45,7 @@ class Held {
                           StreamWriter<Item> writer) {
       return Hold(context, std::move(reader), std::move(writer));
     };
+    feed.on_pour = [this](ServerContext& context, Item::Reader) { return Hold(context, {}, {}); };
   }
   // nullptr: none has come.
   std::unique_ptr<Stream> Take() {
@@ -71,39 +72,22 @@ class Held {
 enum class Kind { kWatch, kUpload, kChat };
 constexpr Kind kKinds[] = {Kind::kWatch, Kind::kUpload, Kind::kChat};
 
-// A coroutine that reads from a chat of its own, whose frame the test owns.
-class Reading {
- public:
-  struct promise_type {
-    Reading get_return_object() {
-      return Reading(std::coroutine_handle<promise_type>::from_promise(*this));
-    }
-    std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_always final_suspend() noexcept { return {}; }
-    void return_void() {}
-    void unhandled_exception() { std::terminate(); }
-  };
-  static Reading Chat(FeedStub stub) {
-    auto chat = stub.Chat();
-    static_cast<void>(co_await chat.reader().Read());
-  }
-  void Destroy() { handle_.destroy(); }
-
- private:
-  explicit Reading(std::coroutine_handle<promise_type> handle) : handle_(handle) {}
-  std::coroutine_handle<promise_type> handle_;
-};
+// Of a chat of its own.
+OwnedCoroutine AwaitRead(FeedStub stub) {
+  auto chat = stub.Chat();
+  static_cast<void>(co_await chat.reader().Read());
+}
 
 // A stream that will be given up.
 class Doomed {
  public:
   Doomed(const FeedStub& stub, Kind kind, Way way) : way_(way) {
     if (way == Way::kDropCoroutine) {
-      coroutine_ = Reading::Chat(stub);
+      coroutine_ = AwaitRead(stub);
       return;
     }
     CallOptions options;
-    if (way == Way::kDeadline) options.deadline = Deadline::After(kTime);
+    if (way == Way::kDeadline) options.deadline = Deadline::After(kTimeGiven);
     FeedStub own = stub;
     if (kind == Kind::kWatch) watch_ = own.Watch(options).Send();
     if (kind == Kind::kUpload) upload_ = own.Upload(options);
@@ -124,7 +108,7 @@ class Doomed {
       case Way::kDropCoroutine:
         return coroutine_->Destroy();
       case Way::kDeadline:
-        return clock.Advance(kTime);
+        return clock.Advance(kTimeGiven);
       case Way::kDisconnect:
         return channel.Close();
     }
@@ -137,7 +121,7 @@ class Doomed {
   std::optional<StreamReader<Item>> watch_;
   std::optional<ClientStream<Item, Feed::UploadResults>> upload_;
   std::optional<BidiStream<Item, Item>> chat_;
-  std::optional<Reading> coroutine_;
+  std::optional<OwnedCoroutine> coroutine_;
 };
 
 // Writes until there is no credit left.
@@ -227,6 +211,216 @@ TEST_P(StreamTest, CancellationsOfStreamsWaitForNoCredit) {
       }
       stands_there->call.Finish(absl::CancelledError("as it should"));
     }
+  }
+}
+
+// --- `-> stream` calls
+
+FlowSending Pour(FeedStub& sink, size_t bytes = 0, const CallOptions& options = {}) {
+  auto request = sink.Pour(options);
+  FillItem(*request, 0, bytes);
+  return request.Send();
+}
+
+// Two calls of kPourBytes are a window: the second one waits for the answer to the first.
+constexpr size_t kPourBytes = 1000;
+constexpr uint32_t kPourWindow = 1500;
+
+// A call that will be given up; the last one of its sink.
+class DoomedPour {
+ public:
+  DoomedPour(FeedStub& sink, Way way) : way_(way) {
+    CallOptions options;
+    if (way == Way::kDeadline) options.deadline = Deadline::After(kTimeGiven);
+    canceller_ = Pour(sink, kPourBytes, options).canceller();
+  }
+  void GiveUp(FakeClock& clock, Channel& channel) {
+    if (way_ == Way::kCancel) canceller_.Cancel();
+    if (way_ == Way::kDeadline) clock.Advance(kTimeGiven);
+    if (way_ == Way::kDisconnect) channel.Close();
+  }
+
+ private:
+  const Way way_;
+  CallCanceller canceller_;
+};
+
+testing::AssertionResult EndsAsGivenUp(FeedStub& sink, Way way) {
+  struct End {
+    absl::Status status;
+    absl::Notification told;
+  };
+  const auto end = std::make_shared<End>();
+  sink.FinishStream().Then([end](absl::Status finished) {
+    end->status = std::move(finished);
+    end->told.Notify();
+  });
+  if (!Happens(end->told)) return testing::AssertionFailure() << "it does not end";
+  const absl::Status& status = end->status;
+  const absl::StatusCode code = way == Way::kCancel     ? absl::StatusCode::kCancelled
+                                : way == Way::kDeadline ? absl::StatusCode::kDeadlineExceeded
+                                                        : absl::StatusCode::kUnavailable;
+  if (status.code() == code && OutcomeOf(status) == CallOutcome::kUnknown) {
+    return testing::AssertionSuccess();
+  }
+  return testing::AssertionFailure() << status;
+}
+
+// Whether the window has room for the next call, or a call waits for it and streams stand beside
+// it that wait for credit in both directions.
+TEST_P(StreamTest, HandlersOfFlowCallsAreToldAtOnceThatTheirCallersHaveGivenUp) {
+  FakeClock clock;
+  Held held;
+  held.HoldAll(feed_);
+  Limits limits;
+  limits.stream_window_bytes = kPourWindow;
+  ServerOptions server;
+  server.limits = limits;
+  server.keepalive = kNoKeepalive;
+  ChannelOptions channel;
+  channel.limits = limits;
+  channel.keepalive = kNoKeepalive;
+  Start(server, channel);
+  for (const bool without_credit : {false, true}) {
+    for (const Way way : {Way::kCancel, Way::kDeadline, Way::kDisconnect}) {
+      SCOPED_TRACE(testing::Message() << way << " " << without_credit);
+      std::vector<absl::Duration> times;
+      for (int round = 0; round < kRounds; ++round) {
+        channel_ = NewChannel(channel);
+        ASSERT_TRUE(Answers());
+        std::optional<BidiStream<Item, Item>> stands;
+        std::unique_ptr<Held::Stream> stands_there, first_there;
+        FeedStub sink = stub();
+        if (without_credit) {
+          stands.emplace(stub().Chat());
+          stands_there = held.Take();
+          ASSERT_NE(stands_there, nullptr);
+          WriteAll(stands->writer());
+          WriteAll(stands_there->writer);
+          ASSERT_THAT(Pour(sink, kPourBytes).Wait(), IsOk());
+          first_there = held.Take();
+          ASSERT_NE(first_there, nullptr);
+        }
+        DoomedPour call(sink, way);
+        const std::unique_ptr<Held::Stream> there = held.Take();
+        ASSERT_NE(there, nullptr);
+        EXPECT_FALSE(there->context->cancelled());
+        times.push_back(UntilTold(*there->context, [&] { call.GiveUp(clock, *channel_); }));
+        ASSERT_LT(times.back(), absl::InfiniteDuration());
+        for (const auto& other : {&stands_there, &first_there}) {
+          if (*other == nullptr) continue;
+          if (way != Way::kDisconnect) {
+            EXPECT_FALSE((*other)->context->cancelled());
+          }
+          (*other)->call.Finish(absl::OkStatus());
+        }
+        // The client may notice a deadline later than the server.
+        ASSERT_TRUE(EndsAsGivenUp(sink, way));
+        there->call.Finish(absl::OkStatus());
+      }
+      EXPECT_LE(Median(times), kAtOnce);
+    }
+  }
+}
+
+OwnedCoroutine PourAndFinish(FeedStub sink) {
+  static_cast<void>(co_await Pour(sink));
+  static_cast<void>(co_await sink.FinishStream());
+}
+
+// Nobody has a handle of one such call: what was sent goes on, and is answered.
+TEST_P(StreamTest, FlowCallsThatNobodyWaitsForGoOn) {
+  Held held;
+  held.HoldAll(feed_);
+  Start();
+  for (const bool in_coroutine : {false, true}) {
+    SCOPED_TRACE(in_coroutine);
+    FeedStub sink = stub();
+    if (in_coroutine) {
+      OwnedCoroutine coroutine = PourAndFinish(sink);
+      coroutine.Destroy();
+    } else {
+      static_cast<void>(Pour(sink));
+    }
+    const std::unique_ptr<Held::Stream> there = held.Take();
+    ASSERT_NE(there, nullptr);
+    ASSERT_TRUE(Answers()) << "what was sent before has arrived";
+    EXPECT_FALSE(there->context->cancelled());
+    there->call.Finish(absl::DataLossError("told"));
+    EXPECT_THAT(sink.FinishStream().Wait(), StatusIs(absl::StatusCode::kDataLoss, "told"));
+  }
+}
+
+// Its loop is inside a callback that does not return, and many answers wait for it.
+TEST_P(StreamTest, CancellationsOfFlowCallsReachTheServerWhileTheClientReadsNothing) {
+  constexpr int kUnread = 64;
+  constexpr unsigned kBytes = 64 << 10;  // all of them are less than Limits::queued_bytes_max
+  for (const bool waits : {false, true}) {
+    SCOPED_TRACE(waits);
+    std::atomic<int> answered{0};
+    absl::Notification blocked, go_on;
+    Countdown ended(kUnread);
+    ProbeImpl probe;
+    probe.on_echo = [&](ServerContext&, auto, Probe::EchoResults::Builder results) {
+      results.initData(kBytes);
+      ++answered;
+      return absl::OkStatus();
+    };
+    Held held;
+    held.HoldAll(feed_);
+    ServerOptions server;
+    server.wait = GetParam().wait;
+    server_ = *ServerBuilder()
+                   .SetOptions(server)
+                   .AddService(&feed_)
+                   .AddService(&probe)
+                   .Listen(GetParam().new_endpoint())
+                   .Start();
+    // Before what their calls use.
+    const absl::Cleanup end = [&] {
+      channel_->Close();
+      channel_ = nullptr;
+      server_ = nullptr;
+    };
+    endpoint_ = server_->endpoints()[0];
+    ChannelOptions channel;
+    channel.limits.stream_window_bytes = kPourWindow;
+    channel_ = NewChannel(channel);
+    ASSERT_THAT(channel_->Connect(Deadline::After(kSoon)), IsOk());
+    FeedStub sink = stub();
+    std::unique_ptr<Held::Stream> first;
+    if (waits) {
+      ASSERT_THAT(Pour(sink, kPourBytes).Wait(), IsOk());
+      first = held.Take();
+      ASSERT_NE(first, nullptr);
+    }
+    const CallCanceller canceller = Pour(sink, kPourBytes).canceller();
+    const std::unique_ptr<Held::Stream> there = held.Take();
+    ASSERT_NE(there, nullptr);
+    ProbeStub others(channel_);
+    others.Hold().Send().Then([&](auto) {
+      blocked.Notify();
+      EXPECT_TRUE(Happens(go_on));
+    });
+    // So that the callback runs on the client's loop, not on this thread.
+    std::thread([answer = probe.TakeHeld()]() mutable { answer.Answer(); }).join();
+    ASSERT_TRUE(Happens(blocked));
+    for (int i = 0; i < kUnread; ++i) {
+      others.Echo().Send().Then([&](EchoResult result) {
+        EXPECT_THAT(result, IsOk());
+        ended.DecrementCount();
+      });
+      // One by one: what finds no room at once waits for the loop.
+      const Deadline patience = Deadline::After(kSoon);
+      while (answered == i && !patience.passed()) std::this_thread::yield();
+      EXPECT_EQ(answered, i + 1);
+    }
+    EXPECT_LT(UntilTold(*there->context, [&] { canceller.Cancel(); }), absl::InfiniteDuration());
+    there->call.Finish(absl::OkStatus());
+    if (first != nullptr) first->call.Finish(absl::OkStatus());
+    go_on.Notify();
+    ended.Wait();
+    EXPECT_TRUE(EndsAsGivenUp(sink, Way::kCancel));
   }
 }
 

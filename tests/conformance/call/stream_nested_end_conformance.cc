@@ -1,7 +1,6 @@
 // Streams and `-> stream` calls that a handler makes for its caller end when that one gives up,
 // whatever the handler waits for in them.
 
-#include <memory>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -13,14 +12,12 @@
 #include "absl/synchronization/notification.h"
 #include "base/fake_clock.h"
 #include "rpc/task.h"
+#include "tests/conformance/call/front.h"
 #include "tests/conformance/call/stream_conformance.h"
 
 namespace mi7::conformance {
 namespace {
 
-// How long the caller waits that gives up at a deadline, by a fake clock. Shorter than
-// write_stall_timeout.
-constexpr absl::Duration kTime = absl::Seconds(40);
 // So many items of kBytes, which nobody takes, use a window up: the last one waits.
 constexpr uint32_t kWindow = 10'000;
 constexpr size_t kBytes = 1000;
@@ -29,8 +26,6 @@ constexpr size_t kFit = 10;
 enum class Wait { kUploadWrite, kUploadFinish, kChatRead, kChatWrite, kPour, kFinishStream };
 constexpr Wait kWaits[] = {Wait::kUploadWrite, Wait::kUploadFinish, Wait::kChatRead,
                            Wait::kChatWrite,   Wait::kPour,         Wait::kFinishStream};
-// Ways in which a caller gives up.
-enum class End { kCancel, kDisconnect, kDeadline };
 
 Task<absl::Status> WriteToTheEnd(StreamWriter<Item>& writer, absl::Notification& waits) {
   absl::Status sent;
@@ -152,48 +147,11 @@ class Backend {
   std::vector<Kept> kept_ ABSL_GUARDED_BY(mutex_);
 };
 
-// A server before the one of the test, for one call, whose handler does as told.
-class Front {
- public:
-  Front(const CallTransport& transport, EchoHandler handler) {
-    probe_.on_echo = std::move(handler);
-    ServerOptions options;
-    options.wait = transport.wait;
-    server_ = *ServerBuilder()
-                   .SetOptions(options)
-                   .AddService(&probe_)
-                   .Listen(transport.new_endpoint())
-                   .Start();
-    ChannelOptions channel;
-    channel.wait = transport.wait;
-    channel_ = *Channel::Create(server_->endpoints()[0], channel);
-  }
-
-  void Call(End end) {
-    CallOptions options;
-    if (end == End::kDeadline) options.deadline = Deadline::After(kTime);
-    call_.emplace(ProbeStub(channel_).Echo(options).Send());
-    // So that the caller notices a deadline by itself.
-    if (end == End::kDeadline) call_->Then([](EchoResult) {});
-  }
-  void GiveUp(End end, FakeClock& clock) {
-    if (end == End::kCancel) call_->Cancel();
-    if (end == End::kDisconnect) channel_->Close();
-    if (end == End::kDeadline) clock.Advance(kTime);
-  }
-
- private:
-  ProbeImpl probe_;
-  std::unique_ptr<Server> server_;
-  std::shared_ptr<Channel> channel_;
-  std::optional<PendingCall<Probe::EchoResults>> call_;
-};
-
 TEST_P(StreamTest, NestedStreamsOfAllKindsEndWithTheirCallerWhateverIsWaitedFor) {
   FakeClock clock;
   Limits limits;
   limits.stream_window_bytes = kWindow;
-  for (const End end : {End::kCancel, End::kDisconnect, End::kDeadline}) {
+  for (const WaysToEnd end : kEnds) {
     for (const Wait wait : kWaits) {
       SCOPED_TRACE(testing::Message()
                    << "end " << static_cast<int>(end) << ", wait " << static_cast<int>(wait));
@@ -211,7 +169,7 @@ TEST_P(StreamTest, NestedStreamsOfAllKindsEndWithTheirCallerWhateverIsWaitedFor)
                   });
       // What is not told would wait for ever, and the server before for it.
       const absl::Cleanup answer_all = [&] { backend.AnswerAll(); };
-      front.Call(end);
+      front.SendToGiveUp(end);
       ASSERT_TRUE(Happens(waits));
       ASSERT_TRUE(backend.AwaitCalls(wait == Wait::kPour ? kFit : 1));
       EXPECT_FALSE(ended.HasBeenNotified());
@@ -219,7 +177,7 @@ TEST_P(StreamTest, NestedStreamsOfAllKindsEndWithTheirCallerWhateverIsWaitedFor)
       ASSERT_TRUE(Happens(ended)) << "though nothing is answered";
       // At a deadline there are several clocks, of which each may be the first.
       EXPECT_TRUE(absl::IsCancelled(status) ||
-                  (end == End::kDeadline && absl::IsDeadlineExceeded(status)))
+                  (end == WaysToEnd::kDeadline && absl::IsDeadlineExceeded(status)))
           << status;
       EXPECT_TRUE(backend.AllAreTold());
     }
@@ -272,11 +230,11 @@ TEST_P(StreamTest, ThreadsThatWaitInNestedStreamsAreWokenByTheEndOfTheirCaller) 
       backend.AnswerAll();
       if (worker.joinable()) worker.join();
     };
-    front.Call(End::kCancel);
+    front.SendToGiveUp(WaysToEnd::kCancel);
     ASSERT_TRUE(Happens(waits));
     ASSERT_TRUE(backend.AwaitCalls(blocks == Blocks::kPour ? kFit : 1));
     EXPECT_FALSE(ended.HasBeenNotified());
-    front.GiveUp(End::kCancel, clock);
+    front.GiveUp(WaysToEnd::kCancel, clock);
     ASSERT_TRUE(Happens(ended));
     EXPECT_THAT(status, StatusIs(absl::StatusCode::kCancelled));
     EXPECT_TRUE(backend.AllAreTold());

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <coroutine>
 #include <cstddef>
+#include <exception>
 #include <functional>
 #include <ostream>
 #include <stop_token>
@@ -27,6 +29,31 @@ inline std::ostream& operator<<(std::ostream& out, Way way) {
                                     "disconnect"};
   return out << kNames[static_cast<size_t>(way)];
 }
+
+// A coroutine that runs as far as it can, and whose frame is the test's, which destroys it while it
+// waits.
+class OwnedCoroutine {
+ public:
+  struct promise_type {
+    OwnedCoroutine get_return_object() {
+      return OwnedCoroutine(std::coroutine_handle<promise_type>::from_promise(*this));
+    }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_always final_suspend() noexcept { return {}; }
+    void return_void() {}
+    void unhandled_exception() { std::terminate(); }
+  };
+  // Once; whoever has asked for the coroutine has to.
+  void Destroy() { handle_.destroy(); }
+
+ private:
+  explicit OwnedCoroutine(std::coroutine_handle<promise_type> handle) : handle_(handle) {}
+  std::coroutine_handle<promise_type> handle_;
+};
+
+// How long a caller waits that gives up at a deadline, by a fake clock. Shorter than
+// write_stall_timeout.
+inline constexpr absl::Duration kTimeGiven = absl::Seconds(40);
 
 // Of calls of which each is given up when nothing else is to be done. It takes a fraction of a
 // millisecond, some on a busy machine, of which the middle one of several calls knows little. What
