@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/fork_guard.h"
+#include "base/last_shared.h"
 #include "base/log.h"
 #include "rpc/call_outcome.h"
 #include "rpc/client_call.h"
@@ -49,6 +50,13 @@ struct LastSession {
   std::weak_ptr<Session> session;
 };
 thread_local LastSession last_session;
+
+// `text`, shared with the channels made just before that have the same.
+std::shared_ptr<const std::string> ShareText(const std::string& text) {
+  static auto& shared = *new LastShared<const std::string>;
+  return shared.Get([&text](const std::string& last) { return last == text; },
+                    [&text] { return std::make_shared<const std::string>(text); });
+}
 
 // What a call ends with for whose request there is no room; OK: the connection was lost, which does
 // not matter before the call is sent.
@@ -105,7 +113,7 @@ Channel::Recovery::Recovery(const Channel& channel)
 
 Channel::Channel(Private, const transport::Endpoint& endpoint, const ChannelOptions& options)
     : id_(next_channel_id.fetch_add(1, std::memory_order_relaxed)),
-      endpoint_(absl::string_view(endpoint.ToString())),  // in no more memory than it takes
+      endpoint_(ShareText(endpoint.ToString())),
       settings_(ShareSettings(options)),
       loop_(options.event_loop) {}
 
@@ -271,7 +279,7 @@ Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
 }
 
 absl::Status Channel::ForkedError() const {
-  return ForkGuard::Refusal(absl::StrCat("channel to ", endpoint_));
+  return ForkGuard::Refusal(absl::StrCat("channel to ", *endpoint_));
 }
 
 absl::Status Channel::Connect(Deadline deadline) {
@@ -284,7 +292,7 @@ absl::Status Channel::Connect(Deadline deadline) {
     if (state_ == ChannelState::kReady) return absl::OkStatus();
     if (loop_->InLoopThread()) {
       return absl::FailedPreconditionError(
-          absl::StrCat(endpoint_, ": Connect() on the event loop's thread would wait for itself"));
+          absl::StrCat(*endpoint_, ": Connect() on the event loop's thread would wait for itself"));
     }
     if (state_ == ChannelState::kIdle || state_ == ChannelState::kBackoff) {
       state_ = ChannelState::kConnecting;
@@ -305,12 +313,12 @@ absl::Status Channel::Connect(Deadline deadline) {
   if (state_ == ChannelState::kReady) over = TakeIdleRecovery();
   if (!in_time) {
     return absl::DeadlineExceededError(
-        absl::StrCat("connecting to ", endpoint_, ": deadline passed"));
+        absl::StrCat("connecting to ", *endpoint_, ": deadline passed"));
   }
   if (state_ == ChannelState::kReady) return absl::OkStatus();
   if (state_ == ChannelState::kClosed) return absl::FailedPreconditionError("channel is closed");
   if (!last_failure_.ok()) return last_failure_;
-  return absl::UnavailableError(absl::StrCat(endpoint_, ": the connection was lost at once"));
+  return absl::UnavailableError(absl::StrCat(*endpoint_, ": the connection was lost at once"));
 }
 
 void Channel::Close() {
@@ -371,7 +379,7 @@ std::string Channel::DescribeSession(Session& session) const {
 std::string Channel::Describe() const {
   if (forked()) return std::string(ForkedError().message());
   MutexLock lock(&mutex_);
-  std::string text = absl::StrCat(endpoint_, ": ", ChannelStateName(state_));
+  std::string text = absl::StrCat(*endpoint_, ": ", ChannelStateName(state_));
   if (session_) absl::StrAppend(&text, DescribeSession(*session_));
   if (!last_failure_.ok()) absl::StrAppend(&text, " (last failure: ", last_failure_.message(), ")");
   return text;

@@ -143,7 +143,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // Whether this process was forked from the one that made the channel, and why calls fail then.
   bool forked() const { return loop_->forked(); }
   absl::Status ForkedError() const;
-  const std::string& endpoint() const { return endpoint_; }
+  const std::string& endpoint() const { return *endpoint_; }
   // Whether the calling thread is the one that connects the channel.
   bool InLoopThread() const { return loop_->InLoopThread(); }
 
@@ -209,8 +209,10 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   // Takes out what is not needed while the channel is ready, to be destroyed without the lock.
   std::unique_ptr<Recovery> TakeIdleRecovery() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const uint64_t id_;           // no other channel of this process has or had it
-  const std::string endpoint_;  // as text: shorter than Endpoint, and parsed when it connects
+  const uint64_t id_;  // no other channel of this process has or had it
+  // As text: shorter than Endpoint, and parsed when it connects. Shared with the channels made just
+  // before to the same one.
+  const std::shared_ptr<const std::string> endpoint_;
   const std::shared_ptr<const ChannelSettings> settings_;
   transport::EventLoop* const loop_;
 

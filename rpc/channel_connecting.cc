@@ -38,7 +38,7 @@ void Channel::BeginConnect() {
     cancel = std::stop_source();
     options.cancel = cancel.get_token();
   }
-  const absl::StatusOr<transport::Endpoint> endpoint = transport::Endpoint::Parse(endpoint_);
+  const absl::StatusOr<transport::Endpoint> endpoint = transport::Endpoint::Parse(*endpoint_);
   MI7_CHECK(endpoint.ok(), "an endpoint's text is parsed as that endpoint");
   // Shared, not weak: the attempt ends by itself within its deadline, or when it is cancelled, and
   // its result has a home.
@@ -79,7 +79,7 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
       why_not_better_ = why_not_better.empty()
                             ? nullptr
                             : std::make_unique<const std::string>(std::move(why_not_better));
-      news = absl::StrCat(endpoint_, ": connected", DescribeSession(*session));
+      news = absl::StrCat(*endpoint_, ": connected", DescribeSession(*session));
     } else if (!closed) {
       state_ = ChannelState::kBackoff;
       NotifyStateChanged();
