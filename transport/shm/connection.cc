@@ -245,7 +245,18 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Sta
           body_words == 0 ? nullptr : reinterpret_cast<const uint64_t*>(segments[0].begin());
       const bool gives_up = message->further_segments() != nullptr && message->shared();
       if (extra.empty() && !gives_up) [[likely]] {
-        writer_.Write(message->header, Form::kInline, {body, body_words});
+        if (bursts_.load(std::memory_order_relaxed) && message->shared()) {
+          // The next call is to be sent, and not this one's answer to be waited for. So the handle
+          // is given up first: the atomic operation that this takes would wait, after the ring was
+          // written, until the ring's line has come from its reader.
+          const FrameHeader header = message->header;
+          std::array<uint64_t, kRecordWordsMax> copy;
+          if (body_words != 0) std::memcpy(copy.data(), body, body_words * kWordBytes);
+          message.reset();
+          writer_.Write(header, Form::kInline, {copy.data(), body_words});
+        } else {
+          writer_.Write(message->header, Form::kInline, {body, body_words});
+        }
       } else {
         std::array<uint64_t, kRecordWordsMax> both;
         if (!extra.empty()) std::memcpy(both.data(), extra.data(), extra.size());
