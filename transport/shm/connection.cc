@@ -14,6 +14,7 @@
 #include "base/fork_guard.h"
 #include "transport/handshake.h"
 #include "transport/message_queue.h"
+#include "transport/sealed_message.h"
 #include "transport/shm/copy_counter.h"
 #include "transport/shm/scope.h"
 #include "transport/shm/shm_message.h"
@@ -234,7 +235,7 @@ bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {
 }
 
 ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Status& why) {
-  const auto segments = message->Segments();
+  const auto segments = SealedSegments(*message);
   const std::span<const std::byte> extra = message->extra();
   if (segments.size() <= 1) {
     const uint64_t body_words = segments.size() == 0 ? 0 : segments[0].size();
@@ -351,7 +352,7 @@ ShmConnection::Put ShmConnection::PutStream(OutgoingMessage& message, absl::Stat
     out += size;
   };
   const std::span<const std::byte> extra = message->extra();
-  const auto segments = message->Segments();
+  const auto segments = SealedSegments(*message);
   append(extra.data(), extra.size());
   if (segments.size() != 0) {
     const auto last = static_cast<uint32_t>(segments.size() - 1);
