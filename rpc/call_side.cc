@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/asymmetric_fence.h"
 #include "rpc/call_outcome.h"
 #include "rpc/caller_stream.h"
 #include "rpc/channel.h"
@@ -40,6 +41,32 @@ absl::Status NoSuchStream(const FrameHeader& header) {
 }
 
 }  // namespace
+
+// Why the sender and those who look see each other. Either fence is one for both sides
+// (asymmetric_fence.h); where there are none, S1 and all others are sequentially consistent.
+//   sender: S1 send_stage_ = how       LightFence    S2 reads lost_, and state_ for a claim
+//   other:  O1 lost_ = true, a claim   HeavyFence    O2 reads send_stage_
+// Either S2 sees O1, or O2 sees S1. An atomic operation instead, once a call, would wait until what
+// the send wrote to shared memory has come to its place. Of two that both see that the call was
+// lost the exchange makes one end it; acq_rel, so that it sees what the other one wrote before.
+[[gnu::always_inline]] inline bool ClientCall::EndSend(SendStage how) {
+  if (HaveAsymmetricFences()) [[likely]] {
+    send_stage_.store(how, std::memory_order_release);  // S1
+    LightFence();
+  } else {
+    send_stage_.exchange(how, std::memory_order_seq_cst);  // S1
+  }
+  return lost_.load(std::memory_order_seq_cst) &&  // S2
+         !lost_is_told_.exchange(true, std::memory_order_acq_rel);
+}
+
+ClientCall::SendStage ClientCall::SendStageAfterChange() const {
+  const SendStage stage = send_stage_.load(std::memory_order_seq_cst);
+  // Once it is said it stays.
+  if (stage != kSending || !HaveAsymmetricFences()) return stage;
+  HeavyFence();
+  return send_stage_.load(std::memory_order_seq_cst);  // O2
+}
 
 CallSide::CallSide(SessionStreams* streams, const transport::Negotiated& negotiated,
                    const Limits& limits)
@@ -130,11 +157,8 @@ bool CallSide::TrySend(ClientCall* call) {
     failure = connection().Send(std::move(request));
     if (failure.ok()) [[likely]] {
       // OnClosed leaves a call to us that it finds unsent, because it cannot know how this ends; so
-      // does Withdraw, because a cancellation must not overtake its call. seq_cst: either it sees
-      // our kSent, or we see the claim that came before it.
-      const bool lost = call->send_stage_.exchange(ClientCall::kSent, std::memory_order_seq_cst) ==
-                        ClientCall::kLost;
-      if (lost) {
+      // does Withdraw, because a cancellation must not overtake its call.
+      if (call->EndSend(ClientCall::kSent)) [[unlikely]] {
         call->Fail(LostStatus(*call, closed()));
       } else if (call->claimed()) {
         Withdraw(call);  // or it was answered already, and is not in the table
@@ -144,12 +168,10 @@ bool CallSide::TrySend(ClientCall* call) {
       return true;
     }
     // Nothing of it was sent. No return is due, but a broken peer may have made one up, and
-    // OnClosed may have taken the call: whichever of us comes to the stage second ends it. So what
-    // was kept of the request has to be the call's alone by now, for the next attempt.
+    // OnClosed may have taken the call: one of us ends it. So what was kept of the request has to
+    // be the call's alone by now, for the next attempt.
     request.reset();
-    const bool ours = call->send_stage_.exchange(ClientCall::kUnsent, std::memory_order_acq_rel) ==
-                      ClientCall::kLost;
-    if (!ours) {
+    if (!call->EndSend(ClientCall::kUnsent)) {
       // The id may be another call's already.
       if (Take(call_id, call) == nullptr) return true;
       call->Unref();
@@ -173,8 +195,7 @@ bool CallSide::Withdraw(ClientCall* call) {
   {
     BiasedLock lock(&mutex_);
     const uint32_t call_id = call->call_id_;
-    // seq_cst: see TrySend.
-    const ClientCall::SendStage stage = call->send_stage_.load(std::memory_order_seq_cst);
+    const ClientCall::SendStage stage = call->SendStageAfterChange();
     // The connection has refused it, and whoever is about to end it for that comes too late.
     if (stage == ClientCall::kUnsent) return true;
     // kSending: what becomes of it at this moment only TrySend will know, which then tells the
@@ -322,15 +343,12 @@ void CallSide::OnClosed(const absl::Status& why) {
   }
   for (ClientCall* call : lost) {
     if (call == kGivenUp) continue;
-    switch (call->send_stage_.exchange(ClientCall::kLost, std::memory_order_seq_cst)) {
-      case ClientCall::kSent:
-        call->Fail(LostStatus(*call, closed));
-        break;
-      case ClientCall::kUnsent:
-        call->Fail(call->NotSent(closed));
-        break;
-      default:
-        break;  // TrySend ends it
+    call->lost_.store(true, std::memory_order_seq_cst);
+    const ClientCall::SendStage stage = call->SendStageAfterChange();
+    // Otherwise TrySend ends it, or has.
+    if (stage != ClientCall::kSending &&
+        !call->lost_is_told_.exchange(true, std::memory_order_acq_rel)) {
+      call->Fail(stage == ClientCall::kSent ? LostStatus(*call, closed) : call->NotSent(closed));
     }
     call->Unref();
   }

@@ -181,6 +181,7 @@ class ClientCall : private Turn {
     kRepeats = 16,
   };
   enum class Ending { kDeadline, kCancelled };
+  enum SendStage : uint8_t { kSending, kSent, kUnsent };
 
  public:  // for the object pool only, and defined where that is used, in client_call.cc
   inline ClientCall(const std::shared_ptr<Channel>& channel, std::shared_ptr<Session>&& session,
@@ -206,6 +207,12 @@ class ClientCall : private Turn {
   // What Start does for a call that has a scope or may be repeated after it was sent. False: the
   // call has ended.
   bool PrepareToStart();
+  // CallSide's, and defined there. The sender's: says how the send went. True: the connection was
+  // lost, and the call is the sender's to end.
+  inline bool EndSend(SendStage how);
+  // For those who have changed something that the sender looks at after EndSend (a claim, lost_):
+  // how the send went. kSending: the sender will see the change.
+  SendStage SendStageAfterChange() const;
   void Finish();
   // Tells scope and repeats of the end.
   void TellOfEnd(uint32_t state);
@@ -276,9 +283,12 @@ class ClientCall : private Turn {
   std::atomic<uint32_t> references_{1};
   transport::Completion completion_;
   uint32_t call_id_ = 0;  // CallSide, under its mutex
-  // CallSide's: how the send went, and whether the end of the connection came before that.
-  enum SendStage : uint8_t { kSending, kSent, kUnsent, kLost };
+  // CallSide's: how the send went, written by the sender (EndSend); whether the connection ended,
+  // written by OnClosed; and whether one of the two has taken it upon itself to end the call for
+  // that.
   std::atomic<SendStage> send_stage_{kSending};
+  std::atomic<bool> lost_{false};
+  std::atomic<bool> lost_is_told_{false};
   bool started_ = false;
   bool failed_early_ = false;  // found while building, reported by Start
   // Written by Start: the call went to the channel's queue because there was no connection.

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "transport/sealed_message.h"
 
 namespace mi7::transport {
 namespace {
@@ -251,11 +252,12 @@ class HeapMessage final : public MessageBody, public Backing {
 
   // Makes the next message of this one, arena and root struct included, when it has nothing but the
   // root struct that lay ready, without anything that its pointers could refer to.
-  bool ReuseReadyRoot() {
+  [[gnu::always_inline]] bool ReuseReadyRoot() {
     const StructSize size = ready_.size;
     auto* const words = reinterpret_cast<uint64_t*>(first_segment());
     if (ready_.pointer == 0 || (root_size_ && root_size_ != size)) return false;
-    const SegmentsView segments = getSegmentsForOutput();
+    // What was sealed is not changed any more, and is known.
+    const SegmentsView segments = sealed_.size() != 0 ? sealed_ : getSegmentsForOutput();
     if (segments.size() != 1 || segments[0].size() != 1u + size.data_words + size.pointers) {
       return false;
     }
@@ -384,6 +386,10 @@ void AppendPieces(MessageBody& message, PieceList& pieces) {
   HeapMessage& heap = Downcast(message);
   MI7_CHECK(heap.header.size >= kFrameHeaderBytes, "AppendPieces is called after SealMessage");
   heap.AppendPieces(heap.sealed(), pieces);
+}
+
+kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> SealedSegments(MessageBody& message) {
+  return message.is_heap() ? static_cast<HeapMessage&>(message).sealed() : message.Segments();
 }
 
 absl::Status SealMessage(MessageBody& message, const Limits& limits) {

@@ -14,6 +14,7 @@
 #include "base/fork_guard.h"
 #include "transport/handshake.h"
 #include "transport/message_queue.h"
+#include "transport/sealed_message.h"
 #include "transport/shm/copy_counter.h"
 #include "transport/shm/scope.h"
 #include "transport/shm/shm_message.h"
@@ -234,7 +235,7 @@ bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {
 }
 
 ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Status& why) {
-  const auto segments = message->Segments();
+  const auto segments = SealedSegments(*message);
   const std::span<const std::byte> extra = message->extra();
   if (segments.size() <= 1) {
     const uint64_t body_words = segments.size() == 0 ? 0 : segments[0].size();
@@ -245,7 +246,18 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Sta
           body_words == 0 ? nullptr : reinterpret_cast<const uint64_t*>(segments[0].begin());
       const bool gives_up = message->further_segments() != nullptr && message->shared();
       if (extra.empty() && !gives_up) [[likely]] {
-        writer_.Write(message->header, Form::kInline, {body, body_words});
+        if (bursts_.load(std::memory_order_relaxed) && message->shared()) {
+          // The next call is to be sent, and not this one's answer to be waited for. So the handle
+          // is given up first: the atomic operation that this takes would wait, after the ring was
+          // written, until the ring's line has come from its reader.
+          const FrameHeader header = message->header;
+          std::array<uint64_t, kRecordWordsMax> copy;
+          if (body_words != 0) std::memcpy(copy.data(), body, body_words * kWordBytes);
+          message.reset();
+          writer_.Write(header, Form::kInline, {copy.data(), body_words});
+        } else {
+          writer_.Write(message->header, Form::kInline, {body, body_words});
+        }
       } else {
         std::array<uint64_t, kRecordWordsMax> both;
         if (!extra.empty()) std::memcpy(both.data(), extra.data(), extra.size());
@@ -340,7 +352,7 @@ ShmConnection::Put ShmConnection::PutStream(OutgoingMessage& message, absl::Stat
     out += size;
   };
   const std::span<const std::byte> extra = message->extra();
-  const auto segments = message->Segments();
+  const auto segments = SealedSegments(*message);
   append(extra.data(), extra.size());
   if (segments.size() != 0) {
     const auto last = static_cast<uint32_t>(segments.size() - 1);

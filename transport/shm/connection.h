@@ -19,7 +19,15 @@
 //   releases the token has declared kSocket and looked once more (Arm), or the loop polls
 //   (`polled_`), or the connection is lent, and then the loop's timer is still to come. A loop that
 //   wants the token for any of these and does not get it is called by the release that follows
-//   (DriverToken::TryTakeForLoop).
+//   (DriverToken::TryTakeForLoop), unless the connection is lent and there is nothing but messages
+//   to look for (LoopHasWork): on a CPU that caller and loop share the loop runs only while the
+//   caller waits, and has the token, so it would be called by every call and never get it.
+// * Why the loop may be left uncalled. Marked events are sequentially consistent:
+//     loop:      P1 something comes to be the loop's work    P2 TakeTokenForLoop fails
+//     releaser:  R1 frees the token    R3 sees that the loop wants it    H LoopHasWork
+//   P2 found the token held, so P1 is before the R1 that ends this hold, and H sees it. The end of
+//   being lent is such a P1: whoever sees `lent_` in H is before the LoopTurn of CheckLent, which
+//   comes for all that was left.
 //
 // Files: connection.cc sends, driving.cc reads and waits, ending.cc ends and watches.
 
@@ -170,6 +178,9 @@ class ShmConnection final : public Connection,
   void SleepInFutex(Completion& completion, Deadline deadline);
   // Sees to it that messages are noticed when nobody drives any more; then frees the token.
   void ReleaseToken();
+  // After a release: whether there is anything for a loop that wanted the token, which will not
+  // look by itself soon.
+  bool LoopHasWork() const;
   // On the loop: the same by polling, if that is worth it.
   void Settle();
   // On the loop.

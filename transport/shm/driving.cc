@@ -302,20 +302,31 @@ bool ShmConnection::Lend() {
 void ShmConnection::ReleaseToken() {
   drives_.store(drives_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   bool call_loop = false;
-  if (!closing() && !polled_.load(std::memory_order_seq_cst) &&
-      !(lent_.load(std::memory_order_seq_cst) && !wants_background()) && !Lend()) {
-    // A loop has others to look at, and comes back.
-    int turns = loop_->InLoopThread() ? kCourtesyTurns : 0;
-    if (socket_unread_.exchange(false, std::memory_order_seq_cst)) ReadSocket();
-    while (!closing() && !DeclareSleep(kSocket)) {
-      if (++turns > kCourtesyTurns) {
-        call_loop = true;
-        break;
+  if (!closing() && !polled_.load(std::memory_order_seq_cst)) {
+    // Not left to the loop: it may be long before it gets the token.
+    if (socket_unread_.load(std::memory_order_seq_cst) &&
+        socket_unread_.exchange(false, std::memory_order_seq_cst)) [[unlikely]] {
+      ReadSocket();
+    }
+    if (!(lent_.load(std::memory_order_seq_cst) && !wants_background()) && !Lend()) {
+      // A loop has others to look at, and comes back.
+      int turns = loop_->InLoopThread() ? kCourtesyTurns : 0;
+      while (!closing() && !DeclareSleep(kSocket)) {
+        if (++turns > kCourtesyTurns) {
+          call_loop = true;
+          break;
+        }
+        Work();
       }
-      Work();
     }
   }
-  if (token_.Release() || call_loop) CallLoop();
+  const bool loop_wants_it = token_.Release();
+  if (call_loop || (loop_wants_it && LoopHasWork())) CallLoop();
+}
+
+bool ShmConnection::LoopHasWork() const {
+  return !lent_.load(std::memory_order_seq_cst) || wants_background() || closing() ||
+         queue_waits() || HasErrand() || socket_unread_.load(std::memory_order_seq_cst);
 }
 
 void ShmConnection::Settle() {
