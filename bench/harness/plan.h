@@ -45,6 +45,11 @@ enum class Quantity {
   kCompileTime,      // CPU time to compile the generated code of a subject
 };
 
+// Of cells whose processes or threads may be more than CPUs, the measured time of a run is so many
+// times that of others: the scheduler moves them between CPUs, and gives turns, in pieces of several
+// milliseconds, and what one of them got done in a few of those says nothing about the others.
+inline constexpr int kSharedTimes = 8;
+
 struct Cell {
   enum class Kind { kCalls, kIdleConnections, kProgram, kCompile };
 

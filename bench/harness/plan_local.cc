@@ -103,6 +103,7 @@ void AddTogether(PlanBuilder& plan, const char* transport, const std::string& th
   threads.workload.threads = kTogether;
   Cell processes = plan.Calls("mi7", transport, Waiting::kDefault, 1);
   processes.clients = kTogether;
+  for (Cell* const cell : {&threads, &processes}) cell->workload.measure_ns *= kSharedTimes;
   const size_t by_threads = plan.AddCell(threads);
   const size_t by_processes = plan.AddCell(processes);
   const auto add = [&](const std::string& id, const std::string& who, size_t cell) {

@@ -57,6 +57,7 @@ void AddSlotPipe(PlanBuilder& plan) {
     Cell cell = Stream(plan, "slot_pipe", "shared", Waiting::kDefault);
     cell.clients = producers;
     cell.servers = consumers;
+    cell.workload.measure_ns *= kSharedTimes;
     const size_t many = plan.AddCell(cell);
     const std::string id = id_of_row;
     const std::string what = absl::StrCat("slot pipe ", producers, " x ", consumers);
