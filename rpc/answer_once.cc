@@ -178,7 +178,9 @@ void AnswerSide::AwaitAnswer(ServerCall& call, const MethodInfo& method,
           });
       break;
     case SavedAnswers::Waits::kTooMany:
-      call.Answer(NoRoom(method, "too many calls wait for the answer to this request id"));
+      // Without advice, which would promise that nothing was done.
+      call.Answer(absl::AbortedError(
+          absl::StrCat(method.name, ": the call runs, and too many wait for its answer already")));
       break;
     case SavedAnswers::Waits::kEnded:
       call.AnswerAgain(*answer);

@@ -12,10 +12,11 @@ namespace mi7 {
 // happens at the moment.
 struct ServerStatistics {
   uint64_t connections_accepted = 0;
-  // Handed to their handlers, or answered by an interceptor.
+  // Handed to their handlers, or answered by an interceptor or by what the server knows of calls
+  // with the same id, which also turns away what exceeds ServerOptions::deduplication.
   uint64_t calls_accepted = 0;
-  // Answered without a handler: the server was shutting down, a limit was exceeded, or the message
-  // was malformed. Their callers know that they have not run.
+  // Answered before that: the server was shutting down, a limit was exceeded, or the message was
+  // malformed. Their callers know that they have not run.
   uint64_t calls_refused = 0;
   // Answered with DEADLINE_EXCEEDED without a handler, because their deadline had passed when it
   // would have begun: a server that has many of these has more work than it can do in time.

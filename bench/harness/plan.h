@@ -46,8 +46,9 @@ enum class Quantity {
 };
 
 // Of cells whose processes or threads may be more than CPUs, the measured time of a run is so many
-// times that of others: the scheduler moves them between CPUs, and gives turns, in pieces of several
-// milliseconds, and what one of them got done in a few of those says nothing about the others.
+// times that of others: the scheduler moves them between CPUs, and gives turns, in pieces of
+// several milliseconds, and what one of them got done in a few of those says nothing about the
+// others.
 inline constexpr int kSharedTimes = 8;
 
 struct Cell {

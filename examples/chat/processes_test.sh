@@ -123,7 +123,7 @@ over() {
   expect_line "Open one with: server --listen=$endpoint"
 }
 
-for listen in tcp:127.0.0.1:0 unix:"$sockets/unix" shm:"$sockets/shm"; do over "$listen"; done
+for listen in tcp:127.0.0.1:0 mi7://127.0.0.1:0 unix:"$sockets/unix" shm:"$sockets/shm"; do over "$listen"; done
 
 run 2 "$client" surplus
 expect_line "unexpected argument 'surplus'"

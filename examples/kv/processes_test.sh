@@ -112,7 +112,7 @@ over() {
   expect_line "^client: (DEADLINE_EXCEEDED|UNAVAILABLE): "
 }
 
-for listen in tcp:127.0.0.1:0 unix:"$sockets/unix" shm:"$sockets/shm"; do over "$listen"; done
+for listen in tcp:127.0.0.1:0 mi7://127.0.0.1:0 unix:"$sockets/unix" shm:"$sockets/shm"; do over "$listen"; done
 
 run 1 "$server"
 expect_line "^server: INVALID_ARGUMENT: --database is missing"

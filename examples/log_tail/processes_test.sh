@@ -103,7 +103,7 @@ over() {
   expect_line "Start one with: server --logs="
 }
 
-for listen in tcp:127.0.0.1:0 unix:"$sockets/unix" shm:"$sockets/shm"; do over "$listen"; done
+for listen in tcp:127.0.0.1:0 mi7://127.0.0.1:0 unix:"$sockets/unix" shm:"$sockets/shm"; do over "$listen"; done
 
 run 1 "$server"
 expect_line "^server: INVALID_ARGUMENT: --logs is missing"

@@ -166,6 +166,11 @@ void Callers::Watch(uint64_t call, CallCanceller canceller) {
   if (!ledger_.HasEnded(call)) cancellers_.emplace(call, std::move(canceller));
 }
 
+void Callers::EndStream(absl::string_view kind, uint64_t call, const absl::Status& status) {
+  ledger_.StreamEnded(kind, status);
+  End(call, status);
+}
+
 void Callers::End(uint64_t call, const absl::Status& status) {
   world_.Note(call * 32 + static_cast<uint64_t>(status.code()));
   ledger_.Ended(call, status);
@@ -183,7 +188,7 @@ DetachedTask Callers::Numbers(uint64_t call, uint64_t count, StreamReader<Number
       if (!leaves || expected != 2) continue;
       // Dropping the reader cancels; nobody is told of the end.
       ledger_.GivenUp(call);
-      End(call, absl::CancelledError("left"));
+      EndStream("server", call, absl::CancelledError("left"));
       co_return;
     }
     if (message.ok() && expected != count) {
@@ -194,7 +199,7 @@ DetachedTask Callers::Numbers(uint64_t call, uint64_t count, StreamReader<Number
     if (again.status() != message.status() || (again.ok() && *again)) {
       ledger_.Wrong(call, "ended in two ways");
     }
-    End(call, message.status());
+    EndStream("server", call, message.status());
     co_return;
   }
 }
@@ -212,7 +217,7 @@ DetachedTask Callers::Gather(uint64_t call, uint64_t count,
   if (response.ok() && response->getCount() != count) {
     ledger_.Wrong(call, absl::StrCat(response->getCount(), " of ", count, " came"));
   }
-  End(call, response.status());
+  EndStream("client", call, response.status());
 }
 
 DetachedTask Callers::Say(uint64_t count, std::shared_ptr<Chatter> chat) {
@@ -238,7 +243,7 @@ DetachedTask Callers::Hear(uint64_t call, uint64_t count, std::shared_ptr<Chatte
     if (message.ok() && expected != count) {
       ledger_.Wrong(call, absl::StrCat("heard ", expected, " of ", count));
     }
-    End(call, message.status());
+    EndStream("bidirectional", call, message.status());
     co_return;
   }
 }

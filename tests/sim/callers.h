@@ -57,6 +57,7 @@ class Callers {
   // The call may be cancelled from now on.
   void Watch(uint64_t call, CallCanceller canceller);
   void End(uint64_t call, const absl::Status& status);
+  void EndStream(absl::string_view kind, uint64_t call, const absl::Status& status);
   DetachedTask Numbers(uint64_t call, uint64_t count, StreamReader<Number> reader);
   DetachedTask Gather(uint64_t call, uint64_t count,
                       ClientStream<Number, Sim::GatherResults> stream);

@@ -112,6 +112,10 @@ std::vector<std::string> Ledger::Audit(bool troubled) {
   return wrong_;
 }
 
+void Ledger::StreamEnded(absl::string_view kind, const absl::Status& status) {
+  ++stream_ends_[absl::StrCat(kind, " stream ended ", absl::StatusCodeToString(status.code()))];
+}
+
 bool Ledger::LostBetween(int64_t from_ns, int64_t to_ns) const {
   return std::any_of(lives_.begin(), lives_.end(), [&](const Life& life) {
     return from_ns <= life.lost_ns() && life.lost_ns() <= to_ns;
@@ -119,7 +123,7 @@ bool Ledger::LostBetween(int64_t from_ns, int64_t to_ns) const {
 }
 
 std::map<std::string, uint64_t> Ledger::Events() const {
-  std::map<std::string, uint64_t> events;
+  std::map<std::string, uint64_t> events = stream_ends_;
   events["attempt was told of the end of its call"] = told_;
   events["answer in a shutdown had to arrive"] = arrived_in_shutdown_;
   events["caller had to be told that its call was cut off"] = told_of_cut_off_;

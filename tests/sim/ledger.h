@@ -127,6 +127,8 @@ class Ledger {
 
   // How often what happened that makes a simulation worth it. After Audit.
   std::map<std::string, uint64_t> Events() const;
+  // A stream of a kind ("server") ended so.
+  void StreamEnded(absl::string_view kind, const absl::Status& status);
 
  private:
   struct Call {
@@ -175,6 +177,7 @@ class Ledger {
   uint64_t told_ = 0;
   uint64_t arrived_in_shutdown_ = 0;
   uint64_t told_of_cut_off_ = 0;
+  std::map<std::string, uint64_t> stream_ends_;
   bool troubled_ = false;
   std::vector<std::string> wrong_;
 };

@@ -123,6 +123,53 @@ TEST_P(CallTest, CallThatComesWhileTheFirstRunsWaitsForItsAnswer) {
   EXPECT_EQ(held.runs, 1);
 }
 
+TEST_P(CallTest, OfTheCallsThatComeWhileTheFirstRunsSoManyWait) {
+  HeldRun held;
+  probe_.on_once = held.handler();
+  const Ends ends(this);
+  Start();
+  const RequestId id = RequestId::Random();
+  auto first = SendOnce(stub(), "x", WithId(id));
+  ASSERT_TRUE(Happens(held.begun));
+  std::vector<PendingCall<Probe::OnceResults>> waiting;
+  for (int i = 0; i < 16; ++i) {  // SavedAnswers::kWaitersMax
+    waiting.push_back(SendOnce(stub(), "x", WithId(id)));
+  }
+  const OnceResult one_more = SendOnce(stub(), "x", WithId(id)).Wait();
+  EXPECT_THAT(one_more, StatusIs(absl::StatusCode::kAborted,
+                                 HasSubstr("the call runs, and too many wait for its answer")));
+  EXPECT_FALSE(RetryAfter(one_more.status())) << "would promise that nothing was done";
+  held.Answer(7);
+  EXPECT_THAT(first.Wait(), IsOk());
+  for (auto& call : waiting) {
+    const OnceResult result = call.Wait();
+    ASSERT_THAT(result, IsOk());
+    EXPECT_EQ(result->getRun(), 7u);
+  }
+  EXPECT_EQ(held.runs, 1);
+}
+
+TEST_P(CallTest, CallsOfWhichAnAnswerCouldNotBeKeptAreRefused) {
+  HeldRun held;
+  probe_.on_once = held.handler();
+  const Ends ends(this);
+  ServerOptions options;
+  options.deduplication.answers_max = 1;
+  Start(options);
+  auto first = SendOnce(stub(), "x", WithId(RequestId::Random()));
+  ASSERT_TRUE(Happens(held.begun));
+  CallOptions once = WithId(RequestId::Random());
+  once.repeat = Repeat::kNever;
+  const OnceResult second = SendOnce(stub(), "y", once).Wait();
+  EXPECT_THAT(second, StatusIs(absl::StatusCode::kResourceExhausted,
+                               HasSubstr("deduplication.answers_max calls of this kind run")));
+  EXPECT_THAT(second, OutcomeIs(CallOutcome::kRefused));
+  EXPECT_TRUE(RetryAfter(second.status()));
+  held.Answer(1);
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_EQ(held.runs, 1);
+}
+
 // Whether the server comes to have so many calls in flight.
 testing::AssertionResult HasInFlight(const Server& server, uint32_t calls) {
   const Deadline patience = Deadline::After(kSoon);

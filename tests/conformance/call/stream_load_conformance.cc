@@ -123,8 +123,7 @@ TEST_P(StreamTest, IdleStreamSurvivesKeepaliveAndIdleTimeouts) {
 }
 
 // Streams that begin at the very moment at which the connection is closed for being idle, by one
-// end or by both. None fails but one that certainly has not begun at the server, which is its
-// user's to begin again.
+// end or by both. None fails.
 TEST_P(StreamTest, StreamsThatRaceWithAnIdleCloseDoNotFail) {
   constexpr absl::Duration kIdle = absl::Milliseconds(1);
   for (const bool server_closes : {false, true}) {

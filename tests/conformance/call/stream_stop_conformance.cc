@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "absl/synchronization/notification.h"
+#include "base/fake_clock.h"
 #include "tests/conformance/call/stream_conformance.h"
+#include "tests/conformance/call/until_told.h"
 
 namespace mi7::conformance {
 namespace {
@@ -14,29 +16,68 @@ struct NoteEnd {
   ~NoteEnd() { ended->Notify(); }
 };
 
+// The ways in which a caller gives up a stream that it has a handle of.
 TEST_P(StreamTest, CoroutineThatAsksForItStopsInARead) {
-  absl::Notification waits, freed;
-  std::atomic<bool> went_on{false};
-  feed_.on_chat = [&](ServerContext& context, StreamReader<Item> reader,
-                      StreamWriter<Item>) -> Reply {
+  FakeClock clock;
+  constexpr Keepalive kNone = {.interval = absl::InfiniteDuration()};
+  for (const Way way : {Way::kCancel, Way::kDrop, Way::kDeadline, Way::kDisconnect}) {
+    SCOPED_TRACE(testing::Message() << way);
+    absl::Notification waits, freed;
+    std::atomic<bool> went_on{false};
+    feed_.on_chat = [&](ServerContext& context, StreamReader<Item> reader,
+                        StreamWriter<Item>) -> Reply {
+      co_await context.StopWhenCancelled();
+      const NoteEnd end{&freed};
+      for (;;) {
+        const ItemRead read = co_await reader.Read();
+        if (!read.ok() || !*read) break;
+        waits.Notify();
+      }
+      went_on = true;
+      co_return absl::OkStatus();
+    };
+    Start({.keepalive = kNone}, {.keepalive = kNone});
+    CallOptions options;
+    if (way == Way::kDeadline) options.deadline = Deadline::After(absl::Hours(1));
+    {
+      auto chat = stub().Chat(options);
+      ASSERT_THAT(chat.writer().Write(NewItem(chat.writer(), 1)).Wait(), IsOk());
+      ASSERT_TRUE(Happens(waits));
+      if (way == Way::kCancel) chat.Cancel();
+      if (way == Way::kDeadline) clock.Advance(absl::Hours(1));
+      if (way == Way::kDisconnect) channel_->Close();
+      if (way != Way::kDrop) {
+        EXPECT_TRUE(Happens(freed));
+      }
+    }
+    EXPECT_TRUE(Happens(freed));
+    EXPECT_FALSE(went_on);
+    server_ = nullptr;  // no handler goes on
+  }
+}
+
+TEST_P(StreamTest, CoroutineThatAsksForItStopsInAWriteWithoutCredit) {
+  absl::Notification freed;
+  feed_.on_watch = [&](ServerContext& context, Feed::WatchParams::Reader,
+                       StreamWriter<Item> writer) -> Reply {
     co_await context.StopWhenCancelled();
     const NoteEnd end{&freed};
-    for (;;) {
-      const ItemRead read = co_await reader.Read();
-      if (!read.ok() || !*read) break;
-      waits.Notify();
+    for (uint64_t number = 0;; ++number) {
+      static_cast<void>(co_await writer.Write(NewItem(writer, number, 10'000)));
+      ++written_;
     }
-    went_on = true;
-    co_return absl::OkStatus();
   };
-  Start();
+  Limits limits;
+  limits.stream_window_bytes = 64u << 10;
+  Start(limits);
   {
-    auto chat = stub().Chat();
-    ASSERT_THAT(chat.writer().Write(NewItem(chat.writer(), 1)).Wait(), IsOk());
-    ASSERT_TRUE(Happens(waits));
+    auto reader = Watch(1, 0);
+    const ItemRead read = reader.Read().Wait();
+    ASSERT_TRUE(read.ok() && *read);
+    const Deadline patience = Deadline::After(kSoon);
+    while (written_ < 6) ASSERT_FALSE(patience.passed()) << written_;
   }  // dropped
   EXPECT_TRUE(Happens(freed));
-  EXPECT_FALSE(went_on);
   server_ = nullptr;  // no handler goes on
 }
 
