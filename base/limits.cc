@@ -30,7 +30,6 @@ absl::Status CheckLimits(const Limits& limits) {
         {"traversal_factor", limits.traversal_factor},
         {"connections_max", limits.connections_max},
         {"calls_in_flight_max", limits.calls_in_flight_max},
-        {"request_bytes_max", limits.request_bytes_max},
         {"queued_bytes_max", limits.queued_bytes_max},
         {"unread_answer_bytes_max", limits.unread_answer_bytes_max},
         {"stream_queued_bytes_max", limits.stream_queued_bytes_max},
@@ -38,6 +37,10 @@ absl::Status CheckLimits(const Limits& limits) {
         {"stray_frames_max", limits.stray_frames_max},
         {"message_arrival_bytes_per_second_min", limits.message_arrival_bytes_per_second_min}}) {
     if (value == 0) return Wrong(name, value, "at least 1");
+  }
+  if (limits.request_bytes_max < limits.message_bytes_max) {
+    return Wrong("request_bytes_max", limits.request_bytes_max,
+                 absl::StrCat("at least message_bytes_max, ", limits.message_bytes_max));
   }
   if (limits.stream_kept_bytes_max < limits.stream_window_bytes) {
     return Wrong("stream_kept_bytes_max", limits.stream_kept_bytes_max,

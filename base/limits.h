@@ -45,8 +45,8 @@ struct Limits {
   // Bytes of the requests, headers included, of calls in flight on one connection whose handlers
   // answer later: what calls can make a server keep for one peer. `-> stream` calls are calls: so
   // much a client that respects no window can make it keep. A call that comes beyond it is refused
-  // with advice when to come again; one larger than this is taken when no other is in flight, and
-  // calls of control priority when they exceed it by no more than kControlBytesReserved.
+  // with advice when to come again; of control priority when it exceeds it by more than
+  // kControlBytesReserved. At least message_bytes_max.
   uint64_t request_bytes_max = 256u << 20;
   // Time a new connection has to complete its handshake.
   absl::Duration handshake_timeout = absl::Seconds(10);
@@ -78,7 +78,7 @@ struct Limits {
   // come near it.
   uint32_t stream_kept_bytes_max = 64u << 20;
   // How long a peer may take none of our queued bytes before its connection is closed. One that
-  // reads slowly is not closed.
+  // reads slowly is not closed. Not within a process (inproc), where the other limits bound it.
   absl::Duration write_stall_timeout = absl::Seconds(60);
   // How long a message may take to arrive, from its first bytes on: this, and the time that its
   // size takes at message_arrival_bytes_per_second_min. A peer that stops inside a message, or

@@ -47,6 +47,8 @@ void AnswerSide::OnCall(transport::IncomingMessage&& message) {
       return Refuse(message.header(), taken);
     }
   }
+  if (!admits_all_.load(std::memory_order_relaxed)) [[unlikely]]
+    HoldLess(message);
   // The queue's limit stops reading before it stops answering, so what was read is answered.
   const FrameHeader& header = message.header();
   auto& guess = transport::SizeGuess::For(~(header.interface_id + header.code));
@@ -181,11 +183,21 @@ absl::Status AnswerSide::AdmitSlow(const FrameHeader& header) const {
   return absl::OkStatus();
 }
 
+void AnswerSide::HoldLess(transport::IncomingMessage& message) {
+  // As ReceivedMessage::Keep does for streams. Of buffers of ordinary size as many as calls are as
+  // little as request_bytes_max.
+  constexpr size_t kFactor = 8;
+  constexpr size_t kLittle = 4096;
+  const size_t held = message.held_bytes();
+  if (held > kLittle && held > kFactor * message.header().size) [[unlikely]] {
+    message = transport::CopyMessage(message, {});
+  }
+}
+
 bool AnswerSide::HasRoomFor(const FrameHeader& header) const {
-  const uint64_t most = limits().request_bytes_max;
-  const uint64_t before = async_calls_->request_bytes;
-  if (before <= most && header.size <= most - before) return true;
-  return IsControl(header) && before + header.size <= most + kControlBytesReserved;
+  const uint64_t after = async_calls_->request_bytes + header.size;
+  if (after <= limits().request_bytes_max) return true;
+  return IsControl(header) && after <= limits().request_bytes_max + kControlBytesReserved;
 }
 
 absl::Status AnswerSide::Refusal(absl::string_view limit, uint64_t value) const {

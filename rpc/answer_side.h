@@ -128,6 +128,10 @@ class AnswerSide {
   // Whether Limits::request_bytes_max has room for the call beside those in flight, of which there
   // is one at least.
   bool HasRoomFor(const transport::FrameHeader& header) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Others are in flight, so it may be one of many that are answered later: where it holds much
+  // more memory than it has bytes (a buffer that many messages were received into), it is copied,
+  // so that what a peer can make us keep is in proportion to Limits::request_bytes_max.
+  static void HoldLess(transport::IncomingMessage& message);
   // A call exceeds `limit`.
   absl::Status Refusal(absl::string_view limit, uint64_t value) const;
   // Whether the call is of control priority.

@@ -160,7 +160,8 @@ void CallRepeats::OnAttemptDone(ClientCall& attempt) {
   }
   absl::Status end = attempt.status();
   if (!end.ok()) {
-    std::optional<absl::Status> final = OnFailed(end, attempt.hopeless_, attempt);
+    std::optional<absl::Status> final =
+        OnFailed(end, attempt.hopeless_.load(std::memory_order_relaxed), attempt);
     if (!final) return;
     end = *std::move(final);
   }

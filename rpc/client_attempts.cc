@@ -28,13 +28,15 @@ bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
   CallRepeats* own = repeats();
   if (own == nullptr) {
     // It can be repeated if its request is still here.
-    if (hopeless_ || !request_ || !JudgeFailure(failure, repeat_, recognized()).repeat) {
+    if (hopeless_.load(std::memory_order_relaxed) || !request_ ||
+        !JudgeFailure(failure, repeat_, recognized()).repeat) {
       return false;
     }
     if (!AddRepeats()) return false;
     own = repeats_;
   }
-  std::optional<absl::Status> end = own->OnFirstFailed(failure, std::move(request_), hopeless_);
+  std::optional<absl::Status> end =
+      own->OnFirstFailed(failure, std::move(request_), hopeless_.load(std::memory_order_relaxed));
   if (!end) return true;
   failure = *std::move(end);
   return false;

@@ -266,7 +266,7 @@ void ClientCall::Fail(absl::Status failure) {
 }
 
 void ClientCall::FailForGood(absl::Status failure) {
-  hopeless_ = true;
+  hopeless_.store(true, std::memory_order_relaxed);
   Fail(std::move(failure));
 }
 

@@ -303,10 +303,12 @@ class ClientCall : private Turn {
   const MethodInfo* method_;
   Deadline deadline_;
   bool wait_for_ready_;
-  Repeat repeat_;                // kNever for an attempt
-  bool in_order_ = false;        // KeepOrder
-  bool is_attempt_ = false;      // made by the CallRepeats of another call
-  bool hopeless_ = false;        // written before the call fails: FailForGood
+  Repeat repeat_;            // kNever for an attempt
+  bool in_order_ = false;    // KeepOrder
+  bool is_attempt_ = false;  // made by the CallRepeats of another call
+  // Written by FailForGood, whose call somebody else may be ending. Relaxed: who of the two ends it
+  // sees its own.
+  std::atomic<bool> hopeless_{false};
   uint8_t connects_failed_ = 0;  // while it waited; under the channel's mutex
   // nullptr when the options are plain and the channel has no interceptors.
   PooledPtr<ClientCallExtras> extras_;

@@ -2,13 +2,15 @@
 
 // What ServerContext::StopWhenCancelled gives: for co_await, in the coroutine of a handler.
 
+#include <memory>
+
 namespace mi7 {
 
-class ServerContext;
+class CallScope;
 
-// A value type. `context` is that of the call which the coroutine answers.
+// A value type. `scope`: of the call which the coroutine answers; it may outlive the call.
 struct CoroutineStop {
-  const ServerContext* context;
+  std::shared_ptr<CallScope> scope;
 };
 
 }  // namespace mi7

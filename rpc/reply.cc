@@ -1,5 +1,6 @@
 #include "rpc/reply.h"
 
+#include "rpc/call_scope.h"
 #include "rpc/message_reader.h"
 #include "rpc/server_call.h"
 
@@ -14,7 +15,9 @@ struct CoroutineStopped {
 
 }  // namespace
 
-bool Reply::promise_type::is_over() const { return stop_in_->cancelled(); }
+bool Reply::promise_type::is_over() const {
+  return stop_in_->cancelled() || stop_in_->deadline().passed();
+}
 
 void Reply::promise_type::Stop() const {
   throw CoroutineStopped{stop_in_->deadline().passed()

@@ -26,8 +26,8 @@
 //     results.setSum(response->getSum());
 //     co_return absl::OkStatus();
 //   }
-//   // `co_await context.StopWhenCancelled();` at its beginning: and no further than the caller
-//   waits.
+//   // With `co_await context.StopWhenCancelled();` at its beginning it goes no further than its
+//   // caller waits.
 //
 // `params`, `results` and the context stay valid until the call is answered. A getter of malformed
 // `params` throws kj::Exception, which mi7 turns into INVALID_ARGUMENT in a handler and in a
@@ -35,7 +35,7 @@
 
 #include <atomic>
 #include <coroutine>
-#include <type_traits>
+#include <memory>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -121,7 +121,7 @@ class Reply::promise_type {
 
   // co_await context.StopWhenCancelled()
   std::suspend_never await_transform(CoroutineStop stop) {
-    stop_in_ = stop.context;
+    stop_in_ = std::move(stop.scope);
     return {};
   }
   // Any other co_await: as it is, except that a coroutine that is to stop goes no further.
@@ -161,8 +161,8 @@ class Reply::promise_type {
 
   enum Stage { kRunning, kAttached, kEnded };
   std::atomic<Stage> stage_{kRunning};
-  ServerCall* call_ = nullptr;              // nullptr when attached: nobody wants the answer
-  const ServerContext* stop_in_ = nullptr;  // nullptr: it goes on whatever its caller does
+  ServerCall* call_ = nullptr;          // nullptr when attached: nobody wants the answer
+  std::shared_ptr<CallScope> stop_in_;  // nullptr: it goes on whatever its caller does
   absl::Status status_;
 };
 

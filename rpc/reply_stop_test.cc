@@ -196,6 +196,23 @@ TEST_F(ReplyStopTest, WhoCatchesEverythingIsStoppedAtTheNextWait) {
   EXPECT_EQ(Answer(), absl::CancelledError("the caller has given up"));
 }
 
+// A handler that calls another one, and goes without it.
+TEST_F(ReplyStopTest, ItOutlivesItsCall) {
+  const auto other = [this](ServerContext& context) -> Reply {
+    co_await context.StopWhenCancelled();
+    static_cast<void>(co_await gate_);
+    notes_.push_back("went on");
+    co_return absl::OkStatus();
+  };
+  Call([&](ServerContext& context) -> Reply {
+    static_cast<void>(other(context));
+    return absl::OkStatus();
+  });
+  EXPECT_THAT(Answer(), IsOk());
+  gate_.Open();
+  EXPECT_THAT(notes_, ElementsAre("went on")) << "nobody has given up";
+}
+
 TEST_F(ReplyStopTest, CoroutineThatItAwaitsEndsByItself) {
   const auto part = [](std::vector<std::string>* notes, Gate* gate) -> Task<int> {
     static_cast<void>(co_await *gate);

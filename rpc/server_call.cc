@@ -173,6 +173,8 @@ CallOptions ServerContext::ForNestedCall(CallOptions options) const {
   return options;
 }
 
+CoroutineStop ServerContext::StopWhenCancelled() const { return {call_->side_->ScopeOf(*call_)}; }
+
 ContextSleep ServerContext::Sleep(absl::Duration duration) const {
   return ContextSleep(call_->side_->ScopeOf(*call_), Deadline::After(duration));
 }

@@ -95,10 +95,10 @@ class ServerContext {
   // From there on each co_await in the handler's own coroutine, when the caller has given up by its
   // end, does not go on but ends the coroutine: what its frame holds is destroyed, innermost first,
   // as an exception would do it, and the call is answered, DEADLINE_EXCEEDED or CANCELLED. How soon
-  // it ends follows from what it awaits: at once what mi7 lets it wait for, else when that is ready
-  // (docs/RETRIES.md). A handler that catches everything (`catch (...)`) is ended at its next
+  // it ends follows from what it awaits: at once, or when that is ready (a table in
+  // docs/RETRIES.md). A handler that catches everything (`catch (...)`) is ended at its next
   // co_await. Coroutines that it awaits (Task) are not stopped: they end by themselves.
-  CoroutineStop StopWhenCancelled() const { return {this}; }
+  CoroutineStop StopWhenCancelled() const;
 
   // Which attempt at this call it is, from 1: more when the caller has made others before.
   int attempt() const;

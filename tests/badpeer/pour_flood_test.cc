@@ -31,8 +31,7 @@ constexpr uint16_t kPour = 4;
 constexpr size_t kCallWords = (1u << 20) / 8;
 constexpr uint64_t kCallBytes = 32 + 8 + 8 * kCallWords;  // header, table of segments, segment
 
-// The parameters are an empty struct, and much that it does not point to.
-std::string PourCall(uint32_t call_id) {
+FrameHeader PourHeader(uint32_t call_id) {
   FrameHeader header;
   header.type = FrameType::kCall;
   header.target = transport::TargetKind::kService;
@@ -40,7 +39,18 @@ std::string PourCall(uint32_t call_id) {
   header.call_id = call_id;
   header.interface_id = conformance::FeedService::info().id;
   header.target_id = ServiceKey(header.interface_id);
-  return Message(header, Body(Words(kCallWords)));
+  return header;
+}
+// The parameters are an empty struct, and much that it does not point to.
+std::string PourCall(uint32_t call_id) {
+  return Message(PourHeader(call_id), Body(Words(kCallWords)));
+}
+// Of which so many fit.
+Limits HoldingCalls(uint64_t count) {
+  Limits limits;
+  limits.message_bytes_max = 1u << 21;
+  limits.request_bytes_max = count * kCallBytes;
+  return limits;
 }
 
 // The server answers no pour until the test does.
@@ -100,8 +110,7 @@ class PourFloodTest : public testing::Test {
 };
 
 TEST_F(PourFloodTest, CallsWithoutAWindowAreBoundedByTheirBytes) {
-  Limits limits;
-  limits.request_bytes_max = 8 * kCallBytes;
+  const Limits limits = HoldingCalls(8);
   Start(limits);
   RawPeer peer = RawPeer::Greeted(server_->endpoints()[0]);
   const size_t before = ResidentBytes();
@@ -120,19 +129,27 @@ TEST_F(PourFloodTest, CallsWithoutAWindowAreBoundedByTheirBytes) {
   EXPECT_EQ(Held(), 8u);
 }
 
-TEST_F(PourFloodTest, OneCallThatIsLargerIsTakenAlone) {
-  Limits limits;
-  limits.request_bytes_max = kCallBytes - 1;
-  Start(limits);
+// Small calls among much else that is answered at once, each in a large buffer of its own.
+TEST_F(PourFloodTest, SmallCallsKeepNoLargeBuffers) {
+  Start({});
   RawPeer peer = RawPeer::Greeted(server_->endpoints()[0]);
-  ASSERT_NO_FATAL_FAILURE(ExpectRefusals(peer, /*first=*/0, /*count=*/3, /*taken=*/1));
-  EXPECT_EQ(Held(), 1u);
+  constexpr uint32_t kCalls = 1000;
+  // A method that there is not.
+  FrameHeader unknown = PourHeader(1u << 20);
+  unknown.code = 999;
+  const std::string filler = Message(unknown, Body(Words((70u << 10) / 8)));
+  const size_t before = ResidentBytes();
+  for (uint32_t id = 0; id < kCalls; ++id) {
+    ASSERT_TRUE(peer.Send(Message(PourHeader(id), Body(Words(4))) + filler));
+    ASSERT_TRUE(peer.ReadMessageOf(FrameType::kReturn));
+  }
+  EXPECT_EQ(Held(), kCalls);
+  EXPECT_LT(ResidentBytes(), before + (24u << 20)) << "of " << kCalls << " buffers of 64 KiB";
 }
 
 // What one connection has in flight takes nothing from another one.
 TEST_F(PourFloodTest, EachConnectionHasItsOwn) {
-  Limits limits;
-  limits.request_bytes_max = 2 * kCallBytes;
+  const Limits limits = HoldingCalls(2);
   Start(limits);
   RawPeer first = RawPeer::Greeted(server_->endpoints()[0]);
   RawPeer second = RawPeer::Greeted(server_->endpoints()[0]);

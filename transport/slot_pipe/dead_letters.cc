@@ -20,7 +20,12 @@ absl::StatusOr<ReadSlot> SlotPipe::TryFetchDeadLetterFrom(uint32_t from) {
                      absl::UnavailableError(from == 0 ? "it has no dead letters"
                                                       : "it has no more dead letters"));
   }
-  ReadSlot slot = impl_->MakeReadSlot(this, claim);
+  // Of somebody who had it before, and whose word it may have again.
+  impl_->EndInProgress(claim.slot);
+  return AsDeadLetter(impl_->MakeReadSlot(this, claim));
+}
+
+ReadSlot SlotPipe::AsDeadLetter(ReadSlot slot) const {
   slot.overwritten_ = !impl_->Sound(slot);
   // A damaged one can be looked at as far as there is something.
   if (slot.size_ > slot_bytes()) slot.size_ = slot_bytes();

@@ -119,6 +119,14 @@ TEST_F(DeadLettersTest, AllAreRedrivenButWhatWasOverwritten) {
   for (const ReadSlot& letter : pipe_->DeadLetters()) {
     EXPECT_EQ(letter.overwritten(), letter.text() != "one" && letter.text() != "two");
   }
+  // Also through the index form.
+  for (int i = 0; i < 3; ++i) {
+    ReadSlot letter = *pipe_->TryFetchDeadLetter();
+    const bool overwritten = letter.overwritten();
+    ReadSlot again = *pipe_->Reading(letter.Detach());
+    EXPECT_EQ(again.overwritten(), overwritten);
+    ASSERT_TRUE(again.Return().ok());
+  }
   EXPECT_EQ(pipe_->RedriveDeadLetters().value(), 2u);
   EXPECT_EQ(pipe_->Status().ready, 2u);
   EXPECT_EQ(pipe_->Status().dead_letters, 1u) << "the one that was overwritten";

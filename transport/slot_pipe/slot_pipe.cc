@@ -431,7 +431,9 @@ absl::StatusOr<ReadSlot> SlotPipe::Reading(SlotRef ref) {
     return impl_->WrongState(ref.index, "read");
   }
   // The memory may have been overwritten since it was fetched.
-  ReadSlot slot = impl_->MakeReadSlot(this, Claim{ref.index, SlotWord(ref.word)});
+  const SlotWord word(ref.word);
+  ReadSlot slot = impl_->MakeReadSlot(this, Claim{ref.index, word});
+  if (word.phase() == SlotPhase::kReadingDeadLetter) return AsDeadLetter(std::move(slot));
   if (!impl_->Possible(slot)) return impl_->Overwritten(slot);
   return slot;
 }

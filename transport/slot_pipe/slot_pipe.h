@@ -235,6 +235,8 @@ class SlotPipe {
   friend class slot_pipe_internal::PipePoll;
   struct Impl;
   explicit SlotPipe(std::unique_ptr<Impl> impl);
+  // `slot` is of a dead letter.
+  ReadSlot AsDeadLetter(ReadSlot slot) const;
   absl::StatusOr<ReadSlot> TryFetchDeadLetterFrom(uint32_t slot);
   static absl::StatusOr<std::unique_ptr<SlotPipe>> Join(
       std::unique_ptr<slot_pipe_internal::PipeFile> file, absl::string_view name,

@@ -45,13 +45,18 @@ class HeldEchoes {
   std::deque<DeferredCall> calls_ ABSL_GUARDED_BY(mutex_);
 };
 
-TEST_P(CallTest, BytesOfRequestsInFlightAreLimitedByDefault) {
+ServerOptions KeepingLittle() {
   ServerOptions options;
-  options.limits.request_bytes_max = 20'000;
+  options.limits.message_bytes_max = options.limits.request_bytes_max = 20'000;
+  options.limits.extra_bytes_max = 4096;
+  return options;
+}
+
+TEST_P(CallTest, BytesOfRequestsInFlightAreLimitedByDefault) {
   HeldEchoes held;
   const Ends ends(this);
   probe_.on_echo = held.handler();
-  Start(options);
+  Start(KeepingLittle());
   auto first = SendEcho(std::string(15'000, 'x'));
   ASSERT_TRUE(held.AwaitOne());
   const absl::Status refused =
@@ -72,18 +77,16 @@ TEST_P(CallTest, BytesOfRequestsInFlightAreLimitedByDefault) {
   EXPECT_THAT(again.Wait(), IsOk());
 }
 
-TEST_P(CallTest, RequestLargerThanTheLimitIsTakenAlone) {
-  ServerOptions options;
-  options.limits.request_bytes_max = 20'000;
+TEST_P(CallTest, ControlCallsHaveRoomBeyondTheBytesOfOthers) {
   HeldEchoes held;
   const Ends ends(this);
   probe_.on_echo = held.handler();
-  Start(options);
-  auto large = SendEcho(std::string(30'000, 'x'), {.repeat = Repeat::kNever});
+  Start(KeepingLittle());
+  auto large = SendEcho(std::string(19'900, 'x'));
   ASSERT_TRUE(held.AwaitOne());
-  EXPECT_THAT(EchoText("x", {.repeat = Repeat::kNever}),
-              StatusIs(absl::StatusCode::kResourceExhausted));
-  EXPECT_THAT(stub().Health().Send().Wait(), IsOk()) << "control calls have room of their own";
+  EXPECT_THAT(SendHold(1, {.repeat = Repeat::kNever}).Wait(),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("request_bytes_max")));
+  EXPECT_THAT(stub().Health().Send().Wait(), IsOk());
   held.Answer();
   EXPECT_THAT(large.Wait(), IsOk());
 }
