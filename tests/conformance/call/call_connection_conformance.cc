@@ -197,8 +197,10 @@ TEST_P(CallTest, CallThatDoesNotWaitForAFullServerIsToldWhenToComeAgain) {
   // Over mi7:// a second one finds room at the other transport.
   std::shared_ptr<Channel> second;
   if (absl::StartsWith(endpoint_, "mi7:")) {
+    ASSERT_TRUE(HasConnections(1));
     second = NewChannel();
     ASSERT_THAT(second->Connect(Deadline::After(kSoon)), IsOk());
+    ASSERT_TRUE(HasConnections(2));
   }
   ChannelOptions options = LongBackoff();
   options.backoff.jitter = 0;
