@@ -56,6 +56,22 @@ fi
 holds compile.mi7 raw.memcpy.16MiB 'a > 1e8 && b > 0'
 grep -q '</html>' "$html" || { echo "no report" >&2; exit 1; }
 "$bench" --compare "$json" "$json" || { echo "a run is worse than itself" >&2; exit 1; }
+# One that is killed leaves nothing either.
+"$bench" --rounds=1 --measure=60s --programs="$programs" --placements=unpinned --only=S4 >/dev/null &
+killed=$!
+# Its directory, as soon as a subject has been told of it.
+directory=$(timeout 20 sh -c '
+  until pid=$(pgrep -P "$1" slot_pipe | head -n 1) && [ -n "$pid" ] &&
+    told=$(tr "\0" "\n" 2>/dev/null <"/proc/$pid/environ" | grep "^XDG_RUNTIME_DIR=.*/mi7-bench-"); do :; done
+  echo "${told#*=}"' sh "$killed") || :
+kill -9 $killed
+wait $killed 2>/dev/null || :
+timeout 10 sh -c 'while [ -e "$1" ]; do :; done' sh "$directory" || :
+case $directory in
+  */mi7-bench-??????) ;;
+  *) echo "no directory of a run: '$directory'" >&2; exit 1 ;;
+esac
+if [ -e "$directory" ]; then echo "a killed run left $directory" >&2; exit 1; fi
 for cmdline in /proc/[0-9]*/cmdline; do
   if tr '\0' ' ' 2>/dev/null <"$cmdline" | grep -q "^$programs/"; then
     echo "left behind: $(tr '\0' ' ' <"$cmdline")" >&2

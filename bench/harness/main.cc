@@ -1,5 +1,7 @@
 // The bench: `tools/bench` builds and runs it. See bench/README.md.
 
+#include <fcntl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -131,29 +133,56 @@ int Compare(const std::vector<char*>& arguments) {
 }
 
 // A directory for what the subjects put into the file system, which their sudden end leaves there.
+// It is removed by a process of its own, which outlives this one by a moment, however that ends:
+// interrupted, or killed.
 class RunDirectory {
  public:
   RunDirectory() {
     // In memory where there is such a place: slot pipes are files.
     const bool shm = ::access("/dev/shm", W_OK) == 0;
-    path_ = absl::StrCat(shm ? "/dev/shm" : "/tmp", "/mi7-bench-XXXXXX");
-    if (::mkdtemp(path_.data()) == nullptr) {
+    std::string path = absl::StrCat(shm ? "/dev/shm" : "/tmp", "/mi7-bench-XXXXXX");
+    if (::mkdtemp(path.data()) == nullptr) {
       std::fprintf(stderr, "cannot make %s: the rows over Unix sockets and shared memory fail\n",
-                   path_.c_str());
-      path_.clear();
+                   path.c_str());
       return;
     }
-    ::setenv("XDG_RUNTIME_DIR", path_.c_str(), 1);
+    ::setenv("XDG_RUNTIME_DIR", path.c_str(), 1);
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0) return;
+    remover_ = ::fork();
+    if (remover_ == 0) {
+      ::close(ends[1]);
+      RemoveAfterEnd(path, ends[0]);
+    }
+    ::close(ends[0]);
+    alive_ = ends[1];
   }
   ~RunDirectory() {
-    std::error_code ignored;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+    if (remover_ <= 0) return;
+    ::close(alive_);
+    ::waitpid(remover_, nullptr, 0);
   }
   RunDirectory(const RunDirectory&) = delete;
   RunDirectory& operator=(const RunDirectory&) = delete;
 
  private:
-  std::string path_;
+  // `alive` ends when the other process does, and with it, a moment later, its subjects.
+  [[noreturn]] static void RemoveAfterEnd(const std::string& path, int alive) {
+    ::setsid();  // what the terminal sends is not for us
+    char none;
+    while (::read(alive, &none, 1) < 0 && errno == EINTR) {
+    }
+    constexpr int kTries = 40;
+    std::error_code ignored;
+    for (int i = 0; i < kTries && std::filesystem::exists(path, ignored); ++i) {
+      if (i != 0) ::usleep(50'000);
+      std::filesystem::remove_all(path, ignored);
+    }
+    ::_exit(0);
+  }
+
+  pid_t remover_ = -1;
+  int alive_ = -1;
 };
 
 int Main() {
