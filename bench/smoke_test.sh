@@ -61,9 +61,15 @@ grep -q '</html>' "$html" || { echo "no report" >&2; exit 1; }
 killed=$!
 # Its directory, as soon as a subject has been told of it.
 directory=$(timeout 20 sh -c '
-  until pid=$(pgrep -P "$1" slot_pipe | head -n 1) && [ -n "$pid" ] &&
-    told=$(tr "\0" "\n" 2>/dev/null <"/proc/$pid/environ" | grep "^XDG_RUNTIME_DIR=.*/mi7-bench-"); do :; done
-  echo "${told#*=}"' sh "$killed") || :
+  while :; do
+    for stat in /proc/[0-9]*/stat; do
+      read -r pid comm state parent rest 2>/dev/null <"$stat" || continue
+      [ "$comm $parent" = "(slot_pipe) $1" ] || continue
+      told=$(tr "\0" "\n" 2>/dev/null <"/proc/$pid/environ" | grep "^XDG_RUNTIME_DIR=.*/mi7-bench-") || continue
+      echo "${told#*=}"
+      exit
+    done
+  done' sh "$killed") || :
 kill -9 $killed
 wait $killed 2>/dev/null || :
 timeout 10 sh -c 'while [ -e "$1" ]; do :; done' sh "$directory" || :
