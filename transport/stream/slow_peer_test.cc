@@ -183,6 +183,11 @@ TEST_P(SlowPeerTest, MessagesThatOverlapReadsForLongAreKept) {
   }
   ExpectClosedAsSlow(*at_stuck);
   clock_.Advance(absl::Seconds(30));
+  // The loop has looked at the time when it has served another one.
+  RawPeer other = ConnectRaw();
+  auto [other_connection, at_other] = server_->Accepted(2);
+  other.Send(message);
+  ASSERT_TRUE(at_other->WaitMessages(1));
   peer.Send(message.substr(500));
   EXPECT_TRUE(receiver->WaitMessages(messages + 1));
 }
