@@ -23,7 +23,7 @@ if grep -v '"missing":null' "$json"; then
   exit 1
 fi
 for id in raw.tcp.blocking raw.tcp.batch.blocking capnp.idle.server T1 T2 T3 T5.idle.client L6 L8 \
-  L9.processes S4.4x4 S4.1x4 processes.tcp streams.shm.64B streams.tcp.1MiB streams.unix.calls \
+  L9.processes S4.4x4 S4.1x4 processes.tcp processes.unix threads.inproc streams.shm.64B streams.tcp.1MiB streams.unix.calls \
   streams.shm.callbacks streams.inproc.back streams.shm.allocations streams.raw.tcp.64B \
   V5.raw methods.1 methods.10 methods.10000 startup.mi7.inproc unix.idle.client L7.copied.32 \
   capnp_rpc.tcp.stream.64B syscalls.tcp.blocking syscalls.tcp.spinning.client \

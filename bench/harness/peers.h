@@ -8,9 +8,10 @@ struct Peer {
   const char* program;
   const char* suffix;  // of row ids; empty for the one that a target is mainly about
   const char* name;
+  bool blocks = false;  // its API has one call outstanding a thread
 };
 
-inline constexpr Peer kGrpcSync = {"grpc_sync", ".grpc_sync", "gRPC sync"};
+inline constexpr Peer kGrpcSync = {"grpc_sync", ".grpc_sync", "gRPC sync", true};
 inline constexpr Peer kGrpcCallback = {"grpc_callback", ".grpc_callback", "gRPC callback"};
 inline constexpr Peer kCapnp = {"capnp_rpc", ".capnp", "Cap'n Proto"};
 inline constexpr Peer kThrift = {"thrift", ".thrift", "Thrift"};

@@ -144,6 +144,8 @@ void AddConnections(PlanBuilder& plan, Chart::Kind kind, const char* figure) {
   };
   for (int connections : {1, 8, 64, 256, 1000}) add("tcp", connections);
   add("tcp", plan.options().idle_connections);
+  for (int connections : {1, 8, 64, 256}) add("unix", connections);
+  add("unix", plan.options().local_connections);
   for (int connections : {1, 8, 64, 256}) add("shm", connections);
   add("shm", plan.options().local_connections);
 }

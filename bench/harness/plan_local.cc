@@ -94,18 +94,14 @@ void AddMany(PlanBuilder& plan) {
       .placements = {Placement::kUnpinned};
 }
 
-// Several clients against one. Only over shared memory something is promised.
+// Several clients against one. Only over shared memory something is promised. Without a
+// `processes_id` there are only threads.
 void AddTogether(PlanBuilder& plan, const char* transport, const std::string& threads_id,
                  const std::string& processes_id, bool promised) {
   const size_t one =
       plan.AddCopy(plan.AddNumber("mi7", transport, Waiting::kDefault, 1), threads_id);
-  Cell threads = plan.Calls("mi7", transport, Waiting::kDefault, 1);
-  threads.workload.threads = kTogether;
-  Cell processes = plan.Calls("mi7", transport, Waiting::kDefault, 1);
-  processes.clients = kTogether;
-  for (Cell* const cell : {&threads, &processes}) cell->workload.measure_ns *= kSharedTimes;
-  const size_t by_threads = plan.AddCell(threads);
-  const size_t by_processes = plan.AddCell(processes);
+  Cell several = plan.Calls("mi7", transport, Waiting::kDefault, 1);
+  several.workload.measure_ns *= kSharedTimes;
   const auto add = [&](const std::string& id, const std::string& who, size_t cell) {
     const std::string what = absl::StrCat("mi7 ", transport, ", ", who);
     Row& rate = plan.Show(id, what + " / 1", cell, Quantity::kPerCall);
@@ -117,8 +113,13 @@ void AddTogether(PlanBuilder& plan, const char* transport, const std::string& th
     }
     rate.placements = fair.placements = {Placement::kDifferentCpus, Placement::kUnpinned};
   };
-  add(threads_id, "4 threads on one channel", by_threads);
-  add(processes_id, "4 client processes", by_processes);
+  Cell threads = several;
+  threads.workload.threads = kTogether;
+  add(threads_id, "4 threads on one channel", plan.AddCell(threads));
+  if (processes_id.empty()) return;
+  Cell processes = several;
+  processes.clients = kTogether;
+  add(processes_id, "4 client processes", plan.AddCell(processes));
 }
 
 }  // namespace
@@ -131,6 +132,8 @@ void AddLocal(PlanBuilder& plan) {
   AddTogether(plan, "shm", "L9", "L9.processes", true);
   if (plan.options().all_rows) {
     AddTogether(plan, "tcp", "threads.tcp", "processes.tcp", false);
+    AddTogether(plan, "unix", "threads.unix", "processes.unix", false);
+    AddTogether(plan, "inproc", "threads.inproc", "", false);
   }
 }
 

@@ -35,8 +35,7 @@ class Contest {
   Row& Against(const Peer& peer, double target, const char* over = nullptr,
                const std::vector<Placement>& placements = {Placement::kUnpinned}) {
     const char* const transport = over != nullptr ? over : transport_;
-    const size_t cell =
-        plan_.AddEcho(peer.program, transport, Waiting::kDefault, outstanding_, bytes_);
+    const size_t cell = AddCalls(peer, transport);
     const std::string many = outstanding_ > 1 ? absl::StrCat(" x", outstanding_) : "";
     AddOnce(absl::StrCat(peer.program, ".", transport, outstanding_ > 1 ? ".64" : "",
                          bytes_ == kSmall      ? ""
@@ -56,6 +55,16 @@ class Contest {
   size_t mi7() const { return mi7_; }
 
  private:
+  size_t AddCalls(const Peer& peer, const char* transport) {
+    Cell cell = plan_.Calls(peer.program, transport, Waiting::kDefault, outstanding_);
+    cell.workload.call = Call::kEcho;
+    cell.workload.payload_bytes = bytes_;
+    if (peer.blocks && outstanding_ > 1) {
+      std::swap(cell.workload.threads, cell.workload.outstanding);
+      cell.workload.measure_ns *= kSharedTimes;
+    }
+    return plan_.AddCell(std::move(cell));
+  }
   // The peer's own figure, which several contests share.
   void AddOnce(const std::string& id, const std::string& what, size_t cell,
                const std::vector<Placement>& placements) {
@@ -133,6 +142,7 @@ void AddLocalPeers(PlanBuilder& plan) {
 
   Contest v2(plan, "V2", "mi7 shm 64 B x64", "shm", kPipelined, kSmall);
   v2.Against(Mainly(kGrpcCallback), 1.0 / 50, "unix");
+  v2.Against(kGrpcSync, 1.0 / 50, "unix");
   v2.Against(kCapnp, 1.0 / 25, "unix");
   // Five times the fastest queue that does not spin, whichever that is.
   for (const Peer& peer : {kThrift, kZeromq, kNng}) v2.Against(peer, 1.0 / 5, "unix");
@@ -149,6 +159,7 @@ void AddTcpPeers(PlanBuilder& plan) {
 
   Contest many(plan, "V5", "mi7 tcp 64 B x64", "tcp", kPipelined, kSmall);
   many.Against(Mainly(kGrpcCallback), 1.0 / 4);
+  many.Against(kGrpcSync, 1.0 / 4);
   many.Against(kCapnp, 1.0 / 4);
   many.Against(kBrpc, 1.0 / 4);
   many.Against(kZeromq, 1.0 / 1.2);

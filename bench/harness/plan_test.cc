@@ -69,6 +69,7 @@ const std::vector<Promised>& Promises() {
       {"V1.grpc_callback", Kind::kRatio, 1.0 / 50, 1.0 / 10},
       {"V1.capnp", Kind::kRatio, 1.0 / 25, 1.0 / 6},
       {"V2", Kind::kRatio, 1.0 / 50},
+      {"V2.grpc_sync", Kind::kRatio, 1.0 / 50},
       {"V2.capnp", Kind::kRatio, 1.0 / 25},
       {"V2.thrift", Kind::kRatio, 1.0 / 5},
       {"V2.zeromq", Kind::kRatio, 1.0 / 5},
@@ -93,6 +94,7 @@ const std::vector<Promised>& Promises() {
       {"V4.adaptive.zeromq", Kind::kRatio, 1.0 / 5},
       {"V4.adaptive.nng", Kind::kRatio, 1.0 / 5},
       {"V5", Kind::kRatio, 1.0 / 4},
+      {"V5.grpc_sync", Kind::kRatio, 1.0 / 4},
       {"V5.capnp", Kind::kRatio, 1.0 / 4},
       {"V5.brpc", Kind::kRatio, 1.0 / 4},
       {"V5.zeromq", Kind::kRatio, 1.0 / 1.2},
@@ -246,6 +248,31 @@ TEST(PlanTest, NothingThatSpinsIsMeasuredOnOneCpu) {
   EXPECT_GT(of_both, 20) << "the others are";
 }
 
+// One call outstanding a thread is all that gRPC's synchronous API can do.
+TEST(PlanTest, APeerThatBlocksHasAThreadForEachCallOutstanding) {
+  const Plan plan = MakePlan({});
+  const auto rows = ById(plan);
+  for (const char* id : {"V2.grpc_sync", "V5.grpc_sync"}) {
+    const Row& row = *rows.at(id);
+    const Workload& peers = plan.cells[row.limit.value()].workload;
+    EXPECT_EQ(peers.threads, 64) << id;
+    EXPECT_EQ(peers.outstanding, 1) << id;
+    EXPECT_EQ(plan.cells[row.cell].workload.outstanding, 64) << id;
+    EXPECT_EQ(row.quantity, Quantity::kPerCall) << id;
+  }
+}
+
+TEST(PlanTest, SeveralThreadsAndProcessesCallOverEachTransport) {
+  const Plan plan = MakePlan({});
+  const auto rows = ById(plan);
+  for (const char* id : {"L9", "threads.tcp", "threads.unix", "threads.inproc"}) {
+    EXPECT_EQ(plan.cells[rows.at(id)->cell].workload.threads, 4) << id;
+  }
+  for (const char* id : {"L9.processes", "processes.tcp", "processes.unix"}) {
+    EXPECT_EQ(plan.cells[rows.at(id)->cell].clients, 4) << id;
+  }
+}
+
 // A system call a side tells where a call's time goes; of many outstanding, how many share one.
 TEST(PlanTest, SystemCallsAreCountedOfLimitsAndAPeerToo) {
   const Plan plan = MakePlan({});
@@ -305,8 +332,8 @@ TEST(PlanTest, ConnectionsHaveChartsOfLatencyItsTailAndCpuTime) {
   EXPECT_EQ(charts[1]->kind, Chart::Kind::kTail);
   EXPECT_EQ(charts[2]->kind, Chart::Kind::kCpu);
   for (const Chart* chart : charts) {
-    ASSERT_EQ(chart->series.size(), 2u);
-    for (size_t i = 0; i < 2; ++i) {
+    ASSERT_EQ(chart->series.size(), 3u) << "tcp, unix and shm";
+    for (size_t i = 0; i < 3; ++i) {
       ASSERT_EQ(chart->series[i].points.size(), charts[0]->series[i].points.size());
       for (size_t p = 0; p < chart->series[i].points.size(); ++p) {
         EXPECT_EQ(chart->series[i].points[p].cell, charts[0]->series[i].points[p].cell);

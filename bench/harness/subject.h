@@ -69,6 +69,11 @@ class Subject {
   std::atomic<uint64_t>* served_ = &not_asked_for_;
 };
 
+// Calls `make_calls` for each of the recorders, each on a thread of its own. OK, or the first of
+// the failures in the recorders' order.
+absl::Status InThreads(std::span<const std::unique_ptr<Recorder>> recorders,
+                       const std::function<absl::Status(Recorder&)>& make_calls);
+
 // Set by a program that counts (subjects/counting.cc): tells it where to count to. Null otherwise.
 using CountIn = void (*)(Counts* counts);
 extern CountIn count_in;

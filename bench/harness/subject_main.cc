@@ -48,6 +48,21 @@ absl::Status Subject::MakeCallsInThreads(const std::string&, const Workload&,
   return absl::UnimplementedError("its clients have one thread");
 }
 
+absl::Status InThreads(std::span<const std::unique_ptr<Recorder>> recorders,
+                       const std::function<absl::Status(Recorder&)>& make_calls) {
+  std::vector<absl::Status> made(recorders.size());
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < recorders.size(); ++i) {
+    threads.emplace_back([&, i] { made[i] = make_calls(*recorders[i]); });
+  }
+  absl::Status status;
+  for (size_t i = 0; i < recorders.size(); ++i) {
+    threads[i].join();
+    status.Update(made[i]);
+  }
+  return status;
+}
+
 absl::Status Subject::OpenIdleConnections(const std::string&, int) {
   return absl::UnimplementedError("it has no connections that could be idle");
 }

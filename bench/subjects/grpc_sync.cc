@@ -1,5 +1,6 @@
-// Subject "grpc_sync": gRPC C++ with its synchronous API on both sides, one call outstanding. A
-// stream: client streaming, ClientWriter and ServerReader.
+// Subject "grpc_sync": gRPC C++ with its synchronous API on both sides, one call outstanding a
+// thread; several threads share a channel. A stream: client streaming, ClientWriter and
+// ServerReader.
 
 #include <memory>
 #include <optional>
@@ -78,6 +79,21 @@ class GrpcSync final : public Subject {
     }
     const auto stub = ConnectGrpc(address);
     if (workload.call == Call::kStream) return Upload(*stub, workload, recorder);
+    return Echo(*stub, workload, recorder);
+  }
+
+  absl::Status MakeCallsInThreads(const std::string& address, const Workload& workload,
+                                  std::span<const std::unique_ptr<Recorder>> recorders) override {
+    if (absl::Status good = CheckPeerWorkload(workload); !good.ok()) return good;
+    const auto stub = ConnectGrpc(address);
+    return InThreads(recorders,
+                     [&](Recorder& recorder) { return Echo(*stub, workload, recorder); });
+  }
+
+ private:
+  // One call after the other.
+  static absl::Status Echo(grpc_peer::EchoPeer::Stub& stub, const Workload& workload,
+                           Recorder& recorder) {
     EchoBytes bytes(workload);
     grpc_peer::Payload request;
     grpc_peer::Payload response;
@@ -85,7 +101,7 @@ class GrpcSync final : public Subject {
     do {
       request.set_data(bytes.Next());
       grpc::ClientContext context;
-      absl::Status status = FromGrpc(stub->Reflect(&context, request, &response));
+      absl::Status status = FromGrpc(stub.Reflect(&context, request, &response));
       if (status.ok()) status = bytes.Check(response.data(), bytes.value());
       if (!status.ok()) return status;
     } while (recorder.Continue());

@@ -14,7 +14,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -289,21 +288,12 @@ class Mi7 final : public Subject {
 
   absl::Status MakeCallsInThreads(const std::string& address, const Workload& workload,
                                   std::span<const std::unique_ptr<Recorder>> recorders) override {
-    return WithChannels(
-        address, workload, false, [&](transport::EventLoop&, const Channels& channels) {
-          std::vector<absl::Status> made(recorders.size());
-          std::vector<std::thread> threads;
-          for (size_t i = 0; i < recorders.size(); ++i) {
-            threads.emplace_back(
-                [&, i] { made[i] = OneByOne(channels[0], workload, *recorders[i]).Run(); });
-          }
-          absl::Status status;
-          for (size_t i = 0; i < recorders.size(); ++i) {
-            threads[i].join();
-            status.Update(made[i]);
-          }
-          return status;
-        });
+    return WithChannels(address, workload, false,
+                        [&](transport::EventLoop&, const Channels& channels) {
+                          return InThreads(recorders, [&](Recorder& recorder) {
+                            return OneByOne(channels[0], workload, recorder).Run();
+                          });
+                        });
   }
 
   absl::Status OpenIdleConnections(const std::string& address, int count) override {
