@@ -20,6 +20,7 @@ import tempfile
 ROOMS = [
     ("start-up of the program", r"elf/|dl-|libc-start|libbenchmark|ld-linux|std::(ios_base|locale)"),
     ("polling while nothing is there", r"::Poll\(|SpinBudget|RingReader::Ready|sched_yield|EventLoop::"),
+    ("slot pipe", r"[Ss]lot_?[Pp]ipe"),
     ("transport: shm", r"transport::shm"),
     ("transport: inproc", r"transport::inproc"),
     ("transport: sockets", r"transport::(stream|tcp|unix)|FrameAssembler|StreamConnection"),

@@ -178,37 +178,95 @@ def figure_of(path, row, placement):
     sys.exit("%s has no row %s at %s" % (path, row, placement))
 
 
+# Of a program whose two sides have the same threads: what only its servers do.
+_SERVES = {"slot_pipe": re.compile(r"::(Consume|Fetch|Receive)")}
+
+
 def sides_of(samples, program):
     """{pid: "client" or "server"} of the processes of `program`."""
     sides = {}
     for pid, thread, frames in samples:
         if any(os.path.basename(path) == program for _, _, path in frames):
             sides.setdefault(pid, "client")
-        if thread.startswith("mi7-server"):
+        serves = _SERVES.get(program)
+        if thread.startswith("mi7-server") or serves and any(serves.search(name) for _, name, _ in frames):
             sides[pid] = "server"
     return sides
 
 
-def show(side, counts, threads, cpu_ns, value_ns, top):
-    """Adds up to value_ns."""
+class Profile:
+    """A row at a placement, run under perf: samples by side, room and function, and how they are to be scaled."""
+
+    SIDES = ("client", "server")
+
+    def __init__(self, row, placement, bench, programs=None, figures=None, rounds=9, measure="1s", program="mi7"):
+        """Arguments as the options of the same names."""
+        with tempfile.TemporaryDirectory() as folder:
+            own = os.path.join(folder, "figures.json")
+            command = [bench, "--only=%s$" % row, "--placements=" + placement, "--rounds=%d" % rounds,
+                       "--measure=" + measure, "--json=" + own]
+            if programs:
+                command.append("--programs=" + programs)
+            samples = record(command)
+            self.profiled = figure_of(own, row, placement)
+        self.figure = figure_of(figures, row, placement) if figures else self.profiled
+        sides = sides_of(samples, program)
+        samples = [sample for sample in samples if sample[0] in sides and sample[2]]
+        own = {path for _, _, frames in samples for _, _, path in frames if os.path.basename(path) == program}
+        if len(own) != 1:
+            sys.exit("no samples of %s in %s at %s" % (program, row, placement))
+        symbols = Symbols(own.pop())
+        symbols.resolve({ip - (1 if depth > 0 else 0) for _, _, frames in samples
+                         for depth, (ip, _, path) in enumerate(frames) if os.path.basename(path) == program})
+        self.counts = collections.defaultdict(lambda: collections.defaultdict(collections.Counter))
+        self.threads = collections.defaultdict(collections.Counter)
+        for sample in samples:
+            room, function = classify(expand(sample, symbols, program))
+            if room == "start-up of the program":
+                continue
+            side = sides[sample[0]]
+            self.counts[side][room][function] += 1
+            self.threads[side][sample[1]] += 1
+
+    def cpu_ns(self, side):
+        return self.figure[side + "_cpu_ns"]
+
+    def scale(self, side, in_all_ns):
+        """(nanoseconds of a sample, nanoseconds without any) when the side's time is to be so much."""
+        total = sum(sum(found.values()) for found in self.counts[side].values())
+        cpu_ns = self.cpu_ns(side)
+        scaled_to = in_all_ns if cpu_ns >= 0.95 * in_all_ns else cpu_ns
+        return scaled_to / max(total, 1), in_all_ns - scaled_to
+
+
+def show(profile, side, in_all_ns, top):
+    """Adds up to in_all_ns."""
+    counts, threads = profile.counts[side], profile.threads[side]
     total = sum(sum(found.values()) for found in counts.values())
     if total == 0:
         print("%s: no samples" % side)
         return
-    always = cpu_ns >= 0.95 * value_ns
-    scaled_to = value_ns if always else cpu_ns
+    each_ns, rest_ns = profile.scale(side, in_all_ns)
     names = ", ".join("%s %.0f%%" % (name, 100 * count / total) for name, count in threads.most_common(4)
                       if count * 100 >= total)
-    print("\n%s: %d samples (%s), %.0f ns of CPU time a call" % (side, total, names, cpu_ns))
-    rooms = sorted(counts.items(), key=lambda item: -sum(item[1].values()))
-    if not always:
-        print("%9.0f  waiting: asleep, or for a CPU" % (value_ns - scaled_to))
-    for room, found in rooms:
-        print("%9.0f  %s" % (sum(found.values()) * scaled_to / total, room))
+    print("\n%s: %d samples (%s), %.0f ns of CPU time a call" % (side, total, names, profile.cpu_ns(side)))
+    if rest_ns > 0:
+        print("%9.0f  waiting: asleep, or for a CPU" % rest_ns)
+    for room, found in sorted(counts.items(), key=lambda item: -sum(item[1].values())):
+        print("%9.0f  %s" % (sum(found.values()) * each_ns, room))
         for function, count in found.most_common(top):
             if count * 100 >= total:
-                print("             %7.0f  %s" % (count * scaled_to / total, function[:110]))
-    print("%9.0f  in all" % value_ns)
+                print("             %7.0f  %s" % (count * each_ns, function[:110]))
+    print("%9.0f  in all" % in_all_ns)
+
+
+def show_all(profile, cpu, top):
+    """Both sides; `cpu`: as the option --cpu."""
+    figure, profiled = profile.figure, profile.profiled
+    print("%s, %s: %s; %.0f ns a call, %.0f while it was profiled" %
+          (figure["id"], figure["placement"], figure["what"], figure["value"], profiled["value"]))
+    for side in Profile.SIDES:
+        show(profile, side, profile.cpu_ns(side) if cpu else figure["value"], top)
 
 
 def main():
@@ -224,37 +282,9 @@ def main():
     parser.add_argument("row")
     parser.add_argument("placement")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        own = os.path.join(folder, "figures.json")
-        command = [options.bench, "--only=%s$" % options.row, "--placements=" + options.placement,
-                   "--rounds=%d" % options.rounds, "--measure=" + options.measure, "--json=" + own]
-        if options.programs:
-            command.append("--programs=" + options.programs)
-        samples = record(command)
-        profiled = figure_of(own, options.row, options.placement)
-    figure = figure_of(options.figures, options.row, options.placement) if options.figures else profiled
-    sides = sides_of(samples, options.program)
-    samples = [sample for sample in samples if sample[0] in sides and sample[2]]
-    own = {path for _, _, frames in samples for _, _, path in frames if os.path.basename(path) == options.program}
-    if len(own) != 1:
-        sys.exit("no samples of %s" % options.program)
-    symbols = Symbols(own.pop())
-    symbols.resolve({ip - (1 if depth > 0 else 0) for _, _, frames in samples
-                     for depth, (ip, _, path) in enumerate(frames) if os.path.basename(path) == options.program})
-    counts = collections.defaultdict(lambda: collections.defaultdict(collections.Counter))
-    threads = collections.defaultdict(collections.Counter)
-    for sample in samples:
-        room, function = classify(expand(sample, symbols, options.program))
-        if room == "start-up of the program":
-            continue
-        side = sides[sample[0]]
-        counts[side][room][function] += 1
-        threads[side][sample[1]] += 1
-    print("%s, %s: %s; %.0f ns a call, %.0f while it was profiled" %
-          (options.row, options.placement, figure["what"], figure["value"], profiled["value"]))
-    for side in ("client", "server"):
-        cpu_ns = figure[side + "_cpu_ns"]
-        show(side, counts[side], threads[side], cpu_ns, cpu_ns if options.cpu else figure["value"], options.top)
+    profile = Profile(options.row, options.placement, options.bench, options.programs, options.figures,
+                      options.rounds, options.measure, options.program)
+    show_all(profile, options.cpu, options.top)
 
 
 if __name__ == "__main__":
