@@ -97,7 +97,10 @@ class ClientCall : private Turn {
 
   // Before Start: it must not come after calls that are made later (flow_stub.h), so it is not
   // repeated once a connection has taken it.
-  void KeepOrder() { in_order_ = true; }
+  void KeepOrder() {
+    in_order_ = true;
+    request_->may_gather = true;
+  }
 
   // Sends the request. Once.
   void Start();

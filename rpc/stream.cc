@@ -119,6 +119,7 @@ bool Stream::HasRoom() {
 absl::Status Stream::SendMessage(OutgoingMessage message) {
   message->header.type = FrameType::kStreamMessage;
   message->header.code = static_cast<uint16_t>(outgoing_);
+  message->may_gather = true;
   return Send(std::move(message));
 }
 

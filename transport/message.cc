@@ -269,6 +269,7 @@ class HeapMessage final : public MessageBody, public Backing {
     last_root_size_ = std::exchange(root_size_, std::nullopt);
     header = {};
     has_body = true;
+    may_gather = false;
     next = nullptr;
     size_guess = nullptr;
     segment_source = nullptr;
@@ -351,6 +352,7 @@ OutgoingMessage CopyToHeap(MessageBody& message) {
   copy->header = message.header;
   copy->SetExtra(message.extra());
   copy->has_body = message.has_body;
+  copy->may_gather = message.may_gather;
   if (message.has_body) copy->setRoot(message.getRoot<capnp::AnyPointer>().asReader());
   return copy;
 }

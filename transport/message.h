@@ -105,6 +105,9 @@ class MessageBody : public capnp::MessageBuilder {
   SizeGuess* size_guess = nullptr;
   // Whether the message carries a body: false for control frames. Set by with_body(false).
   bool has_body = true;
+  // Whether it may wait a moment for others, to be written together with them: one of a series of
+  // which nobody awaits each one's effect.
+  bool may_gather = false;
   // Of a heap message: whom it asks for segments when it outgrows the first, if anybody. Must live
   // as long as the message is built.
   SegmentSource* segment_source = nullptr;

@@ -21,6 +21,7 @@ OutgoingMessage Copy(MessageBody& message) {
   OutgoingMessage copy = NewHeapMessage(MessageBytes(message));
   copy->header = message.header;
   copy->has_body = message.has_body;
+  copy->may_gather = message.may_gather;
   copy->SetExtra(message.extra());
   if (message.has_body) {
     copy->getRoot<capnp::AnyPointer>().set(message.getRoot<capnp::AnyPointer>().asReader());

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -97,6 +98,12 @@ class RawPeer {
       all.append(part, static_cast<size_t>(got));
     }
     return all;
+  }
+  // Bytes that have come and were not read.
+  size_t Waiting() const {
+    int bytes = 0;
+    MI7_CHECK(::ioctl(fd_.get(), FIONREAD, &bytes) == 0, "a socket says so");
+    return static_cast<size_t>(bytes);
   }
   void CloseSending() { ::shutdown(fd_.get(), SHUT_WR); }
   void Reset() {

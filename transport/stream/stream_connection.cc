@@ -21,6 +21,11 @@ namespace {
 // works on them meanwhile.
 constexpr uint32_t kCorkedMessagesMax = 64;
 constexpr uint64_t kCorkedBytesMax = 32u << 10;
+// A message that may wait for others does when it is no larger, and comes within so many
+// nanoseconds after the last such one was written: less than a write takes, so that one who pauses
+// for longer loses nothing by each of them being written at once.
+constexpr uint32_t kGatheredMessageBytesMax = 4u << 10;
+constexpr int64_t kRightAfterNanos = 2'000;
 
 }  // namespace
 
@@ -147,9 +152,12 @@ absl::Status StreamConnection::Send(OutgoingMessage&& message) {
     return sealed;
   if (scope != nullptr) return Cork(*scope, std::move(taken));
   const uint64_t bound = QueueBound(own, accepted_, taken->header);
-  switch (writer_.Add(taken, /*hold_back=*/false, bound)) {
+  const bool may_gather = taken->may_gather;
+  const bool gathers = may_gather && Gathers(taken->header);
+  switch (writer_.Add(taken, /*hold_back=*/gathers, bound)) {
     case Writer::Added::kQueued:
-      break;
+      if (gathers) NoteGathered();
+      return absl::OkStatus();
     case Writer::Added::kWrite:
       AfterWrite(writer_.Write(socket_.get(), std::move(taken)));
       break;
@@ -161,7 +169,30 @@ absl::Status StreamConnection::Send(OutgoingMessage&& message) {
     case Writer::Added::kClosed:
       return ClosedError();
   }
+  if (may_gather) series_written_ns_.store(MonotonicNanos(), std::memory_order_relaxed);
   return absl::OkStatus();
+}
+
+bool StreamConnection::Gathers(const FrameHeader& header) const {
+  if (header.size > kGatheredMessageBytesMax) return false;
+  // Relaxed: at worst one is written by itself.
+  return gathers_.load(std::memory_order_relaxed) ||
+         MonotonicNanos() - series_written_ns_.load(std::memory_order_relaxed) < kRightAfterNanos;
+}
+
+void StreamConnection::NoteGathered() {
+  if (gathers_.exchange(true, std::memory_order_seq_cst)) return;  // G2
+  loop_->Post([self = shared_from_this()] {
+    self->gathers_.store(false, std::memory_order_seq_cst);  // F1
+    self->WriteGathered();                                   // F2
+  });
+}
+
+void StreamConnection::WriteGathered() {
+  const Use use(users_);
+  if (closing()) return;  // which has written it
+  AfterWrite(writer_.Flush(socket_.get()));
+  series_written_ns_.store(MonotonicNanos(), std::memory_order_relaxed);
 }
 
 bool StreamConnection::Withdraw(uint32_t call_id) {

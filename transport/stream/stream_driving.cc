@@ -46,6 +46,9 @@ bool StreamConnection::Await(Completion& completion, Deadline deadline) {
   if (forked()) return false;
   if (CallbackScope::innermost() != nullptr) [[unlikely]]
     CallbackScope::FlushAll();
+  // Relaxed: what this thread has sent it sees.
+  if (gathers_.load(std::memory_order_relaxed)) [[unlikely]]
+    WriteGathered();
   if (CanDrive() && token_.TryTake()) {
     Drive(completion, deadline);
     ReleaseToken();
