@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
+#include "base/object_pool.h"
 #include "rpc/client_call.h"
 #include "transport/message.h"
 
@@ -13,7 +15,9 @@ void FlowGroup::Unref() {
 }
 
 absl::Status FlowGroup::Send(ClientCallRef call) {
-  uint64_t bytes = transport::MessageBytes(call->request());
+  const uint64_t bytes = transport::MessageBytes(call->request());
+  ClientCall* const started = call.get();
+  PooledPtr<InFlight> entry = MakePooled<InFlight>(std::move(call), bytes);
   {
     MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
@@ -21,19 +25,17 @@ absl::Status FlowGroup::Send(ClientCallRef call) {
       return absl::FailedPreconditionError(
           "a -> stream call before the last one, or FinishStream, has completed");
     }
-    bytes_ += bytes;
-    ++calls_;
+    Append(entry.get());
   }
-  last_ = call.Share();
-  call->KeepOrder();
-  call->Start();
-  ClientCall* const started = call.get();
+  last_ = entry->call.Share();
+  started->KeepOrder();
+  started->Start();
   {
     MutexLock lock(&mutex_);
     if (started->interceptors() != nullptr) {
       // They may have changed the parameters.
-      bytes_ += started->intercepted_bytes() - bytes;
-      bytes = started->intercepted_bytes();
+      entry->bytes = started->intercepted_bytes();
+      bytes_ += entry->bytes - bytes;
     }
     // Others use the connection, too.
     if (const uint32_t most = started->calls_in_flight_max(); most != 0) {
@@ -41,22 +43,63 @@ absl::Status FlowGroup::Send(ClientCallRef call) {
     }
   }
   Ref();
-  started->OnDone([group = FlowGroupRef(this), bytes, call = std::move(call)](ClientCall& done) {
-    group->OnAnswered(bytes, done.status());
+  started->OnDone([group = FlowGroupRef(this), call = entry.release()](ClientCall& done) {
+    group->OnAnswered(call, done.status());
   });
   return absl::OkStatus();
 }
 
-void FlowGroup::OnAnswered(uint64_t bytes, const absl::Status& status) {
+void FlowGroup::Append(InFlight* call) {
+  call->before = last_in_flight_;
+  (last_in_flight_ == nullptr ? first_in_flight_ : last_in_flight_->after) = call;
+  last_in_flight_ = call;
+  bytes_ += call->bytes;
+  ++calls_;
+}
+
+void FlowGroup::Remove(InFlight* call) {
+  (call->before == nullptr ? first_in_flight_ : call->before->after) = call->after;
+  (call->after == nullptr ? last_in_flight_ : call->after->before) = call->before;
+  bytes_ -= call->bytes;
+  --calls_;
+}
+
+void FlowGroup::OnAnswered(InFlight* call, const absl::Status& status) {
   Waiter waiter;
   {
     MutexLock lock(&mutex_);
-    bytes_ -= bytes;
-    --calls_;
+    Remove(call);
     if (failure_.ok()) failure_ = status;
     waiter = TakeWaiter();
   }
   waiter.Wake();
+  ObjectPool<InFlight>::Delete(call);
+}
+
+void FlowGroup::Abandon() {
+  Forget();
+  Cancel();
+}
+
+void FlowGroup::Stop() {
+  if (result().ok()) Cancel();
+}
+
+void FlowGroup::Cancel() {
+  if (last_ && last_->forked()) return;  // it is the parent's
+  std::vector<ClientCallRef> calls;
+  {
+    MutexLock lock(&mutex_);
+    if (finishing_) {
+      // The last one first: one that is taken back before it was sent has none behind it that is.
+      for (InFlight* call = last_in_flight_; call != nullptr; call = call->before) {
+        calls.push_back(call->call.Share());
+      }
+    } else if (last_) {
+      calls.push_back(last_.Share());
+    }
+  }
+  for (const ClientCallRef& call : calls) call->Cancel();
 }
 
 void FlowGroup::Finish() {

@@ -13,6 +13,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -43,6 +44,12 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
 
   // Of the call that was sent last; empty when there is none since the last Finish.
   CallCanceller canceller() const { return last_ ? CallCanceller(last_.get()) : CallCanceller(); }
+  // A coroutine that waits is destroyed: it is not resumed, and takes back the call that was sent
+  // last, or, after Finish, each one that is not answered. CANCELLED is then the group's failure.
+  // Not while the group may become ready on another thread.
+  void Abandon();
+  // The same for one that goes no further once the group is ready, in place of result().
+  void Stop();
 
   // Blocks until the group is ready: OK. FAILED_PRECONDITION: this thread would wait for itself.
   absl::Status Await();
@@ -50,6 +57,15 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   void CheckFork();
 
  private:
+  // A call that is not answered, with the handle's reference, and its place in the list of them.
+  struct InFlight {
+    InFlight(ClientCallRef own, uint64_t size) : call(std::move(own)), bytes(size) {}
+    ClientCallRef call;
+    uint64_t bytes;
+    InFlight* before = nullptr;
+    InFlight* after = nullptr;
+  };
+
   explicit FlowGroup(uint32_t window) : Readiness(this), window_(window) {}
   ~FlowGroup() = default;
 
@@ -57,11 +73,18 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
     if (finishing_) return calls_ == 0;
     return !failure_.ok() || (bytes_ < window_ && calls_ < calls_max_);
   }
-  void OnAnswered(uint64_t bytes, const absl::Status& status);
+  void Cancel();
+  void Append(InFlight* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remove(InFlight* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ends `call`, which is the group's no more.
+  void OnAnswered(InFlight* call, const absl::Status& status);
 
   const uint32_t window_;
   // The call that was sent last. The user's.
   ClientCallRef last_{nullptr};
+  // In the order in which they were sent.
+  InFlight* first_in_flight_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  InFlight* last_in_flight_ ABSL_GUARDED_BY(mutex_) = nullptr;
   uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of calls in flight
   uint64_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t calls_max_ ABSL_GUARDED_BY(mutex_) = ~uint64_t{0};  // until one was sent

@@ -26,7 +26,8 @@
 namespace mi7 {
 
 // A `-> stream` call under way, or FinishStream: wait for it once, in one of three ways. Dropping
-// it takes nothing back; canceller() does.
+// it takes nothing back; canceller() does, and so does a coroutine that is destroyed while it
+// awaits it.
 class [[nodiscard]] FlowSending {
  public:
   // `is_call`: that the group has sent last.
@@ -61,6 +62,10 @@ class [[nodiscard]] FlowSending {
     });
   }
 
+  // A coroutine that is destroyed while it waits, or a handler's that is stopped here because its
+  // caller has given up (ServerContext::StopWhenCancelled), takes back the call that was sent last,
+  // or, in FinishStream, all that are not answered: their servers are told at once, and the
+  // following calls fail with CANCELLED until FinishStream has told it.
   struct Awaiter {
     FlowGroupRef group;
     absl::Status refused;
@@ -79,9 +84,14 @@ class [[nodiscard]] FlowSending {
       waits = false;
       return refused.ok() ? group->result() : refused;
     }
+    // In place of await_resume, for a coroutine that goes no further.
+    void ResumeToStop() {
+      waits = false;
+      if (refused.ok()) group->Stop();
+    }
     // A coroutine that is destroyed while it waits must not be resumed.
     ~Awaiter() {
-      if (waits) group->Forget();
+      if (waits) group->Abandon();
     }
   };
   Awaiter operator co_await() && { return Awaiter{group_, std::move(refused_)}; }

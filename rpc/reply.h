@@ -147,7 +147,11 @@ class Reply::promise_type {
     decltype(auto) await_resume() {
       if (promise->stop_in_ != nullptr && promise->is_over()) [[unlikely]] {
         // What it waited for may have to be given back.
-        static_cast<void>(awaiter.await_resume());
+        if constexpr (requires { awaiter.ResumeToStop(); }) {
+          awaiter.ResumeToStop();
+        } else {
+          static_cast<void>(awaiter.await_resume());
+        }
         promise->Stop();
       }
       return awaiter.await_resume();

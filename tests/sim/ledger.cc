@@ -44,7 +44,15 @@ uint64_t Ledger::Ran(uint64_t call, const Life& life, int attempt) {
     }
     works_[entry.plan.work].done.push_back(run);
   }
-  runs_.push_back({.call = call, .life = &life, .attempt = attempt, .began_ns = MonotonicNanos()});
+  const bool beside =
+      entry.runs > 1 && std::any_of(runs_.begin(), runs_.end(), [&](const Run& other) {
+        return other.call == call && other.attempt < attempt && other.answered_ns == kNever;
+      });
+  runs_.push_back({.call = call,
+                   .life = &life,
+                   .attempt = attempt,
+                   .began_ns = MonotonicNanos(),
+                   .beside = beside});
   return run;
 }
 
@@ -132,11 +140,16 @@ std::map<std::string, uint64_t> Ledger::Events() const {
     const std::string promise = promises[static_cast<int>(call.plan.promise)];
     if (call.runs > 1) ++events[absl::StrCat(promise, " call ran again")];
     if (call.last_attempt > 1) ++events[absl::StrCat(promise, " call ran in a later attempt")];
-    if (call.answered_by && runs_[*call.answered_by].call != IndexOf(call)) {
+    if (!call.answered_by) continue;
+    const Run& run = runs_[*call.answered_by];
+    if (run.call != IndexOf(call)) {
       ++events["deduplicated call got the answer of the one before it"];
+    } else if (IsHedge(run)) {
+      ++events["hedge won"];
     }
   }
   for (const Run& run : runs_) {
+    if (IsHedge(run)) ++events["hedge ran beside an earlier attempt"];
     const Life& life = *run.life;
     if (!life.drained() || run.answered_ns < life.drained_ns) continue;
     if (run.answered_ns < life.lost_ns()) ++events["call was finished during a shutdown"];
@@ -163,6 +176,11 @@ bool Ledger::MayRunAfter(const Call& call, const Life& life, const Run& before) 
   if (!same) return ago_ns >= 0 && ago_ns < on_its_way_ns_;
   return MonotonicNanos() - before.began_ns > life.knows_ns &&
          ago_ns + life.knows_ns < on_its_way_ns_;
+}
+
+bool Ledger::IsHedge(const Run& run) const {
+  // An attempt that runs is not waited for any more when its connection is lost.
+  return run.beside && !troubled_ && !LostBetween(calls_[run.call].began_ns, run.began_ns);
 }
 
 bool Ledger::EndedByItsCaller(const Call& call) {

@@ -152,6 +152,7 @@ class Ledger {
     int64_t began_ns;
     int64_t answered_ns = kNever;
     absl::Status answer = {};
+    bool beside = false;  // while an earlier attempt at the call ran
   };
   struct Work {
     std::vector<uint64_t> done;  // by these runs
@@ -163,6 +164,8 @@ class Ledger {
   bool MayRunAfter(const Call& call, const Life& life, const Run& before) const;
   // Whether the caller itself has ended it, or its deadline.
   static bool EndedByItsCaller(const Call& call);
+  // Whether the run is that of a hedge: nothing but its delay can have made its attempt.
+  bool IsHedge(const Run& run) const;
   void AuditCall(uint64_t number);
   // Whether the call may have this answer.
   void AuditAnswer(uint64_t number, uint64_t run, bool done);

@@ -333,6 +333,8 @@ TEST(SimTest, EverySeedHolds) {
                             "recognized by a server",
                             "dropped late by a server",
                             "attempt was told of the end of its call",
+                            "hedge ran beside an earlier attempt",
+                            "hedge won",
                             "call was finished during a shutdown",
                             "call was cut off by a shutdown",
                             "answer in a shutdown had to arrive",

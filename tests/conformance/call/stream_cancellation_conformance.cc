@@ -2,6 +2,7 @@
 // and what the cancellation does not wait for.
 
 #include <atomic>
+#include <coroutine>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -226,16 +227,27 @@ FlowSending Pour(FeedStub& sink, size_t bytes = 0, const CallOptions& options = 
 constexpr size_t kPourBytes = 1000;
 constexpr uint32_t kPourWindow = 1500;
 
+OwnedCoroutine PourAndFinish(FeedStub sink) {
+  static_cast<void>(co_await Pour(sink, kPourBytes));
+  static_cast<void>(co_await sink.FinishStream());
+}
+
 // A call that will be given up; the last one of its sink.
 class DoomedPour {
  public:
   DoomedPour(FeedStub& sink, Way way) : way_(way) {
+    if (way == Way::kDropCoroutine) {
+      // Waits in the call where it does not fit the window, else in FinishStream.
+      coroutine_ = PourAndFinish(sink);
+      return;
+    }
     CallOptions options;
     if (way == Way::kDeadline) options.deadline = Deadline::After(kTimeGiven);
     canceller_ = Pour(sink, kPourBytes, options).canceller();
   }
   void GiveUp(FakeClock& clock, Channel& channel) {
     if (way_ == Way::kCancel) canceller_.Cancel();
+    if (way_ == Way::kDropCoroutine) coroutine_->Destroy();
     if (way_ == Way::kDeadline) clock.Advance(kTimeGiven);
     if (way_ == Way::kDisconnect) channel.Close();
   }
@@ -243,6 +255,7 @@ class DoomedPour {
  private:
   const Way way_;
   CallCanceller canceller_;
+  std::optional<OwnedCoroutine> coroutine_;
 };
 
 testing::AssertionResult EndsAsGivenUp(FeedStub& sink, Way way) {
@@ -257,9 +270,9 @@ testing::AssertionResult EndsAsGivenUp(FeedStub& sink, Way way) {
   });
   if (!Happens(end->told)) return testing::AssertionFailure() << "it does not end";
   const absl::Status& status = end->status;
-  const absl::StatusCode code = way == Way::kCancel     ? absl::StatusCode::kCancelled
-                                : way == Way::kDeadline ? absl::StatusCode::kDeadlineExceeded
-                                                        : absl::StatusCode::kUnavailable;
+  const absl::StatusCode code = way == Way::kDeadline     ? absl::StatusCode::kDeadlineExceeded
+                                : way == Way::kDisconnect ? absl::StatusCode::kUnavailable
+                                                          : absl::StatusCode::kCancelled;
   if (status.code() == code && OutcomeOf(status) == CallOutcome::kUnknown) {
     return testing::AssertionSuccess();
   }
@@ -282,7 +295,7 @@ TEST_P(StreamTest, HandlersOfFlowCallsAreToldAtOnceThatTheirCallersHaveGivenUp) 
   channel.keepalive = kNoKeepalive;
   Start(server, channel);
   for (const bool without_credit : {false, true}) {
-    for (const Way way : {Way::kCancel, Way::kDeadline, Way::kDisconnect}) {
+    for (const Way way : {Way::kCancel, Way::kDropCoroutine, Way::kDeadline, Way::kDisconnect}) {
       SCOPED_TRACE(testing::Message() << way << " " << without_credit);
       std::vector<absl::Duration> times;
       for (int round = 0; round < kRounds; ++round) {
@@ -323,12 +336,13 @@ TEST_P(StreamTest, HandlersOfFlowCallsAreToldAtOnceThatTheirCallersHaveGivenUp) 
   }
 }
 
-OwnedCoroutine PourAndFinish(FeedStub sink) {
-  static_cast<void>(co_await Pour(sink));
-  static_cast<void>(co_await sink.FinishStream());
+OwnedCoroutine PourAndWaitElsewhere(FeedStub sink) {
+  const FlowSending sending = Pour(sink);
+  co_await std::suspend_always();
 }
 
-// Nobody has a handle of one such call: what was sent goes on, and is answered.
+// Nobody has a handle of one such call: what was sent goes on, and is answered, when it is dropped
+// and when a coroutine ends that has not waited for it.
 TEST_P(StreamTest, FlowCallsThatNobodyWaitsForGoOn) {
   Held held;
   held.HoldAll(feed_);
@@ -337,7 +351,7 @@ TEST_P(StreamTest, FlowCallsThatNobodyWaitsForGoOn) {
     SCOPED_TRACE(in_coroutine);
     FeedStub sink = stub();
     if (in_coroutine) {
-      OwnedCoroutine coroutine = PourAndFinish(sink);
+      OwnedCoroutine coroutine = PourAndWaitElsewhere(sink);
       coroutine.Destroy();
     } else {
       static_cast<void>(Pour(sink));

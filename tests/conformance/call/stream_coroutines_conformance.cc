@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "tests/conformance/call/stream_conformance.h"
@@ -79,7 +80,7 @@ class Holder {
   PourHandler OfPour() {
     return [this](ServerContext& context, Item::Reader) {
       absl::MutexLock lock(&mutex_);
-      pours_.push_back(context.Defer());
+      pours_.push_back({&context, context.Defer()});
       return Reply::Later();
     };
   }
@@ -91,21 +92,33 @@ class Holder {
     chats_.pop_back();
     return chat;
   }
-  void AnswerPours(size_t count) {
-    std::vector<DeferredCall> calls;
+  bool AwaitPours(size_t count) {
+    absl::MutexLock lock(&mutex_);
+    const auto all = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return pours_.size() == count; };
+    return mutex_.AwaitWithTimeout(absl::Condition(&all), kSoon);
+  }
+  // Of the call of that number, until it is answered.
+  const ServerContext& PourContext(size_t number) {
+    absl::MutexLock lock(&mutex_);
+    return *pours_[number].context;
+  }
+  void AnswerPours() {
+    std::vector<Pour> calls;
     {
       absl::MutexLock lock(&mutex_);
-      const auto all = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return pours_.size() == count; };
-      EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&all), kSoon)) << pours_.size();
       calls.swap(pours_);
     }
-    for (DeferredCall& call : calls) call.Finish(absl::OkStatus());
+    for (Pour& pour : calls) pour.call.Finish(absl::OkStatus());
   }
 
  private:
+  struct Pour {
+    ServerContext* context;
+    DeferredCall call;
+  };
   absl::Mutex mutex_;
   std::vector<Chat> chats_ ABSL_GUARDED_BY(mutex_);
-  std::vector<DeferredCall> pours_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Pour> pours_ ABSL_GUARDED_BY(mutex_);
 };
 
 testing::AssertionResult IsCancelled(const ServerContext& context) {
@@ -115,6 +128,13 @@ testing::AssertionResult IsCancelled(const ServerContext& context) {
     std::this_thread::yield();
   }
   return testing::AssertionSuccess();
+}
+
+// In a blocking way.
+absl::Status PourOne(FeedStub& sink) {
+  auto request = sink.Pour();
+  FillItem(*request, 0, 0);
+  return request.Send().Wait();
 }
 
 TEST_P(StreamTest, CoroutineThatIsDestroyedInAReadEndsItsStream) {
@@ -195,12 +215,14 @@ TEST_P(StreamTest, HandlersCoroutineMayBeDestroyedInAReadAndInAWrite) {
   EXPECT_EQ(resumed_after_its_end, 0);
 }
 
-TEST_P(StreamTest, CoroutineThatIsDestroyedInAPourLeavesTheCallsAsTheyAre) {
+// Those before it go on, and those behind it are not sent, so that no series has a hole.
+TEST_P(StreamTest, CoroutineThatIsDestroyedInAPourTakesBackTheCallThatItSentLast) {
   Holder holder;
   feed_.on_pour = holder.OfPour();
   Limits limits;
   limits.stream_window_bytes = 10'000;
   Start(limits);
+  const absl::Cleanup answer = [&] { holder.AnswerPours(); };
   ASSERT_TRUE(Answers());
   resumed_after_its_end = 0;
   FeedStub sink = stub();
@@ -213,13 +235,46 @@ TEST_P(StreamTest, CoroutineThatIsDestroyedInAPourLeavesTheCallsAsTheyAre) {
     }
   }(sink, sent);
   ASSERT_TRUE(pouring.waits());
+  ASSERT_TRUE(holder.AwaitPours(sent + 1));
   pouring.Destroy();
+  ASSERT_TRUE(IsCancelled(holder.PourContext(sent)));
+  EXPECT_TRUE(Answers()) << "what was sent before has arrived";
+  for (size_t number = 0; number < sent; ++number) {
+    EXPECT_FALSE(holder.PourContext(number).cancelled()) << number;
+  }
+  EXPECT_THAT(PourOne(sink), StatusIs(absl::StatusCode::kCancelled)) << "not sent";
+  EXPECT_TRUE(holder.AwaitPours(sent + 1));
+  holder.AnswerPours();
+  EXPECT_THAT(sink.FinishStream().Wait(), StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(PourOne(sink), IsOk()) << "begins anew";
+  ASSERT_TRUE(holder.AwaitPours(1));
+  holder.AnswerPours();
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
+  EXPECT_EQ(resumed_after_its_end, 0);
+}
+
+TEST_P(StreamTest, CoroutineThatIsDestroyedInFinishStreamTakesBackAllCalls) {
+  constexpr size_t kCalls = 5;
+  Holder holder;
+  feed_.on_pour = holder.OfPour();
+  Start();
+  const absl::Cleanup answer = [&] { holder.AnswerPours(); };
+  resumed_after_its_end = 0;
+  FeedStub sink = stub();
+  for (size_t i = 0; i < kCalls; ++i) ASSERT_THAT(PourOne(sink), IsOk());
+  ASSERT_TRUE(holder.AwaitPours(kCalls));
   Owned finishing = [](FeedStub stub) -> Owned {
     static_cast<void>(co_await stub.FinishStream());
   }(sink);
   ASSERT_TRUE(finishing.waits());
   finishing.Destroy();
-  holder.AnswerPours(sent + 1);
+  for (size_t i = 0; i < kCalls; ++i) ASSERT_TRUE(IsCancelled(holder.PourContext(i))) << i;
+  EXPECT_THAT(PourOne(sink), StatusIs(absl::StatusCode::kCancelled)) << "not sent";
+  holder.AnswerPours();
+  EXPECT_THAT(sink.FinishStream().Wait(), StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(PourOne(sink), IsOk()) << "begins anew";
+  ASSERT_TRUE(holder.AwaitPours(1));
+  holder.AnswerPours();
   EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
   EXPECT_EQ(resumed_after_its_end, 0);
 }

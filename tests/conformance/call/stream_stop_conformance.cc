@@ -1,8 +1,13 @@
 // Handlers of streams whose coroutines ask to be stopped when their callers give up.
 
 #include <atomic>
+#include <memory>
+#include <stop_token>
 #include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "base/fake_clock.h"
 #include "tests/conformance/call/stream_conformance.h"
@@ -78,6 +83,70 @@ TEST_P(StreamTest, CoroutineThatAsksForItStopsInAWriteWithoutCredit) {
     while (written_ < 6) ASSERT_FALSE(patience.passed()) << written_;
   }  // dropped
   EXPECT_TRUE(Happens(freed));
+  server_ = nullptr;  // no handler goes on
+}
+
+// Calls of its own, made without ForNestedCall: it learns when the window has room again.
+TEST_P(StreamTest, CoroutineThatAsksForItStopsInAPourAndTakesBackTheCallThatItSentLast) {
+  struct Pour {
+    ServerContext* context;
+    DeferredCall call;
+  };
+  absl::Mutex mutex;
+  std::vector<Pour> pours;
+  feed_.on_pour = [&](ServerContext& context, Item::Reader) {
+    absl::MutexLock lock(&mutex);
+    pours.push_back({&context, context.Defer()});
+    return Reply::Later();
+  };
+  const auto await_pours = [&](size_t count) {
+    absl::MutexLock lock(&mutex);
+    const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return pours.size() == count; };
+    return mutex.AwaitWithTimeout(absl::Condition(&there), kSoon);
+  };
+  absl::Notification given_up, freed, taken_back;
+  std::atomic<bool> went_on{false};
+  std::shared_ptr<Channel> to_sink;
+  feed_.on_chat = [&](ServerContext& context, StreamReader<Item>, StreamWriter<Item>) -> Reply {
+    co_await context.StopWhenCancelled();
+    const NoteEnd end{&freed};
+    const std::stop_callback note(context.stop_token(), [&] { given_up.Notify(); });
+    FeedStub sink(to_sink);
+    for (uint64_t number = 0; number < 2; ++number) {
+      auto request = sink.Pour();
+      FillItem(*request, number, 1000);
+      static_cast<void>(co_await request.Send());
+    }
+    went_on = true;
+    co_return absl::OkStatus();
+  };
+  Limits limits;
+  limits.stream_window_bytes = 1500;
+  Start(limits);
+  ChannelOptions options;
+  options.limits = limits;
+  to_sink = NewChannel(options);
+  {
+    auto chat = stub().Chat();
+    ASSERT_TRUE(await_pours(2));
+  }  // dropped
+  EXPECT_TRUE(Happens(given_up));
+  EXPECT_FALSE(freed.HasBeenNotified()) << "it waits for the window";
+  Pour first, last;
+  {
+    absl::MutexLock lock(&mutex);
+    first = std::move(pours[0]);
+    last = std::move(pours[1]);
+  }
+  const std::stop_callback note(last.context->stop_token(), [&] { taken_back.Notify(); });
+  EXPECT_FALSE(first.context->cancelled());
+  EXPECT_FALSE(taken_back.HasBeenNotified());
+  first.call.Finish(absl::OkStatus());
+  EXPECT_TRUE(Happens(freed));
+  EXPECT_TRUE(Happens(taken_back));
+  EXPECT_FALSE(went_on);
+  last.call.Finish(absl::OkStatus());
+  to_sink = nullptr;
   server_ = nullptr;  // no handler goes on
 }
 
