@@ -316,6 +316,17 @@ bool AnswerSide::Drain() {
   return async_unfinished_ == 0;
 }
 
+std::vector<uint32_t> AnswerSide::Accepted() const {
+  std::vector<uint32_t> ids;
+  MutexLock lock(&mutex_);
+  if (async_calls_ == nullptr) return ids;
+  ids.reserve(async_calls_->size() + async_calls_->returning.size());
+  for (const auto& [id, call] : *async_calls_) ids.push_back(id);
+  ids.insert(ids.end(), async_calls_->returning.begin(), async_calls_->returning.end());
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
 size_t AnswerSide::in_flight() const {
   MutexLock lock(&mutex_);
   return async_unfinished_;
@@ -363,6 +374,7 @@ void AnswerSide::FinishUnusual(ServerCall& call, const absl::Status& status) {
     MutexLock lock(&mutex_);
     async_calls_->erase(call.header().call_id);
     async_calls_->request_bytes -= call.header().size;
+    async_calls_->returning.push_back(call.header().call_id);
   }
   SendReturn(call, status);
   if (call.stream_ != nullptr) [[unlikely]]
@@ -373,6 +385,9 @@ void AnswerSide::FinishUnusual(ServerCall& call, const absl::Status& status) {
   bool draining;
   {
     MutexLock lock(&mutex_);
+    auto& returning = async_calls_->returning;
+    *std::find(returning.begin(), returning.end(), call.header().call_id) = returning.back();
+    returning.pop_back();
     if (--async_unfinished_ != 0) return;
     draining = draining_;
     admits_all_.store(!draining, std::memory_order_relaxed);

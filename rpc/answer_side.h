@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "base/fork_guard.h"
@@ -83,6 +85,10 @@ class AnswerSide {
 
   // From now on calls are refused. True when none is in flight, else OnAnswersDone follows.
   bool Drain();
+  // After it, on the driving thread, but not inside OnCall: the ids of all calls that were accepted
+  // and whose return was not handed to the connection; perhaps also of some whose return was, at
+  // this moment. In their order.
+  std::vector<uint32_t> Accepted() const;
   size_t in_flight() const;
   // Of this connection. Any thread.
   ServerStatistics statistics() const;
@@ -176,6 +182,10 @@ class AnswerSide {
   struct AsyncCalls : absl::flat_hash_map<uint32_t, ServerCall*> {
     // Of the requests of the calls in here.
     uint64_t request_bytes = 0;
+    // Ids of calls that are being answered, which have left the table, and whose return may not
+    // have been handed to the connection yet. The caller may use one again before it goes: then it
+    // is here twice. No more than threads that answer.
+    absl::InlinedVector<uint32_t, 2> returning;
     // Of requests in flight, where the server limits them (LoadControl). Not under the mutex.
     std::atomic<uint64_t> load_bytes{0};
     // Frames that served nothing since stray_since_s.

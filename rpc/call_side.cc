@@ -23,13 +23,6 @@ using transport::FrameType;
 // arrives. The call itself is let go at once, so that a server that never answers pins nothing.
 ClientCall* const kGivenUp = reinterpret_cast<ClientCall*>(alignof(ClientCall));
 
-// How a call ends that was in flight when its connection was lost. `closed`: CallSide::closed_.
-absl::Status LostStatus(const ClientCall& call, const absl::Status& closed) {
-  return WithOutcome(
-      absl::Status(closed.code(), absl::StrCat(call.method().name, ": ", closed.message())),
-      CallOutcome::kUnknown);
-}
-
 absl::Status NoSuchCall(const FrameHeader& header) {
   return absl::InvalidArgumentError(
       absl::StrCat("return for call ", header.call_id, ", which is not in flight"));
@@ -159,7 +152,7 @@ bool CallSide::TrySend(ClientCall* call) {
       // OnClosed leaves a call to us that it finds unsent, because it cannot know how this ends; so
       // does Withdraw, because a cancellation must not overtake its call.
       if (call->EndSend(ClientCall::kSent)) [[unlikely]] {
-        call->Fail(LostStatus(*call, closed()));
+        call->Fail(LostStatus(*call));
       } else if (call->claimed()) {
         Withdraw(call);  // or it was answered already, and is not in the table
       } else if (call->stream_ != nullptr) [[unlikely]] {
@@ -348,7 +341,7 @@ void CallSide::OnClosed(const absl::Status& why) {
     // Otherwise TrySend ends it, or has.
     if (stage != ClientCall::kSending &&
         !call->lost_is_told_.exchange(true, std::memory_order_acq_rel)) {
-      call->Fail(stage == ClientCall::kSent ? LostStatus(*call, closed) : call->NotSent(closed));
+      call->Fail(stage == ClientCall::kSent ? LostStatus(*call) : call->NotSent(closed));
     }
     call->Unref();
   }
@@ -357,6 +350,13 @@ void CallSide::OnClosed(const absl::Status& why) {
 absl::Status CallSide::closed() const {
   BiasedLock lock(&mutex_);
   return closed_;
+}
+
+absl::Status CallSide::LostStatus(const ClientCall& call) const {
+  BiasedLock lock(&mutex_);
+  return WithOutcome(
+      absl::Status(closed_.code(), absl::StrCat(call.method().name, ": ", closed_.message())),
+      names_accepted_ && !call.named_ ? CallOutcome::kRefused : CallOutcome::kUnknown);
 }
 
 bool CallSide::DriveInBackground(ClientCall* call) {
@@ -381,6 +381,18 @@ void CallSide::GiveBackBackground(ClientCall* call) {
 void CallSide::StopSending() {
   BiasedLock lock(&mutex_);
   stopped_ = true;
+}
+
+void CallSide::OnAcceptedNamed(const std::vector<uint32_t>& call_ids) {
+  BiasedLock lock(&mutex_);
+  // From here on the table only gets emptier, so what is said of its calls holds for all of them:
+  // also for those whose bytes have not left yet, which come too late.
+  stopped_ = true;
+  names_accepted_ = true;
+  for (const uint32_t id : call_ids) {
+    ClientCall* const call = calls_.At(id);
+    if (call != nullptr && call != kGivenUp) call->named_ = true;
+  }
 }
 
 bool CallSide::StopSendingIfIdle() {

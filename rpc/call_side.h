@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -71,7 +72,8 @@ class CallSide {
   void OnUnsentStreamMessage(const transport::FrameHeader& header, const absl::Status& why);
   // A call that the connection dropped unsent.
   void OnUnsent(const transport::FrameHeader& header, const absl::Status& why);
-  // Fails every call in flight as UNAVAILABLE, "may have run".
+  // Fails every call in flight as UNAVAILABLE, "may have run"; as refused, when the server has
+  // named others.
   void OnClosed(const absl::Status& why);
 
   // While `call`, which was sent and has a continuation stored, is in flight, the event loop drives
@@ -81,6 +83,10 @@ class CallSide {
   // From now on no new call is sent. True when none is in flight; else Idle() becomes true later,
   // reported by OnReturn's caller checking idle().
   void StopSending();
+  // The same, when the server has said that of the calls in flight it has accepted these at most:
+  // the others will not run, though their ids are taken until their returns. Ids that are not in
+  // flight, or are named again, say nothing.
+  void OnAcceptedNamed(const std::vector<uint32_t>& call_ids);
   bool idle() const;
   // StopSending, and true, if no call is in flight.
   bool StopSendingIfIdle();
@@ -88,6 +94,8 @@ class CallSide {
  private:
   transport::Connection& connection() const;
   absl::Status closed() const;
+  // How `call`, which was sent, ends when its connection is lost.
+  absl::Status LostStatus(const ClientCall& call) const;
   // Whether `call` may go beyond in_flight_max_, where it is.
   bool HasControlRoom(const ClientCall& call) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // TrySend's, also its result, for a call that is not to be sent to a server that does not
@@ -111,9 +119,10 @@ class CallSide {
   SessionStreams* const streams_;
   const uint32_t in_flight_max_;  // ours or the peer's limit, whichever is lower
   mutable BiasedMutex mutex_;
-  std::atomic<bool> stopped_{false};                 // changed under the mutex
-  const bool recognizes_calls_;                      // here it takes no memory of its own
-  uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;  // calls in flight that want it
+  std::atomic<bool> stopped_{false};                     // changed under the mutex
+  const bool recognizes_calls_;                          // here it takes no memory of its own
+  bool names_accepted_ ABSL_GUARDED_BY(mutex_) = false;  // OnAcceptedNamed was called
+  uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;      // calls in flight that want it
   // Ids are reused at once after the return, as in Cap'n Proto RPC; the order of the connection
   // makes that unambiguous.
   CallTable calls_ ABSL_GUARDED_BY(mutex_);

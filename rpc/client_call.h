@@ -309,6 +309,9 @@ class ClientCall : private Turn {
   Repeat repeat_;            // kNever for an attempt
   bool in_order_ = false;    // KeepOrder
   bool is_attempt_ = false;  // made by the CallRepeats of another call
+  // Written by the driving thread under CallSide's mutex, while the call is in its table: the
+  // server has named it among those that it has accepted, and goes away.
+  bool named_ = false;
   // Written by FailForGood, whose call somebody else may be ending. Relaxed: who of the two ends it
   // sees its own.
   std::atomic<bool> hopeless_{false};

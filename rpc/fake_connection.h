@@ -90,6 +90,8 @@ class FakeConnection final : public transport::Connection {
   void LetWithdraw() { withdraws_ = true; }
   // What was agreed on with the peer; before Start.
   void SetFeatures(uint64_t features) { features_ = features; }
+  // Whether OnWritable was asked for since the last time; the test delivers it by itself.
+  bool TakeWritableRequest() { return writable_requested_.exchange(false); }
   // What HasRoom answers; the test delivers OnWritable by itself.
   void SetRoom(bool room) { room_ = room; }
   void DeliverWritable() {
@@ -127,6 +129,7 @@ class FakeConnection final : public transport::Connection {
   }
   bool Withdraw(uint32_t) override { return withdraws_; }
   bool HasRoom() override { return room_; }
+  void RequestWritable() override { writable_requested_ = true; }
   void Close(absl::Status why) override {
     absl::MutexLock lock(&mutex_);
     if (!closed_with_) closed_with_ = std::move(why);
@@ -164,6 +167,7 @@ class FakeConnection final : public transport::Connection {
   std::atomic<bool> background_{false};
   std::atomic<bool> withdraws_{false};
   std::atomic<bool> room_{true};
+  std::atomic<bool> writable_requested_{false};
   mutable absl::Mutex mutex_;
   std::deque<transport::IncomingMessage> sent_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> closed_with_ ABSL_GUARDED_BY(mutex_);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "rpc/go_away.h"
 #include "rpc/liveness_watch.h"
 
 namespace mi7 {
@@ -68,6 +69,10 @@ void Session::Drain() {
   // Refusing begins before the peer is told, so every call that came later is answered "refused".
   const bool drained = answers_.Drain();
   SendControl(FrameType::kGoAway, 0);
+  // Not together with it. A call that is being answered inline at this moment is in no table, and
+  // its return, once it was sent, may be held back and come after what another thread sends.
+  names_due_.store(true, std::memory_order_release);
+  connection_->RequestWritable();
   if (drained) OnAnswersDone(/*draining=*/true);
 }
 
@@ -106,12 +111,7 @@ void Session::OnOtherMessage(transport::IncomingMessage&& message) {
       answers_.OnStray();
       return;
     case FrameType::kGoAway:
-      if (gone_away_) answers_.OnStray();
-      calls_.StopSending();
-      gone_away_ = true;
-      if (std::shared_ptr<Observer> observer = observer_.lock()) observer->OnGoAway(*this);
-      CloseIfGoneAway();
-      return;
+      return OnGoAway(AcceptedIn(message, config_->limits));
     case FrameType::kStreamMessage:
     case FrameType::kStreamEnd:
     case FrameType::kCredit:
@@ -125,6 +125,21 @@ void Session::OnOtherMessage(transport::IncomingMessage&& message) {
   }
   connection_->Close(absl::InvalidArgumentError(
       absl::StrCat("message of type ", static_cast<int>(header.type), " after the handshake")));
+}
+
+void Session::OnGoAway(const std::optional<std::vector<uint32_t>>& accepted) {
+  if (gone_away_) answers_.OnStray();
+  if (accepted) calls_.OnAcceptedNamed(*accepted);
+  calls_.StopSending();
+  gone_away_ = true;
+  if (std::shared_ptr<Observer> observer = observer_.lock()) observer->OnGoAway(*this);
+  CloseIfGoneAway();
+}
+
+void Session::NameAccepted() {
+  names_due_.store(false, std::memory_order_relaxed);
+  // Of so many that it cannot be sent nothing is said.
+  connection_->Send(NewGoAway(answers_.Accepted())).IgnoreError();
 }
 
 void Session::OnStreamFrame(transport::IncomingMessage&& message) {
@@ -153,6 +168,8 @@ void Session::OnRejected(const FrameHeader& header, const absl::Status& why) {
     answers_.OnRejectedCall(header, why);
     return;
   }
+  // It names more calls than we read of, which is as if it named none.
+  if (header.type == FrameType::kGoAway) return OnGoAway(std::nullopt);
   if (header.type == FrameType::kStreamMessage && streams_.supported()) {
     if (header.code == static_cast<uint16_t>(StreamDirection::kToCallee)) {
       absl::Status valid = answers_.OnRejectedStreamMessage(header, why);

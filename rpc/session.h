@@ -8,6 +8,8 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "base/limits.h"
@@ -82,13 +84,17 @@ class Session final : public transport::Receiver,
   // False: a call has come, it is watched further.
   bool StopWatching();
 
-  // Tells the peer that calls are refused from now on, and refuses them. OnDrained follows, at
-  // once when nothing is in flight. Any thread.
+  // Tells the peer that calls are refused from now on, and refuses them; then, as soon as the
+  // driving thread comes to it, which calls were accepted and are not answered yet. OnDrained
+  // follows, at once when nothing is in flight. Any thread.
   void Drain();
 
   // --- transport::Receiver ---
   void OnMessage(transport::IncomingMessage&& message) override;
-  void OnWritable() override { streams_.OnWritable(); }
+  void OnWritable() override {
+    streams_.OnWritable();
+    if (names_due_.load(std::memory_order_acquire)) NameAccepted();
+  }
   void OnRejected(const transport::FrameHeader& header, const absl::Status& why) override;
   void OnUnsent(const transport::FrameHeader& header, const absl::Status& why) override;
   void OnClosed(const absl::Status& why) override;
@@ -111,6 +117,11 @@ class Session final : public transport::Receiver,
   // What the calls said to a frame of a stream.
   void AfterFrameOfCall(absl::Status valid, CallSide::Stray stray);
   void SendControl(transport::FrameType type, uint32_t call_id);
+  // A GoAway: what it says of our calls.
+  void OnGoAway(const std::optional<std::vector<uint32_t>>& accepted);
+  // Of Drain. In a callback: there is no call that is being answered inline, and what was sent by
+  // callbacks is not overtaken.
+  void NameAccepted();
   void BeWatched();
   // After a return: a connection that both sides are done with is closed.
   void CloseIfGoneAway();
@@ -124,6 +135,8 @@ class Session final : public transport::Receiver,
   // The peer sent GoAway. Set by the driving thread; seq_cst with the answers' count, so that
   // either it or the last answer's thread sees that both are done.
   std::atomic<bool> gone_away_{false};
+  // Drain's, for the driving thread. Release, acquire: whoever sees it refuses calls.
+  std::atomic<bool> names_due_{false};
   // By config_->liveness, or there is no need to be.
   std::atomic<bool> watched_;
   // A message has arrived. Relaxed: one that a look misses is seen by the next.

@@ -1,6 +1,6 @@
 @0xd1b2a1f0c7e34a67;
 # What travels on a mi7 connection besides the fixed 32-byte header of each message: the handshake,
-# and the optional "extra" part of calls, returns and closes. docs/WIRE.md tells when each is used.
+# and the optional "extra" part of calls, returns, go-aways and closes. docs/WIRE.md tells when each is used.
 #
 # Evolution: fields are only added. A receiver ignores fields it does not know; a feature that
 # must not be ignored is negotiated by a bit in Hello.features.
@@ -99,6 +99,18 @@ struct ReturnExtra {
 
   initialMetadata @3 :List(MetadataEntry);
   # What the callee said before its results, unless a message of a stream has brought it.
+}
+
+struct GoAwayExtra {
+  # The extra part of a GoAway. Without it, or with namesAccepted false, a GoAway says nothing of calls.
+
+  namesAccepted @0 :Bool;
+  # Whether `accepted` is meant: an absent list looks like an empty one.
+
+  accepted @1 :List(UInt32);
+  # The ids of the calls of this connection that the sender has accepted and whose returns do not come
+  # before this message. It will accept none besides, so a call whose id is not among them, and whose
+  # return has not arrived before, does not run here. In any order.
 }
 
 struct ErrorInfo {

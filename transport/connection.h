@@ -56,7 +56,8 @@ class Receiver {
   virtual void OnRejected(const FrameHeader& header, const absl::Status& why) = 0;
 
   // There is room again after Send or Reserve answered RESOURCE_EXHAUSTED for a full queue, or
-  // HasRoom answered false: at most half of what would be too much is queued.
+  // HasRoom answered false: at most half of what would be too much is queued. Or RequestWritable
+  // was called. Sends are corked as in OnMessage.
   virtual void OnWritable() = 0;
 
   // A message that Send had accepted was dropped before any byte of it was handed to the system:
@@ -142,6 +143,11 @@ class Connection {
   // Whether fewer than limits.stream_queued_bytes_max bytes wait to be sent, on accepted
   // connections too. False: OnWritable follows, unless the connection ends before.
   virtual bool HasRoom() = 0;
+
+  // OnWritable follows, also where there was room all along, unless the connection ends before. For
+  // what must not overtake what callbacks have sent: a Send from another thread may, since that is
+  // held back. Not before Start.
+  virtual void RequestWritable() = 0;
 
   // Ends the connection: what was queued is still written as far as that goes without waiting,
   // then the peer sees the end. OnClosed(why) follows, on the event loop; nothing is delivered in

@@ -36,7 +36,7 @@ enum class FrameType : uint8_t {
   kCall = 2,    // a request; body: the method's parameter struct
   kReturn = 3,  // the end of a call; code: canonical status; body: results when code is 0
   kCancel = 4,  // the caller no longer wants the answer of call_id; a kReturn still follows
-  kGoAway = 5,  // the sender accepts no further calls on this connection
+  kGoAway = 5,  // the sender accepts no further calls on this connection; extra: GoAwayExtra
   kClose = 6,   // last message: why the sender closes; code: status, extra: ErrorInfo
   kPing = 7,    // answered with kPong and the same call_id
   kPong = 8,

@@ -41,6 +41,7 @@ class NullConnection final : public transport::Connection {
   }
   bool Withdraw(uint32_t) override { return false; }
   bool HasRoom() override { return true; }
+  void RequestWritable() override {}
   void Close(absl::Status) override {}
   bool Await(transport::Completion&, Deadline) override { return false; }
   void SetBackground(bool) override {}

@@ -182,6 +182,18 @@ std::string Refusal(uint32_t call_id) {
   return Message(header, extra);
 }
 
+std::string GoAwayNaming(const std::vector<uint32_t>& call_ids) {
+  capnp::MallocMessageBuilder builder;
+  auto root = builder.initRoot<protocol::GoAwayExtra>();
+  root.setNamesAccepted(true);
+  auto accepted = root.initAccepted(static_cast<unsigned>(call_ids.size()));
+  for (size_t i = 0; i < call_ids.size(); ++i) accepted.set(static_cast<unsigned>(i), call_ids[i]);
+  const Words extra = MessageWords(builder);
+  FrameHeader header = ControlHeader(FrameType::kGoAway);
+  header.extra_size = static_cast<uint32_t>(extra.size() * sizeof(extra[0]));
+  return Message(header, extra);
+}
+
 namespace {
 
 // The words of a part of a received message, aligned.

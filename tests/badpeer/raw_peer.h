@@ -63,6 +63,8 @@ std::string EchoCall(uint32_t call_id);
 std::string HoldCall(uint32_t call_id);
 // A return that refuses the call: UNAVAILABLE, and the promise that it has not run.
 std::string Refusal(uint32_t call_id);
+// A GoAway that names calls as accepted.
+std::string GoAwayNaming(const std::vector<uint32_t>& call_ids);
 
 // --- A socket ---
 

@@ -152,6 +152,47 @@ TEST_P(ConnectionConformance, SendingFromOnWritableNeverLosesOrReorders) {
   ASSERT_TRUE(server_->WaitForMessages(kCount));
 }
 
+// What a callback sends is held back, and what another thread sends meanwhile may come before it.
+TEST_P(ConnectionConformance, RequestedOnWritableComesAfterAllThatCallbacksSent) {
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  Connection* const connection = server_connection_.get();
+  Event inside, requested;
+  server_ = std::make_shared<RecordingReceiver>([&, connection](IncomingMessage) {
+    EXPECT_TRUE(SendCall(*connection, 1, 100).ok());
+    inside.Set();
+    EXPECT_TRUE(requested.Wait());
+    EXPECT_TRUE(SendCall(*connection, 2, 100).ok());
+  });
+  server_->on_writable = [connection] { EXPECT_TRUE(SendCall(*connection, 3, 100).ok()); };
+  client_ = std::make_shared<RecordingReceiver>();
+  server_connection_->Start(server_);
+  client_connection_->Start(client_);
+  client_connection_->SetBackground(true);
+  ASSERT_TRUE(SendCall(*client_connection_, 9, 100).ok());
+  ASSERT_TRUE(inside.Wait());
+  connection->RequestWritable();
+  requested.Set();
+  ASSERT_TRUE(client_->WaitForMessages(3));
+  const std::vector<IncomingMessage> messages = client_->TakeMessages();
+  for (uint32_t id = 1; id <= 3; ++id) EXPECT_TRUE(IsCall(messages[id - 1], id, 100));
+  EXPECT_EQ(server_->writable_count(), 1u);
+}
+
+// Again and again, and of an end that is at rest.
+TEST_P(ConnectionConformance, OnWritableComesWhenItIsRequested) {
+  ConnectAndStart();
+  for (size_t count = 1; count <= 3; ++count) {
+    for (const auto& [connection, receiver] :
+         {std::pair(client_connection_, client_), std::pair(server_connection_, server_)}) {
+      connection->RequestWritable();
+      ASSERT_TRUE(receiver->WaitForWritable(count));
+    }
+  }
+  CloseBoth();
+  client_connection_->RequestWritable();
+  EXPECT_EQ(client_->writable_count(), 3u);
+}
+
 TEST_P(ConnectionConformance, OneMessageLargerThanTheQueueIsSentWhenTheQueueIsEmpty) {
   Limits limits;
   limits.queued_bytes_max = 64 << 10;

@@ -166,6 +166,15 @@ std::vector<GoldenStream> GoldenStreams() {
   Append(message, answers);
   Append(Bare(FrameType::kPong, 9), answers);
   Append(Bare(FrameType::kGoAway, 0), answers);
+  message = Bare(FrameType::kGoAway, 0);
+  {
+    capnp::MallocMessageBuilder extra;
+    auto root = extra.initRoot<protocol::GoAwayExtra>();
+    root.setNamesAccepted(true);
+    root.setAccepted({4, 65'535, 0});
+    SetExtra(extra, *message);
+  }
+  Append(message, answers);
   Append(transport::MakeClose(absl::UnavailableError("shutting down")), answers);
   streams.push_back(std::move(answers));
 

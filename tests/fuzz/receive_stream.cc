@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "rpc/call_outcome.h"
 #include "rpc/error_codec.h"
+#include "rpc/go_away.h"
 #include "rpc/message_reader.h"
 #include "rpc/metadata.h"
 #include "rpc/metadata_codec.h"
@@ -221,6 +222,12 @@ size_t ReadWhole(const IncomingMessage& message, const Limits& limits) {
   }
   if (message.header().type == FrameType::kCall || message.header().type == FrameType::kReturn) {
     seen += CheckExtra(message, limits);
+  }
+  if (message.header().type == FrameType::kGoAway) {
+    const auto accepted = AcceptedIn(message, limits);
+    MI7_CHECK(!accepted || accepted->size() * sizeof(uint32_t) <= message.extra().size(),
+              "no more is kept than the message has");
+    seen += accepted ? accepted->size() : 0;
   }
   if (message.header().type == FrameType::kClose) {
     MI7_CHECK(!transport::ReadClose(message).ok(), "the status of a close message is never OK");

@@ -64,21 +64,30 @@ def read_greeting(peer, opening):
     return read_message(peer)
 
 
+def expect_message(peer, expected):
+    received = read_message(peer)
+    if received != expected:
+        sys.exit("docs/WIRE.md says %s\nthe server says   %s"
+                 % (expected.hex(" "), received.hex(" ")))
+
+
 def expect_answer(peer, call, answer):
     peer.sendall(call)
-    received = read_message(peer)
-    if received != answer:
-        sys.exit("docs/WIRE.md says %s\nthe server says   %s"
-                 % (answer.hex(" "), received.hex(" ")))
+    expect_message(peer, answer)
 
 
-def example_works(endpoint, hello, call, answer):
+def example_works(endpoint, hello, call, answer, stop=None, goodbyes=()):
+    """`stop` makes the server say `goodbyes` to who is connected."""
     with connect(endpoint) as peer:
         peer.sendall(hello)
         server_hello = read_greeting(peer, hello[:8])
         if server_hello[4] != 1:
             sys.exit("the server's first message has type %d" % server_hello[4])
         expect_answer(peer, call, answer)
+        if stop:
+            stop()
+        for goodbye in goodbyes:
+            expect_message(peer, goodbye)
 
 
 def declined_offer_leaves_a_stream(endpoint, offer, call, answer):
@@ -101,7 +110,9 @@ def offer_without_descriptor_is_refused(endpoint, offer):
 
 def main(wire_md, server_program):
     with open(wire_md, encoding="utf-8") as file:
-        hello, call, answer = examples(file.read())
+        hello, call, answer, *goodbyes = examples(file.read())
+    if len(goodbyes) != 2:
+        sys.exit("docs/WIRE.md has %d goodbyes" % len(goodbyes))
     offer = bytearray(hello)
     offer[FEATURES] |= SHARED_MEMORY
     offer = bytes(offer)
@@ -115,6 +126,7 @@ def main(wire_md, server_program):
                     offer_without_descriptor_is_refused(endpoint, offer)
                 else:
                     example_works(endpoint, offer, call, answer)  # the bit is ignored
+                example_works(endpoint, hello, call, answer, server.terminate, goodbyes)
             finally:
                 server.terminate()
                 server.wait(timeout=20)

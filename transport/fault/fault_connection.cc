@@ -107,6 +107,12 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     return false;
   }
 
+  void RequestWritable() {
+    MutexLock lock(&mutex_);
+    writable_wanted_ = true;
+    ScheduleLocked();
+  }
+
   // Sends what goes without waiting, then closes.
   void Close(absl::Status why) {
     {
@@ -293,6 +299,7 @@ class FaultConnection final : public Connection {
   absl::Status Send(OutgoingMessage&& message) override { return core_->Send(std::move(message)); }
   bool Withdraw(uint32_t call_id) override { return core_->Withdraw(call_id); }
   bool HasRoom() override { return core_->HasRoom(); }
+  void RequestWritable() override { core_->RequestWritable(); }
   void Close(absl::Status why) override { core_->Close(std::move(why)); }
   bool Await(Completion& completion, Deadline deadline) override {
     MI7_CHECK(!InCallback(), "Await is not called inside a callback of the same connection");

@@ -283,6 +283,7 @@ class ScriptedConnection final : public Connection {
   absl::Status Send(OutgoingMessage&& message) override { return core_->Send(std::move(message)); }
   bool Withdraw(uint32_t call_id) override { return core_->Withdraw(call_id); }
   bool HasRoom() override { return core_->inner().HasRoom(); }
+  void RequestWritable() override { core_->inner().RequestWritable(); }
   void Close(absl::Status why) override { core_->Close(std::move(why)); }
   bool Await(Completion& completion, Deadline deadline) override {
     MI7_CHECK(!InCallback(), "Await is not called inside a callback of the same connection");

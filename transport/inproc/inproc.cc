@@ -35,6 +35,9 @@ class InprocConnection final : public Connection {
     return link_->Send(which_, std::move(message));
   }
   bool HasRoom() override { return forked() || link_->HasRoom(which_); }
+  void RequestWritable() override {
+    if (!forked()) link_->RequestWritable(which_);
+  }
   // What is sent is with the other side at once.
   bool Withdraw(uint32_t) override { return false; }
   void Close(absl::Status why) override {

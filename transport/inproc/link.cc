@@ -141,6 +141,13 @@ bool Link::HasRoom(Which which) {
   return false;
 }
 
+void Link::RequestWritable(Which which) {
+  Side& side = sides_[which];
+  MutexLock lock(&mutex_);
+  side.writable_due = true;
+  PostPump(side);
+}
+
 absl::Status Link::Send(Which which, OutgoingMessage&& message) {
   OutgoingMessage owned = std::move(message);
   Side& side = sides_[which];

@@ -69,6 +69,7 @@ class Link : public std::enable_shared_from_this<Link> {
   absl::StatusOr<OutgoingMessage> Reserve(Which which, size_t bytes);
   absl::Status Send(Which which, OutgoingMessage&& message);
   bool HasRoom(Which which);
+  void RequestWritable(Which which);
   void Close(Which which, absl::Status why);
   bool Await(Which which, Completion& completion, Deadline deadline);
   void SetBackground(Which which, bool wanted);

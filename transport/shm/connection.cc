@@ -223,6 +223,13 @@ bool ShmConnection::Withdraw(uint32_t call_id) {
 }
 
 bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {
+  // What a GoAway says of calls holds when all returns before it arrive before it. One that waits
+  // may be dropped for want of memory (OnUnsent), and another one then comes later.
+  if (message->header.type == FrameType::kGoAway && first_ != nullptr && !message->extra().empty())
+      [[unlikely]] {
+    message->SetExtra({});
+    MI7_CHECK(SealMessage(*message, options_->limits).ok(), "a bare header keeps the limits");
+  }
   const uint64_t waiting = queued_bytes_.load(std::memory_order_relaxed);
   const uint64_t bytes = message->header.size;
   if (waiting != 0 && waiting + bytes > bound) return false;

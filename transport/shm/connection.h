@@ -66,6 +66,7 @@ class ShmConnection final : public Connection,
   absl::Status Send(OutgoingMessage&& message) override;
   bool Withdraw(uint32_t call_id) override;
   bool HasRoom() override;
+  void RequestWritable() override;
   void Close(absl::Status why) override;
   bool Await(Completion& completion, Deadline deadline) override;
   void SetBackground(bool wanted) override;
@@ -227,7 +228,7 @@ class ShmConnection final : public Connection,
   // Changed under send_mutex_, read without it for a first guess; seq_cst, so that a thread that
   // queues and one that sleeps or makes room see each other.
   std::atomic<uint64_t> queued_bytes_{0};
-  // Somebody was refused and is to be told of room.
+  // Somebody was refused and is to be told of room, or wants to be called in any case.
   std::atomic<bool> room_wanted_{false};
 
   std::atomic<bool> closing_{false};

@@ -5,6 +5,8 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -148,6 +150,29 @@ TEST_F(ShmConnectionTest, MessageForWhichThereIsNoMemoryFailsAloneBehindAFullRin
   EXPECT_TRUE(Send(sent, 10'000).ok());
   EXPECT_TRUE(at_server_->WaitMessages(static_cast<int>(sent)));
   EXPECT_FALSE(at_client_->closed());
+}
+
+// It says of calls what holds when the returns before it arrive, and one of those may be dropped.
+TEST_F(ShmConnectionTest, GoAwayThatWaitsBehindOthersSaysNothingOfCalls) {
+  const std::vector<std::byte> extra(16);
+  const auto go_away = [&extra] {
+    OutgoingMessage message = NewHeapMessage(0);
+    message->header.type = FrameType::kGoAway;
+    message->has_body = false;
+    message->SetExtra(extra);
+    return message;
+  };
+  std::atomic<uint32_t> said_bytes{0};
+  at_server_->set_hook([&said_bytes](IncomingMessage message) {
+    if (message.header().type == FrameType::kGoAway) said_bytes += message.header().extra_size;
+  });
+  ASSERT_TRUE(client_->Send(go_away()).ok());
+  uint32_t sent = 1;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  ASSERT_TRUE(client_->Send(go_away()).ok());
+  StartServer();
+  EXPECT_TRUE(at_server_->WaitMessages(static_cast<int>(sent) + 1));
+  EXPECT_EQ(said_bytes, extra.size()) << "the first one did";
 }
 
 TEST_F(ShmConnectionTest, PeerWithoutADescriptorForOurMemorySaysSo) {

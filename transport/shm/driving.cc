@@ -372,6 +372,15 @@ void ShmConnection::SetBackground(bool wanted) {
   if (!closing()) CallLoop();
 }
 
+void ShmConnection::RequestWritable() {
+  if (link_->forked()) return;
+  room_wanted_.store(true, std::memory_order_seq_cst);
+  const Use use(users_);  // the loop is there until Finalize
+  if (closing()) return;
+  KickDriver();
+  CallLoop();
+}
+
 void ShmConnection::CallLoop() {
   loop_->Post([self = shared_from_this()] { self->LoopTurn(); });
 }

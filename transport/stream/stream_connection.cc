@@ -134,6 +134,13 @@ bool StreamConnection::HasRoom() {
   return writer_.queued_bytes() < mark;
 }
 
+void StreamConnection::RequestWritable() {
+  if (forked()) return;
+  writer_.WantRoom();
+  const Use use(users_);
+  if (!closing()) CallLoop();
+}
+
 absl::Status StreamConnection::Send(OutgoingMessage&& message) {
   OutgoingMessage taken = std::move(message);
   if (forked()) [[unlikely]]

@@ -78,6 +78,7 @@ class StreamConnection final : public Connection,
   absl::Status Send(OutgoingMessage&& message) override;
   bool Withdraw(uint32_t call_id) override;
   bool HasRoom() override;
+  void RequestWritable() override;
   void Close(absl::Status why) override;
   bool Await(Completion& completion, Deadline deadline) override;
   void SetBackground(bool wanted) override;
