@@ -29,17 +29,29 @@ ClientCallRef Share(ClientCall& call) {
   return ClientCallRef(&call);
 }
 
+// A request with what these segments have.
+OutgoingMessage NewRequest(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+  // It is our own message, which needs no bounds.
+  capnp::ReaderOptions unbounded;
+  unbounded.traversalLimitInWords = UINT64_MAX;
+  unbounded.nestingLimit = INT_MAX;
+  size_t words = 0;
+  for (const auto& segment : segments) words += segment.size();
+  capnp::SegmentArrayMessageReader reader(segments, unbounded);
+  OutgoingMessage request = transport::NewHeapMessage(words * sizeof(capnp::word));
+  request->setRoot(reader.getRoot<capnp::AnyPointer>());
+  return request;
+}
+
 }  // namespace
 
 CallRepeats::CallRepeats(ClientCall& call, Repeat may_repeat, const RetryPolicy& policy)
     : call_(call), may_repeat_(may_repeat), policy_(policy), began_ns_(BootNanos()) {}
 
+CallRepeats::~CallRepeats() { call_.channel_->LetGoBytes(counted_bytes_); }
+
 void CallRepeats::KeepRequest(transport::MessageBody& request) {
   MutexLock lock(&mutex_);
-  CopyRequest(request);
-}
-
-void CallRepeats::CopyRequest(transport::MessageBody& request) {
   for (const auto& segment : request.Segments()) {
     const auto* const words = reinterpret_cast<const uint64_t*>(segment.begin());
     words_.insert(words_.end(), words, words + segment.size());
@@ -47,16 +59,20 @@ void CallRepeats::CopyRequest(transport::MessageBody& request) {
   }
 }
 
-void CallRepeats::TakeBack(OutgoingMessage request) {
-  if (transport::IsSole(*request)) {
+void CallRepeats::TakeBack(OutgoingMessage request, size_t counted_bytes) {
+  counted_bytes_ += counted_bytes;
+  if (stopped_) {
+    // Nobody needs it.
+  } else if (transport::IsSole(*request)) {
     // Its memory may be that of a connection that ends.
     transport::EnsureHeapMessage(request);
     request->segment_source = nullptr;
     returned_ = std::move(request);
   } else if (segment_words_.empty()) {
     // A connection has not let go of it yet, or it lies where the peer reads it.
-    transport::ReadShared(*request, [&] { CopyRequest(*request); });
+    transport::ReadShared(*request, [&](auto segments) { returned_ = NewRequest(segments); });
   }
+  if (!returned_) call_.channel_->LetGoBytes(std::exchange(counted_bytes_, 0));
 }
 
 OutgoingMessage CallRepeats::MakeRequest() {
@@ -70,15 +86,7 @@ OutgoingMessage CallRepeats::MakeRequest() {
     segments.push_back(kj::arrayPtr(words, size));
     words += size;
   }
-  // It is our own message, which needs no bounds.
-  capnp::ReaderOptions unbounded;
-  unbounded.traversalLimitInWords = UINT64_MAX;
-  unbounded.nestingLimit = INT_MAX;
-  capnp::SegmentArrayMessageReader reader(kj::arrayPtr(segments.data(), segments.size()),
-                                          unbounded);
-  OutgoingMessage request = transport::NewHeapMessage(words_.size() * sizeof(uint64_t));
-  request->setRoot(reader.getRoot<capnp::AnyPointer>());
-  return request;
+  return NewRequest(kj::arrayPtr(segments.data(), segments.size()));
 }
 
 void CallRepeats::BeginHedging() {
@@ -117,6 +125,7 @@ void CallRepeats::Launch() {
     const bool others = may_have_run_ || answered_ || first_runs_ || !running_.empty();
     // Only a hedge may run beside it, which is idempotent; what was answered has done nothing.
     attempt = call_.NewAttempt(MakeRequest());
+    attempt->counted_bytes_ = std::exchange(counted_bytes_, 0);
     ClientCallExtras& extras = *attempt->extras_;
     extras.previous_attempts = static_cast<uint32_t>(attempts_);
     extras.may_have_run_since_ns = others ? began_ns_ : 0;
@@ -134,11 +143,12 @@ void CallRepeats::Launch() {
 }
 
 std::optional<absl::Status> CallRepeats::OnFirstFailed(const absl::Status& failure,
-                                                       OutgoingMessage request, bool hopeless) {
+                                                       OutgoingMessage request,
+                                                       size_t counted_bytes, bool hopeless) {
   {
     MutexLock lock(&mutex_);
     first_runs_ = false;
-    if (request) TakeBack(std::move(request));
+    if (request) TakeBack(std::move(request), counted_bytes);
   }
   return OnFailed(failure, hopeless, call_);
 }
@@ -155,7 +165,7 @@ void CallRepeats::OnAttemptDone(ClientCall& attempt) {
     // Of others it may be in a connection's hands still.
     if ((outcome == CallOutcome::kNotSent || outcome == CallOutcome::kRefused) &&
         attempt.request_) {
-      TakeBack(std::move(attempt.request_));
+      TakeBack(std::move(attempt.request_), std::exchange(attempt.counted_bytes_, 0));
     }
   }
   absl::Status end = attempt.status();
@@ -248,10 +258,13 @@ absl::Status CallRepeats::Final(const absl::Status& failure) {
 void CallRepeats::Stop() {
   std::vector<ClientCall*> running;
   Timers::Handle timer;
+  OutgoingMessage returned;  // the handle of a call may live long
   {
     MutexLock lock(&mutex_);
     stopped_ = true;
     running.swap(running_);
+    returned = std::move(returned_);
+    call_.channel_->LetGoBytes(std::exchange(counted_bytes_, 0));
     timer = std::exchange(timer_, {});
   }
   if (timer != Timers::Handle()) call_.channel_->timers()->Cancel(timer);

@@ -37,6 +37,9 @@ class CallRepeats {
  public:
   // `policy` outlives it.
   CallRepeats(ClientCall& call, Repeat may_repeat, const RetryPolicy& policy);
+  ~CallRepeats();
+  CallRepeats(const CallRepeats&) = delete;
+  CallRepeats& operator=(const CallRepeats&) = delete;
 
   // Before the first attempt is sent: copies its request, so that it can be repeated afterwards.
   void KeepRequest(transport::MessageBody& request);
@@ -45,11 +48,12 @@ class CallRepeats {
   void BeginHedging();
 
   // The first attempt failed. `request`: if no connection has taken it, or if it was kept for this,
-  // else empty. `hopeless`:
-  // another attempt would fail in the same way. What to end the call with; nullopt: nothing, the
-  // call goes on, or somebody else ends it.
+  // else empty. `counted_bytes`: of it, Channel::KeepBytes. `hopeless`: another attempt would fail
+  // in the same way. What to end the call with; nullopt: nothing, the call goes on, or somebody
+  // else ends it.
   std::optional<absl::Status> OnFirstFailed(const absl::Status& failure,
-                                            transport::OutgoingMessage request, bool hopeless);
+                                            transport::OutgoingMessage request,
+                                            size_t counted_bytes, bool hopeless);
   // The call is over: there are no further attempts, and those that run are cancelled.
   void Stop();
   // The call is being given up, Stop follows: what is known of it. `first`: of its first attempt,
@@ -72,7 +76,8 @@ class CallRepeats {
   void Launch();
   transport::OutgoingMessage MakeRequest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Keeps the request of an attempt that has certainly not run, for the next one.
-  void TakeBack(transport::OutgoingMessage request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeBack(transport::OutgoingMessage request, size_t counted_bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CopyRequest(transport::MessageBody& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnAttemptDone(ClientCall& attempt);
   // Takes the first attempt back from the server, if it runs.
@@ -97,6 +102,7 @@ class CallRepeats {
   std::optional<Backoff> backoff_ ABSL_GUARDED_BY(mutex_);    // made when first needed
   // The request: as an attempt left it, or its words and how many each of its segments has.
   transport::OutgoingMessage returned_ ABSL_GUARDED_BY(mutex_);
+  size_t counted_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of returned_
   absl::InlinedVector<uint64_t, 24> words_ ABSL_GUARDED_BY(mutex_);
   absl::InlinedVector<size_t, 1> segment_words_ ABSL_GUARDED_BY(mutex_);
 };

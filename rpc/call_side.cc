@@ -90,7 +90,7 @@ uint64_t CallSide::peer_instance() const { return connection().info().negotiated
 
 bool CallSide::FailUnrecognized(ClientCall& call) {
   if (stopped()) return false;  // the next server may
-  call.request_.reset();
+  call.DropRequest();
   call.FailForGood(call.NotSent(
       recognizes_calls_
           ? absl::AbortedError(
@@ -126,7 +126,9 @@ bool CallSide::TrySend(ClientCall* call) {
   // that it is there.
   transport::OutgoingMessage request;
   if (call->keeps_request()) {
-    request = ShareMessage(*call->request_, call->channel_->kept_request_bytes_max());
+    request = ShareMessage(*call->request_, call->channel_->uncounted_request_bytes_max());
+    if (!request) [[unlikely]]
+      request = call->ShareCounted();
   }
   absl::Status failure;
   {
@@ -208,9 +210,8 @@ bool CallSide::Withdraw(ClientCall* call) {
       SendCancelOf(call_id);
     }
   }
-  // Its memory may be wanted for others, and the handle of a call may live long.
-  if (unsent) call->request_.reset();
-  call->Unref();  // the table's; the caller has its own
+  call->DropRequest();  // the handle of a call may live long
+  call->Unref();        // the table's; the caller has its own
   return unsent;
 }
 
@@ -247,7 +248,7 @@ void CallSide::TakeUnusualReturn(ClientCall* call, transport::IncomingMessage&& 
         absl::StrCat(call->method().name, ": the server's return has neither error nor results"));
   }
   if ((status.ok() || !call->Continues(status)) && call->Claim()) {
-    if (status.ok()) call->request_.reset();  // which may have been kept
+    if (status.ok() || !call->is_attempt_) call->DropRequest();
     if (call->extras_ != nullptr) [[unlikely]]
       call->ReceiveExtras(message, status);
     if (status.ok()) [[likely]] {

@@ -211,6 +211,19 @@ ClientCall* Channel::NewCall(const std::shared_ptr<Channel>& channel, const Inte
   return call;
 }
 
+bool Channel::KeepBytes(size_t bytes) {
+  size_t kept = kept_bytes_.load(std::memory_order_relaxed);
+  do {
+    const size_t most = settings_->retry.kept_bytes_max;
+    if (kept > most || bytes > most - kept) return false;
+  } while (!kept_bytes_.compare_exchange_weak(kept, kept + bytes, std::memory_order_relaxed));
+  return true;
+}
+
+void Channel::LetGoBytes(size_t bytes) {
+  if (bytes != 0) kept_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
+}
+
 void Channel::StartCall(ClientCall* call) {
   absl::Status failure;
   bool for_good = true;

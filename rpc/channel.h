@@ -11,6 +11,8 @@
 // repeated by itself (while its request is at hand), anything else only where the schema allows it
 // (docs/RETRIES.md).
 
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <list>
@@ -134,6 +136,13 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   RetryBudget& retry_budget();
   const RetryPolicy& retry_policy() const { return settings_->retry.policy; }
   size_t kept_request_bytes_max() const { return settings_->retry.kept_request_bytes_max; }
+  // Of a request that is kept without being counted.
+  size_t uncounted_request_bytes_max() const {
+    return std::min(kept_request_bytes_max(), RetryOptions::kUncountedBytesMax);
+  }
+  // Counts a request that is to be kept. False: RetryOptions::kept_bytes_max does not admit it.
+  bool KeepBytes(size_t bytes);
+  void LetGoBytes(size_t bytes);
   const Limits& limits() const { return settings_->session.limits; }
   // How long a call of `method` may take that has no deadline of its own.
   absl::Duration TimeoutOf(const MethodInfo& method) const {
@@ -215,6 +224,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   const std::shared_ptr<const std::string> endpoint_;
   const std::shared_ptr<const ChannelSettings> settings_;
   transport::EventLoop* const loop_;
+  std::atomic<size_t> kept_bytes_{0};  // relaxed: a count
 
   mutable Mutex mutex_;
   ChannelState state_ ABSL_GUARDED_BY(mutex_) = ChannelState::kIdle;

@@ -13,6 +13,21 @@
 
 namespace mi7 {
 
+transport::OutgoingMessage ClientCall::ShareCounted() {
+  const size_t bytes_max = channel_->kept_request_bytes_max();
+  if (bytes_max == 0) return {};
+  if (counted_bytes_ == 0) {
+    const size_t bytes = request_->HeldBytes();
+    if (!channel_->KeepBytes(bytes)) return {};
+    counted_bytes_ = bytes;
+  }
+  transport::OutgoingMessage second = ShareMessage(*request_, bytes_max);
+  if (!second) Uncount();
+  return second;
+}
+
+void ClientCall::Uncount() { channel_->LetGoBytes(std::exchange(counted_bytes_, 0)); }
+
 bool ClientCall::AddRepeats() {
   repeats_ = ObjectPool<CallRepeats>::New(*this, repeat_, retry_policy());
   return (state_.fetch_or(kRepeats, std::memory_order_acq_rel) & kClaimed) == 0;
@@ -36,7 +51,8 @@ bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
     own = repeats_;
   }
   std::optional<absl::Status> end =
-      own->OnFirstFailed(failure, std::move(request_), hopeless_.load(std::memory_order_relaxed));
+      own->OnFirstFailed(failure, std::move(request_), std::exchange(counted_bytes_, 0),
+                         hopeless_.load(std::memory_order_relaxed));
   if (!end) return true;
   failure = *std::move(end);
   return false;

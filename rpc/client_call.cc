@@ -55,6 +55,8 @@ void ClientCall::TakeOptions(const CallOptions& options) {
     ObjectPool<CallerStream>::Delete(stream_);
   if (CallRepeats* const own = repeats(); own != nullptr) [[unlikely]]
     ObjectPool<CallRepeats>::Delete(own);
+  if (request_) [[unlikely]]
+    DropRequest();
 }
 
 ClientCall* ClientCall::New(const std::shared_ptr<Channel>& channel,
@@ -260,8 +262,8 @@ void ClientCall::Abandon() {
 
 void ClientCall::Fail(absl::Status failure) {
   if (Continues(failure) || !Claim()) return;
-  // Its memory may be wanted for others. An attempt's is for the next one.
-  if (!is_attempt_) request_.reset();
+  // An attempt's is for the next one.
+  if (!is_attempt_) DropRequest();
   CompleteWith(std::move(failure));
 }
 
@@ -306,7 +308,7 @@ bool ClientCall::OnlyOurs() const {
 
 void ClientCall::TakeReturn(transport::IncomingMessage&& response) {
   if (OnlyOurs()) [[likely]] {
-    request_.reset();
+    DropRequest();
     response_.emplace(std::move(response));
     const uint32_t state = state_.load(std::memory_order_relaxed);
     state_.store(state | kClaimed | kDone, std::memory_order_release);
@@ -318,7 +320,7 @@ void ClientCall::TakeReturn(transport::IncomingMessage&& response) {
     }
     return;
   }
-  request_.reset();
+  DropRequest();
   if (Claim()) CompleteWith(std::move(response));
   Unref();
 }

@@ -83,9 +83,9 @@ class ClientCall : private Turn {
   bool forked() const;
   absl::Status ForkedError() const;
 
-  // Whether the request is kept while it is in flight, up to RetryOptions::kept_request_bytes_max,
-  // so that the call can be repeated when it was refused or not sent. Those that may be repeated
-  // for other reasons have a copy (CallRepeats).
+  // Whether the request is kept while it is in flight, as far as RetryOptions admits it, so that
+  // the call can be repeated when it was refused or not sent. Those that may be repeated for other
+  // reasons have a copy (CallRepeats).
   bool keeps_request() const {
     return stream_ == nullptr && !in_order_ &&
            ((repeat_ == Repeat::kUnlessItRan && !method_->deduplicate) || is_attempt_);
@@ -241,6 +241,15 @@ class ClientCall : private Turn {
 
   // --- Attempts
 
+  // As ShareMessage of the request: of one that the channel has to count. Empty: it is not kept.
+  transport::OutgoingMessage ShareCounted();
+  // The request is not needed any more, and its memory may be wanted for others.
+  void DropRequest() {
+    request_.reset();
+    if (counted_bytes_ != 0) [[unlikely]]
+      Uncount();
+  }
+  void Uncount();
   bool ContinuesWithRepeats(absl::Status& failure);
   // Makes repeats_; false when the call is claimed already.
   bool AddRepeats();
@@ -322,6 +331,7 @@ class ClientCall : private Turn {
   // by nobody but the call's sender before, and by whoever has taken it out of CallSide's table
   // afterwards.
   transport::OutgoingMessage request_;
+  size_t counted_bytes_ = 0;        // of request_: Channel::KeepBytes
   CallerStream* stream_ = nullptr;  // owned; nullptr: the call is unary
   CallRepeats* repeats_;            // owned; written before kRepeats is set, and not read before
 

@@ -25,9 +25,9 @@ constexpr bool StreamsResults(MethodKind kind) {
 // Which calls that failed may be made once more; each includes those before it.
 enum class Repeat : uint8_t {
   kNever,
-  // What was not sent, and what the server refused, as far as the request is still there: while no
-  // connection has taken it, and afterwards if it is small (RetryOptions::kept_request_bytes_max).
-  // Right for every method.
+  // What was not sent, and what the server refused. The request is kept for that until the answer
+  // is there, without a copy, unless the channel keeps RetryOptions::kept_bytes_max already. Right
+  // for every method.
   kUnlessItRan,
   // Also a call whose handler answered that it is worth trying again ($Mi7.retryable). From here on
   // each call keeps a copy of its request, whatever its size.

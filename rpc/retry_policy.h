@@ -3,6 +3,7 @@
 // How calls are repeated. Which ones may be: Repeat (interface_info.h). docs/RETRIES.md.
 
 #include <cstddef>
+#include <limits>
 
 #include "absl/time/time.h"
 #include "rpc/backoff.h"
@@ -48,10 +49,18 @@ struct RetryOptions {
   RetryPolicy policy = {};
   RetryBudgetOptions budget = {};
   // Calls that are repeated only when they have certainly not run keep their request, without a
-  // copy, until they are answered, when it is no larger. So this is what each call in flight may
-  // hold at the client beyond what is waiting to be sent. What is larger is repeated as long as no
-  // connection has taken it (docs/RETRIES.md).
-  size_t kept_request_bytes_max = 64u << 10;
+  // copy, until they are answered. That is what each call in flight holds at the client beyond what
+  // is waiting to be sent. A call whose request is not kept, for one of these two bounds, is
+  // repeated as long as no connection has taken it; after that it ends and tells its outcome
+  // (docs/RETRIES.md).
+  //
+  // Bytes of one request that is kept; 0: none is.
+  size_t kept_request_bytes_max = std::numeric_limits<size_t>::max();
+  // Bytes of memory of all requests that the channel keeps, but for those of up to
+  // kUncountedBytesMax. What exceeds it is not kept. (What a server accepts of one connection is
+  // Limits::request_bytes_max, as much by default.)
+  size_t kept_bytes_max = 256u << 20;
+  static constexpr size_t kUncountedBytesMax = 64u << 10;
 
   friend bool operator==(const RetryOptions&, const RetryOptions&) = default;
 };

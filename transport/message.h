@@ -43,12 +43,15 @@ class FurtherSegments {
   // The message ends, whose segments these are, in order. Gives the memory back unless it was sent,
   // and destroys itself. Any thread.
   virtual void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) = 0;
-  // The content was copied, and will not be sent from here: the memory is for other messages when
-  // they need it, until when it is kept (WhileKept). Before Drop.
+  // The content was copied, and will not be sent from here: it is only kept, for WhileKept. Before
+  // Drop.
   virtual void GiveUp(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) = 0;
-  // Of a message that has been shared: calls `read` while the segments have their content, and
-  // true; false: their memory was needed. `read` does not block. Any thread.
-  virtual bool WhileKept(absl::FunctionRef<void()> read) = 0;
+  // Of a message that has been shared, and has these segments: calls `read` with where they have
+  // their content now, in which time it stays there, and true; false: their memory was needed, and
+  // the content is lost. `read` takes no memory from here. Any thread.
+  virtual bool WhileKept(
+      kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments,
+      absl::FunctionRef<void(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>)> read) = 0;
 
  protected:
   ~FurtherSegments() = default;
@@ -92,6 +95,9 @@ class MessageBody : public capnp::MessageBuilder {
   // The body's segments; empty when it has none. A body whose root was never set is given one,
   // null.
   kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> Segments();
+
+  // Bytes of memory that the segments take, written to or not.
+  size_t HeldBytes() { return std::max(allocated_bytes_, BytesInUse()); }
 
   // Whether it comes from NewHeapMessage.
   bool is_heap() const { return is_heap_; }
@@ -208,12 +214,17 @@ inline OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max) {
 // Whether the message may be changed and sent: it has no second handle (any more), and has not been
 // sent from where the peer reads it.
 bool IsSole(const MessageBody& message);
-// Calls `read`, which does not block, while the segments of a message that was shared have their
-// content, and true. False: they lie where the peer reads them, and their memory was needed for
-// other messages after they had been sent.
-inline bool ReadShared(MessageBody& message, absl::FunctionRef<void()> read) {
-  if (message.further_segments() != nullptr) return message.further_segments()->WhileKept(read);
-  read();
+// Calls `read` with the segments of a message that was shared, where they have their content now,
+// and true. False: they lay where the peer reads them, their memory was needed for other messages
+// after they had been sent, and there was no room for their content elsewhere. See WhileKept.
+inline bool ReadShared(
+    MessageBody& message,
+    absl::FunctionRef<void(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>)> read) {
+  const auto segments = message.Segments();
+  if (message.further_segments() != nullptr) {
+    return message.further_segments()->WhileKept(segments, read);
+  }
+  read(segments);
   return true;
 }
 

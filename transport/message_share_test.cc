@@ -66,8 +66,10 @@ TEST(ShareMessageTest, WhatLiesWhereThePeerReadsItMayBeLostOnceItWasSent) {
     }
     void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
     void GiveUp(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
-    bool WhileKept(absl::FunctionRef<void()> read) override {
-      if (kept) read();
+    bool WhileKept(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments,
+                   absl::FunctionRef<void(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>)>
+                       read) override {
+      if (kept) read(segments.slice(1, segments.size()));
       return kept;
     }
     bool kept = true;
@@ -87,11 +89,26 @@ TEST(ShareMessageTest, WhatLiesWhereThePeerReadsItMayBeLostOnceItWasSent) {
   second.reset();
   EXPECT_FALSE(IsSole(*message)) << "the peer may have it";
   int reads = 0;
-  EXPECT_TRUE(ReadShared(*message, [&reads] { ++reads; }));
+  const auto read = [&](kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+    EXPECT_EQ(segments.size(), 1u) << "what the memory's owner says";
+    EXPECT_EQ(segments.begin(), message->Segments().begin() + 1);
+    ++reads;
+  };
+  EXPECT_TRUE(ReadShared(*message, read));
   EXPECT_EQ(reads, 1);
   memory.kept = false;
-  EXPECT_FALSE(ReadShared(*message, [&reads] { ++reads; }));
+  EXPECT_FALSE(ReadShared(*message, read));
   EXPECT_EQ(reads, 1);
+}
+
+TEST(ShareMessageTest, WhatAMessageHoldsIsAllThatItTook) {
+  OutgoingMessage message = NewHeapMessage(300'000);
+  message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(10);
+  EXPECT_GE(message->HeldBytes(), 300'000u) << "written to or not";
+  EXPECT_LT(message->HeldBytes(), 350'000u);
+  const size_t first = message->HeldBytes();
+  message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(1'000'000);
+  EXPECT_GE(message->HeldBytes(), first + 1'000'000);
 }
 
 TEST(ShareMessageTest, HandlesOfASharedMessageMayGoAtTheSameTime) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "base/check.h"
@@ -97,6 +98,26 @@ void BM_Request(benchmark::State& state, const char* endpoint, bool kept) {
   });
 }
 
+// The same for several calls at a time, which are sent before the first answer is waited for.
+void BM_Requests(benchmark::State& state, const char* endpoint, bool kept) {
+  Features features;
+  if (!kept) features.channel.retry.kept_request_bytes_max = 0;
+  const auto bytes = static_cast<uint32_t>(state.range(0));
+  std::vector<PendingCall<::mi7::bench::Echo::LoadResults>> calls;
+  Measure<EchoStub>(state, endpoint, features, [&](const EchoStub& stub) {
+    for (int64_t i = 0; i < state.range(1); ++i) {
+      auto request = stub.Load();
+      request->initData(bytes);
+      calls.push_back(request.Send());
+    }
+    for (auto& call : calls) {
+      const auto response = call.Wait();
+      MI7_CHECK(response.ok() && response->getSum() == bytes, "the load is right");
+    }
+    calls.clear();
+  });
+}
+
 Features Plain() { return {}; }
 
 Features WithDeadline() {
@@ -165,6 +186,8 @@ Features WithAdaptiveLimit() {
 
 constexpr char kInproc[] = "inproc:call_features_benchmark";
 constexpr char kShm[] = "shm:call_features_benchmark";
+constexpr char kUnix[] = "unix:/tmp/mi7_call_features_benchmark";
+constexpr char kTcp[] = "tcp:127.0.0.1:0";
 
 void BM_Inproc(benchmark::State& state, Features (*features)()) {
   MakeCalls<EchoStub>(state, kInproc, features());
@@ -203,10 +226,41 @@ BENCHMARK_CAPTURE(BM_Shm, load_limits, &WithLoadLimits);
 BENCHMARK_CAPTURE(BM_Shm, adaptive_limit, &WithAdaptiveLimit);
 BENCHMARK(BM_ShmDeduplicated);
 
-BENCHMARK_CAPTURE(BM_Request, inproc_kept, kInproc, true)->Arg(8)->Arg(512)->Arg(32768);
-BENCHMARK_CAPTURE(BM_Request, inproc_not_kept, kInproc, false)->Arg(8)->Arg(512)->Arg(32768);
-BENCHMARK_CAPTURE(BM_Request, shm_kept, kShm, true)->Arg(8)->Arg(512)->Arg(4096)->Arg(32768);
-BENCHMARK_CAPTURE(BM_Request, shm_not_kept, kShm, false)->Arg(8)->Arg(512)->Arg(4096)->Arg(32768);
+BENCHMARK_CAPTURE(BM_Request, inproc_kept, kInproc, true)
+    ->Arg(8)
+    ->Arg(512)
+    ->Arg(32768)
+    ->Arg(1 << 20)
+    ->Arg(16 << 20);
+BENCHMARK_CAPTURE(BM_Request, inproc_not_kept, kInproc, false)
+    ->Arg(8)
+    ->Arg(512)
+    ->Arg(32768)
+    ->Arg(1 << 20)
+    ->Arg(16 << 20);
+BENCHMARK_CAPTURE(BM_Request, shm_kept, kShm, true)
+    ->Arg(8)
+    ->Arg(512)
+    ->Arg(4096)
+    ->Arg(32768)
+    ->Arg(1 << 20)
+    ->Arg(16 << 20);
+BENCHMARK_CAPTURE(BM_Request, shm_not_kept, kShm, false)
+    ->Arg(8)
+    ->Arg(512)
+    ->Arg(4096)
+    ->Arg(32768)
+    ->Arg(1 << 20)
+    ->Arg(16 << 20);
+BENCHMARK_CAPTURE(BM_Request, unix_kept, kUnix, true)->Arg(1 << 20)->Arg(16 << 20);
+BENCHMARK_CAPTURE(BM_Request, unix_not_kept, kUnix, false)->Arg(1 << 20)->Arg(16 << 20);
+BENCHMARK_CAPTURE(BM_Request, tcp_kept, kTcp, true)->Arg(1 << 20)->Arg(16 << 20);
+BENCHMARK_CAPTURE(BM_Request, tcp_not_kept, kTcp, false)->Arg(1 << 20)->Arg(16 << 20);
+// 64 of 1 MiB need more slots than there are.
+BENCHMARK_CAPTURE(BM_Requests, shm_kept, kShm, true)->Args({1 << 20, 8})->Args({1 << 20, 64});
+BENCHMARK_CAPTURE(BM_Requests, shm_not_kept, kShm, false)->Args({1 << 20, 8})->Args({1 << 20, 64});
+BENCHMARK_CAPTURE(BM_Requests, tcp_kept, kTcp, true)->Args({1 << 20, 8});
+BENCHMARK_CAPTURE(BM_Requests, tcp_not_kept, kTcp, false)->Args({1 << 20, 8});
 
 }  // namespace
 }  // namespace mi7::bench

@@ -52,7 +52,10 @@ constexpr uint64_t RoundUp(uint64_t bytes, uint64_t to) { return (bytes + to - 1
 
 SlotPool::SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer,
                    std::function<void()> on_committed)
-    : can_trim_(trusted_peer), peer_(&peer), on_committed_(std::move(on_committed)) {
+    : can_trim_(trusted_peer),
+      moved_out_bytes_max_(options.kept_copies_bytes_max),
+      peer_(&peer),
+      on_committed_(std::move(on_committed)) {
   chunks_.resize(options.slot_classes.size());
   uint32_t bit = 0;
   for (size_t i = 0; i < chunks_.size(); ++i) {
@@ -226,9 +229,7 @@ Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::S
     slot = TakeFitting(bytes, hint_bytes, any_class, refused);
   }
   if (!slot && only_kept_ != 0) [[unlikely]] {
-    FreeKept();
-    if (refused != nullptr) *refused = absl::OkStatus();
-    slot = TakeFitting(bytes, hint_bytes, any_class, refused);
+    slot = TakeFromKept(bytes, hint_bytes, any_class, refused);
   }
   if (slot) chunks_[slot.size_class].slots[slot.index].keeper = keeper;
   return slot;
@@ -270,73 +271,12 @@ void SlotPool::Return(const Slot& slot, uint64_t dirty_bytes) {
   if (last) delete this;
 }
 
-void SlotPool::OnlyKeep(SlotState& slot) {
-  slot.only_kept = true;
-  ++only_kept_;
-}
-
-void SlotPool::GiveUp(const Slot& slot, uint64_t dirty_bytes) {
-  if (forked()) [[unlikely]]
-    return;
-  BiasedLock lock(&mutex_);
-  Dirtied(slot, dirty_bytes);
-  --taken_;
-  ++to_let_go_;
-  OnlyKeep(chunks_[slot.size_class].slots[slot.index]);
-}
-
-SlotPool::SlotState* SlotPool::KeptBy(const void* keeper, const Slot& slot) {
-  Chunk& chunk = chunks_[slot.size_class];
-  // Trim forgets the slots of a class that is idle.
-  if (slot.index >= chunk.slots.size() || chunk.slots[slot.index].keeper != keeper) return nullptr;
-  return &chunk.slots[slot.index];
-}
-
-void SlotPool::LetGo(const Slot& slot, const void* keeper) {
-  if (forked()) [[unlikely]]
-    return;
-  bool last;
-  {
-    BiasedLock lock(&mutex_);
-    --to_let_go_;
-    last = over();
-    if (SlotState* const kept = KeptBy(keeper, slot); kept != nullptr) {
-      kept->keeper = nullptr;
-      if (std::exchange(kept->only_kept, false)) {
-        --only_kept_;
-        Free(slot.size_class, slot.index);
-      }
-    }
-  }
-  if (last) delete this;
-}
-
-bool SlotPool::WhileKept(std::span<const Slot> slots, const void* keeper,
-                         absl::FunctionRef<void()> read) {
-  BiasedLock lock(&mutex_);
-  for (const Slot& slot : slots) {
-    if (KeptBy(keeper, slot) == nullptr) return false;
-  }
-  read();
-  return true;
-}
-
-void SlotPool::FreeKept() {
-  for (uint32_t size_class = 0; size_class < chunks_.size(); ++size_class) {
-    for (uint32_t i = 0; i < chunks_[size_class].slots.size(); ++i) {
-      if (!std::exchange(chunks_[size_class].slots[i].only_kept, false)) continue;
-      --only_kept_;
-      Free(size_class, static_cast<uint16_t>(i));
-    }
-  }
-}
-
 void SlotPool::Sent(const Slot& slot, uint64_t dirty_bytes, bool keep) {
   BiasedLock lock(&mutex_);
   Dirtied(slot, dirty_bytes);
   --taken_;
   if (keep) {
-    ++to_let_go_;
+    Keep(slot, dirty_bytes);
   } else {
     chunks_[slot.size_class].slots[slot.index].keeper = nullptr;
   }
@@ -438,7 +378,10 @@ bool SlotPool::Trim(uint64_t keep_bytes) {
 SlotPool::Usage SlotPool::GetUsage() {
   BiasedLock lock(&mutex_);
   if (in_flight_ != 0) Collect();
-  Usage usage{.taken = taken_, .in_flight = in_flight_, .kept = only_kept_};
+  Usage usage{.taken = taken_,
+              .in_flight = in_flight_,
+              .kept = only_kept_,
+              .moved_out_bytes = moved_out_bytes_};
   for (const Chunk& chunk : chunks_) {
     for (const SlotState& slot : chunk.slots) usage.committed_bytes += slot.reserved_bytes;
   }

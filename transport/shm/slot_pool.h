@@ -12,8 +12,16 @@
 // which large slots are used two in turn: one is cleared while the peer reads the other.
 //
 // The content of a slot that was sent can be *kept*: it is not used again, not even when the peer
-// has released it, until its keeper lets it go, or until messages find no other slot. That is how a
-// request that the server refuses can be sent once more without a copy of those that are answered.
+// has released it, until its keeper lets it go. That is how a request that the server refuses can
+// be sent once more without a copy of those that are answered. When messages find no other slot
+// than those that are only kept (the peer has released them, their keepers have not let them go),
+// the content is *moved out* to private memory, as far as it was written to, and the slot is for
+// others. What was moved out is bounded (ShmOptions::kept_copies_bytes_max): beyond that the
+// content is lost.
+//
+// Content is moved out, and read by its keeper, without the lock: the slot is *busy* meanwhile, and
+// stays as it is. Only who needs that very slot waits, for a memcpy of others: whoever is busy with
+// slots waits for nothing.
 //
 // A size class gets its memory, a chunk, when it is first used; the peer is passed the descriptor
 // before the first record that refers to it. A slot's pages are reserved before it is handed out,
@@ -25,13 +33,16 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "base/biased_mutex.h"
 #include "base/fork_guard.h"
+#include "transport/buffer_pool.h"
 #include "transport/message.h"
 #include "transport/shm/half.h"
 #include "transport/shm/layout.h"
@@ -76,16 +87,19 @@ class SlotPool final : public SegmentSource {
   // Gives back a slot that was not sent, whose first `dirty_bytes` were written to. The last one
   // after Detach destroys the pool. In a forked child: nothing.
   void Return(const Slot& slot, uint64_t dirty_bytes);
-  // The slot was sent: it is the peer's until it is released. `keep`: its content is kept until its
-  // keeper, which it was taken with, calls LetGo, as it must.
+  // The slot was sent: it is the peer's until it is released. `keep`: its content, `dirty_bytes` of
+  // it, is kept until its keeper, which it was taken with, calls LetGo, as it must.
   void Sent(const Slot& slot, uint64_t dirty_bytes, bool keep = false);
   // As Return, but the content is kept in the same way.
   void GiveUp(const Slot& slot, uint64_t dirty_bytes);
   // Any thread. The last one after Detach destroys the pool. In a forked child: nothing.
   void LetGo(const Slot& slot, const void* keeper);
-  // Calls `read` while these slots have the content that `keeper` wrote, and true; false: they were
-  // needed for other messages. Any thread.
-  bool WhileKept(std::span<const Slot> slots, const void* keeper, absl::FunctionRef<void()> read);
+  // Calls `read` while the content that `keeper` wrote to these slots is there, and true; `where`
+  // it is: in the slots, or moved out. False: they were needed for other messages, and there was no
+  // room for what was in them. `read` takes nothing from the pool. Any thread, but not beside LetGo
+  // of the same keeper.
+  bool WhileKept(std::span<const Slot> slots, const void* keeper,
+                 absl::FunctionRef<void(std::span<const std::byte* const> where)> read);
 
   // The descriptor of a class's chunk, which exists because a slot of it is taken.
   int chunk_descriptor(uint32_t size_class) const {
@@ -106,6 +120,7 @@ class SlotPool final : public SegmentSource {
     uint32_t in_flight = 0;  // sent, not released yet
     uint32_t kept = 0;       // neither, but kept
     uint64_t committed_bytes = 0;
+    uint64_t moved_out_bytes = 0;  // private memory
   };
   // Looks at what was released first.
   Usage GetUsage();
@@ -119,11 +134,14 @@ class SlotPool final : public SegmentSource {
     uint64_t reserved_bytes = 0;   // committed, from the start of the slot
     uint64_t dirty_bytes = 0;      // to be cleared before reuse, from the start of the slot
     const void* keeper = nullptr;  // of the run that begins here
+    uint32_t kept_words = 0;       // of the run's content, if it is kept
     uint16_t run = 1;              // slots of the run that begins here, while not free
-    bool free = true;
-    bool listed = false;     // in free_stack
-    bool only_kept = false;  // neither taken nor in flight, but kept
+    bool free : 1 = true;
+    bool listed : 1 = false;     // in free_stack
+    bool only_kept : 1 = false;  // neither taken nor in flight, but kept
+    bool busy : 1 = false;       // its content is read or moved out, without the lock
   };
+  static_assert(sizeof(SlotState) == 32);
   // Of 64 slots, counted over all classes in order.
   struct Bits {
     uint64_t in_flight = 0;
@@ -158,8 +176,32 @@ class SlotPool final : public SegmentSource {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Free(uint32_t size_class, uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnlyKeep(SlotState& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Frees what is only kept.
-  void FreeKept() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What was moved out, by keeper and slot: class and index.
+  using MovedOut = std::pair<const void*, uint32_t>;
+  static MovedOut KeyOf(const void* keeper, uint32_t size_class, uint32_t index) {
+    return {keeper, size_class << 16 | index};
+  }
+  struct Content {
+    BufferRef memory;
+    uint64_t bytes = 0;
+  };
+  // Begins of runs of one class.
+  struct Runs {
+    uint32_t size_class = 0;
+    std::vector<uint16_t> begins;
+    bool any_busy = false;  // there would be others, which are busy
+  };
+  // Which slots that are only kept have to come free for a message of `bytes`.
+  Runs WhatIsInTheWay(uint64_t bytes, bool any_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Moves their content out, if there is room for it, and frees them. Not locked meanwhile.
+  void MoveOut(const Runs& runs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What Take does when all slots that would do are in use and some are only kept.
+  Slot TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Waits until slots that were busy are no more. Not locked meanwhile.
+  void AwaitBusy() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndBusy(SlotState& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Keep(const Slot& slot, uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The slot's state, if it is still this keeper's.
   SlotState* KeptBy(const void* keeper, const Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Dirtied(const Slot& slot, uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -171,6 +213,7 @@ class SlotPool final : public SegmentSource {
   bool Collect() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const bool can_trim_;
+  const uint64_t moved_out_bytes_max_;
   const uint32_t made_in_ = ForkGuard::generation();
   uint64_t largest_bytes_ = 0;
   BiasedMutex mutex_;
@@ -181,6 +224,12 @@ class SlotPool final : public SegmentSource {
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t only_kept_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t to_let_go_ ABSL_GUARDED_BY(mutex_) = 0;  // calls of LetGo that are to come
+  // Includes what is being moved out.
+  uint64_t moved_out_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::flat_hash_map<MovedOut, Content> moved_out_ ABSL_GUARDED_BY(mutex_);
+  // Counts slots that were busy and are no more, for those who wait for that. Changed under the
+  // mutex, which orders everything else; relaxed.
+  std::atomic<uint32_t> busy_ended_{0};
   // Whether ClearAhead may find something. Written under the mutex; relaxed, for it is a hint.
   std::atomic<bool> any_dirty_{false};
   // What is const of a chunk is read without the mutex; chunk_descriptor says when.

@@ -13,34 +13,10 @@
 #include <gtest/gtest.h>
 
 #include "transport/shm/shm_message.h"
+#include "transport/shm/slot_pool_testing.h"
 
 namespace mi7::transport::shm {
 namespace {
-
-class SlotPoolTest : public testing::Test {
- protected:
-  static ShmOptions Options() {
-    ShmOptions options;
-    options.slot_classes = {{4096, 8}, {64 << 10, 4}, {1 << 20, 6}};
-    return options;
-  }
-  ~SlotPoolTest() override {
-    if (pool_ != nullptr) pool_->Detach();
-  }
-  // As the peer does.
-  void Release(const Slot& slot) {
-    static constexpr uint32_t kFirst[] = {0, 8, 12};
-    const uint32_t bit = kFirst[slot.size_class] + slot.index;
-    peer_->released[bit / 64].fetch_xor(uint64_t{1} << (bit % 64));
-  }
-  bool IsZero(const Slot& slot) {
-    return std::all_of(slot.data, slot.data + slot.bytes,
-                       [](std::byte b) { return b == std::byte{}; });
-  }
-
-  std::unique_ptr<Control> peer_ = std::make_unique<Control>();
-  SlotPool* pool_ = new SlotPool(Options(), *peer_, /*trusted_peer=*/true);
-};
 
 TEST_F(SlotPoolTest, TheSmallestClassThatHoldsIt) {
   for (const auto& [bytes, size_class] :
@@ -230,97 +206,6 @@ TEST_F(SlotPoolTest, OutlivesTheConnectionForTheSakeOfMessagesUnderConstruction)
   std::exchange(pool_, nullptr)->Return(slot, slot.bytes);  // destroys it: ASan would see a leak
 }
 
-// --- Kept slots
-
-TEST_F(SlotPoolTest, WhatIsKeptIsNotUsedAgainUntilItIsLetGo) {
-  const int keeper = 0;
-  const Slot slot = pool_->Take(4096, 0, false, nullptr, &keeper);
-  slot.data[0] = std::byte{7};
-  pool_->Sent(slot, 1, /*keep=*/true);
-  Release(slot);
-  EXPECT_EQ(pool_->GetUsage().in_flight, 0u);
-  EXPECT_EQ(pool_->GetUsage().kept, 1u);
-  const Slot next = pool_->Take(4096, 0, false);
-  EXPECT_NE(next.data, slot.data);
-  EXPECT_TRUE(pool_->Trim(0)) << "pages that another Trim may give back";
-  bool read = false;
-  EXPECT_TRUE(pool_->WhileKept({&slot, 1}, &keeper, [&] {
-    EXPECT_EQ(slot.data[0], std::byte{7});
-    read = true;
-  }));
-  EXPECT_TRUE(read);
-  pool_->LetGo(slot, &keeper);
-  EXPECT_EQ(pool_->GetUsage().kept, 0u);
-  EXPECT_FALSE(pool_->WhileKept({&slot, 1}, &keeper, [] { ADD_FAILURE(); }));
-  const Slot again = pool_->Take(4096, 0, false);
-  EXPECT_EQ(again.data, slot.data);
-  EXPECT_TRUE(IsZero(again));
-  pool_->Return(again, 0);
-  pool_->Return(next, 0);
-}
-
-TEST_F(SlotPoolTest, WhatIsLetGoBeforeThePeerReleasesItIsThePeersUntilThen) {
-  const int keeper = 0;
-  const Slot slot = pool_->Take(4096, 0, false, nullptr, &keeper);
-  pool_->Sent(slot, 1, /*keep=*/true);
-  pool_->LetGo(slot, &keeper);
-  EXPECT_EQ(pool_->GetUsage().in_flight, 1u);
-  Release(slot);
-  const SlotPool::Usage usage = pool_->GetUsage();
-  EXPECT_EQ(usage.in_flight, 0u);
-  EXPECT_EQ(usage.kept, 0u);
-}
-
-TEST_F(SlotPoolTest, WhatIsKeptIsUsedWhenMessagesFindNothingElse) {
-  std::vector<Slot> slots;
-  const auto keeper_of = [&slots](size_t i) { return slots.data() + i; };
-  slots.reserve(13);
-  while (Slot slot = pool_->Take(4096, 0, false, nullptr, keeper_of(slots.size()))) {
-    slots.push_back(slot);
-    if (slots.size() % 2 == 0) {
-      pool_->GiveUp(slot, 4096);  // copied
-    } else {
-      pool_->Sent(slot, 4096, /*keep=*/true);
-    }
-    if (slots.size() == 12) break;
-  }
-  for (size_t i = 0; i < slots.size(); i += 2) {
-    EXPECT_TRUE(pool_->WhileKept({&slots[i], 1}, keeper_of(i), [] {})) << "the peer has it";
-  }
-  EXPECT_EQ(pool_->GetUsage().kept, 6u);
-  EXPECT_EQ(pool_->GetUsage().in_flight, 6u);
-  const int other = 0;
-  const Slot next = pool_->Take(4096, 0, false, nullptr, &other);
-  ASSERT_TRUE(next);
-  pool_->Sent(next, 4096, /*keep=*/true);
-  for (size_t i = 0; i < slots.size(); ++i) {
-    EXPECT_EQ(pool_->WhileKept({&slots[i], 1}, keeper_of(i), [] {}), i % 2 == 0)
-        << i << ": only what the peer has";
-    pool_->LetGo(slots[i], keeper_of(i));
-  }
-  EXPECT_TRUE(pool_->WhileKept({&next, 1}, &other, [] {})) << "it is not theirs to let go";
-  for (size_t i = 0; i < slots.size(); i += 2) Release(slots[i]);
-  EXPECT_FALSE(pool_->WhileKept({&slots[1], 1}, keeper_of(1), [] {}));
-  pool_->LetGo(next, &other);
-  Release(next);
-  EXPECT_EQ(pool_->GetUsage().in_flight, 0u);
-  EXPECT_EQ(pool_->GetUsage().kept, 0u);
-  EXPECT_FALSE(pool_->Trim(0));
-  EXPECT_FALSE(pool_->WhileKept({&next, 1}, &other, [] {})) << "the class has been forgotten";
-}
-
-TEST_F(SlotPoolTest, OutlivesTheConnectionForTheSakeOfKeepers) {
-  const int keeper = 0;
-  const Slot slot = pool_->Take(4096, 0, false, nullptr, &keeper);
-  slot.data[0] = std::byte{7};
-  pool_->Sent(slot, 1, /*keep=*/true);
-  pool_->Detach();
-  peer_.reset();
-  EXPECT_TRUE(
-      pool_->WhileKept({&slot, 1}, &keeper, [&] { EXPECT_EQ(slot.data[0], std::byte{7}); }));
-  std::exchange(pool_, nullptr)->LetGo(slot, &keeper);  // destroys it: ASan would see a leak
-}
-
 TEST_F(SlotPoolTest, RandomUseNeverHandsOutASlotTwiceOrDirty) {
   std::minstd_rand random(3);
   std::vector<Slot> taken;
@@ -415,29 +300,6 @@ TEST_F(SlotPoolTest, AMessageIsOfItsPoolAlone) {
   heap->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(100'000);
   EXPECT_EQ(SlotSegments::Of(*heap, *pool_), nullptr);
   other->Detach();
-}
-
-TEST_F(SlotPoolTest, AMessageWithTwoHandlesIsReadAfterItWasSentAndReleased) {
-  OutgoingMessage message = ShmMessage::New(*pool_, 5000);
-  message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(5000).front() = 7;
-  OutgoingMessage second = ShareMessage(*message, 64 << 10);
-  ASSERT_TRUE(second);
-  SlotSegments* const own = SlotSegments::Of(*second, *pool_);
-  const Slot slot = own->slots()[0];
-  own->MarkSent(second->Segments(), /*keep=*/true);
-  second.reset();
-  EXPECT_FALSE(IsSole(*message));
-  Release(slot);
-  EXPECT_TRUE(ReadShared(*message, [&] {
-    EXPECT_EQ(message->getRoot<capnp::AnyPointer>().getAs<capnp::Data>()[0], 7);
-  }));
-  EXPECT_EQ(pool_->GetUsage().kept, 1u);
-  message.reset();
-  EXPECT_EQ(pool_->GetUsage().kept, 0u);
-  const Slot again = pool_->Take(5000, 0, false);
-  EXPECT_EQ(again.data, slot.data);
-  EXPECT_TRUE(IsZero(again));
-  pool_->Return(again, 0);
 }
 
 // Expected to be small, it began on the heap.

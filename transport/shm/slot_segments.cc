@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "absl/container/inlined_vector.h"
 #include "base/check.h"
 #include "base/object_pool.h"
 
@@ -61,8 +62,19 @@ void SlotSegments::GiveUp(kj::ArrayPtr<const IncomingMessage::Segment> segments)
   kept_ = true;
 }
 
-bool SlotSegments::WhileKept(absl::FunctionRef<void()> read) {
-  return pool_.WhileKept(slots(), this, read);
+bool SlotSegments::WhileKept(
+    kj::ArrayPtr<const IncomingMessage::Segment> segments,
+    absl::FunctionRef<void(kj::ArrayPtr<const IncomingMessage::Segment>)> read) {
+  return pool_.WhileKept(slots(), this, [&](std::span<const std::byte* const> where) {
+    absl::InlinedVector<IncomingMessage::Segment, 4> found(segments.begin(), segments.end());
+    size_t next = 0;
+    for (auto& segment : found) {
+      if (next == where.size()) break;
+      if (reinterpret_cast<const std::byte*>(segment.begin()) != slots()[next].data) continue;
+      segment = {reinterpret_cast<const capnp::word*>(where[next++]), segment.size()};
+    }
+    read(kj::arrayPtr(found.data(), found.size()));
+  });
 }
 
 void SlotSegments::Return(kj::ArrayPtr<const IncomingMessage::Segment> segments) {

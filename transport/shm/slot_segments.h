@@ -26,7 +26,9 @@ class SlotSegments final : public FurtherSegments {
   kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t better_bytes) override;
   void Drop(kj::ArrayPtr<const IncomingMessage::Segment> segments) override;
   void GiveUp(kj::ArrayPtr<const IncomingMessage::Segment> segments) override;
-  bool WhileKept(absl::FunctionRef<void()> read) override;
+  bool WhileKept(
+      kj::ArrayPtr<const IncomingMessage::Segment> segments,
+      absl::FunctionRef<void(kj::ArrayPtr<const IncomingMessage::Segment>)> read) override;
   // As Drop, but of one that somebody else destroys.
   void Return(kj::ArrayPtr<const IncomingMessage::Segment> segments);
 
@@ -36,8 +38,7 @@ class SlotSegments final : public FurtherSegments {
   std::span<const Slot> slots() const {
     return {count_ > few_.size() ? more_.data() : few_.data(), count_};
   }
-  // The slots belong to the peer now. `keep`: and their content is kept until Return or Drop,
-  // unless the pool has need of them.
+  // The slots belong to the peer now. `keep`: and their content is kept until Return or Drop.
   void MarkSent(kj::ArrayPtr<const IncomingMessage::Segment> segments, bool keep);
 
  private:
