@@ -1,13 +1,10 @@
-// Streams that are made again: their first attempt goes over a connection whose peer is the test,
-// the next ones to a server.
+// Streams that are made again by themselves, and those that are not.
 
-#include <atomic>
-#include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -17,10 +14,8 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "rpc/call_outcome.h"
-#include "rpc/error_codec.h"
 #include "rpc/retry_info.h"
-#include "rpc/server.h"
-#include "rpc/stream_session_testing.h"
+#include "rpc/stream_repeat_testing.h"
 #include "rpc/task.h"
 
 namespace mi7 {
@@ -31,173 +26,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 using transport::FrameType;
-using transport::IncomingMessage;
-using transport::OutgoingMessage;
-
-constexpr absl::Duration kSoon = absl::Seconds(20);
-constexpr int kWatch = 0;
-constexpr int kUpload = 1;
-constexpr int kChat = 2;
-
-OutgoingMessage Refusal(const absl::Status& status = absl::UnavailableError("it goes away"),
-                        bool refused = true) {
-  OutgoingMessage message = transport::NewHeapMessage(0);
-  message->header.type = FrameType::kReturn;
-  message->header.call_id = 0;
-  EncodeError(status, refused, {}, *message);
-  return message;
-}
-
-class StreamRepeatTest : public testing::Test {
- protected:
-  using Reader = StreamReader<TestMessage>;
-  using Writer = StreamWriter<TestMessage>;
-  using Upload = ClientStream<TestMessage, TestMessage>;
-  using Chat = BidiStream<TestMessage, TestMessage>;
-
-  StreamRepeatTest() {
-    auto config = std::make_shared<SessionConfig>(SessionConfig{SmallWindow(), nullptr, nullptr, {}});
-    session_ = std::make_shared<Session>(connection_, std::weak_ptr<Session::Observer>(), config);
-    connection_->Start(session_);
-  }
-  ~StreamRepeatTest() override {
-    connection_->End();
-    channel_->Close();
-    // Handlers that wait are told.
-    server_ = nullptr;
-  }
-  void StartServer(uint32_t window = kStreamWindow) {
-    ServerOptions options;
-    options.limits.stream_window_bytes = window;
-    server_ = *ServerBuilder().SetOptions(options).AddService(&service_).Listen(endpoint_).Start();
-  }
-  static Limits SmallWindow() {
-    Limits limits;
-    limits.stream_window_bytes = kStreamWindow;
-    return limits;
-  }
-
-  ClientCallRef NewCall(int method, const CallOptions& options = {}) {
-    return ClientCallRef(ClientCall::New(channel_, std::shared_ptr(session_), kStreamInfo,
-                                         kStreamMethods[method], options,
-                                         transport::NewHeapMessage(64)));
-  }
-  // What was sent up to the next call.
-  void TakeCall() {
-    IncomingMessage sent;
-    do {
-      sent = connection_->TakeSent();
-    } while (sent.header().type != FrameType::kCall && connection_->sent_count() != 0);
-    EXPECT_EQ(sent.header().type, FrameType::kCall);
-  }
-  Reader BeginWatch(const CallOptions& options = {}) {
-    StreamRequest<TestMessage, TestMessage> request(NewCall(kWatch, options));
-    request->setKey("watch");
-    Reader reader = request.Send();
-    TakeCall();
-    return reader;
-  }
-  Upload BeginUpload(const CallOptions& options = {}) {
-    Upload upload(NewCall(kUpload, options));
-    TakeCall();
-    return upload;
-  }
-  Chat BeginChat(const CallOptions& options = {}) {
-    Chat chat(NewCall(kChat, options));
-    TakeCall();
-    return chat;
-  }
-  static StreamDraft<TestMessage> Draft(Writer& writer, const std::string& key) {
-    StreamDraft<TestMessage> draft = writer.NewMessage();
-    draft->setKey(key.c_str());
-    return draft;
-  }
-  static absl::Status Write(Writer& writer, const std::string& key) {
-    return writer.Write(Draft(writer, key)).Wait();
-  }
-  // The next message; "end" for the end in order, or its status.
-  static std::string Next(Reader& reader) {
-    auto message = reader.Read().Wait();
-    if (!message.ok()) return message.status().ToString();
-    return *message ? std::string((*message)->getKey()) : "end";
-  }
-  bool AwaitHeld(size_t count) {
-    absl::MutexLock lock(&mutex_);
-    const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return held_.size() == count; };
-    return mutex_.AwaitWithTimeout(absl::Condition(&there), kSoon);
-  }
-  // Of the calls that the server has begun.
-  std::vector<int> attempts() {
-    absl::MutexLock lock(&mutex_);
-    return attempts_;
-  }
-
-  Reply Handle(uint16_t method, ServerCall& call) {
-    ServerContext& context = call.context();
-    if (!call.OpenStream(kStreamMethods[method])) return NeedsStreams(kStreamMethods[method]);
-    {
-      absl::MutexLock lock(&mutex_);
-      attempts_.push_back(context.attempt());
-      if (holds_) {
-        held_.push_back(context.Defer());
-        held_contexts_.push_back(&context);
-        return Reply::Later();
-      }
-    }
-    if (method == kWatch) return Echo(call.Params<TestMessage>().getKey(), call.Writer<TestMessage>());
-    if (method == kUpload) return Join(call.Reader<TestMessage>(), call);
-    return EchoAll(call.Reader<TestMessage>(), call.Writer<TestMessage>());
-  }
-  static Reply Echo(std::string key, Writer writer) {
-    for (int i = 0; i < 3; ++i) {
-      StreamDraft<TestMessage> draft = Draft(writer, absl::StrCat(key, i));
-      if (absl::Status sent = co_await writer.Write(std::move(draft)); !sent.ok()) co_return sent;
-    }
-    co_return absl::OkStatus();
-  }
-  // What came, in order, each with the size of what is not shown.
-  static Reply Join(Reader reader, ServerCall& call) {
-    std::string all;
-    for (;;) {
-      auto message = co_await reader.Read();
-      if (!message.ok()) co_return message.status();
-      if (!*message) break;
-      const std::string key((*message)->getKey());
-      absl::StrAppend(&all, key.substr(0, 5), key.size() > 5 ? absl::StrCat(key.size()) : "", " ");
-    }
-    call.Results<TestMessage>().setKey(all.c_str());
-    co_return absl::OkStatus();
-  }
-  static Reply EchoAll(Reader reader, Writer writer) {
-    for (;;) {
-      auto message = co_await reader.Read();
-      if (!message.ok()) co_return message.status();
-      if (!*message) co_return absl::OkStatus();
-      StreamDraft<TestMessage> draft = Draft(writer, std::string((*message)->getKey()));
-      if (absl::Status sent = co_await writer.Write(std::move(draft)); !sent.ok()) co_return sent;
-    }
-  }
-
-  static std::string NewEndpoint() {
-    static std::atomic<int> count{0};
-    return absl::StrCat("inproc:stream-repeats-", count++);
-  }
-  const std::string endpoint_ = NewEndpoint();
-  const std::shared_ptr<Channel> channel_ =
-      *Channel::Create(endpoint_, {.limits = SmallWindow()});
-  LambdaService service_{kStreamInfo, [this](uint64_t, uint16_t method, ServerCall& call) {
-                           return Handle(method, call);
-                         }};
-  absl::Mutex mutex_;
-  std::atomic<bool> holds_{false};
-  std::vector<int> attempts_ ABSL_GUARDED_BY(mutex_);
-  std::vector<DeferredCall> held_ ABSL_GUARDED_BY(mutex_);
-  std::vector<ServerContext*> held_contexts_ ABSL_GUARDED_BY(mutex_);
-  const std::shared_ptr<FakeConnection> connection_ =
-      std::make_shared<FakeConnection>(SmallWindow());
-  std::shared_ptr<Session> session_;
-  std::unique_ptr<Server> server_;
-};
 
 TEST_F(StreamRepeatTest, ARefusedStreamOfResultsIsMadeAgain) {
   StartServer();
@@ -373,6 +201,36 @@ TEST_F(StreamRepeatTest, AnAnswerIsFinalWhateverTheOptionsSay) {
   EXPECT_THAT(attempts(), IsEmpty());
 }
 
+TEST_F(StreamRepeatTest, ARefusedStreamIsMadeAgainWhateverElseTheOptionsSay) {
+  StartServer();
+  Reader reader = BeginWatch({.repeat = Repeat::kIdempotent});
+  connection_->Deliver(Refusal());
+  EXPECT_EQ(Next(reader), "watch0");
+}
+
+// What it was told on the connection before, whose peer had granted more.
+TEST_F(StreamRepeatTest, AWriterThatWasToldToGoOnMayWrite) {
+  holds_ = true;
+  StartServer(/*window=*/100);
+  Chat chat = BeginChat();
+  EXPECT_THAT(Write(chat.writer(), "one"), IsOk());
+  EXPECT_THAT(Write(chat.writer(), "two"), IsOk());
+  ASSERT_TRUE(chat.writer().ready());
+  connection_->Deliver(Refusal());
+  ASSERT_TRUE(AwaitHeld(1));
+  EXPECT_FALSE(chat.writer().ready()) << "none of it is read";
+  absl::Notification written;
+  chat.writer().Write(Draft(chat.writer(), "three")).Then([&](absl::Status s) {
+    EXPECT_THAT(s, StatusIs(absl::StatusCode::kCancelled)) << "it waited";
+    written.Notify();
+  });
+  EXPECT_FALSE(written.HasBeenNotified());
+  chat.Cancel();
+  EXPECT_TRUE(written.HasBeenNotified());
+  absl::MutexLock lock(&mutex_);
+  held_[0].Finish(absl::OkStatus());
+}
+
 TEST_F(StreamRepeatTest, AStreamThatIsNotToBeRepeatedIsNot) {
   StartServer();
   Reader reader = BeginWatch({.repeat = Repeat::kNever});
@@ -441,16 +299,16 @@ TEST_F(StreamRepeatTest, CancellationBetweenTwoAttemptsEndsTheStream) {
   EXPECT_THAT(Write(chat.writer(), "two"), StatusIs(absl::StatusCode::kCancelled));
   // By when the next attempt would have come, and another stream is answered.
   Chat other = BeginChat();
-  connection_->Deliver(Refusal(WithRetryAfter(absl::UnavailableError("busy"),
-                                              absl::Milliseconds(100))));
+  connection_->Deliver(
+      Refusal(WithRetryAfter(absl::UnavailableError("busy"), absl::Milliseconds(100))));
   EXPECT_THAT(Write(other.writer(), "other"), IsOk());
   EXPECT_EQ(Next(other.reader()), "other");
   EXPECT_THAT(attempts(), ElementsAre(2)) << "of the other one";
 }
 
 TEST_F(StreamRepeatTest, ADeadlineBeforeTheNextAttemptIsConnectedEndsTheStream) {
-  Chat chat = BeginChat(
-      {.deadline = Deadline::After(absl::Milliseconds(50)), .wait_for_ready = true});
+  Chat chat =
+      BeginChat({.deadline = Deadline::After(absl::Milliseconds(50)), .wait_for_ready = true});
   EXPECT_THAT(Write(chat.writer(), "one"), IsOk());
   connection_->Deliver(Refusal());
   EXPECT_THAT(chat.reader().Read().Wait(), StatusIs(absl::StatusCode::kDeadlineExceeded));
@@ -508,12 +366,12 @@ TEST_F(StreamRepeatTest, WhoWaitedForRoomGoesOnAtTheNextConnection) {
   StartServer();
   Chat first = BeginChat();
   connection_->SetRoom(false);
-  bool written = false;
+  absl::Notification written;
   first.writer().Write(Draft(first.writer(), "one")).Then([&](absl::Status s) {
     EXPECT_THAT(s, IsOk());
-    written = true;
+    written.Notify();
   });
-  EXPECT_FALSE(written);
+  EXPECT_FALSE(written.HasBeenNotified());
   // Another one waits in the same list, behind it.
   ClientCallRef other_call = NewCall(kChat);
   Chat other(std::move(other_call));
@@ -524,6 +382,7 @@ TEST_F(StreamRepeatTest, WhoWaitedForRoomGoesOnAtTheNextConnection) {
   });
   connection_->Deliver(Refusal());
   EXPECT_EQ(Next(first.reader()), "one");
+  EXPECT_TRUE(written.WaitForNotificationWithTimeout(kSoon));
   EXPECT_FALSE(other_written.HasBeenNotified());
   connection_->SetRoom(true);
   connection_->DeliverWritable();

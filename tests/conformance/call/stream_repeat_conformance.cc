@@ -187,9 +187,7 @@ class Counting final : public Interceptor {
     ++starts;
     call.EditMetadata().Add("key", "value");
   }
-  void OnMessage(InterceptedMessage& message) override {
-    ++(message.outgoing() ? written : read);
-  }
+  void OnMessage(InterceptedMessage& message) override { ++(message.outgoing() ? written : read); }
   void OnEnd(InterceptedCall& call) override {
     ++ends;
     initial = call.response_metadata().initial;
