@@ -1,7 +1,7 @@
 #pragma once
 
-// For tests of streams that are made again: their first attempt goes over a connection whose peer is
-// the test, the next ones to a server.
+// For tests of streams that are made again: their first attempt goes over a connection whose peer
+// is the test, the next ones to a server.
 
 #include <atomic>
 #include <memory>

@@ -11,31 +11,27 @@ namespace mi7 {
 
 using transport::OutgoingMessage;
 
-void WrittenMessages::CopyWords(const Entry& from, std::vector<uint64_t>& words, Entry& to) {
-  to.begin = words.size();
-  for (const Segment& segment : from.segments) {
+void WrittenMessages::CopyWords(Entry& entry) {
+  entry.begin = words_.size();
+  for (const Segment& segment : entry.segments) {
     const auto* const begin = reinterpret_cast<const uint64_t*>(segment.begin());
-    words.insert(words.end(), begin, begin + segment.size());
-    to.sizes.push_back(segment.size());
+    words_.insert(words_.end(), begin, begin + segment.size());
   }
 }
 
 void WrittenMessages::Add(OutgoingMessage& message) {
   MI7_CHECK(!has_unsent(), "what was written first is sent first");
-  Entry entry;
+  Entry& entry = entries_.emplace_back();
   size_t bytes = 0;
   for (const Segment& segment : message->Segments()) {
     entry.segments.push_back(segment);
     bytes += segment.size() * sizeof(capnp::word);
   }
   if (bytes <= kCopiedBytesMax) {
-    Entry copy;
-    CopyWords(entry, words_, copy);
-    entries_.push_back(std::move(copy));
+    CopyWords(entry);
   } else {
     OutgoingMessage sent = transport::ShareMessage(*message, SIZE_MAX);
     entry.message = std::exchange(message, std::move(sent));
-    entries_.push_back(std::move(entry));
   }
   ++sent_;
 }
@@ -58,11 +54,8 @@ bool WrittenMessages::Rewind() {
       continue;
     }
     // A connection has not let go of it yet, or it lies where the peer reads it.
-    Entry copy;
-    if (!transport::ReadShared(*entry.message, [&] { CopyWords(entry, words_, copy); })) {
-      return false;
-    }
-    entry = std::move(copy);
+    if (!transport::ReadShared(*entry.message, [&] { CopyWords(entry); })) return false;
+    entry.message.reset();
   }
   sent_ = 0;
   return true;
@@ -87,10 +80,10 @@ OutgoingMessage WrittenMessages::Build(const Entry& entry) const {
   absl::InlinedVector<Segment, 1> segments;
   const auto* words = reinterpret_cast<const capnp::word*>(words_.data() + entry.begin);
   size_t bytes = 0;
-  for (const size_t size : entry.sizes) {
-    segments.push_back(kj::arrayPtr(words, size));
-    words += size;
-    bytes += size * sizeof(capnp::word);
+  for (const Segment& segment : entry.segments) {
+    segments.push_back(kj::arrayPtr(words, segment.size()));
+    words += segment.size();
+    bytes += segment.size() * sizeof(capnp::word);
   }
   // It is our own message, which needs no bounds.
   capnp::ReaderOptions unbounded;

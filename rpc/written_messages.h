@@ -46,13 +46,13 @@ class WrittenMessages {
     // Empty: the words are in words_, from `begin` on.
     transport::OutgoingMessage message;
     size_t begin = 0;
-    // Of the words, how many each segment has; of the message, the segments as they were written:
-    // whoever sends it may be looking for them at this moment.
-    absl::InlinedVector<size_t, 1> sizes;
+    // As they were written: whoever sends the message may be looking for them at this moment. Of
+    // words only their sizes count.
     absl::InlinedVector<Segment, 1> segments;
   };
 
-  static void CopyWords(const Entry& from, std::vector<uint64_t>& words, Entry& to);
+  // Makes `entry`, whose segments are there, one that has its words.
+  void CopyWords(Entry& entry);
   transport::OutgoingMessage Build(const Entry& entry) const;
 
   std::vector<Entry> entries_;
