@@ -197,8 +197,10 @@ class Checker {
         (HasAnnotation(annotations, kRetryableAnnotation) ||
          HasAnnotation(annotations, kIdempotentAnnotation) ||
          HasAnnotation(annotations, kDeduplicateAnnotation))) {
-      report("is a stream, which is never repeated, and has an annotation about repeated calls",
-             "remove $Mi7.retryable, $Mi7.idempotent or $Mi7.deduplicate");
+      report(
+          "is a stream, which is not repeated when it may have run, and has an annotation about "
+          "repeated calls",
+          "remove $Mi7.retryable, $Mi7.idempotent or $Mi7.deduplicate");
       return;
     }
     const bool idempotent = HasAnnotation(annotations, kIdempotentAnnotation);

@@ -30,7 +30,8 @@ struct CallOptions {
   // While the server cannot be reached, wait for it (until the deadline) instead of failing with
   // UNAVAILABLE when a few attempts to connect have failed.
   bool wait_for_ready = false;
-  // When the call may be repeated after it failed; by default what the method's annotations say.
+  // When the call may be repeated after it failed; by default what the method's annotations say. Of
+  // a stream kRetryable and kIdempotent mean kUnlessItRan.
   std::optional<Repeat> repeat = {};
   // How; by default as the channel does (ChannelOptions::retry).
   std::shared_ptr<const RetryPolicy> retry = {};

@@ -8,6 +8,7 @@
 #include <capnp/message.h>
 
 #include "absl/strings/str_cat.h"
+#include "rpc/caller_stream.h"
 #include "rpc/channel.h"
 #include "rpc/client_call.h"
 #include "rpc/request.h"
@@ -170,8 +171,12 @@ void CallRepeats::OnAttemptDone(ClientCall& attempt) {
   }
   absl::Status end = attempt.status();
   if (!end.ok()) {
-    std::optional<absl::Status> final =
-        OnFailed(end, attempt.hopeless_.load(std::memory_order_relaxed), attempt);
+    bool hopeless = attempt.hopeless_.load(std::memory_order_relaxed);
+    // What was written to a stream may be needed once more.
+    if (call_.stream_ != nullptr && !hopeless && JudgeFailure(end, may_repeat_).repeat) {
+      hopeless = !call_.stream_->Restart();
+    }
+    std::optional<absl::Status> final = OnFailed(end, hopeless, attempt);
     if (!final) return;
     end = *std::move(final);
   }

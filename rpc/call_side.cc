@@ -143,7 +143,7 @@ bool CallSide::TrySend(ClientCall* call) {
       call->call_id_ = header.call_id = calls_.Add(call);
       call->Ref();
       if (call->stream_ != nullptr) [[unlikely]]
-        call->stream_->OnSending(*streams_, header.call_id);
+        call->stream_->OnSending(*streams_, header.call_id, *call);
       if (call->background_) TakeBackground(call);
     }
   }
@@ -158,7 +158,7 @@ bool CallSide::TrySend(ClientCall* call) {
       } else if (call->claimed()) {
         Withdraw(call);  // or it was answered already, and is not in the table
       } else if (call->stream_ != nullptr) [[unlikely]] {
-        call->stream_->OnSent();
+        call->stream_->OnSent(call->previous_attempts(), streams_->peer_window());
       }
       return true;
     }
@@ -280,8 +280,18 @@ absl::Status CallSide::OnStreamFrame(transport::IncomingMessage&& message, Stray
   }
   absl::Status valid;
   if (call->stream_ != nullptr) {
-    if (call->stream_->IsStray(header)) stray = Stray::kOfOpen;
-    valid = call->stream_->OnFrame(std::move(message));
+    switch (call->stream_->OnBegun(call->previous_attempts())) {
+      case CallerStream::Begun::kNow:
+        DropKept(header.call_id, *call);
+        [[fallthrough]];
+      case CallerStream::Begun::kBefore:
+        if (call->stream_->IsStray(header)) stray = Stray::kOfOpen;
+        valid = call->stream_->OnFrame(std::move(message));
+        break;
+      case CallerStream::Begun::kOver:
+        stray = Stray::kOfEnded;
+        break;
+    }
   } else if (header.type == FrameType::kStreamMessage) {
     call->FailAndCancel(absl::InternalError(absl::StrCat(
         call->method().name,
@@ -311,8 +321,17 @@ void CallSide::OnUnsentStreamMessage(const FrameHeader& header, const absl::Stat
   if (call != nullptr && call != kGivenUp) FailStream(*call, why);
 }
 
+void CallSide::DropKept(uint32_t call_id, ClientCall& call) {
+  transport::OutgoingMessage kept;
+  BiasedLock lock(&mutex_);
+  // Outside of the table it is somebody else's.
+  if (calls_.At(call_id) == &call) kept = std::move(call.request_);
+}
+
 void CallSide::FailStream(ClientCall& call, const absl::Status& why) {
-  call.FailAndCancel(absl::Status(
+  // What ends an attempt so ends its call.
+  ClientCall& whole = call.stream_ != nullptr ? *call.stream_->call() : call;
+  whole.FailAndCancel(absl::Status(
       why.code(), absl::StrCat(call.method().name, ": stream message: ", why.message())));
   call.Unref();
 }

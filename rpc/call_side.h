@@ -108,6 +108,8 @@ class CallSide {
   void TakeBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveBackBackground(ClientCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendCancelOf(uint32_t call_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The call, in flight, will not be made again: what is kept of its request is dropped.
+  void DropKept(uint32_t call_id, ClientCall& call);
   // A message of the call, a stream, cannot be delivered or sent. Takes over a reference.
   static void FailStream(ClientCall& call, const absl::Status& why);
   // Removes and returns the call with this id, whose table reference passes to the caller; nullptr

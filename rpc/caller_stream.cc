@@ -1,5 +1,6 @@
 #include "rpc/caller_stream.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,11 @@ CallerStream::CallerStream(ClientCall* call)
 StreamRef CallerStream::Open(ClientCallRef owned) {
   ClientCall* const call = owned.release();
   StreamRef stream(call->stream_ = ObjectPool<CallerStream>::New(call));
+  // What it has run, and how it was answered, tells nobody whether a stream may run again.
+  call->repeat_ = std::min(call->repeat_, Repeat::kUnlessItRan);
+  if (call->keeps_request() && call->channel_->kept_request_bytes_max() != 0) {
+    stream->outbox().KeepWritten();
+  }
   // Nobody may be waiting when the deadline passes. An interceptor may set one in Start.
   call->in_deadline_queue_ = !call->deadline_.infinite() || call->extras_ != nullptr;
   call->Start();
@@ -35,8 +41,9 @@ void CallerStream::Unref() { call_->Unref(); }
 void CallerStream::WantBackground() {
   if (call_->channel_->forked()) [[unlikely]]
     return call_->EndInForkedChild(CallOutcome::kUnknown);
-  // A call that was queued is driven in the background from the start.
-  if (in_background_.load(std::memory_order_relaxed) || streams() == nullptr) return;
+  // A call that was queued is driven in the background from the start, as are further attempts,
+  // which say so before they are connected.
+  if (streams() == nullptr || in_background_.load(std::memory_order_relaxed)) return;
   in_background_.store(true, std::memory_order_relaxed);
   call_->session_->calls().DriveInBackground(call_);
 }
@@ -111,6 +118,43 @@ void CallerStream::FailInput(const absl::Status& why) {
   inbox().End(why);
 }
 
+void CallerStream::OnSending(SessionStreams& streams, uint32_t call_id, const ClientCall& by) {
+  if (by.is_attempt_) {
+    in_background_.store(true, std::memory_order_relaxed);
+    if (sessions_.empty() || sessions_.back() != by.session_) sessions_.push_back(by.session_);
+  }
+  Connect(streams, call_id);
+}
+
+CallerStream::Begun CallerStream::OnBegun(uint32_t attempt) {
+  uint32_t progress = progress_.load(std::memory_order_relaxed);
+  if (progress == 2 * attempt + 1) [[likely]]
+    return Begun::kBefore;
+  if (progress != 2 * attempt ||
+      !progress_.compare_exchange_strong(progress, progress + 1, std::memory_order_relaxed)) {
+    return Begun::kOver;
+  }
+  outbox().DropWritten();
+  return Begun::kNow;
+}
+
+bool CallerStream::Restart() {
+  uint32_t progress = progress_.load(std::memory_order_relaxed);
+  if (progress % 2 != 0 ||
+      !progress_.compare_exchange_strong(progress, progress + 2, std::memory_order_relaxed)) {
+    return false;
+  }
+  Disconnect();
+  return outbox().Restart() || !StreamsOut();
+}
+
+void CallerStream::FailAgain(const absl::Status& why) {
+  // The handler has seen some of it, perhaps.
+  call_->FailAndCancel(WithOutcome(
+      Named(why.code(), absl::StrCat("stream message, in a further attempt: ", why.message())),
+      CallOutcome::kUnknown));
+}
+
 void CallerStream::OnDone() {
   call_->LeaveDeadlineQueue();
   const absl::Status& status = call_->status();
@@ -123,9 +167,12 @@ void CallerStream::OnDone() {
 absl::Status CallerStream::MayBlock() {
   if (call_->channel_->forked()) [[unlikely]]
     return call_->channel_->ForkedError();
+  // Not in a callback of the connection on which the call was begun either, on which the next
+  // attempt may follow.
   SessionStreams* const of_session = streams();
   const bool in_loop = call_->channel_->InLoopThread();
-  if (!in_loop && (of_session == nullptr || !of_session->connection().InCallback())) {
+  if (!in_loop && !call_->WouldWaitForItself() &&
+      (of_session == nullptr || !of_session->connection().InCallback())) {
     return absl::OkStatus();
   }
   return Named(absl::StatusCode::kFailedPrecondition,
@@ -139,7 +186,7 @@ bool CallerStream::Sleep(transport::Completion& completion, Deadline deadline) {
   if (SessionStreams* const of_session = streams()) {
     return of_session->connection().Await(completion, deadline);
   }
-  // No connection yet: the channel's event loop connects, sends and drives.
+  // No connection, or none yet: the channel's event loop connects, sends and drives.
   for (;;) {
     switch (completion.Sleep(deadline)) {
       case transport::Completion::Woken::kDone:

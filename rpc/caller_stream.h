@@ -5,8 +5,18 @@
 //
 // Owned by its ClientCall, whose references keep it. ClientCall, CallSide and Channel call the
 // functions below at the points of a call's life that are named there.
+//
+// A call that was not sent, or was refused, is made again as other calls are (CallRepeats), by
+// further ClientCalls, the attempts, of which nobody knows but the runtime. They share the stream
+// of the call that they are attempts at, one after the other, so that its handles and whoever waits
+// in them know nothing of attempts either: the stream is connected anew, and what was written to it
+// is written again (StreamOutbox). The first sign that a server has begun the call (a message, a
+// credit, an end of its messages) makes it the last attempt.
 
 #include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -38,10 +48,19 @@ class CallerStream final : public Stream {
 
   // --- The call's life ---
 
-  // It is about to be sent with this id.
-  void OnSending(SessionStreams& streams, uint32_t call_id) { Connect(streams, call_id); }
-  // It was sent, and is not over as far as is known.
-  void OnSent() { outbox().Open(streams()->peer_window()); }
+  // `by`, the call or an attempt at it, is about to be sent with this id.
+  void OnSending(SessionStreams& streams, uint32_t call_id, const ClientCall& by);
+  // It was sent, in an attempt (from 0) that is not over as far as is known, to a peer that accepts
+  // `window` bytes.
+  void OnSent(uint32_t attempt, uint32_t window) { outbox().Open(window, attempt); }
+  // The server has sent a frame of the stream in that attempt. kOver: the attempt is; the frame is
+  // that of a peer that made it up.
+  enum class Begun : uint8_t { kNow, kBefore, kOver };
+  Begun OnBegun(uint32_t attempt);
+  // The attempt at the call was not sent or was refused, and another one may follow, for which all
+  // is prepared. False: none may, since the server has begun the call, or what was written is not
+  // there any more. Once an attempt, by whoever has taken it out of the runtime's tables.
+  bool Restart();
   // It was given up, and what has arrived is of no use.
   void OnGivenUp() { inbox().Clear(); }
   // It is about to be done: what its interceptors get of the initial metadata that have come.
@@ -58,6 +77,7 @@ class CallerStream final : public Stream {
   absl::Status OnUnexpectedMessage() override;
   absl::Status MayBlock() override;
   bool Sleep(transport::Completion& completion, Deadline deadline) override;
+  void FailAgain(const absl::Status& why) override;
   Deadline deadline() const override;
   void OnDeadline() override;
   // What came along with the first message.
@@ -65,6 +85,11 @@ class CallerStream final : public Stream {
 
   ClientCall* const call_;
   std::atomic<bool> in_background_{false};  // relaxed: asked for once or twice
+  // Twice the number of the attempt, and 1 when the server has begun the call. Relaxed: who of
+  // OnBegun and Restart comes second does nothing, and so reads nothing of the other one's.
+  std::atomic<uint32_t> progress_{0};
+  // Of the attempts but the first: a thread may still wait in the connection of one that is over.
+  std::vector<std::shared_ptr<Session>> sessions_;
   // Where the channel has interceptors: from the first message to the call's end, which comes on
   // any thread.
   Mutex initial_mutex_;

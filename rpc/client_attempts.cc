@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "base/object_pool.h"
 #include "rpc/call_repeats.h"
+#include "rpc/caller_stream.h"
 #include "rpc/channel.h"
 #include "rpc/client_call.h"
 #include "rpc/retry_judgement.h"
@@ -39,7 +40,7 @@ const RetryPolicy& ClientCall::retry_policy() const {
 }
 
 bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
-  if (stream_ != nullptr || in_order_) return false;
+  if (in_order_) return false;
   CallRepeats* own = repeats();
   if (own == nullptr) {
     // It can be repeated if its request is still here.
@@ -47,6 +48,7 @@ bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
         !JudgeFailure(failure, repeat_, recognized()).repeat) {
       return false;
     }
+    if (stream_ != nullptr && !stream_->Restart()) return false;
     if (!AddRepeats()) return false;
     own = repeats_;
   }
@@ -84,6 +86,13 @@ ClientCall* ClientCall::NewAttempt(transport::OutgoingMessage request) {
       New(channel_, nullptr, *service_, *method_, options, std::move(request));
   attempt->is_attempt_ = true;
   if (attempt->extras_ == nullptr) attempt->extras_ = MakePooled<ClientCallExtras>(options);
+  if (stream_ != nullptr) {
+    attempt->stream_ = stream_;
+    stream_->Ref();
+    // Of a stream that is over what has come is dropped, and its end told: the call's deadline does
+    // that.
+    attempt->in_deadline_queue_ = true;
+  }
   return attempt;
 }
 

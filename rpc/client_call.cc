@@ -52,7 +52,7 @@ void ClientCall::TakeOptions(const CallOptions& options) {
 
 [[gnu::always_inline]] ClientCall::~ClientCall() {
   if (stream_ != nullptr) [[unlikely]]
-    ObjectPool<CallerStream>::Delete(stream_);
+    is_attempt_ ? stream_->Unref() : ObjectPool<CallerStream>::Delete(stream_);
   if (CallRepeats* const own = repeats(); own != nullptr) [[unlikely]]
     ObjectPool<CallRepeats>::Delete(own);
   if (request_) [[unlikely]]
@@ -124,8 +124,8 @@ bool ClientCall::WouldWaitForItself() const {
 }
 
 bool ClientCall::PrepareToStart() {
-  // A stream is not repeated: its messages are not kept. Nor is a call of `-> stream`, which would
-  // come out of its order.
+  // What a stream's handler has done nobody can know, so it is made again only when it has not run,
+  // and neither is a call of `-> stream`, which would come out of its order.
   const bool keeps_copy =
       repeat_ > Repeat::kUnlessItRan || (repeat_ == Repeat::kUnlessItRan && method_->deduplicate);
   if (keeps_copy && stream_ == nullptr && !in_order_) {
@@ -226,7 +226,7 @@ void ClientCall::Expire() { GiveUp(Ending::kDeadline); }
 void ClientCall::GiveUp(Ending ending) {
   if (!Claim()) return;
   const CallOutcome outcome = Withdraw();
-  if (stream_ != nullptr) stream_->OnGivenUp();
+  if (stream_ != nullptr && !is_attempt_) stream_->OnGivenUp();
   std::string text(method_->name);
   absl::StrAppend(&text, ending == Ending::kDeadline ? ": deadline passed" : ": cancelled");
   absl::Status status =
@@ -364,8 +364,10 @@ void ClientCall::FinishExtras() {
   if (!extras_->options.received) return;
   ResponseMetadata& response = extras_->response;
   ResponseMetadata& told = *extras_->options.received;
-  // A stream's first message has told of the initial ones, which its user may be reading.
-  if (stream_ == nullptr || (!response.initial.empty() && !stream_->received_any())) {
+  // A stream's first message has told of the initial ones, which its user may be reading. What an
+  // attempt is told its call looks at.
+  if (stream_ == nullptr || is_attempt_ ||
+      (!response.initial.empty() && !stream_->received_any())) {
     told.initial = std::move(response.initial);
   }
   told.trailing = std::move(response.trailing);
@@ -381,7 +383,7 @@ void ClientCall::Finish() {
   if (extras_ != nullptr) [[unlikely]]
     FinishExtras();
   const uint32_t before = state_.fetch_or(kDone, std::memory_order_acq_rel);
-  if (stream_ != nullptr) [[unlikely]]
+  if (stream_ != nullptr && !is_attempt_) [[unlikely]]
     stream_->OnDone();
   if ((before & (kScope | kRepeats)) != 0) [[unlikely]]
     TellOfEnd(before);

@@ -87,7 +87,7 @@ class ClientCall : private Turn {
   // the call can be repeated when it was refused or not sent. Those that may be repeated for other
   // reasons have a copy (CallRepeats).
   bool keeps_request() const {
-    return stream_ == nullptr && !in_order_ &&
+    return !in_order_ &&
            ((repeat_ == Repeat::kUnlessItRan && !method_->deduplicate) || is_attempt_);
   }
 
@@ -258,8 +258,10 @@ class ClientCall : private Turn {
     return (state_.load(std::memory_order_acquire) & kRepeats) != 0 ? repeats_ : nullptr;
   }
   const RetryPolicy& retry_policy() const;
-  // A call like this one, with extras_.
+  // A call like this one, with extras_, and with its stream.
   ClientCall* NewAttempt(transport::OutgoingMessage request);
+  // Those that were made at the call of which this is one.
+  uint32_t previous_attempts() const { return is_attempt_ ? extras_->previous_attempts : 0; }
   // An attempt is about to be sent: says for how long another one may have run by now. False: not
   // to this server, which does not recognize it.
   bool PrepareAttempt(const CallSide& to) {
@@ -331,9 +333,11 @@ class ClientCall : private Turn {
   // by nobody but the call's sender before, and by whoever has taken it out of CallSide's table
   // afterwards.
   transport::OutgoingMessage request_;
-  size_t counted_bytes_ = 0;        // of request_: Channel::KeepBytes
-  CallerStream* stream_ = nullptr;  // owned; nullptr: the call is unary
-  CallRepeats* repeats_;            // owned; written before kRepeats is set, and not read before
+  size_t counted_bytes_ = 0;  // of request_: Channel::KeepBytes
+  // nullptr: the call is unary. Owned; an attempt's is that of its call, which it has a reference
+  // of.
+  CallerStream* stream_ = nullptr;
+  CallRepeats* repeats_;  // owned; written before kRepeats is set, and not read before
 
   // Whoever ends the call with a response leaves it as it is, OK. Before Start, where failed_early_
   // is set: what is wrong with the call already.

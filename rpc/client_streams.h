@@ -16,6 +16,9 @@
 //
 // Reading and writing: stream_reader.h, stream_writer.h. Dropping a handle before its stream is
 // over cancels the call. A deadline is the whole stream's. Each handle keeps the channel alive.
+//
+// A stream that was not sent, or was refused, is made again by itself, unless CallOptions::repeat
+// is kNever, with all that was written to it (docs/RETRIES.md).
 
 #include <utility>
 

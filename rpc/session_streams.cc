@@ -18,7 +18,8 @@ bool SessionStreams::HasRoom(Stream* stream) {
     return true;
   {
     MutexLock lock(&mutex_);
-    if (last_waiting_ == Closed()) return true;  // as good as any answer: nothing is sent any more
+    // As good as any answer: nothing is sent here any more.
+    if (last_waiting_ == Closed() || !stream->IsOf(*this)) return true;
     if (!std::exchange(stream->waits_for_room_, true)) {
       stream->Ref();
       stream->next_waiting_ =
@@ -28,6 +29,20 @@ bool SessionStreams::HasRoom(Stream* stream) {
   }
   // Listed before the connection is asked once more, whose OnWritable finds it then.
   return connection_->HasRoom();
+}
+
+void SessionStreams::Forget(Stream* stream) {
+  {
+    MutexLock lock(&mutex_);
+    // Who asks for room from now on finds it of another connection, or of none.
+    if (!std::exchange(stream->waits_for_room_, false)) return;
+    Stream* before = last_waiting_;
+    while (before->next_waiting_ != stream) before = before->next_waiting_;
+    before->next_waiting_ = stream->next_waiting_;
+    if (last_waiting_ == stream) last_waiting_ = before == stream ? nullptr : before;
+    if (last_told_ == stream) last_told_ = before;
+  }
+  stream->Unref();
 }
 
 Stream* SessionStreams::Closed() { return reinterpret_cast<Stream*>(alignof(Stream)); }
@@ -46,19 +61,21 @@ Stream* SessionStreams::TakeFirst() {
 
 void SessionStreams::OnWritable() {
   // Each once, since one that only has to grant credit again and again must not keep us here.
-  Stream* const last = [this] {
+  {
     MutexLock lock(&mutex_);
-    return last_waiting_;
-  }();
+    last_told_ = last_waiting_;
+  }
   for (bool more = true; more;) {
     Stream* stream;
+    bool is_last;
     {
       MutexLock lock(&mutex_);
       stream = TakeFirst();
+      is_last = stream == last_told_;
     }
     if (stream == nullptr) return;
     stream->OnRoom();
-    more = stream != last && connection_->HasRoom();
+    more = !is_last && connection_->HasRoom();
     stream->Unref();
   }
 }

@@ -62,6 +62,8 @@ class SessionStreams {
   // Whether a stream may send now. False: `stream`, of which a reference is kept until then, is
   // told by OnRoom, or the connection ends. It may also be told for nothing.
   bool HasRoom(Stream* stream);
+  // `stream`, which is not of this connection any more (Stream::IsOf), is not told.
+  void Forget(Stream* stream);
 
   // Tells those that wait, in order, as long as there is room; who is told may wait again, behind
   // the others.
@@ -79,6 +81,8 @@ class SessionStreams {
   // Those that wait, in order, in a ring linked by Stream::next_waiting_; nullptr: none; Closed():
   // nobody waits any more.
   Stream* last_waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  // OnWritable's, while it runs: the last one that it tells.
+  Stream* last_told_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::atomic<uint32_t> kept_bytes_{0};
   std::atomic<uint32_t> late_frames_{0};
 };

@@ -37,8 +37,21 @@ absl::Status Stream::Named(absl::StatusCode code, absl::string_view text) const 
 }
 
 void Stream::Connect(SessionStreams& streams, uint32_t call_id) {
+  MutexLock lock(&send_mutex_);
   call_id_ = call_id;
+  stopped_ = false;
   streams_.store(&streams, std::memory_order_release);
+}
+
+void Stream::Disconnect() {
+  SessionStreams* before;
+  {
+    MutexLock lock(&send_mutex_);
+    stopped_ = true;
+    ++attempt_;
+    before = streams_.exchange(nullptr, std::memory_order_acq_rel);
+  }
+  if (before != nullptr) before->Forget(this);
 }
 
 absl::Status Stream::OnFrame(transport::IncomingMessage&& message) {
@@ -116,33 +129,34 @@ bool Stream::HasRoom() {
   return of_session == nullptr || of_session->HasRoom(this);
 }
 
-absl::Status Stream::SendMessage(OutgoingMessage message) {
+absl::Status Stream::SendMessage(OutgoingMessage message, uint32_t attempt) {
   message->header.type = FrameType::kStreamMessage;
   message->header.code = static_cast<uint16_t>(outgoing_);
   message->may_gather = true;
-  return Send(std::move(message));
+  return Send(std::move(message), attempt);
 }
 
 void Stream::SendCredit(uint32_t bytes) {
-  SendControl(FrameType::kCredit, static_cast<uint16_t>(Opposite(outgoing_)), bytes);
+  // For messages of the peer's, after the first of which the call is not made again.
+  SendControl(FrameType::kCredit, static_cast<uint16_t>(Opposite(outgoing_)), bytes, kAnyAttempt);
 }
 
-void Stream::SendControl(FrameType type, uint16_t code, uint32_t bytes) {
+void Stream::SendControl(FrameType type, uint16_t code, uint32_t bytes, uint32_t attempt) {
   OutgoingMessage message = transport::NewHeapMessage(0);
   message->header.type = type;
   message->header.code = code;
   message->header.timeout = bytes;
   message->has_body = false;
   // Fails only when the connection is closed, and then the message has no meaning.
-  Send(std::move(message)).IgnoreError();
+  Send(std::move(message), attempt).IgnoreError();
 }
 
-absl::Status Stream::Send(OutgoingMessage message) {
-  SessionStreams* const of_session = streams();
-  message->header.call_id = call_id_;
+absl::Status Stream::Send(OutgoingMessage message, uint32_t attempt) {
   MutexLock lock(&send_mutex_);
-  if (stopped_) return absl::OkStatus();  // the end, which follows, says why
-  return of_session->connection().Send(std::move(message));
+  // The end, which follows, says why, or the next attempt sends it.
+  if (stopped_ || (attempt != attempt_ && attempt != kAnyAttempt)) return absl::OkStatus();
+  message->header.call_id = call_id_;
+  return streams()->connection().Send(std::move(message));
 }
 
 }  // namespace mi7

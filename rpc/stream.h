@@ -8,6 +8,10 @@
 // `send_mutex_`, and who ends the call (the callee before it sends the return, the caller before it
 // frees the id) calls StopSending first.
 //
+// A call that is made again goes on as the same stream: Disconnect, and Connect for the next
+// attempt. What is sent says for which attempt it is, so that a thread that was about to send for
+// an earlier one sends nothing.
+//
 // Locks, in this order: a call side's or answer side's mutex, send_mutex_, a half's mutex,
 // SessionStreams' or the connection's own.
 
@@ -96,6 +100,8 @@ class Stream : public Readiness::Owner {
     MutexLock lock(&send_mutex_);
     stopped_ = true;
   }
+  // Whether its frames are those of `of`, to which the stream may list itself.
+  bool IsOf(const SessionStreams& of) const { return streams() == &of; }
 
   // --- For the halves ---
 
@@ -111,8 +117,11 @@ class Stream : public Readiness::Owner {
   }
   // Whether the connection has room; when not, OnRoom follows.
   bool HasRoom();
-  absl::Status SendMessage(transport::OutgoingMessage message);
-  void SendEnd() { SendControl(transport::FrameType::kStreamEnd, 0, 0); }
+  // The attempt at the call (from 0) that it is sent for: OK, and nothing, if that is over.
+  absl::Status SendMessage(transport::OutgoingMessage message, uint32_t attempt);
+  void SendEnd(uint32_t attempt) { SendControl(transport::FrameType::kStreamEnd, 0, 0, attempt); }
+  // A message that was sent in an earlier attempt cannot be sent again.
+  virtual void FailAgain(const absl::Status&) {}
   void SendCredit(uint32_t bytes);
   // SessionStreams' for messages that have been received.
   bool Keep(uint32_t bytes) { return streams()->Keep(bytes, limits_.stream_kept_bytes_max); }
@@ -128,8 +137,10 @@ class Stream : public Readiness::Owner {
   virtual ~Stream() = default;
 
   // From now on there is a connection, on which the call has the id. `streams` outlives the stream,
-  // or is kept alive by its owner. Once.
+  // or is kept alive by its owner. Once an attempt.
   void Connect(SessionStreams& streams, uint32_t call_id);
+  // The attempt is over: nothing is sent until Connect.
+  void Disconnect();
   bool StreamsIn() const;
   bool StreamsOut() const;
   // Prefixed with the method's name.
@@ -150,8 +161,10 @@ class Stream : public Readiness::Owner {
   // The deadline passed while a thread waited: ends the stream.
   virtual void OnDeadline() = 0;
 
-  void SendControl(transport::FrameType type, uint16_t code, uint32_t bytes);
-  absl::Status Send(transport::OutgoingMessage message);
+  // Of whatever attempt the stream is in.
+  static constexpr uint32_t kAnyAttempt = ~uint32_t{0};
+  void SendControl(transport::FrameType type, uint16_t code, uint32_t bytes, uint32_t attempt);
+  absl::Status Send(transport::OutgoingMessage message, uint32_t attempt);
 
   friend class SessionStreams;
 
@@ -161,12 +174,14 @@ class Stream : public Readiness::Owner {
   const Interceptors* const interceptors_;
   StreamInbox inbox_;
   StreamOutbox outbox_;
-  // Written once, by Connect, after call_id_ (release), and read by other threads (acquire).
+  // Written by Connect and Disconnect (release), and read by other threads (acquire). nullptr:
+  // there is no connection. What it was before lives as long as the stream.
   std::atomic<SessionStreams*> streams_{nullptr};
-  uint32_t call_id_ = 0;
   std::atomic<bool> received_any_{false};  // relaxed: the driving thread's
   Mutex send_mutex_;
   bool stopped_ ABSL_GUARDED_BY(send_mutex_) = false;
+  uint32_t call_id_ ABSL_GUARDED_BY(send_mutex_) = 0;
+  uint32_t attempt_ ABSL_GUARDED_BY(send_mutex_) = 0;
   // SessionStreams', under its mutex.
   bool waits_for_room_ = false;
   Stream* next_waiting_ = nullptr;

@@ -10,10 +10,40 @@ namespace mi7 {
 
 StreamOutbox::StreamOutbox(Stream* stream) : Readiness(stream), stream_(stream) {}
 
-void StreamOutbox::Open(uint32_t window) {
+void StreamOutbox::KeepWritten() {
+  MutexLock lock(&mutex_);
+  keeps_ = true;
+}
+
+void StreamOutbox::Keep(transport::OutgoingMessage& message) {
+  if (!keeps_) return;
+  if (written_ == nullptr) written_ = MakePooled<WrittenMessages>();
+  written_->Add(message);
+}
+
+void StreamOutbox::DropWritten() {
+  MutexLock lock(&mutex_);
+  keeps_ = false;
+  if (written_ == nullptr) return;
+  written_->DropSent();
+  if (!written_->has_unsent()) written_.reset();
+}
+
+bool StreamOutbox::Restart() {
+  MutexLock lock(&mutex_);
+  may_write_ |= stage_ == Stage::kOpen && IsReady();
+  ++attempt_;
+  stage_ = Stage::kUnconnected;
+  window_ = 0;
+  credit_ = 0;
+  waits_for_room_ = lost_ = sends_early_ = false;
+  return keeps_ && (written_ == nullptr || written_->Rewind());
+}
+
+void StreamOutbox::Open(uint32_t window, uint32_t attempt) {
   {
     MutexLock lock(&mutex_);
-    if (ended_) return;
+    if (ended_ || attempt != attempt_) return;
     window_ = window;
     credit_ = window;
     stage_ = Stage::kWaitingForRoom;
@@ -25,35 +55,60 @@ void StreamOutbox::Open(uint32_t window) {
 void StreamOutbox::Begin() {
   bool close = false;
   Waiter waiter;
-  transport::OutgoingMessage early;
-  uint64_t bytes = 0;
-  {
-    MutexLock lock(&mutex_);
-    if (ended_ || stage_ != Stage::kWaitingForRoom) return;
-    early = std::move(early_);
-    if (early) {
+  uint32_t attempt = 0;
+  for (bool first = true;; first = false) {
+    transport::OutgoingMessage message;
+    bool again = false;
+    uint64_t bytes = 0;
+    {
+      MutexLock lock(&mutex_);
+      if (first) {
+        if (ended_ || stage_ != Stage::kWaitingForRoom) return;
+        attempt = attempt_;
+      } else if (attempt != attempt_) {
+        return;
+      }
+      sends_early_ = false;
+      if (ended_ || !MessageWaits()) {
+        stage_ = Stage::kOpen;
+        close = closed_ && !ended_;
+        waiter = TakeWaiter();
+        break;
+      }
+      // OnCredit goes on, or OnRoom.
+      if (credit_ <= 0 || (!first && !stream_->HasRoom())) {
+        stage_ = Stage::kWaitingForRoom;
+        return;
+      }
       stage_ = Stage::kOpening;
-      bytes = transport::MessageBytes(*early);
+      message = TakeMessage(again);
+      bytes = transport::MessageBytes(*message);
       credit_ -= static_cast<int64_t>(bytes);
-    } else {
-      stage_ = Stage::kOpen;
-      close = closed_;
-      waiter = TakeWaiter();
     }
+    SendNow(std::move(message), bytes, attempt, again);
   }
-  if (early) {
-    SendNow(std::move(early), bytes);
-    MutexLock lock(&mutex_);
-    stage_ = Stage::kOpen;
-    close = closed_ && !ended_;
-    waiter = TakeWaiter();
-  }
-  if (close) stream_->SendEnd();
+  if (close) stream_->SendEnd(attempt);
   waiter.Wake();
+}
+
+transport::OutgoingMessage StreamOutbox::TakeMessage(bool& again) {
+  again = written_ != nullptr && written_->has_unsent();
+  if (again) {
+    transport::OutgoingMessage message = written_->Next(keeps_);
+    if (!keeps_ && !written_->has_unsent()) written_.reset();
+    return message;
+  }
+  sends_early_ = true;
+  transport::OutgoingMessage message = std::move(early_);
+  // It may have been begun in the memory of the connection before this one.
+  if (attempt_ != 0) transport::EnsureHeapMessage(message);
+  Keep(message);
+  return message;
 }
 
 absl::Status StreamOutbox::OnCredit(uint32_t bytes) {
   Waiter waiter;
+  bool goes_on = false;
   {
     MutexLock lock(&mutex_);
     // Also when the half has ended: what is granted then is what the peer had not yet granted.
@@ -64,7 +119,9 @@ absl::Status StreamOutbox::OnCredit(uint32_t bytes) {
                        ", more than the streamWindowBytes of the peer's hello, ", window_));
     }
     if (!ended_) waiter = TakeWaiter();
+    goes_on = stage_ == Stage::kWaitingForRoom && credit_ > 0;
   }
+  if (goes_on && stream_->HasRoom()) Begin();
   waiter.Wake();
   return absl::OkStatus();
 }
@@ -83,13 +140,16 @@ void StreamOutbox::OnRoom() {
 void StreamOutbox::End(const absl::Status& status) {
   Waiter waiter;
   transport::OutgoingMessage early;
+  PooledPtr<WrittenMessages> written;
   {
     MutexLock lock(&mutex_);
     if (ended_) return;
     ended_ = true;
+    keeps_ = false;
     result_ = status;
     early = std::move(early_);
     waiter = TakeWaiter();
+    written = std::move(written_);
   }
   waiter.Wake();
 }
@@ -105,7 +165,8 @@ absl::Status StreamOutbox::Intercept(const Interceptors& interceptors,
 
 absl::Status StreamOutbox::Refusal() const {
   if (closed_) return absl::FailedPreconditionError("Write after Close");
-  const bool may_write = stage_ == Stage::kOpen ? IsReady() : !early_ && stage_ != Stage::kOpening;
+  const bool may_write =
+      may_write_ || (stage_ == Stage::kOpen ? IsReady() : !early_ && !sends_early_);
   if (may_write) return absl::OkStatus();
   return absl::FailedPreconditionError("Write before the last one has completed");
 }
@@ -123,11 +184,17 @@ absl::Status StreamOutbox::Write(transport::OutgoingMessage message) {
     stream_->PrepareFirst(*message);
   }
   uint64_t bytes;
+  uint32_t attempt;
   {
     MutexLock lock(&mutex_);
     if (ended_) return absl::OkStatus();  // and result() says how
     if (absl::Status refusal = Refusal(); !refusal.ok()) return refusal;
     result_ = absl::OkStatus();
+    if (stage_ == Stage::kOpen && !IsReady()) [[unlikely]] {
+      // It was, on a connection that is gone.
+      stage_ = Stage::kWaitingForRoom;
+    }
+    may_write_ = false;
     if (stage_ != Stage::kOpen) {
       early_ = std::move(message);
       return absl::OkStatus();
@@ -135,34 +202,46 @@ absl::Status StreamOutbox::Write(transport::OutgoingMessage message) {
     // Before it is sent: the peer may answer with credit at once.
     bytes = transport::MessageBytes(*message);
     credit_ -= static_cast<int64_t>(bytes);
+    attempt = attempt_;
+    Keep(message);
   }
-  SendNow(std::move(message), bytes);
+  SendNow(std::move(message), bytes, attempt, /*again=*/false);
   return absl::OkStatus();
 }
 
-void StreamOutbox::SendNow(transport::OutgoingMessage message, uint64_t bytes) {
-  const absl::Status sent = stream_->SendMessage(std::move(message));
+void StreamOutbox::SendNow(transport::OutgoingMessage message, uint64_t bytes, uint32_t attempt,
+                           bool again) {
+  const absl::Status sent = stream_->SendMessage(std::move(message), attempt);
   if (!sent.ok()) {
     // Of a connection that is closed the end tells, with the call's outcome.
     const bool lost = absl::IsUnavailable(sent);
     if (!lost && !sent_any_.load(std::memory_order_relaxed)) stream_->FirstWasNotSent();
-    MutexLock lock(&mutex_);
-    credit_ += static_cast<int64_t>(bytes);
-    lost_ |= lost;
-    if (!ended_ && !lost) result_ = sent;
-    return;
+    {
+      MutexLock lock(&mutex_);
+      if (attempt != attempt_) return;  // the next one will see
+      credit_ += static_cast<int64_t>(bytes);
+      lost_ |= lost;
+      if (lost || ended_) return;
+      if (!again) {
+        result_ = sent;
+        if (keeps_) written_->DropLast();
+        return;
+      }
+    }
+    return stream_->FailAgain(sent);
   }
   sent_any_.store(true, std::memory_order_relaxed);
   if (stream_->HasRoom()) [[likely]]
     return;
   {
     MutexLock lock(&mutex_);
+    if (attempt != attempt_) return;  // nobody would tell of room
     waits_for_room_ = true;
   }
   // OnRoom may have come before that.
   if (!stream_->HasRoom()) return;
   MutexLock lock(&mutex_);
-  waits_for_room_ = false;
+  if (attempt == attempt_) waits_for_room_ = false;
 }
 
 absl::Status StreamOutbox::result() const {
@@ -171,13 +250,15 @@ absl::Status StreamOutbox::result() const {
 }
 
 void StreamOutbox::Close() {
+  uint32_t attempt;
   {
     MutexLock lock(&mutex_);
     if (closed_ || ended_) return;
     closed_ = true;
     if (stage_ != Stage::kOpen) return;  // Begin tells it
+    attempt = attempt_;
   }
-  stream_->SendEnd();
+  stream_->SendEnd(attempt);
 }
 
 }  // namespace mi7

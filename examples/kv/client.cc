@@ -139,7 +139,7 @@ absl::Status Watch(const StoreStub& stub, const std::string& prefix,
   for (;;) {
     absl::Status status = WatchOnce(stub, prefix, signals, stopped, revision);
     if (stopped.load(std::memory_order_relaxed)) return absl::OkStatus();
-    // A stream is not repeated by itself, since only its user knows where it stood.
+    // A stream that has begun is not repeated by itself, since only its user knows where it stood.
     if (!absl::IsUnavailable(status)) return status;
     absl::FPrintF(stderr, "client: %s; going on after revision %d\n", status.message(), revision);
   }

@@ -43,7 +43,7 @@ void Callers::Begin() {
   uint64_t call = 0;
   switch (world_.Draw(8)) {
     case 0: {
-      auto request = stub_->Numbers(Options({.work = work}, call));
+      auto request = stub_->Numbers(Options({.work = work, .is_stream = true}, call));
       request->setCount(count);
       auto reader = request.Send();
       Watch(call, reader.canceller());
@@ -51,13 +51,14 @@ void Callers::Begin() {
       return;
     }
     case 1: {
-      auto stream = stub_->Gather(Options({.work = work}, call));
+      auto stream = stub_->Gather(Options({.work = work, .is_stream = true}, call));
       Watch(call, stream.canceller());
       Gather(call, count, std::move(stream));
       return;
     }
     case 2: {
-      auto chat = std::make_shared<Chatter>(stub_->Chat(Options({.work = work}, call)));
+      auto chat =
+          std::make_shared<Chatter>(stub_->Chat(Options({.work = work, .is_stream = true}, call)));
       Watch(call, chat->canceller());
       Say(count, chat);
       Hear(call, count, std::move(chat));

@@ -137,9 +137,13 @@ std::map<std::string, uint64_t> Ledger::Events() const {
   events["caller had to be told that its call was cut off"] = told_of_cut_off_;
   const char* const promises[] = {"plain", "retryable", "idempotent", "deduplicated"};
   for (const Call& call : calls_) {
-    const std::string promise = promises[static_cast<int>(call.plan.promise)];
+    const std::string promise =
+        call.plan.is_stream ? "stream" : promises[static_cast<int>(call.plan.promise)];
     if (call.runs > 1) ++events[absl::StrCat(promise, " call ran again")];
     if (call.last_attempt > 1) ++events[absl::StrCat(promise, " call ran in a later attempt")];
+    if (call.plan.is_stream && call.last_attempt > 1 && call.status.ok()) {
+      ++events["stream call was OK in a later attempt"];
+    }
     if (!call.answered_by) continue;
     const Run& run = runs_[*call.answered_by];
     if (run.call != IndexOf(call)) {

@@ -41,6 +41,8 @@ class Ledger {
     // That it is idempotent, whatever its method says: then mi7 makes it again at other servers,
     // too.
     bool says_idempotent = false;
+    // Which is made again as a plain call is.
+    bool is_stream = false;
   };
 
   // Something that is to be done once at most, by however many calls.

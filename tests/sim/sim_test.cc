@@ -326,6 +326,8 @@ TEST(SimTest, EverySeedHolds) {
     EXPECT_GT(ends[end], 0u) << end;
   }
   for (const char* event : {"plain call ran in a later attempt",
+                            "stream call ran in a later attempt",
+                            "stream call was OK in a later attempt",
                             "retryable call ran again",
                             "idempotent call ran again",
                             "deduplicated call ran in a later attempt",

@@ -62,8 +62,8 @@ class GatheredTest : public ::testing::TestWithParam<Endpoint::Scheme> {
     ++number_;
     ASSERT_TRUE(connection_->Send(std::move(message)).ok());
   }
-  // Sends a series until a message of it has not come to the peer; false: all of many have, for which
-  // the socket had room.
+  // Sends a series until a message of it has not come to the peer; false: all of many have, for
+  // which the socket had room.
   bool SendUntilOneWaits() {
     for (int i = 0; i < 100; ++i) {
       Send();

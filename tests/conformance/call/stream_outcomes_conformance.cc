@@ -1,5 +1,5 @@
 // What is known of a stream that failed: that it was not sent, that it was refused, or that it may
-// have run. Streams are not repeated by themselves, so their user relies on it.
+// have run; when no attempt at it has come further, its user relies on it.
 
 #include <map>
 #include <memory>
@@ -10,6 +10,7 @@
 
 #include <capnp/message.h>
 
+#include "absl/strings/match.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "rpc/call_outcome.h"
@@ -90,7 +91,10 @@ class EachKind {
 TEST_P(StreamTest, RefusedStreamsOfEachKindSaySoAndMayBeMadeAgain) {
   ServerOptions server;
   server.load.calls_max = 1;
-  Start(server, ChannelOptions());
+  server.load.retry_after = absl::Milliseconds(1);
+  ChannelOptions client;
+  client.retry.policy.attempts_max = 3;
+  Start(server, client);
   auto chat = stub().Chat();
   ASSERT_THAT(chat.writer().Write(NewItem(chat.writer(), 7)).Wait(), IsOk());
   ASSERT_TRUE(GivesItems(chat.reader(), 7, 8));  // it has the server's only place
@@ -100,8 +104,10 @@ TEST_P(StreamTest, RefusedStreamsOfEachKindSaySoAndMayBeMadeAgain) {
     EXPECT_THAT(end, StatusIs(absl::StatusCode::kResourceExhausted));
     EXPECT_THAT(end, OutcomeIs(CallOutcome::kRefused));
     EXPECT_TRUE(RetryAfter(end).has_value()) << "with the server's advice";
+    EXPECT_EQ(absl::StrContains(end.message(), "(3 attempts)"), kind != "pour") << end;
   }
-  EXPECT_EQ(server_->load().refused, 4u) << "each once: they are not repeated by themselves";
+  EXPECT_EQ(server_->load().refused, 3 * 3u + 1)
+      << "three times, but for the -> stream call, which is not repeated by itself";
   chat.writer().Close();
   ASSERT_FALSE(*chat.reader().Read().Wait());
   // The user repeats them, one after the other because there is one place.
