@@ -11,9 +11,9 @@ namespace mi7 {
 
 using transport::OutgoingMessage;
 
-void WrittenMessages::CopyWords(Entry& entry) {
+void WrittenMessages::CopyWords(Entry& entry, kj::ArrayPtr<const Segment> segments) {
   entry.begin = words_.size();
-  for (const Segment& segment : entry.segments) {
+  for (const Segment& segment : segments) {
     const auto* const begin = reinterpret_cast<const uint64_t*>(segment.begin());
     words_.insert(words_.end(), begin, begin + segment.size());
   }
@@ -28,7 +28,7 @@ void WrittenMessages::Add(OutgoingMessage& message) {
     bytes += segment.size() * sizeof(capnp::word);
   }
   if (bytes <= kCopiedBytesMax) {
-    CopyWords(entry);
+    CopyWords(entry, SegmentsOf(entry));
   } else {
     OutgoingMessage sent = transport::ShareMessage(*message, SIZE_MAX);
     entry.message = std::exchange(message, std::move(sent));
@@ -54,7 +54,10 @@ bool WrittenMessages::Rewind() {
       continue;
     }
     // A connection has not let go of it yet, or it lies where the peer reads it.
-    if (!transport::ReadShared(*entry.message, [&] { CopyWords(entry); })) return false;
+    if (!transport::ReadShared(*entry.message, SegmentsOf(entry),
+                               [&](auto segments) { CopyWords(entry, segments); })) {
+      return false;
+    }
     entry.message.reset();
   }
   sent_ = 0;

@@ -51,8 +51,11 @@ class WrittenMessages {
     absl::InlinedVector<Segment, 1> segments;
   };
 
-  // Makes `entry`, whose segments are there, one that has its words.
-  void CopyWords(Entry& entry);
+  // Makes `entry` one that has the words of `segments`.
+  void CopyWords(Entry& entry, kj::ArrayPtr<const Segment> segments);
+  static kj::ArrayPtr<const Segment> SegmentsOf(const Entry& entry) {
+    return kj::arrayPtr(entry.segments.data(), entry.segments.size());
+  }
   transport::OutgoingMessage Build(const Entry& entry) const;
 
   std::vector<Entry> entries_;

@@ -214,18 +214,22 @@ inline OutgoingMessage ShareMessage(MessageBody& message, size_t bytes_max) {
 // Whether the message may be changed and sent: it has no second handle (any more), and has not been
 // sent from where the peer reads it.
 bool IsSole(const MessageBody& message);
-// Calls `read` with the segments of a message that was shared, where they have their content now,
+// Calls `read` with the segments of a message that was shared, `segments` where somebody may be
+// about to seal it at this moment, where they have their content now,
 // and true. False: they lay where the peer reads them, their memory was needed for other messages
 // after they had been sent, and there was no room for their content elsewhere. See WhileKept.
-inline bool ReadShared(
-    MessageBody& message,
-    absl::FunctionRef<void(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>)> read) {
-  const auto segments = message.Segments();
+using ReadSegments = absl::FunctionRef<void(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>)>;
+inline bool ReadShared(MessageBody& message,
+                       kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments,
+                       ReadSegments read) {
   if (message.further_segments() != nullptr) {
     return message.further_segments()->WhileKept(segments, read);
   }
   read(segments);
   return true;
+}
+inline bool ReadShared(MessageBody& message, ReadSegments read) {
+  return ReadShared(message, message.Segments(), read);
 }
 
 // A piece of memory to be written, in order. Same shape as iovec, without its header.
