@@ -46,7 +46,7 @@ uint64_t Ledger::Ran(uint64_t call, const Life& life, int attempt) {
   }
   const bool beside =
       entry.runs > 1 && std::any_of(runs_.begin(), runs_.end(), [&](const Run& other) {
-        return other.call == call && other.attempt < attempt && other.answered_ns == kNever;
+        return other.call == call && other.attempt == 1 && other.answered_ns == kNever;
       });
   runs_.push_back({.call = call,
                    .life = &life,
@@ -153,7 +153,7 @@ std::map<std::string, uint64_t> Ledger::Events() const {
     }
   }
   for (const Run& run : runs_) {
-    if (IsHedge(run)) ++events["hedge ran beside an earlier attempt"];
+    if (IsHedge(run)) ++events["hedge ran beside the first attempt"];
     const Life& life = *run.life;
     if (!life.drained() || run.answered_ns < life.drained_ns) continue;
     if (run.answered_ns < life.lost_ns()) ++events["call was finished during a shutdown"];

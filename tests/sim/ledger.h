@@ -154,7 +154,7 @@ class Ledger {
     int64_t began_ns;
     int64_t answered_ns = kNever;
     absl::Status answer = {};
-    bool beside = false;  // while an earlier attempt at the call ran
+    bool beside = false;  // while the first attempt at the call ran
   };
   struct Work {
     std::vector<uint64_t> done;  // by these runs

@@ -335,7 +335,7 @@ TEST(SimTest, EverySeedHolds) {
                             "recognized by a server",
                             "dropped late by a server",
                             "attempt was told of the end of its call",
-                            "hedge ran beside an earlier attempt",
+                            "hedge ran beside the first attempt",
                             "hedge won",
                             "call was finished during a shutdown",
                             "call was cut off by a shutdown",
