@@ -105,6 +105,24 @@ TEST_F(StreamRepeatTest, AServerThatGrantsLessGetsAllOfItInTheEnd) {
   EXPECT_EQ(std::string(response->getKey()), all);
 }
 
+TEST_F(StreamRepeatTest, NoMoreIsSentAgainThanTheNextServerGrants) {
+  holds_ = true;
+  StartServer(/*window=*/100);
+  Upload upload = BeginUpload();
+  for (int i = 0; i < 10; ++i) EXPECT_THAT(Write(upload.writer(), absl::StrCat(i)), IsOk());
+  connection_->Deliver(Refusal());
+  ASSERT_TRUE(AwaitHeld(1));
+  // What comes after it on the same connection, which would be closed.
+  holds_ = false;
+  Reader reader = BeginWatch();
+  connection_->Deliver(Refusal());
+  EXPECT_EQ(Next(reader), "watch0");
+  upload.Cancel();
+  EXPECT_THAT(upload.Finish().Wait(), StatusIs(absl::StatusCode::kCancelled));
+  absl::MutexLock lock(&mutex_);
+  held_[0].Finish(absl::OkStatus());
+}
+
 TEST_F(StreamRepeatTest, ThreadsCallbacksAndCoroutinesWaitOn) {
   StartServer();
   Reader blocking = BeginWatch();
@@ -268,6 +286,20 @@ TEST_F(StreamRepeatTest, AStreamIsNotMadeAgainAfterACredit) {
   connection_->Deliver(MakeCredit(0, kOut, 10));
   connection_->Deliver(Refusal());
   EXPECT_THAT(chat.reader().Read().Wait(), StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(attempts(), IsEmpty());
+}
+
+TEST_F(StreamRepeatTest, AStreamIsNotMadeAgainThatWasNotSentAndGotAMessage) {
+  StartServer();
+  connection_->DoAtNextSend([this]() -> absl::Status {
+    connection_->Deliver(MakeStreamMessage(0, kIn));
+    return absl::UnavailableError("lost");
+  });
+  Chat chat(NewCall(kChat));
+  EXPECT_EQ(Next(chat.reader()), "kkk");
+  const absl::Status end = chat.reader().Read().Wait().status();
+  EXPECT_THAT(end, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_EQ(OutcomeOf(end), CallOutcome::kNotSent);
   EXPECT_THAT(attempts(), IsEmpty());
 }
 
