@@ -52,9 +52,10 @@ struct RetryOptions {
   // copy, until they are answered. That is what each call in flight holds at the client beyond what
   // is waiting to be sent. A call whose request is not kept, for one of these two bounds, is
   // repeated as long as no connection has taken it; after that it ends and tells its outcome
-  // (docs/RETRIES.md).
+  // (docs/RETRIES.md). Of streams, what was written before the server has begun them is kept, too:
+  // at most a window and one message each, which these bounds do not count.
   //
-  // Bytes of one request that is kept; 0: none is.
+  // Bytes of one request that is kept; 0: none is, nor is anything of streams.
   size_t kept_request_bytes_max = std::numeric_limits<size_t>::max();
   // Bytes of memory of all requests that the channel keeps, but for those of up to
   // kUncountedBytesMax. What exceeds it is not kept. (What a server accepts of one connection is

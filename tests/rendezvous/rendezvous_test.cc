@@ -203,6 +203,28 @@ TEST_F(RendezvousTest, RestartedServerIsMetAgain) {
   EXPECT_EQ(channel->transport(), "shm");
 }
 
+TEST_F(RendezvousTest, WhatWasBegunInSharedMemoryIsSentOverTcp) {
+  auto server = Start("mi7://127.0.0.1:0");
+  ASSERT_THAT(server, IsOk());
+  const std::string endpoint = (*server)->endpoints()[0];
+  const auto channel = ChannelTo(endpoint);
+  const std::string text(100'000, 'x');
+  // As large as it is foretold to be, the next one is built in a slot.
+  for (int i = 0; i < 3; ++i) ASSERT_THAT(Echo(channel, text), IsOk());
+  EXPECT_EQ(channel->transport(), "shm");
+  auto request =
+      ProbeStub(channel).Echo({.deadline = Deadline::After(kSoon), .wait_for_ready = true});
+  request->setText(text);
+  ASSERT_THAT((*server)->Shutdown(Deadline::After(kSoon)), IsOk());
+  server = Start(endpoint);
+  ASSERT_THAT(server, IsOk());
+  ASSERT_EQ(::chmod(directory_.path().c_str(), 0750), 0);
+  const EchoResult answer = request.Send().Wait();
+  ASSERT_THAT(answer, IsOk());
+  EXPECT_EQ(std::string((*answer)->getText()), text);
+  EXPECT_EQ(channel->transport(), "tcp");
+}
+
 TEST_F(RendezvousTest, SharedMemoryByName) {
   auto server = Start("shm:probe.1");
   ASSERT_THAT(server, IsOk());

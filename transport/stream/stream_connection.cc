@@ -151,6 +151,8 @@ absl::Status StreamConnection::Send(OutgoingMessage&& message) {
   if (scope == nullptr) use.emplace(users_);
   if (closing()) [[unlikely]]
     return ClosedError();
+  // It may have been begun in shared memory, before the channel lost that and came here.
+  EnsureHeapMessage(taken);
   const Limits& own = context_->limits;
   absl::Status sealed = negotiated_.message_bytes_max >= own.message_bytes_max
                             ? SealMessage(*taken, own)
