@@ -3,8 +3,12 @@
 #include <optional>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/object_pool.h"
+#include "rpc/call_outcome.h"
 #include "rpc/call_repeats.h"
 #include "rpc/caller_stream.h"
 #include "rpc/channel.h"
@@ -13,6 +17,20 @@
 #include "rpc/session.h"
 
 namespace mi7 {
+namespace {
+
+// `failure`, after which a call would be repeated whose request was not kept.
+absl::Status NotKept(const absl::Status& failure) {
+  const absl::Status plain = WithoutOutcome(failure);
+  absl::Status result(plain.code(),
+                      absl::StrCat(plain.message(), "; its request was not kept to be repeated",
+                                   " (ChannelOptions::retry, kept_bytes_max)"));
+  plain.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { result.SetPayload(url, payload); });
+  return WithOutcome(result, OutcomeOf(failure));
+}
+
+}  // namespace
 
 transport::OutgoingMessage ClientCall::ShareCounted() {
   const size_t bytes_max = channel_->kept_request_bytes_max();
@@ -43,9 +61,13 @@ bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
   if (in_order_) return false;
   CallRepeats* own = repeats();
   if (own == nullptr) {
-    // It can be repeated if its request is still here.
-    if (hopeless_.load(std::memory_order_relaxed) || !request_ ||
+    if (hopeless_.load(std::memory_order_relaxed) ||
         !JudgeFailure(failure, repeat_, recognized()).repeat) {
+      return false;
+    }
+    // It can be repeated if its request is still here.
+    if (!request_) {
+      if (stream_ == nullptr) failure = NotKept(failure);
       return false;
     }
     if (stream_ != nullptr && !stream_->Restart()) return false;

@@ -5,6 +5,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,6 +15,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "rpc/call_outcome.h"
+#include "rpc/go_away.h"
 #include "rpc/retry_info.h"
 #include "rpc/stream_repeat_testing.h"
 #include "rpc/task.h"
@@ -208,6 +210,38 @@ TEST_F(StreamRepeatTest, AStreamThatMayHaveRunIsNotMadeAgain) {
   const absl::Status end = reader.Read().Wait().status();
   EXPECT_THAT(end, StatusIs(absl::StatusCode::kUnavailable, Not(HasSubstr("attempts"))));
   EXPECT_EQ(OutcomeOf(end), CallOutcome::kUnknown);
+  EXPECT_THAT(attempts(), IsEmpty());
+}
+
+TEST_F(StreamRepeatTest, AStreamThatADrainingServerHasNotNamedIsMadeAgainWhenItDies) {
+  StartServer();
+  Chat chat = BeginChat();
+  EXPECT_THAT(Write(chat.writer(), "one"), IsOk());
+  connection_->Deliver(NewGoAway({}));
+  connection_->End();
+  chat.writer().Close();
+  EXPECT_EQ(Next(chat.reader()), "one");
+  EXPECT_EQ(Next(chat.reader()), "end");
+  EXPECT_THAT(attempts(), ElementsAre(2));
+}
+
+TEST_F(StreamRepeatTest, AStreamThatItHasNamedMayHaveRun) {
+  StartServer();
+  Reader reader = BeginWatch();
+  connection_->Deliver(NewGoAway(std::vector<uint32_t>{0}));
+  connection_->End();
+  EXPECT_EQ(OutcomeOf(reader.Read().Wait().status()), CallOutcome::kUnknown);
+  EXPECT_THAT(attempts(), IsEmpty());
+}
+
+TEST_F(StreamRepeatTest, AChannelThatKeepsNothingMakesNoStreamAgainThatWasSent) {
+  NewChannel({.limits = SmallWindow(), .retry = {.kept_request_bytes_max = 0}});
+  StartServer();
+  Chat chat = BeginChat();
+  EXPECT_THAT(Write(chat.writer(), "one"), IsOk());
+  connection_->Deliver(Refusal());
+  const absl::Status end = chat.reader().Read().Wait().status();
+  EXPECT_EQ(OutcomeOf(end), CallOutcome::kRefused) << end;
   EXPECT_THAT(attempts(), IsEmpty());
 }
 

@@ -59,6 +59,11 @@ class StreamRepeatTest : public testing::Test {
     options.limits.stream_window_bytes = window;
     server_ = *ServerBuilder().SetOptions(options).AddService(&service_).Listen(endpoint_).Start();
   }
+  // Before the first call.
+  void NewChannel(const ChannelOptions& options) {
+    channel_->Close();
+    channel_ = *Channel::Create(endpoint_, options);
+  }
   static Limits SmallWindow() {
     Limits limits;
     limits.stream_window_bytes = kStreamWindow;
@@ -174,7 +179,7 @@ class StreamRepeatTest : public testing::Test {
     return absl::StrCat("inproc:stream-repeats-", count++);
   }
   const std::string endpoint_ = NewEndpoint();
-  const std::shared_ptr<Channel> channel_ = *Channel::Create(endpoint_, {.limits = SmallWindow()});
+  std::shared_ptr<Channel> channel_ = *Channel::Create(endpoint_, {.limits = SmallWindow()});
   LambdaService service_{kStreamInfo, [this](uint64_t, uint16_t method, ServerCall& call) {
                            return Handle(method, call);
                          }};

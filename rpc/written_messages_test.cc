@@ -102,8 +102,9 @@ TEST(WrittenMessagesTest, AMessageWhoseMemoryWasNeededIsMissed) {
     }
     void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
     void GiveUp(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
-    bool WhileKept(absl::FunctionRef<void()> read) override {
-      if (kept) read();
+    bool WhileKept(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments,
+                   transport::ReadSegments read) override {
+      if (kept) read(segments);
       return kept;
     }
     bool kept = true;

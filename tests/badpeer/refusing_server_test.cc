@@ -114,7 +114,11 @@ TEST_F(RefusingServerTest, WhatAChannelKeepsOfAllCallsIsBounded) {
     Pending second = Send(std::string(kLarge, 'b'));
     server.Send(Refusal(TakeCall(server)));
     const EchoResult result = second.Wait();
-    EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable));
+    EXPECT_THAT(result,
+                StatusIs(absl::StatusCode::kUnavailable,
+                         testing::HasSubstr("; its request was not kept to be repeated "
+                                            "(ChannelOptions::retry, kept_bytes_max); the call was "
+                                            "refused and has not run")));
     EXPECT_THAT(result, OutcomeIs(CallOutcome::kRefused)) << "it is its caller's to repeat";
   }
   // Small ones are not counted.
