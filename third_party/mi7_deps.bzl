@@ -114,6 +114,7 @@ def mi7_dependencies():
             "gmock_main": "gmock_main",
         },
         package = "libgtest-dev libgmock-dev",
+        precompiled = "testing",
     )
     _maybe(
         pkg_config_repository,

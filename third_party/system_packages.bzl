@@ -61,10 +61,27 @@ def _pkg_config_library(ctx, name, module, package, deps = "[]"):
     found = _pkg_config(ctx, module, package)
     return _cc_library(name, defines = found.defines, linkopts = found.linkopts, deps = deps)
 
+def _macros_library(ctx, modules, package):
+    """A library :macros with what all of some pkg-config modules define, and nothing else."""
+    defines = {}
+    for module in modules:
+        defines.update({flag: None for flag in _pkg_config(ctx, module, package).defines})
+    return _cc_library("macros", defines = defines.keys())
+
+# Our own builds have others' headers precompiled: see third_party/precompiled.
+_PRECOMPILED_DEPS = """select({
+        "@mi7//third_party/precompiled:wanted": ["@mi7//third_party/precompiled:%s"],
+        "//conditions:default": [],
+    })"""
+
 def _pkg_config_repository_impl(ctx):
     build = _BUILD_HEADER
+    deps = "[]"
+    if ctx.attr.precompiled:
+        deps = _PRECOMPILED_DEPS % ctx.attr.precompiled
+        build += _macros_library(ctx, ctx.attr.modules.values(), ctx.attr.package)
     for name, module in ctx.attr.modules.items():
-        build += _pkg_config_library(ctx, name, module, ctx.attr.package)
+        build += _pkg_config_library(ctx, name, module, ctx.attr.package, deps)
     for name, dep in ctx.attr.archives.items():
         build += _cc_library(name, linkopts = ["-l" + name], deps = repr([":" + dep]))
     ctx.file("BUILD", build)
@@ -78,6 +95,7 @@ pkg_config_repository = repository_rule(
             doc = "Library that pkg-config does not know, to the target here that it depends on.",
         ),
         "package": attr.string(mandatory = True, doc = "Debian package(s), for the error message."),
+        "precompiled": attr.string(doc = "Target in third_party/precompiled with their headers."),
     },
     environ = ["PKG_CONFIG_PATH"],
     local = True,
@@ -182,8 +200,11 @@ _ABSEIL_TSAN_DEPS = """select({
 
 def _abseil_repository_impl(ctx):
     build = _BUILD_HEADER
+    build += _macros_library(ctx, ["absl_" + module for module in _ABSEIL_MODULES], "libabsl-dev")
     for module in _ABSEIL_MODULES:
-        deps = _ABSEIL_TSAN_DEPS if module in ["status", "statusor", "synchronization"] else "[]"
+        deps = _PRECOMPILED_DEPS % "system"
+        if module in ["status", "statusor", "synchronization"]:
+            deps += " + " + _ABSEIL_TSAN_DEPS
         build += _pkg_config_library(ctx, module, "absl_" + module, "libabsl-dev", deps)
     ctx.file("BUILD", build)
 

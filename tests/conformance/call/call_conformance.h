@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "rpc/channel.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
@@ -47,6 +48,15 @@ class CallTest : public testing::TestWithParam<CallTransport> {
    private:
     CallTest* const test_;
   };
+  // Options of a channel that connects and repeats almost without delay.
+  static ChannelOptions Impatient() {
+    ChannelOptions options;
+    options.backoff.initial = absl::Milliseconds(1);
+    options.backoff.max = absl::Milliseconds(5);
+    options.retry.policy.backoff.initial = absl::Milliseconds(1);
+    options.retry.policy.backoff.max = absl::Seconds(1);
+    return options;
+  }
   // A channel to endpoint_.
   std::shared_ptr<Channel> NewChannel(ChannelOptions options = {}) const;
   // Server and channel_, not connected yet.

@@ -17,7 +17,7 @@ namespace {
 using testing::StartsWith;
 
 // Connects and repeats without delay, and without a budget.
-ChannelOptions Impatient() {
+ChannelOptions WithoutBudget() {
   ChannelOptions options;
   options.backoff.initial = absl::Milliseconds(1);
   options.backoff.max = absl::Milliseconds(5);
@@ -116,7 +116,7 @@ TEST_P(CallTest, CallThatIsNotIdempotentIsNotHedged) {
 }
 
 TEST_P(CallTest, HedgesHaveABudget) {
-  ChannelOptions options = Impatient();
+  ChannelOptions options = WithoutBudget();
   options.retry.budget = {.tokens_max = 1, .tokens_per_call = 0, .tokens_per_second = 0};
   Start({}, options);
   auto first = SendHold(1, Hedged(absl::Milliseconds(1)));
@@ -124,7 +124,7 @@ TEST_P(CallTest, HedgesHaveABudget) {
   auto second = SendHold(2, Hedged(absl::Milliseconds(1)));
   // Of another channel, with a budget of its own: when its hedge is there, the time of those above
   // is over.
-  const std::shared_ptr<Channel> other = NewChannel(Impatient());
+  const std::shared_ptr<Channel> other = NewChannel(WithoutBudget());
   auto request = ProbeStub(other).Hold(Hedged(absl::Milliseconds(20), 2));
   request->setNumber(3);
   auto third = request.Send();
@@ -140,7 +140,7 @@ TEST_P(CallTest, HedgesHaveABudget) {
 
 TEST_P(CallTest, HedgesAndAnswersRace) {
   Start();
-  channel_ = NewChannel(Impatient());
+  channel_ = NewChannel(WithoutBudget());
   constexpr int kCalls = 500;
   Countdown all(kCalls);
   std::atomic<int> right{0};
@@ -175,7 +175,7 @@ TEST_P(CallTest, LedgerOfRepeatedCallsIsRight) {
     }
     return Echo(context, params, results);
   };
-  ChannelOptions options = Impatient();
+  ChannelOptions options = WithoutBudget();
   options.retry.policy.attempts_max = 1000;
   Start({}, options);
 

@@ -137,6 +137,7 @@ TEST_P(CallTest, CallsThatRaceWithAnIdleCloseDoNotFail) {
   constexpr Keepalive kNone = {.interval = absl::InfiniteDuration()};
   for (const bool server_closes : {false, true}) {
     for (const bool client_closes : {false, true}) {
+      if (!server_closes && !client_closes) continue;
       SCOPED_TRACE(testing::Message() << server_closes << client_closes);
       Start({.keepalive = kNone, .idle_timeout = server_closes ? kIdle : absl::InfiniteDuration()},
             {.keepalive = kNone, .idle_timeout = client_closes ? kIdle : absl::InfiniteDuration()});

@@ -27,16 +27,6 @@ using testing::StartsWith;
 
 using AgainResult = absl::StatusOr<Response<Probe::AgainResults>>;
 
-// Connects and repeats without delay.
-ChannelOptions Impatient() {
-  ChannelOptions options;
-  options.backoff.initial = absl::Milliseconds(1);
-  options.backoff.max = absl::Milliseconds(5);
-  options.retry.policy.backoff.initial = absl::Milliseconds(1);
-  options.retry.policy.backoff.max = absl::Seconds(1);
-  return options;
-}
-
 std::shared_ptr<const RetryPolicy> Policy(RetryPolicy policy) {
   return std::make_shared<const RetryPolicy>(policy);
 }

@@ -128,6 +128,7 @@ TEST_P(StreamTest, StreamsThatRaceWithAnIdleCloseDoNotFail) {
   constexpr absl::Duration kIdle = absl::Milliseconds(1);
   for (const bool server_closes : {false, true}) {
     for (const bool client_closes : {false, true}) {
+      if (!server_closes && !client_closes) continue;
       SCOPED_TRACE(testing::Message() << server_closes << client_closes);
       ServerOptions server;
       ChannelOptions channel;
