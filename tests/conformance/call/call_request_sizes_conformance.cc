@@ -111,7 +111,7 @@ TEST_P(CallTest, RefusedCallsAreMadeAgainWholeAlthoughOthersNeedTheirMemory) {
   ASSERT_THAT(SendNumbered(stub(), 1, 100'000).Wait(), IsOk());
   auto held = SendHold(1);
   ASSERT_TRUE(probe_.AwaitHeld(1));
-  stub().Health().Then([&](auto health) {
+  stub().Health().Send().Then([&](auto health) {
     EXPECT_THAT(health, IsOk());
     uint32_t number = 0;
     for (int round = 0; round < 3; ++round) {
