@@ -69,12 +69,12 @@ TEST_F(RefusingServerTest, RefusedCallWithARequestOfAnySizeIsMadeOnceMore) {
   std::string text(60'000, 'x');
   Pending first = Send(text);
   RawPeer server = listener_.AcceptGreeted();
-  EXPECT_TRUE(IsMadeOnceMore(server, first, text));
+  ASSERT_TRUE(IsMadeOnceMore(server, first, text));
   for (const size_t size : {8u, 60'000u, 100u << 10, 1u << 20, 16u << 20}) {
     SCOPED_TRACE(size);
     text.resize(size, 'y');
     Pending call = Send(text);
-    EXPECT_TRUE(IsMadeOnceMore(server, call, text));
+    ASSERT_TRUE(IsMadeOnceMore(server, call, text));
   }
 }
 
@@ -88,7 +88,7 @@ TEST_F(RefusingServerTest, RefusedCallWhoseRequestIsNotKeptIsTheCallersToRepeat)
   EXPECT_THAT(call.Wait(), OutcomeIs(CallOutcome::kRefused));
   const std::string smaller(68'000, 'x');
   Pending kept = Send(smaller);
-  EXPECT_TRUE(IsMadeOnceMore(server, kept, smaller));
+  ASSERT_TRUE(IsMadeOnceMore(server, kept, smaller));
   // Also when it may not be repeated at all.
   Pending never = Send(channel_, "small", {.repeat = Repeat::kNever});
   server.Send(Refusal(TakeCall(server)));
@@ -120,13 +120,13 @@ TEST_F(RefusingServerTest, WhatAChannelKeepsOfAllCallsIsBounded) {
   // Small ones are not counted.
   const std::string small(60'000, 's');
   Pending third = Send(small);
-  EXPECT_TRUE(IsMadeOnceMore(server, third, small));
+  ASSERT_TRUE(IsMadeOnceMore(server, third, small));
   // The first one is kept however often it is refused.
   server.Send(Refusal(first_id));
-  EXPECT_TRUE(IsMadeOnceMore(server, first, first_text));
+  ASSERT_TRUE(IsMadeOnceMore(server, first, first_text));
   const std::string last_text(kLarge, 'c');
   Pending last = Send(last_text);
-  EXPECT_TRUE(IsMadeOnceMore(server, last, last_text)) << "there is room again";
+  ASSERT_TRUE(IsMadeOnceMore(server, last, last_text)) << "there is room again";
 }
 
 TEST_F(RefusingServerTest, HoweverACallEndsItsRequestIsNotKeptAnyLonger) {
@@ -173,7 +173,7 @@ TEST_F(RefusingServerTest, HoweverACallEndsItsRequestIsNotKeptAnyLonger) {
 
   // All of these still have their handles.
   Pending last = Send(text);
-  EXPECT_TRUE(IsMadeOnceMore(server, last, text));
+  ASSERT_TRUE(IsMadeOnceMore(server, last, text));
 }
 
 TEST_F(RefusingServerTest, ChannelThatKeepsNoRequestsRepeatsNone) {
