@@ -138,13 +138,8 @@ TEST_F(RefusingServerTest, HoweverACallEndsItsRequestIsNotKeptAnyLonger) {
   server.Reset();
   EXPECT_THAT(lost.Wait(), OutcomeIs(CallOutcome::kUnknown));
 
-  Pending cancelled = Send(text);
-  server = listener_.AcceptGreeted();
-  TakeCall(server);
-  cancelled.Cancel();
-  EXPECT_THAT(cancelled.Wait(), StatusIs(absl::StatusCode::kCancelled));
-
   Pending failed = Send(text);
+  server = listener_.AcceptGreeted();
   FrameHeader failure = ReturnHeader(TakeCall(server));
   failure.code = static_cast<uint16_t>(absl::StatusCode::kNotFound);
   server.Send(Message(failure, Words{}));
@@ -170,6 +165,11 @@ TEST_F(RefusingServerTest, HoweverACallEndsItsRequestIsNotKeptAnyLonger) {
   EXPECT_THAT(dropped.Wait(), OutcomeIs(CallOutcome::kRefused)) << "there was no room for it";
   waiting.Cancel();
   EXPECT_THAT(waiting.Wait(), StatusIs(absl::StatusCode::kCancelled));
+
+  Pending cancelled = Send(text);
+  TakeCall(server);
+  cancelled.Cancel();
+  EXPECT_THAT(cancelled.Wait(), StatusIs(absl::StatusCode::kCancelled));
 
   // All of these still have their handles.
   Pending last = Send(text);
