@@ -323,9 +323,15 @@ void CallSide::OnUnsentStreamMessage(const FrameHeader& header, const absl::Stat
 
 void CallSide::DropKept(uint32_t call_id, ClientCall& call) {
   transport::OutgoingMessage kept;
-  BiasedLock lock(&mutex_);
-  // Outside of the table it is somebody else's.
-  if (calls_.At(call_id) == &call) kept = std::move(call.request_);
+  size_t counted = 0;
+  {
+    BiasedLock lock(&mutex_);
+    // Outside of the table it is somebody else's.
+    if (calls_.At(call_id) != &call) return;
+    kept = std::move(call.request_);
+    counted = std::exchange(call.counted_bytes_, 0);
+  }
+  call.channel_->LetGoBytes(counted);
 }
 
 void CallSide::FailStream(ClientCall& call, const absl::Status& why) {

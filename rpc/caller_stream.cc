@@ -183,7 +183,10 @@ absl::Status CallerStream::MayBlock() {
 }
 
 bool CallerStream::Sleep(transport::Completion& completion, Deadline deadline) {
-  if (SessionStreams* const of_session = streams()) {
+  // Not inside a callback of the connection that the stream has come to since MayBlock: there its
+  // messages come by when the callback is over, or another thread drives.
+  SessionStreams* const of_session = streams();
+  if (of_session != nullptr && !of_session->connection().InCallback()) {
     return of_session->connection().Await(completion, deadline);
   }
   // No connection, or none yet: the channel's event loop connects, sends and drives.

@@ -55,7 +55,7 @@ void ClientCall::TakeOptions(const CallOptions& options) {
     is_attempt_ ? stream_->Unref() : ObjectPool<CallerStream>::Delete(stream_);
   if (CallRepeats* const own = repeats(); own != nullptr) [[unlikely]]
     ObjectPool<CallRepeats>::Delete(own);
-  if (request_) [[unlikely]]
+  if (request_ || counted_bytes_ != 0) [[unlikely]]
     DropRequest();
 }
 

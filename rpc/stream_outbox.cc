@@ -37,7 +37,8 @@ bool StreamOutbox::Restart() {
   window_ = 0;
   credit_ = 0;
   waits_for_room_ = lost_ = sends_early_ = false;
-  return keeps_ && (written_ == nullptr || written_->Rewind());
+  if (!keeps_) return !sent_any_.load(std::memory_order_relaxed);
+  return written_ == nullptr || written_->Rewind();
 }
 
 void StreamOutbox::Open(uint32_t window, uint32_t attempt) {
@@ -127,13 +128,14 @@ absl::Status StreamOutbox::OnCredit(uint32_t bytes) {
 }
 
 void StreamOutbox::OnRoom() {
-  Begin();
   Waiter waiter;
   {
     MutexLock lock(&mutex_);
     waits_for_room_ = false;
     waiter = TakeWaiter();
   }
+  // After that: a Write in between has found room, or left its message for this.
+  Begin();
   waiter.Wake();
 }
 

@@ -245,6 +245,21 @@ TEST_F(StreamRepeatTest, AChannelThatKeepsNothingMakesNoStreamAgainThatWasSent) 
   EXPECT_THAT(attempts(), IsEmpty());
 }
 
+// What a channel keeps of large requests has a bound for all of them.
+TEST_F(StreamRepeatTest, OfAStreamThatHasBegunAndFailedNothingIsKept) {
+  NewChannel({.limits = SmallWindow(), .retry = {.kept_bytes_max = 250'000}});
+  StartServer();
+  for (int i = 0; i < 4; ++i) {
+    Reader reader = BeginWatch({}, "fail" + std::string(100'000, 'x'));
+    connection_->Deliver(Refusal());
+    for (int message = 0; message < 3; ++message) {
+      ASSERT_THAT(reader.Read().Wait(), IsOk()) << i;
+    }
+    EXPECT_THAT(reader.Read().Wait(), StatusIs(absl::StatusCode::kAborted, HasSubstr("as asked")));
+  }
+  EXPECT_THAT(attempts(), ElementsAre(2, 2, 2, 2));
+}
+
 TEST_F(StreamRepeatTest, AnAnswerIsFinalWhateverTheOptionsSay) {
   StartServer();
   Reader reader = BeginWatch({.repeat = Repeat::kIdempotent});

@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -85,9 +86,9 @@ class StreamRepeatTest : public testing::Test {
     } while (sent.header().type != transport::FrameType::kCall && connection_->sent_count() != 0);
     EXPECT_EQ(sent.header().type, transport::FrameType::kCall);
   }
-  Reader BeginWatch(const CallOptions& options = {}) {
+  Reader BeginWatch(const CallOptions& options = {}, const std::string& key = "watch") {
     StreamRequest<TestMessage, TestMessage> request(NewCall(kWatch, options));
-    request->setKey("watch");
+    request->setKey(key.c_str());
     Reader reader = request.Send();
     TakeCall();
     return reader;
@@ -149,6 +150,7 @@ class StreamRepeatTest : public testing::Test {
       StreamDraft<TestMessage> draft = Draft(writer, absl::StrCat(key, i));
       if (absl::Status sent = co_await writer.Write(std::move(draft)); !sent.ok()) co_return sent;
     }
+    if (absl::StartsWith(key, "fail")) co_return absl::AbortedError("as asked");
     co_return absl::OkStatus();
   }
   // What came, in order, each with the size of what is not shown.

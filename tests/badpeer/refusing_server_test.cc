@@ -116,9 +116,9 @@ TEST_F(RefusingServerTest, WhatAChannelKeepsOfAllCallsIsBounded) {
     const EchoResult result = second.Wait();
     EXPECT_THAT(result,
                 StatusIs(absl::StatusCode::kUnavailable,
-                         testing::HasSubstr("; its request was not kept to be repeated "
-                                            "(ChannelOptions::retry, kept_bytes_max); the call was "
-                                            "refused and has not run")));
+                         testing::HasSubstr(
+                             "; its request was not kept to be repeated (ChannelOptions::retry, "
+                             "kept_bytes_max); the call was refused and has not run")));
     EXPECT_THAT(result, OutcomeIs(CallOutcome::kRefused)) << "it is its caller's to repeat";
   }
   // Small ones are not counted.
@@ -142,13 +142,8 @@ TEST_F(RefusingServerTest, HoweverACallEndsItsRequestIsNotKeptAnyLonger) {
   server.Reset();
   EXPECT_THAT(lost.Wait(), OutcomeIs(CallOutcome::kUnknown));
 
-  Pending cancelled = Send(text);
-  server = listener_.AcceptGreeted();
-  TakeCall(server);
-  cancelled.Cancel();
-  EXPECT_THAT(cancelled.Wait(), StatusIs(absl::StatusCode::kCancelled));
-
   Pending failed = Send(text);
+  server = listener_.AcceptGreeted();
   FrameHeader failure = ReturnHeader(TakeCall(server));
   failure.code = static_cast<uint16_t>(absl::StatusCode::kNotFound);
   server.Send(Message(failure, Words{}));
@@ -175,9 +170,13 @@ TEST_F(RefusingServerTest, HoweverACallEndsItsRequestIsNotKeptAnyLonger) {
   waiting.Cancel();
   EXPECT_THAT(waiting.Wait(), StatusIs(absl::StatusCode::kCancelled));
 
-  // All of these still have their handles.
+  Pending cancelled = Send(text);
+  TakeCall(server);
+  cancelled.Cancel();  // its handle stays
+
   Pending last = Send(text);
   ASSERT_TRUE(IsMadeOnceMore(server, last, text));
+  EXPECT_THAT(cancelled.Wait(), StatusIs(absl::StatusCode::kCancelled));
 }
 
 TEST_F(RefusingServerTest, ChannelThatKeepsNoRequestsRepeatsNone) {

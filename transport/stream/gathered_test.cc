@@ -128,13 +128,28 @@ TEST_P(GatheredTest, ALargeOneDoesNotWait) {
   EXPECT_TRUE(AllArrives());
 }
 
+// Until so many nanoseconds have passed.
+void Pause(int64_t pause_ns) {
+  const int64_t until_ns = MonotonicNanos() + pause_ns;
+  while (MonotonicNanos() < until_ns) std::this_thread::yield();
+}
+
 TEST_P(GatheredTest, OneThatComesLaterIsWrittenAtOnce) {
   BlockLoop();
   for (int i = 0; i < 20; ++i) {
     Send();
     ASSERT_TRUE(AllArrives()) << i;
-    const int64_t until_ns = MonotonicNanos() + 20'000;
-    while (MonotonicNanos() < until_ns) std::this_thread::yield();
+    Pause(20'000);
+  }
+}
+
+TEST_P(GatheredTest, ALoopThatIsBusyHoldsUpNoSeries) {
+  BlockLoop();
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(SendUntilOneWaits());
+    Pause(200'000);
+    Send();
+    ASSERT_TRUE(AllArrives()) << i;
   }
 }
 

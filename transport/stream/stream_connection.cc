@@ -26,6 +26,8 @@ constexpr uint64_t kCorkedBytesMax = 32u << 10;
 // for longer loses nothing by each of them being written at once.
 constexpr uint32_t kGatheredMessageBytesMax = 4u << 10;
 constexpr int64_t kRightAfterNanos = 2'000;
+// What has gathered for so long is written by whoever comes next, for the loop may be busy.
+constexpr int64_t kGatheredNanosMax = 50'000;
 
 }  // namespace
 
@@ -184,9 +186,10 @@ absl::Status StreamConnection::Send(OutgoingMessage&& message) {
 
 bool StreamConnection::Gathers(const FrameHeader& header) const {
   if (header.size > kGatheredMessageBytesMax) return false;
+  const int64_t since_ns = MonotonicNanos() - series_written_ns_.load(std::memory_order_relaxed);
   // Relaxed: at worst one is written by itself.
-  return gathers_.load(std::memory_order_relaxed) ||
-         MonotonicNanos() - series_written_ns_.load(std::memory_order_relaxed) < kRightAfterNanos;
+  return since_ns <
+         (gathers_.load(std::memory_order_relaxed) ? kGatheredNanosMax : kRightAfterNanos);
 }
 
 void StreamConnection::NoteGathered() {
