@@ -221,7 +221,7 @@ TEST_F(RendezvousTest, WhatWasBegunInSharedMemoryIsSentOverTcp) {
   ASSERT_EQ(::chmod(directory_.path().c_str(), 0750), 0);
   const EchoResult answer = request.Send().Wait();
   ASSERT_THAT(answer, IsOk());
-  EXPECT_EQ(std::string((*answer)->getText()), text);
+  EXPECT_EQ(std::string(answer->getText()), text);
   EXPECT_EQ(channel->transport(), "tcp");
 }
 
