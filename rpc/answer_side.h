@@ -207,6 +207,13 @@ class AnswerSide {
   // handler's own deferral is seen by the thread that drives next, and a drain counts for the calls
   // that come after it told the peer.
   std::atomic<bool> admits_all_{true};
+
+ public:
+  // The session's, here because it takes no memory: Drain is to be followed by the names of the
+  // accepted calls. Release, acquire: the driving thread that sees it refuses calls.
+  std::atomic<bool> names_due{false};
+
+ private:
   const uint32_t made_in_ = ForkGuard::generation();
   // Made by the driving thread for the first call, published with release: most connections of a
   // client answer none.

@@ -71,7 +71,7 @@ void Session::Drain() {
   SendControl(FrameType::kGoAway, 0);
   // Not together with it. A call that is being answered inline at this moment is in no table, and
   // its return, once it was sent, may be held back and come after what another thread sends.
-  names_due_.store(true, std::memory_order_release);
+  answers_.names_due.store(true, std::memory_order_release);
   connection_->RequestWritable();
   if (drained) OnAnswersDone(/*draining=*/true);
 }
@@ -137,7 +137,7 @@ void Session::OnGoAway(const std::optional<std::vector<uint32_t>>& accepted) {
 }
 
 void Session::NameAccepted() {
-  names_due_.store(false, std::memory_order_relaxed);
+  answers_.names_due.store(false, std::memory_order_relaxed);
   // Of so many that it cannot be sent nothing is said.
   connection_->Send(NewGoAway(answers_.Accepted())).IgnoreError();
 }

@@ -93,7 +93,7 @@ class Session final : public transport::Receiver,
   void OnMessage(transport::IncomingMessage&& message) override;
   void OnWritable() override {
     streams_.OnWritable();
-    if (names_due_.load(std::memory_order_acquire)) NameAccepted();
+    if (answers_.names_due.load(std::memory_order_acquire)) NameAccepted();
   }
   void OnRejected(const transport::FrameHeader& header, const absl::Status& why) override;
   void OnUnsent(const transport::FrameHeader& header, const absl::Status& why) override;
@@ -135,8 +135,6 @@ class Session final : public transport::Receiver,
   // The peer sent GoAway. Set by the driving thread; seq_cst with the answers' count, so that
   // either it or the last answer's thread sees that both are done.
   std::atomic<bool> gone_away_{false};
-  // Drain's, for the driving thread. Release, acquire: whoever sees it refuses calls.
-  std::atomic<bool> names_due_{false};
   // By config_->liveness, or there is no need to be.
   std::atomic<bool> watched_;
   // A message has arrived. Relaxed: one that a look misses is seen by the next.

@@ -40,12 +40,22 @@ void SessionStreams::Forget(Stream* stream) {
     while (before->next_waiting_ != stream) before = before->next_waiting_;
     before->next_waiting_ = stream->next_waiting_;
     if (last_waiting_ == stream) last_waiting_ = before == stream ? nullptr : before;
-    if (last_told_ == stream) last_told_ = before;
   }
   stream->Unref();
 }
 
 Stream* SessionStreams::Closed() { return reinterpret_cast<Stream*>(alignof(Stream)); }
+
+size_t SessionStreams::Waiting() {
+  MutexLock lock(&mutex_);
+  if (last_waiting_ == nullptr || last_waiting_ == Closed()) return 0;
+  size_t count = 1;
+  for (const Stream* each = last_waiting_->next_waiting_; each != last_waiting_;
+       each = each->next_waiting_) {
+    ++count;
+  }
+  return count;
+}
 
 Stream* SessionStreams::TakeFirst() {
   if (last_waiting_ == nullptr || last_waiting_ == Closed()) return nullptr;
@@ -61,22 +71,17 @@ Stream* SessionStreams::TakeFirst() {
 
 void SessionStreams::OnWritable() {
   // Each once, since one that only has to grant credit again and again must not keep us here.
-  {
-    MutexLock lock(&mutex_);
-    last_told_ = last_waiting_;
-  }
-  for (bool more = true; more;) {
+  for (size_t left = Waiting(); left != 0; --left) {
     Stream* stream;
-    bool is_last;
     {
       MutexLock lock(&mutex_);
       stream = TakeFirst();
-      is_last = stream == last_told_;
     }
     if (stream == nullptr) return;
     stream->OnRoom();
-    more = !is_last && connection_->HasRoom();
+    const bool more = left > 1 && connection_->HasRoom();
     stream->Unref();
+    if (!more) return;
   }
 }
 

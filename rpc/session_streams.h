@@ -4,6 +4,7 @@
 // who waits for room in the connection's queue.
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/base/thread_annotations.h"
@@ -72,6 +73,8 @@ class SessionStreams {
 
  private:
   static Stream* Closed();  // no stream
+  // How many of them wait.
+  size_t Waiting();
   // The first of those that wait leaves the list; nullptr: there is none.
   Stream* TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -81,8 +84,6 @@ class SessionStreams {
   // Those that wait, in order, in a ring linked by Stream::next_waiting_; nullptr: none; Closed():
   // nobody waits any more.
   Stream* last_waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  // OnWritable's, while it runs: the last one that it tells.
-  Stream* last_told_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::atomic<uint32_t> kept_bytes_{0};
   std::atomic<uint32_t> late_frames_{0};
 };

@@ -25,9 +25,9 @@ constexpr uint64_t kCorkedBytesMax = 32u << 10;
 // nanoseconds after the last such one was written: less than a write takes, so that one who pauses
 // for longer loses nothing by each of them being written at once.
 constexpr uint32_t kGatheredMessageBytesMax = 4u << 10;
-constexpr int64_t kRightAfterNanos = 2'000;
+constexpr uint32_t kRightAfterNanos = 2'000;
 // What has gathered for so long is written by whoever comes next, for the loop may be busy.
-constexpr int64_t kGatheredNanosMax = 50'000;
+constexpr uint32_t kGatheredNanosMax = 50'000;
 
 }  // namespace
 
@@ -180,13 +180,14 @@ absl::Status StreamConnection::Send(OutgoingMessage&& message) {
     case Writer::Added::kClosed:
       return ClosedError();
   }
-  if (may_gather) series_written_ns_.store(MonotonicNanos(), std::memory_order_relaxed);
+  if (may_gather) NoteSeriesWritten();
   return absl::OkStatus();
 }
 
 bool StreamConnection::Gathers(const FrameHeader& header) const {
   if (header.size > kGatheredMessageBytesMax) return false;
-  const int64_t since_ns = MonotonicNanos() - series_written_ns_.load(std::memory_order_relaxed);
+  const uint32_t since_ns =
+      static_cast<uint32_t>(MonotonicNanos()) - series_written_ns_.load(std::memory_order_relaxed);
   // Relaxed: at worst one is written by itself.
   return since_ns <
          (gathers_.load(std::memory_order_relaxed) ? kGatheredNanosMax : kRightAfterNanos);
@@ -204,7 +205,7 @@ void StreamConnection::WriteGathered() {
   const Use use(users_);
   if (closing()) return;  // which has written it
   AfterWrite(writer_.Flush(socket_.get()));
-  series_written_ns_.store(MonotonicNanos(), std::memory_order_relaxed);
+  NoteSeriesWritten();
 }
 
 bool StreamConnection::Withdraw(uint32_t call_id) {

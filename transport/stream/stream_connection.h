@@ -132,6 +132,9 @@ class StreamConnection final : public Connection,
   // Whether a message is to wait for others.
   bool Gathers(const FrameHeader& header) const;
   void NoteGathered();
+  void NoteSeriesWritten() {
+    series_written_ns_.store(static_cast<uint32_t>(MonotonicNanos()), std::memory_order_relaxed);
+  }
   // Writes what has gathered.
   void WriteGathered();
   // Does what a write's result asks for.
@@ -218,15 +221,16 @@ class StreamConnection final : public Connection,
   SocketWatch watch_;
 
   std::atomic<bool> closing_{false};
-  // Threads inside Send or BeginClose that may still use the socket or the loop. Raised before
-  // closing_ is read or set; Finalize reads it after closing_ was set (all seq_cst), so it sees
-  // whoever did not see that.
-  std::atomic<uint32_t> users_{0};
+  // Flags beside each other, for the memory of idle connections.
   std::atomic<bool> background_{false};
   // A message has been queued for others to join it, and the loop will write it.
   std::atomic<bool> gathers_{false};
   // An accepted connection reads no further until the peer has taken our answers.
   std::atomic<bool> paused_{false};
+  // Threads inside Send or BeginClose that may still use the socket or the loop. Raised before
+  // closing_ is read or set; Finalize reads it after closing_ was set (all seq_cst), so it sees
+  // whoever did not see that.
+  std::atomic<uint32_t> users_{0};
   std::atomic<bool> lent_{false};
   std::atomic<uint8_t> hot_drives_{0};
   std::atomic<bool> stall_watched_{false};
@@ -235,7 +239,8 @@ class StreamConnection final : public Connection,
   std::atomic<bool> peer_lives_{false};
   // When messages that may wait for others were last written. Relaxed: a thread's own order is what
   // counts, and another's makes it write once more, or once less, by itself.
-  std::atomic<int64_t> series_written_ns_{0};
+  // The low bits of MonotonicNanos: a series that goes on after 4.3 s may gather once in vain.
+  std::atomic<uint32_t> series_written_ns_{0};
   std::atomic<int> write_error_{0};
   std::atomic<uint32_t> drives_{0};
   std::atomic<uint32_t> writes_{0};
