@@ -12,8 +12,6 @@
 // one connection begin in their order. Sending completes when the next call may be sent: when the
 // bytes of those that are not answered are below Limits::stream_window_bytes of the channel. A call
 // that fails makes the following ones fail with its status, unsent, until FinishStream has told it.
-// Those that have certainly not run are made again by themselves, in their order, unless one behind
-// them has run or may have (flow_group.h, docs/RETRIES.md); until then the next one waits.
 
 #include <coroutine>
 #include <memory>

@@ -49,7 +49,7 @@ class FlowLedger {
   // --- Servers
 
   uint64_t NewConnection() { return connections_++; }
-  void Runs(uint64_t call, uint64_t bytes, int attempt, const Life& life, uint64_t connection);
+  void Runs(uint64_t call, uint64_t bytes, const Life& life, uint64_t connection);
   void Answers(uint64_t call, const absl::Status& status);
   // As Ledger::StillRuns.
   void StillRuns(uint64_t call, bool told);
@@ -68,7 +68,6 @@ class FlowLedger {
     bool given_up = false;
     // Of its handler.
     bool ran = false;
-    int attempt = 0;
     const Life* life = nullptr;
     uint64_t connection = 0;
     std::optional<absl::Status> answer = {};
