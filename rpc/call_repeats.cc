@@ -11,6 +11,7 @@
 #include "rpc/caller_stream.h"
 #include "rpc/channel.h"
 #include "rpc/client_call.h"
+#include "rpc/flow_group.h"
 #include "rpc/request.h"
 #include "rpc/retry_judgement.h"
 #include "rpc/session.h"
@@ -106,23 +107,30 @@ void CallRepeats::Schedule(absl::Duration wait) {
 }
 
 void CallRepeats::OnTimer() {
+  std::optional<FlowGroupRef> group;
   {
     MutexLock lock(&mutex_);
     timer_ = {};
     if (stopped_) return;
-    if (first_runs_ || !running_.empty()) {
+    if (call_.in_order_ != nullptr) {
+      group = call_.in_order_->group->Rested(call_.in_order_);
+    } else if (first_runs_ || !running_.empty()) {
       // A hedge, which is one attempt too many if the others get their answers.
       if (!call_.channel_->retry_budget().Take(MonotonicNanos())) return;
     }
   }
-  Launch();
+  if (group) {
+    (*group)->GoOn();
+  } else {
+    Launch();
+  }
 }
 
-void CallRepeats::Launch() {
+bool CallRepeats::Launch() {
   ClientCall* attempt;
   {
     MutexLock lock(&mutex_);
-    if (stopped_) return;
+    if (stopped_) return true;
     const bool others = may_have_run_ || answered_ || first_runs_ || !running_.empty();
     // Only a hedge may run beside it, which is idempotent; what was answered has done nothing.
     attempt = call_.NewAttempt(MakeRequest());
@@ -140,7 +148,42 @@ void CallRepeats::Launch() {
     if (may_repeat_ == Repeat::kIdempotent) ScheduleHedge();
   }
   attempt->Start();
+  // Until OnDone the handle's reference is still here.
+  const bool goes = !attempt->done() || attempt->status().ok();
   attempt->OnDone([this, self = Share(call_)](ClientCall& done) { OnAttemptDone(done); });
+  return goes;
+}
+
+void CallRepeats::HoldUnsent(OutgoingMessage request) {
+  std::optional<FlowGroupRef> group;
+  {
+    MutexLock lock(&mutex_);
+    if (stopped_) return;
+    first_runs_ = false;
+    attempts_ = 0;
+    TakeBack(std::move(request), 0);
+    held_failure_ = call_.NotSent(absl::UnavailableError("a call before it has failed"));
+    group = call_.in_order_->group->Hold(call_.in_order_, /*rests=*/false);
+  }
+  (*group)->GoOn();
+}
+
+bool CallRepeats::Release() {
+  {
+    MutexLock lock(&mutex_);
+    held_failure_.reset();
+  }
+  return Launch();
+}
+
+void CallRepeats::EndHeld() {
+  absl::Status end;
+  {
+    MutexLock lock(&mutex_);
+    if (stopped_) return;  // somebody else ends it
+    end = Final(*held_failure_);
+  }
+  if (call_.Claim()) call_.CompleteWith(std::move(end));
 }
 
 std::optional<absl::Status> CallRepeats::OnFirstFailed(const absl::Status& failure,
@@ -197,7 +240,8 @@ void CallRepeats::WithdrawFirst() {
 
 std::optional<absl::Status> CallRepeats::OnFailed(const absl::Status& failure, bool hopeless,
                                                   const ClientCall& attempt) {
-  const bool recognized = attempt.recognized();
+  const bool recognized = call_.in_order_ == nullptr && attempt.recognized();
+  std::optional<FlowGroupRef> group;
   const uint64_t instance = recognized ? attempt.session_->calls().peer_instance() : 0;
   {
     MutexLock lock(&mutex_);
@@ -216,12 +260,21 @@ std::optional<absl::Status> CallRepeats::OnFailed(const absl::Status& failure, b
     const std::optional<absl::Duration> next = Wait(judgement);
     if (!next) return Final(failure);
     if (timer_ != Timers::Handle()) call_.channel_->timers()->Cancel(std::exchange(timer_, {}));
-    if (*next != absl::ZeroDuration()) {
-      Schedule(*next);
+    const bool rests = *next != absl::ZeroDuration();
+    if (rests) Schedule(*next);
+    if (call_.in_order_ != nullptr) {
+      held_failure_ = failure;
+      // Under the mutex: the call is not stopped, so it has its place.
+      group = call_.in_order_->group->Hold(call_.in_order_, rests);
+    } else if (rests) {
       return std::nullopt;
     }
   }
-  Launch();
+  if (group) {
+    (*group)->GoOn();
+  } else {
+    Launch();
+  }
   return std::nullopt;
 }
 
@@ -243,7 +296,7 @@ std::optional<absl::Duration> CallRepeats::Wait(const RetryJudgement& judgement)
 
 absl::Status CallRepeats::Final(const absl::Status& failure) {
   stopped_ = true;  // Stop, which follows, cancels what runs
-  if (attempts_ == 1) return failure;
+  if (attempts_ <= 1) return failure;
   // That the last attempt was not sent says nothing of those before it.
   CallOutcome outcome = OutcomeOf(failure);
   const bool nothing_done = outcome == CallOutcome::kNotSent || outcome == CallOutcome::kRefused;

@@ -32,7 +32,7 @@ class ClientCall;
 
 // A part of its call, which owns it. Attempts and timers hold references of the call; Stop breaks
 // them up, and comes with the call's end. Thread-safe. Locks are taken in the order: this mutex,
-// the channel's, those of timers and budget.
+// that of a `-> stream` call's group, the channel's, those of timers and budget.
 class CallRepeats {
  public:
   // `policy` outlives it.
@@ -54,6 +54,16 @@ class CallRepeats {
   std::optional<absl::Status> OnFirstFailed(const absl::Status& failure,
                                             transport::OutgoingMessage request,
                                             size_t counted_bytes, bool hopeless);
+
+  // --- Of a call that keeps an order, which is repeated when its group says so (flow_group.h)
+
+  // In place of the first attempt, which is the group's to release.
+  void HoldUnsent(transport::OutgoingMessage request);
+  // The group has let it go: makes the next attempt. False: it has failed already.
+  bool Release();
+  // The same, but ends it with what its last attempt said.
+  void EndHeld();
+
   // The call is over: there are no further attempts, and those that run are cancelled.
   void Stop();
   // The call is being given up, Stop follows: what is known of it. `first`: of its first attempt,
@@ -72,8 +82,8 @@ class CallRepeats {
   void Schedule(absl::Duration wait) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ScheduleHedge() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnTimer();
-  // Makes an attempt, unless the call is over.
-  void Launch();
+  // Makes an attempt, unless the call is over. False: it has failed already.
+  bool Launch();
   transport::OutgoingMessage MakeRequest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Keeps the request of an attempt that has certainly not run, for the next one.
   void TakeBack(transport::OutgoingMessage request, size_t counted_bytes)
@@ -99,7 +109,9 @@ class CallRepeats {
   int attempts_ ABSL_GUARDED_BY(mutex_) = 1;                  // made so far
   std::vector<ClientCall*> running_ ABSL_GUARDED_BY(mutex_);  // but the first; a reference each
   Timers::Handle timer_ ABSL_GUARDED_BY(mutex_);              // of the next attempt
-  std::optional<Backoff> backoff_ ABSL_GUARDED_BY(mutex_);    // made when first needed
+  // It waits for its group, since its last attempt has failed so.
+  std::optional<absl::Status> held_failure_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Backoff> backoff_ ABSL_GUARDED_BY(mutex_);  // made when first needed
   // The request: as an attempt left it, or its words and how many each of its segments has.
   transport::OutgoingMessage returned_ ABSL_GUARDED_BY(mutex_);
   size_t counted_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of returned_

@@ -228,6 +228,7 @@ void Channel::StartCall(ClientCall* call) {
   absl::Status failure;
   bool for_good = true;
   bool connect = false;
+  bool overtakes;
   {
     MutexLock lock(&mutex_);
     // Whoever gave it up has found it with no session and in no queue, and said that it was not
@@ -235,8 +236,13 @@ void Channel::StartCall(ClientCall* call) {
     if (call->claimed()) return;
     // It was told to send no further calls, and tells us in a moment.
     if (session_ && session_->calls().stopped()) LetDepartLocked(*session_);
-    if (call->session_ != session_) call->session_ = session_;
-    if (!session_) {
+    overtakes = call->Overtakes(moves());
+    if (overtakes) {
+      call->session_ = nullptr;
+    } else if (call->session_ != session_) {
+      call->session_ = session_;
+    }
+    if (!overtakes && !session_) {
       const bool waits =
           state_ != ChannelState::kBackoff ||
           call->WaitsToConnect(recovery().next_attempt.remaining(), recovery().hopeless);
@@ -260,6 +266,8 @@ void Channel::StartCall(ClientCall* call) {
       }
     }
   }
+  if (overtakes) [[unlikely]]
+    return call->Hold();
   if (connect) BeginConnect();
   if (call->queued_) return;
   if (!failure.ok()) {

@@ -155,6 +155,10 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   const std::string& endpoint() const { return *endpoint_; }
   // Whether the calling thread is the one that connects the channel.
   bool InLoopThread() const { return loop_->InLoopThread(); }
+  // How often it has given up a connection, so that calls made since go to another one. Relaxed:
+  // who has made a call since then has found the other connection under the mutex, and so the
+  // number.
+  uint32_t moves() const { return moves_.load(std::memory_order_relaxed); }
 
   // --- Session::Observer ---
   void OnGoAway(Session& session) override;
@@ -228,6 +232,7 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
 
   mutable Mutex mutex_;
   ChannelState state_ ABSL_GUARDED_BY(mutex_) = ChannelState::kIdle;
+  std::atomic<uint32_t> moves_{0};                            // written under mutex_
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // set in kReady
   // All made when first needed: many channels never do.
   std::shared_ptr<DeadlineQueue> deadlines_ ABSL_GUARDED_BY(mutex_);

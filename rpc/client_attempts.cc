@@ -13,6 +13,7 @@
 #include "rpc/caller_stream.h"
 #include "rpc/channel.h"
 #include "rpc/client_call.h"
+#include "rpc/flow_group.h"
 #include "rpc/retry_judgement.h"
 #include "rpc/session.h"
 
@@ -48,7 +49,7 @@ transport::OutgoingMessage ClientCall::ShareCounted() {
 void ClientCall::Uncount() { channel_->LetGoBytes(std::exchange(counted_bytes_, 0)); }
 
 bool ClientCall::AddRepeats() {
-  repeats_ = ObjectPool<CallRepeats>::New(*this, repeat_, retry_policy());
+  repeats_ = ObjectPool<CallRepeats>::New(*this, may_repeat(), retry_policy());
   return (state_.fetch_or(kRepeats, std::memory_order_acq_rel) & kClaimed) == 0;
 }
 
@@ -58,11 +59,10 @@ const RetryPolicy& ClientCall::retry_policy() const {
 }
 
 bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
-  if (in_order_) return false;
   CallRepeats* own = repeats();
   if (own == nullptr) {
     if (hopeless_.load(std::memory_order_relaxed) ||
-        !JudgeFailure(failure, repeat_, recognized()).repeat) {
+        !JudgeFailure(failure, may_repeat(), recognized()).repeat) {
       return false;
     }
     // It can be repeated if its request is still here.
@@ -82,8 +82,27 @@ bool ClientCall::ContinuesWithRepeats(absl::Status& failure) {
   return false;
 }
 
+void ClientCall::StartHeld() {
+  started_ = true;
+  if (extras_ != nullptr && !StartWithExtras()) return;
+  if (channel_->forked()) return EndInForkedChild(CallOutcome::kNotSent);
+  if (failed_early_ || deadline_.passed()) return FailEarly();
+  if (extras_ != nullptr && !PrepareToStart()) return;
+  Hold();
+}
+
+bool ClientCall::Overtakes(uint32_t moves) const {
+  return in_order_ != nullptr && in_order_->moves != moves;
+}
+
+void ClientCall::Hold() {
+  if (AddRepeats()) repeats_->HoldUnsent(std::move(request_));
+}
+
 bool ClientCall::recognized() const {
-  return method_->deduplicate && session_ && session_->calls().recognizes_calls();
+  // In its order it is not made again once it may have run.
+  return method_->deduplicate && in_order_ == nullptr && session_ &&
+         session_->calls().recognizes_calls();
 }
 
 bool ClientCall::PrepareRepetition(const CallSide& to) {

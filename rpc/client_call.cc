@@ -124,11 +124,11 @@ bool ClientCall::WouldWaitForItself() const {
 }
 
 bool ClientCall::PrepareToStart() {
-  // What a stream's handler has done nobody can know, so it is made again only when it has not run,
-  // and neither is a call of `-> stream`, which would come out of its order.
+  // What a stream's handler has done nobody can know, and a call of `-> stream` would come out of
+  // its order: these are made again only when they have not run.
   const bool keeps_copy =
       repeat_ > Repeat::kUnlessItRan || (repeat_ == Repeat::kUnlessItRan && method_->deduplicate);
-  if (keeps_copy && stream_ == nullptr && !in_order_) {
+  if (keeps_copy && stream_ == nullptr && in_order_ == nullptr) {
     // The call is nobody else's yet, so it is not claimed.
     AddRepeats();
     channel_->retry_budget().OnCall();

@@ -50,7 +50,9 @@ class CallRepeats;
 class CallSide;
 class CallerStream;
 class Channel;
+class FlowGroup;
 class Session;
+struct FlowCall;
 
 class ClientCall : private Turn {
  public:
@@ -87,23 +89,25 @@ class ClientCall : private Turn {
   // the call can be repeated when it was refused or not sent. Those that may be repeated for other
   // reasons have a copy (CallRepeats).
   bool keeps_request() const {
-    return !in_order_ &&
-           ((repeat_ == Repeat::kUnlessItRan && !method_->deduplicate) || is_attempt_);
+    return (repeat_ == Repeat::kUnlessItRan && !method_->deduplicate) || is_attempt_ ||
+           (in_order_ != nullptr && repeat_ != Repeat::kNever);
   }
 
   transport::MessageBody& request() { return *request_; }
   const MethodInfo& method() const { return *method_; }
   Deadline deadline() const { return deadline_; }
 
-  // Before Start: it must not come after calls that are made later (flow_stub.h), so it is not
-  // repeated once a connection has taken it.
-  void KeepOrder() {
-    in_order_ = true;
+  // Before Start: it must not come after calls that are made later (flow_group.h), so it is
+  // repeated when its group says so. `place`: there until the continuation has run.
+  void KeepOrder(FlowCall* place) {
+    in_order_ = place;
     request_->may_gather = true;
   }
 
   // Sends the request. Once.
   void Start();
+  // In place of Start, after KeepOrder: its group sends it.
+  void StartHeld();
   bool started() const { return started_; }
 
   // Blocks until done. FAILED_PRECONDITION in status() when called inside a callback or handler of
@@ -173,6 +177,7 @@ class ClientCall : private Turn {
   friend class Channel;
   friend class ClientInterception;
   friend class DeadlineQueue;
+  friend class FlowGroup;
 
   static constexpr size_t kInlineContinuationBytes = 64;
   // kScope: a CallScope may have the call. kRepeats: repeats_ is set. Both are told of the end.
@@ -251,6 +256,15 @@ class ClientCall : private Turn {
   }
   void Uncount();
   bool ContinuesWithRepeats(absl::Status& failure);
+  // For what it may be repeated: in its order it can be when it has certainly not run.
+  Repeat may_repeat() const {
+    return in_order_ != nullptr && repeat_ != Repeat::kNever ? Repeat::kUnlessItRan : repeat_;
+  }
+  // It is one of a series whose calls in flight have another connection than it would have, now
+  // that the channel has made `moves` (Channel::moves).
+  bool Overtakes(uint32_t moves) const;
+  // Leaves it, unsent, to the group of its series.
+  void Hold();
   // Makes repeats_; false when the call is claimed already.
   bool AddRepeats();
   // nullptr for a call that has made no attempt but the first, and keeps no copy of its request.
@@ -318,7 +332,6 @@ class ClientCall : private Turn {
   Deadline deadline_;
   bool wait_for_ready_;
   Repeat repeat_;            // kNever for an attempt
-  bool in_order_ = false;    // KeepOrder
   bool is_attempt_ = false;  // made by the CallRepeats of another call
   // Written by the driving thread under CallSide's mutex, while the call is in its table: the
   // server has named it among those that it has accepted, and goes away.
@@ -333,7 +346,8 @@ class ClientCall : private Turn {
   // by nobody but the call's sender before, and by whoever has taken it out of CallSide's table
   // afterwards.
   transport::OutgoingMessage request_;
-  size_t counted_bytes_ = 0;  // of request_: Channel::KeepBytes
+  size_t counted_bytes_ = 0;      // of request_: Channel::KeepBytes
+  FlowCall* in_order_ = nullptr;  // KeepOrder
   // nullptr: the call is unary. Owned; an attempt's is that of its call, which it has a reference
   // of.
   CallerStream* stream_ = nullptr;

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "base/object_pool.h"
+#include "rpc/call_repeats.h"
+#include "rpc/channel.h"
 #include "rpc/client_call.h"
 #include "transport/message.h"
 
@@ -17,19 +19,30 @@ void FlowGroup::Unref() {
 absl::Status FlowGroup::Send(ClientCallRef call) {
   const uint64_t bytes = transport::MessageBytes(call->request());
   ClientCall* const started = call.get();
-  PooledPtr<InFlight> entry = MakePooled<InFlight>(std::move(call), bytes);
+  PooledPtr<FlowCall> entry = MakePooled<FlowCall>(this, std::move(call), bytes);
+  // After the call was made, which has its connection.
+  const uint32_t moves = started->channel_->moves();
+  bool begins;
   {
     MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
-    if (!IsReady()) {
+    // It was ready when its user was told so, and may hold calls by now.
+    if (IsWaitedFor() || (finishing_ ? calls_ != 0 : !HasRoom())) {
       return absl::FailedPreconditionError(
           "a -> stream call before the last one, or FinishStream, has completed");
     }
+    if (calls_ == 0) moves_ = moves;
+    begins = held_ == 0 && !goes_on_ && moves_ == moves;
+    entry->moves = moves_;
     Append(entry.get());
   }
   last_ = entry->call.Share();
-  started->KeepOrder();
-  started->Start();
+  started->KeepOrder(entry.get());
+  if (begins) [[likely]] {
+    started->Start();
+  } else {
+    started->StartHeld();
+  }
   {
     MutexLock lock(&mutex_);
     if (started->interceptors() != nullptr) {
@@ -49,31 +62,138 @@ absl::Status FlowGroup::Send(ClientCallRef call) {
   return absl::OkStatus();
 }
 
-void FlowGroup::Append(InFlight* call) {
+void FlowGroup::Append(FlowCall* call) {
   call->before = last_in_flight_;
   (last_in_flight_ == nullptr ? first_in_flight_ : last_in_flight_->after) = call;
   last_in_flight_ = call;
   bytes_ += call->bytes;
   ++calls_;
+  call->number = ++last_number_;
 }
 
-void FlowGroup::Remove(InFlight* call) {
+void FlowGroup::Remove(FlowCall* call) {
   (call->before == nullptr ? first_in_flight_ : call->before->after) = call->after;
   (call->after == nullptr ? last_in_flight_ : call->after->before) = call->before;
   bytes_ -= call->bytes;
   --calls_;
+  LetGo(call);
+  last_ended_ = std::max(last_ended_, call->number);
 }
 
-void FlowGroup::OnAnswered(InFlight* call, const absl::Status& status) {
+void FlowGroup::OnAnswered(FlowCall* call, const absl::Status& status) {
   Waiter waiter;
+  bool any_held;
   {
     MutexLock lock(&mutex_);
     Remove(call);
-    if (failure_.ok()) failure_ = status;
+    any_held = held_ != 0;
+    // One that is held before it was the first to fail, and will be ended. But whoever gives up is
+    // to be told that.
+    const bool given_up = absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
+    const bool comes_later = any_held && !given_up && FirstHeld()->number < call->number;
+    if (failure_.ok() && !comes_later) failure_ = status;
     waiter = TakeWaiter();
   }
+  if (any_held) [[unlikely]]
+    GoOn();
   waiter.Wake();
-  ObjectPool<InFlight>::Delete(call);
+  ObjectPool<FlowCall>::Delete(call);
+}
+
+// --- Those that are held
+
+FlowGroupRef FlowGroup::Hold(FlowCall* call, bool rests) {
+  MutexLock lock(&mutex_);
+  call->held = true;
+  ++held_;
+  if (rests) {
+    call->rests = true;
+    ++resting_;
+  }
+  Ref();
+  return FlowGroupRef(this);
+}
+
+FlowGroupRef FlowGroup::Rested(FlowCall* call) {
+  MutexLock lock(&mutex_);
+  if (std::exchange(call->rests, false)) --resting_;
+  Ref();
+  return FlowGroupRef(this);
+}
+
+void FlowGroup::LetGo(FlowCall* call) {
+  if (std::exchange(call->held, false)) --held_;
+  if (std::exchange(call->rests, false)) --resting_;
+}
+
+FlowCall* FlowGroup::FirstHeld() const {
+  FlowCall* call = first_in_flight_;
+  while (call != nullptr && !call->held) call = call->after;
+  return call;
+}
+
+void FlowGroup::GoOn() {
+  for (bool mine = false;; mine = true) {
+    Step step;
+    Waiter waiter;
+    {
+      MutexLock lock(&mutex_);
+      if (goes_on_ && !mine) return;  // whoever does looks again
+      step = NextStep();
+      goes_on_ = step != Step::kWait;
+      waiter = TakeWaiter();  // nobody, as long as it goes on
+    }
+    switch (step) {
+      case Step::kSend:
+        SendHeld();
+        break;
+      case Step::kEnd:
+        EndHeld();
+        break;
+      case Step::kWait:
+        return waiter.Wake();
+    }
+  }
+}
+
+FlowGroup::Step FlowGroup::NextStep() const {
+  if (held_ == 0) return Step::kWait;
+  if (!failure_.ok() || FirstHeld()->number < last_ended_) return Step::kEnd;
+  return held_ == calls_ && resting_ == 0 ? Step::kSend : Step::kWait;
+}
+
+void FlowGroup::SendHeld() {
+  uint64_t sent = 0;
+  for (;;) {
+    ClientCallRef call{nullptr};
+    {
+      MutexLock lock(&mutex_);
+      FlowCall* const first = FirstHeld();
+      // What is behind one that has failed again stays.
+      if (first == nullptr || first->number <= sent || !failure_.ok()) return;
+      const uint32_t moves = first->call->channel_->moves();
+      if (sent == 0) moves_ = moves;
+      if (moves_ != moves) return;  // it would overtake those that were sent just now
+      sent = first->number;
+      LetGo(first);
+      call = first->call.Share();
+    }
+    if (!call->repeats()->Release()) return;
+  }
+}
+
+void FlowGroup::EndHeld() {
+  for (;;) {
+    ClientCallRef call{nullptr};
+    {
+      MutexLock lock(&mutex_);
+      FlowCall* const first = FirstHeld();
+      if (first == nullptr) return;
+      LetGo(first);
+      call = first->call.Share();
+    }
+    call->repeats()->EndHeld();
+  }
 }
 
 void FlowGroup::Abandon() {
@@ -92,7 +212,7 @@ void FlowGroup::Cancel() {
     MutexLock lock(&mutex_);
     if (finishing_) {
       // The last one first: one that is taken back before it was sent has none behind it that is.
-      for (InFlight* call = last_in_flight_; call != nullptr; call = call->before) {
+      for (FlowCall* call = last_in_flight_; call != nullptr; call = call->before) {
         calls.push_back(call->call.Share());
       }
     } else if (last_) {
@@ -102,9 +222,14 @@ void FlowGroup::Cancel() {
   for (const ClientCallRef& call : calls) call->Cancel();
 }
 
-void FlowGroup::Finish() {
+absl::Status FlowGroup::Finish() {
   MutexLock lock(&mutex_);
+  if (IsWaitedFor()) {
+    return absl::FailedPreconditionError(
+        "FinishStream before the last -> stream call, or another FinishStream, has completed");
+  }
   finishing_ = true;
+  return absl::OkStatus();
 }
 
 absl::Status FlowGroup::result() {
@@ -121,7 +246,9 @@ void FlowGroup::CheckFork() {
     return;
   MutexLock lock(&mutex_);
   failure_ = last_->ForkedError();
-  bytes_ = calls_ = 0;
+  bytes_ = calls_ = held_ = resting_ = 0;
+  first_in_flight_ = last_in_flight_ = nullptr;
+  goes_on_ = false;
 }
 
 absl::Status FlowGroup::Await() {

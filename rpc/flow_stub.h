@@ -12,6 +12,8 @@
 // one connection begin in their order. Sending completes when the next call may be sent: when the
 // bytes of those that are not answered are below Limits::stream_window_bytes of the channel. A call
 // that fails makes the following ones fail with its status, unsent, until FinishStream has told it.
+// Those that have certainly not run are made again by themselves, in their order, unless one behind
+// them has run or may have (flow_group.h, docs/RETRIES.md); until then the next one waits.
 
 #include <coroutine>
 #include <memory>
@@ -141,10 +143,10 @@ class FlowStub : public Stub {
         group_(FlowGroup::New(this->channel()->limits().stream_window_bytes)) {}
 
   // Completes when every `-> stream` call made so far is answered: OK, or the first failure, with
-  // which they then have been told.
+  // which they then have been told. FAILED_PRECONDITION, at once, while a callback or coroutine
+  // still waits for the last call.
   FlowSending FinishStream() const {
-    group_->Finish();
-    return FlowSending(group_, absl::OkStatus(), /*is_call=*/false);
+    return FlowSending(group_, group_->Finish(), /*is_call=*/false);
   }
 
  protected:

@@ -102,6 +102,11 @@ class Readiness : private Turn {
     return waiter;
   }
 
+  // The user waits, and has not been told yet: further waits are to be refused.
+  bool IsWaitedFor() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return continuation_waits_ || waiting_thread_ != nullptr;
+  }
+
   mutable Mutex mutex_;
 
  private:

@@ -8,6 +8,8 @@ $Cxx.namespace("mi7::restart");
 
 struct Entry {
   number @0 :UInt64;
+  attempt @1 :UInt32;
+  # Of a server's: which one at the stream it is that runs.
 }
 
 struct Done {
@@ -44,4 +46,7 @@ interface Ledger {
 
   hold @8 Entry -> Done;
   # Answers once the server's input has ended, which thus goes on shutting down until then.
+
+  bulk @9 (number :UInt64, data :Data) -> Done;
+  # Answers a little later. Its request is kept without a copy.
 }

@@ -41,6 +41,10 @@ class LedgerImpl final : public LedgerService {
               Done::Builder results) override {
     return WriteLate(context, params.getNumber(), results);
   }
+  Reply Bulk(ServerContext& context, Ledger::BulkParams::Reader params,
+             Done::Builder results) override {
+    return WriteLate(context, params.getNumber(), results);
+  }
   Reply Once(ServerContext& context, Entry::Reader params, Done::Builder results) override {
     return WriteLate(context, params.getNumber(), results);
   }
@@ -66,7 +70,7 @@ class LedgerImpl final : public LedgerService {
     return absl::OkStatus();
   }
 
-  Reply List(ServerContext&, Ledger::ListParams::Reader params,
+  Reply List(ServerContext& context, Ledger::ListParams::Reader params,
              StreamWriter<Entry> writer) override {
     const uint64_t number = params.getNumber();
     const uint32_t count = params.getCount();
@@ -74,6 +78,7 @@ class LedgerImpl final : public LedgerService {
     for (uint32_t i = 0; i < count; ++i) {
       auto message = writer.NewMessage();
       message->setNumber(number + i);
+      message->setAttempt(static_cast<uint32_t>(context.attempt()));
       if (absl::Status written = co_await writer.Write(std::move(message)); !written.ok()) {
         co_return written;
       }
@@ -95,7 +100,8 @@ class LedgerImpl final : public LedgerService {
     co_return absl::OkStatus();
   }
 
-  Reply Chat(ServerContext&, StreamReader<Entry> reader, StreamWriter<Entry> writer) override {
+  Reply Chat(ServerContext& context, StreamReader<Entry> reader,
+             StreamWriter<Entry> writer) override {
     for (bool first = true;; first = false) {
       auto message = co_await reader.Read();
       if (!message.ok()) co_return message.status();
@@ -104,6 +110,7 @@ class LedgerImpl final : public LedgerService {
       if (first) file_.Append(number);
       auto back = writer.NewMessage();
       back->setNumber(number);
+      back->setAttempt(static_cast<uint32_t>(context.attempt()));
       if (absl::Status written = co_await writer.Write(std::move(back)); !written.ok()) {
         co_return written;
       }

@@ -59,12 +59,14 @@ bool FlowLedger::AllFinished() const {
                      [](const Round& round) { return round.finished.has_value(); });
 }
 
-void FlowLedger::Runs(uint64_t number, uint64_t bytes, const Life& life, uint64_t connection) {
+void FlowLedger::Runs(uint64_t number, uint64_t bytes, int attempt, const Life& life,
+                      uint64_t connection) {
   Call& call = calls_[number];
   ledger_.MayBegin(number, life);
   if (std::exchange(call.ran, true)) Wrong(call.round, absl::StrCat("call ", number, " ran again"));
   if (call.must_not_run) Wrong(call.round, absl::StrCat("call ", number, " ran after a failure"));
   if (call.bytes != bytes) Wrong(call.round, absl::StrCat("call ", number, " came as another"));
+  call.attempt = attempt;
   call.life = &life;
   call.connection = connection;
   const auto [last, first] = last_.try_emplace({rounds_[call.round].flow, connection}, number);
@@ -72,6 +74,12 @@ void FlowLedger::Runs(uint64_t number, uint64_t bytes, const Life& life, uint64_
     Wrong(call.round, absl::StrCat("call ", number, " ran after call ", last->second));
   }
   last->second = number;
+  std::optional<uint64_t>& last_of_round = rounds_[call.round].last_run;
+  if (last_of_round && *last_of_round > number) {
+    Wrong(call.round, absl::StrCat("call ", number, " ran after call ", *last_of_round,
+                                   ", which ran elsewhere"));
+  }
+  last_of_round = number;
 }
 
 void FlowLedger::Answers(uint64_t call, const absl::Status& status) {
@@ -150,6 +158,7 @@ std::map<std::string, uint64_t> FlowLedger::Events() const {
   for (const Call& call : calls_) {
     if (!call.ran) continue;
     ++events["-> stream call ran"];
+    if (call.attempt > 1) ++events["-> stream call ran in a later attempt"];
     if (call.life->cut_off_ns < call.answered_ns) ++events["-> stream call was cut off"];
   }
   for (const Round& round : rounds_) {

@@ -5,7 +5,8 @@
 // Such calls are made one after the other through one stub, and their callers learn of none of them
 // how it went, but what the first failure was: of the next ones, which are not sent then, and of
 // FinishStream, with which a round of them ends. Each is handled once at most, those that a server
-// gets over one connection in their order. A round that is OK has had all of its calls answered OK.
+// gets over one connection in their order, and those of one round, too, over whichever connections.
+// A round that is OK has had all of its calls answered OK.
 
 #include <cstdint>
 #include <map>
@@ -49,7 +50,7 @@ class FlowLedger {
   // --- Servers
 
   uint64_t NewConnection() { return connections_++; }
-  void Runs(uint64_t call, uint64_t bytes, const Life& life, uint64_t connection);
+  void Runs(uint64_t call, uint64_t bytes, int attempt, const Life& life, uint64_t connection);
   void Answers(uint64_t call, const absl::Status& status);
   // As Ledger::StillRuns.
   void StillRuns(uint64_t call, bool told);
@@ -68,6 +69,7 @@ class FlowLedger {
     bool given_up = false;
     // Of its handler.
     bool ran = false;
+    int attempt = 0;
     const Life* life = nullptr;
     uint64_t connection = 0;
     std::optional<absl::Status> answer = {};
@@ -78,6 +80,7 @@ class FlowLedger {
     uint64_t flow;
     int64_t began_ns;
     std::vector<uint64_t> calls = {};
+    std::optional<uint64_t> last_run = {};
     absl::Status told = {};
     std::optional<absl::Status> finished = {};
     int64_t ended_ns = 0;

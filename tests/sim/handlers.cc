@@ -140,7 +140,7 @@ Reply SinkImpl::Write(ServerContext& context, Number::Reader params) {
   const uint64_t call = params.getNumber();
   if (context.deadline().passed()) ledger_.Wrong(call, "ran, and its deadline had passed before");
   ledger_.OnItsWay(world_.on_its_way_max());
-  flows_.Runs(call, params.getData().size(), life_, connection_);
+  flows_.Runs(call, params.getData().size(), context.attempt(), life_, connection_);
   world_.Note(call);
   if (world_.Chance(50)) return DrawAnswer(call);
   world_.After(world_.DrawTime(absl::Milliseconds(50)),

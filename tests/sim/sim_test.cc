@@ -355,6 +355,7 @@ TEST(SimTest, EverySeedHolds) {
                             "bidirectional stream ended CANCELLED",
                             "bidirectional stream ended DEADLINE_EXCEEDED",
                             "bidirectional stream ended UNAVAILABLE",
+                            "-> stream call ran in a later attempt",
                             "-> stream call was cut off",
                             "-> stream call was told of a failure before it",
                             "-> stream calls ended OK",

@@ -153,6 +153,9 @@ TEST_P(StreamTest, PourWaitsForAWindowOfAnswers) {
     completed.Notify();
   });
   EXPECT_THAT(Pour(sink, 10, 1000).Wait(), StatusIs(absl::StatusCode::kFailedPrecondition));
+  absl::Status finished;
+  sink.FinishStream().Then([&](const absl::Status& status) { finished = status; });
+  EXPECT_THAT(finished, StatusIs(absl::StatusCode::kFailedPrecondition));
   ASSERT_TRUE(holder.AwaitHeld(10));
   EXPECT_FALSE(completed.HasBeenNotified());
   EXPECT_TRUE(Answers());

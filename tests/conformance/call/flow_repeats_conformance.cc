@@ -1,0 +1,472 @@
+// `-> stream` calls that have not run are made again, in their order: by a successor of a server
+// that is shut down, by a server that had too much to do.
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "base/fake_clock.h"
+#include "rpc/call_outcome.h"
+#include "rpc/interceptors/call_metrics.h"
+#include "rpc/task.h"
+#include "tests/conformance/call/stream_conformance.h"
+#include "tests/conformance/call/until_told.h"
+#include "transport/fault/fault_script.h"
+
+namespace mi7::conformance {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+FlowSending Pour(FeedStub& sink, uint64_t number, size_t bytes = 0,
+                 const CallOptions& options = {}) {
+  auto request = sink.Pour(options);
+  FillItem(*request, number, bytes);
+  return request.Send();
+}
+
+// The numbers of the calls of pour that have begun, in their order, by whichever server. Those that
+// it is told to hold are answered by the test.
+class Journal {
+ public:
+  struct Entry {
+    uint64_t number;
+    int attempt;
+    bool whole;
+    friend bool operator==(const Entry&, const Entry&) = default;
+  };
+  PourHandler Handler(size_t bytes = 0) {
+    return [this, bytes](ServerContext& context, Item::Reader item) -> Reply {
+      absl::MutexLock lock(&mutex_);
+      begun_.push_back(
+          {item.getNumber(), context.attempt(), IsItem(item, item.getNumber(), bytes)});
+      if (!holds_) return answer_;
+      held_.push_back(context.Defer());
+      return Reply::Later();
+    };
+  }
+  void Hold() {
+    absl::MutexLock lock(&mutex_);
+    holds_ = true;
+  }
+  // From now on those that begin are answered so, at once.
+  void AnswerWith(const absl::Status& status) {
+    absl::MutexLock lock(&mutex_);
+    holds_ = false;
+    answer_ = status;
+  }
+  bool AwaitBegun(size_t count) {
+    absl::MutexLock lock(&mutex_);
+    const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return begun_.size() >= count; };
+    return mutex_.AwaitWithTimeout(absl::Condition(&there), kSoon);
+  }
+  // The first `count` of those that are held, once there are so many.
+  testing::AssertionResult Answer(size_t count) {
+    std::vector<DeferredCall> calls;
+    {
+      absl::MutexLock lock(&mutex_);
+      const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return held_.size() >= count; };
+      if (!mutex_.AwaitWithTimeout(absl::Condition(&there), kSoon)) {
+        return testing::AssertionFailure() << held_.size() << " of " << count << " are held";
+      }
+      for (size_t i = 0; i < count; ++i) calls.push_back(std::move(held_[i]));
+      held_.erase(held_.begin(), held_.begin() + static_cast<ptrdiff_t>(count));
+    }
+    for (DeferredCall& call : calls) call.Finish(absl::OkStatus());
+    return testing::AssertionSuccess();
+  }
+  // What is held when a test has failed would be waited for.
+  void AnswerAll() {
+    std::vector<DeferredCall> calls;
+    {
+      absl::MutexLock lock(&mutex_);
+      holds_ = false;
+      calls.swap(held_);
+    }
+    for (DeferredCall& call : calls) call.Finish(absl::OkStatus());
+  }
+  std::vector<uint64_t> numbers() const {
+    absl::MutexLock lock(&mutex_);
+    std::vector<uint64_t> numbers;
+    for (const Entry& entry : begun_) numbers.push_back(entry.number);
+    return numbers;
+  }
+  std::vector<Entry> entries() const {
+    absl::MutexLock lock(&mutex_);
+    return begun_;
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::vector<Entry> begun_ ABSL_GUARDED_BY(mutex_);
+  std::vector<DeferredCall> held_ ABSL_GUARDED_BY(mutex_);
+  bool holds_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status answer_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Each once and in order, from 0 on.
+testing::AssertionResult IsSeries(const std::vector<uint64_t>& numbers, uint64_t count) {
+  for (uint64_t i = 0; i < numbers.size(); ++i) {
+    if (numbers[i] != i) {
+      return testing::AssertionFailure() << "number " << numbers[i] << " at place " << i;
+    }
+  }
+  if (numbers.size() == count) return testing::AssertionSuccess();
+  return testing::AssertionFailure() << numbers.size() << " of " << count;
+}
+
+ServerOptions WithLoad(uint32_t calls_max) {
+  ServerOptions options;
+  options.load.calls_max = calls_max;
+  options.load.retry_after = absl::Milliseconds(20);
+  return options;
+}
+
+CallOptions Attempts(int most) {
+  CallOptions options;
+  options.retry = std::make_shared<const RetryPolicy>(RetryPolicy{.attempts_max = most});
+  return options;
+}
+
+bool AwaitRefused(const Server& server, uint64_t count) {
+  const Deadline patience = Deadline::After(kSoon);
+  while (server.load().refused < count) {
+    if (patience.passed()) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+Task<absl::Status> PourAll(FeedStub sink, uint64_t count, std::function<void(uint64_t)> at) {
+  for (uint64_t number = 0; number < count; ++number) {
+    at(number);
+    if (!(co_await Pour(sink, number, 100)).ok()) break;
+  }
+  co_return co_await sink.FinishStream();
+}
+
+// Servers that follow one another at one endpoint.
+class Succession {
+ public:
+  ~Succession() { Join(); }
+  // `server` is shut down, on a thread, and there is another one in its place.
+  void Replace(std::unique_ptr<Server>& server, FeedImpl& service, const std::string& endpoint,
+               const ServerOptions& options) {
+    auto successor =
+        ServerBuilder().SetOptions(options).AddService(&service).Listen(endpoint).Start();
+    ASSERT_THAT(successor, IsOk());
+    shutdowns_.emplace_back(
+        [old = server.get()] { EXPECT_THAT(old->Shutdown(Deadline::After(kSoon)), IsOk()); });
+    servers_.push_back(std::exchange(server, *std::move(successor)));
+  }
+  // Returns when all that were shut down have ended.
+  void Join() {
+    for (std::thread& shutdown : shutdowns_) shutdown.join();
+    shutdowns_.clear();
+  }
+
+ private:
+  std::vector<std::unique_ptr<Server>> servers_;
+  std::vector<std::thread> shutdowns_;
+};
+
+// No call begins before the one before it has, whichever server it comes to. Its user notices
+// nothing.
+TEST_P(StreamTest, SeriesGoesOnAtTheSuccessorsOfServersThatAreShutDown) {
+  constexpr uint64_t kCount = 3000;
+  constexpr int kSuccessors = 4;
+  Journal journal;
+  feed_.on_pour = journal.Handler(100);
+  ServerOptions options;
+  options.take_over = true;
+  ChannelOptions channel;
+  // About 30 calls, for which the channel's budget of repetitions is enough.
+  channel.limits.stream_window_bytes = 5000;
+  Start(options, channel);
+  options.wait = GetParam().wait;
+  Succession succession;
+  EXPECT_THAT(BlockOn(PourAll(stub(), kCount,
+                              [&](uint64_t number) {
+                                if (number % (kCount / kSuccessors) == 100) {
+                                  succession.Replace(server_, feed_, endpoint_, options);
+                                }
+                              })),
+              IsOk());
+  succession.Join();
+  EXPECT_TRUE(IsSeries(journal.numbers(), kCount));
+  for (const Journal::Entry& entry : journal.entries()) ASSERT_TRUE(entry.whole) << entry.number;
+  channel_ = nullptr;
+}
+
+// Those may be refused yet, and would come behind it.
+TEST_P(StreamTest, ACallWaitsForThoseAtTheServerThatGoesAway) {
+  Journal journal;
+  feed_.on_pour = journal.Handler();
+  journal.Hold();
+  ServerOptions options;
+  options.take_over = true;
+  Start(options);
+  options.wait = GetParam().wait;
+  Succession succession;
+  const absl::Cleanup end = [&] { journal.AnswerAll(); };
+  FeedStub sink = stub();
+  ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+  auto begun = sink.Pour();  // with the old server
+  ASSERT_TRUE(journal.AwaitBegun(1));
+  succession.Replace(server_, feed_, endpoint_, options);
+  const Deadline patience = Deadline::After(kSoon);
+  while (channel_->state() == ChannelState::kReady) ASSERT_FALSE(patience.passed());
+  FillItem(*begun, 1, 0);
+  FlowSending sending = begun.Send();
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(Answers());
+  EXPECT_THAT(journal.numbers(), ElementsAre(0));
+  ASSERT_TRUE(journal.Answer(1));
+  EXPECT_THAT(sending.Wait(), IsOk());
+  // From then on they go on as ever.
+  ASSERT_THAT(Pour(sink, 2).Wait(), IsOk());
+  EXPECT_TRUE(journal.Answer(2));
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
+  for (const Journal::Entry& entry : journal.entries()) EXPECT_EQ(entry.attempt, 1);
+  EXPECT_TRUE(IsSeries(journal.numbers(), 3));
+  channel_ = nullptr;
+}
+
+// Of requests of any size, which are kept.
+TEST_P(StreamTest, CallsThatAreRefusedForTheServersLoadAreMadeAgainInTheirOrder) {
+  constexpr size_t kBytes = 100'000;
+  FakeClock clock;
+  Journal journal;
+  feed_.on_pour = journal.Handler(kBytes);
+  journal.Hold();
+  ChannelOptions options;
+  options.limits.stream_window_bytes = 2 << 20;
+  const auto metrics = std::make_shared<CallMetrics>();
+  options.interceptors = {metrics};
+  ServerOptions server;
+  server.load.methods = {{"Feed.pour", 2}};
+  Start(server, options);
+  const absl::Cleanup end = [&] { journal.AnswerAll(); };
+  FeedStub sink = stub();
+  for (uint64_t number = 0; number < 2; ++number) {
+    ASSERT_THAT(Pour(sink, number, kBytes).Wait(), IsOk());
+  }
+  ASSERT_TRUE(journal.AwaitBegun(2));
+  // As many as can be sent before the first of them is told to be refused; then the user waits.
+  absl::Notification may_go_on;
+  uint64_t count = 3;
+  Pour(sink, 2, kBytes).Then([&](const absl::Status& status) {
+    EXPECT_THAT(status, IsOk());
+    may_go_on.Notify();
+  });
+  ASSERT_TRUE(AwaitRefused(*server_, 1));
+  if (may_go_on.HasBeenNotified()) {
+    static_cast<void>(Pour(sink, count++, kBytes));
+  }
+  // They are not as long as others are in flight.
+  for (int i = 0; i < 20; ++i) {
+    clock.Advance(absl::Milliseconds(100));
+    ASSERT_TRUE(Answers());
+  }
+  EXPECT_LE(server_->load().refused, count - 2);
+  EXPECT_THAT(journal.numbers(), ElementsAre(0, 1));
+  for (uint64_t answered = 0; answered < count; ++answered) EXPECT_TRUE(journal.Answer(1));
+  ASSERT_TRUE(Happens(may_go_on));
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
+  EXPECT_TRUE(IsSeries(journal.numbers(), count));
+  for (const Journal::Entry& entry : journal.entries()) {
+    EXPECT_TRUE(entry.whole) << entry.number;
+    if (entry.number < 2) {
+      EXPECT_EQ(entry.attempt, 1);
+    }
+    if (entry.number == 2) {
+      EXPECT_GE(entry.attempt, 2);
+    }
+  }
+  for (const CallMetrics::Method& method : metrics->Snapshot()) {
+    if (method.name != "Feed.pour") continue;
+    EXPECT_EQ(method.started, count) << "each is one call";
+  }
+}
+
+// Its user was told that it may be sent before the one before it was refused.
+TEST_P(StreamTest, ACallThatIsMadeWhileOthersAreHeldComesBehindThem) {
+  FakeClock clock;
+  Journal journal;
+  feed_.on_pour = journal.Handler();
+  journal.Hold();
+  ServerOptions server;
+  server.load.methods = {{"Feed.pour", 1}};
+  Start(server);
+  const absl::Cleanup end = [&] { journal.AnswerAll(); };
+  FeedStub sink = stub();
+  ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+  ASSERT_TRUE(journal.AwaitBegun(1));
+  static_cast<void>(Pour(sink, 1));
+  ASSERT_TRUE(AwaitRefused(*server_, 1));
+  ASSERT_TRUE(Answers()) << "so the client knows it";
+  static_cast<void>(Pour(sink, 2));
+  // Nor are they sent when their time has come, as long as the first one runs.
+  for (int i = 0; i < 20; ++i) {
+    clock.Advance(absl::Milliseconds(100));
+    ASSERT_TRUE(Answers());
+  }
+  EXPECT_EQ(server_->load().refused, 1u);
+  journal.AnswerWith(absl::OkStatus());
+  ASSERT_TRUE(journal.Answer(1));
+  absl::Notification finished;
+  sink.FinishStream().Then([&](const absl::Status& status) {
+    EXPECT_THAT(status, IsOk());
+    finished.Notify();
+  });
+  const Deadline patience = Deadline::After(kSoon);
+  while (!finished.HasBeenNotified() && !patience.passed()) {
+    clock.Advance(absl::Milliseconds(100));
+    ASSERT_TRUE(Answers());
+  }
+  ASSERT_TRUE(Happens(finished));
+  EXPECT_THAT(journal.entries(), ElementsAre(Journal::Entry{0, 1, true}, Journal::Entry{1, 2, true},
+                                             Journal::Entry{2, 1, true}));
+}
+
+// Then it would come behind that.
+TEST_P(StreamTest, ACallIsNotMadeAgainOnceALaterOneHasRun) {
+  for (const absl::Status& later : {absl::OkStatus(), absl::DataLossError("the later one")}) {
+    SCOPED_TRACE(later);
+    FakeClock clock;
+    constexpr absl::Duration kLate = absl::Seconds(20);
+    constexpr Keepalive kNone = {.interval = absl::InfiniteDuration()};
+    Journal journal;
+    feed_.on_pour = journal.Handler();
+    journal.Hold();
+    // The client is not told yet, so that it goes on.
+    auto late = std::make_shared<FaultScript>();
+    late->Add({.frames = FaultFrames::kReturns,
+               .action = FaultAction::kDelay,
+               .count = FaultRule::kAll,
+               .delay = kLate});
+    ServerOptions server = WithLoad(1);
+    server.keepalive = kNone;
+    ChannelOptions channel;
+    channel.keepalive = kNone;
+    channel.decorator = late;
+    Start(server, channel);
+    const absl::Cleanup end = [&] { journal.AnswerAll(); };
+    FeedStub sink = stub();
+    ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+    ASSERT_TRUE(journal.AwaitBegun(1));
+    ASSERT_THAT(Pour(sink, 1).Wait(), IsOk());
+    ASSERT_TRUE(AwaitRefused(*server_, 1));
+    journal.AnswerWith(later);
+    ASSERT_TRUE(journal.Answer(1));
+    const Deadline patience = Deadline::After(kSoon);
+    while (server_->load().calls != 0) ASSERT_FALSE(patience.passed());
+    static_cast<void>(Pour(sink, 2));
+    while (late->hits() != 3) ASSERT_FALSE(patience.passed());
+    absl::Notification told;
+    absl::Status finished;
+    sink.FinishStream().Then([&](const absl::Status& status) {
+      finished = status;
+      // The next series begins anew, at once.
+      journal.AnswerWith(absl::OkStatus());
+      static_cast<void>(Pour(sink, 3));
+      told.Notify();
+    });
+    late->Clear();
+    clock.Advance(kLate);
+    ASSERT_TRUE(Happens(told));
+    EXPECT_THAT(finished, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("overloaded")));
+    EXPECT_THAT(finished, OutcomeIs(CallOutcome::kRefused));
+    EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
+    EXPECT_THAT(journal.numbers(), ElementsAre(0, 2, 3));
+  }
+}
+
+TEST_P(StreamTest, NothingIsMadeAgainBehindACallThatMayHaveRun) {
+  Journal journal;
+  feed_.on_pour = journal.Handler();
+  journal.Hold();
+  Start(WithLoad(1));
+  const absl::Cleanup end = [&] { journal.AnswerAll(); };
+  FeedStub sink = stub();
+  ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+  ASSERT_TRUE(journal.AwaitBegun(1));
+  static_cast<void>(Pour(sink, 1));
+  ASSERT_TRUE(AwaitRefused(*server_, 1));
+  server_ = nullptr;  // with the first one
+  const absl::Status finished = sink.FinishStream().Wait();
+  EXPECT_THAT(finished, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(finished, OutcomeIs(CallOutcome::kUnknown));
+  EXPECT_THAT(journal.numbers(), ElementsAre(0));
+}
+
+TEST_P(StreamTest, SeriesIsMadeAgainAsOftenAsItsPolicySays) {
+  Start(WithLoad(1));
+  auto chat = stub().Chat();
+  ASSERT_THAT(chat.writer().Write(NewItem(chat.writer(), 7)).Wait(), IsOk());
+  ASSERT_TRUE(GivesItems(chat.reader(), 7, 8));  // it has the server's only place
+  const auto refused_by = [this](const CallOptions& options) {
+    const uint64_t before = server_->load().refused;
+    FeedStub sink = stub();
+    static_cast<void>(Pour(sink, 0, 0, options));
+    const absl::Status finished = sink.FinishStream().Wait();
+    EXPECT_THAT(finished, StatusIs(absl::StatusCode::kResourceExhausted));
+    EXPECT_THAT(finished, OutcomeIs(CallOutcome::kRefused));
+    return server_->load().refused - before;
+  };
+  EXPECT_EQ(refused_by(Attempts(3)), 3u);
+  EXPECT_EQ(refused_by(Attempts(1)), 1u);
+  EXPECT_EQ(refused_by({.repeat = Repeat::kNever}), 1u);
+  EXPECT_EQ(refused_by({.deadline = Deadline::After(absl::Hours(1))}), 5u) << "by default";
+}
+
+OwnedCoroutine PourAndFinish(FeedStub sink, CallOptions options) {
+  static_cast<void>(co_await Pour(sink, 0, 0, options));
+  static_cast<void>(co_await sink.FinishStream());
+}
+
+TEST_P(StreamTest, WhoeverGivesUpASeriesThatWaitsToBeMadeAgainEndsIt) {
+  ServerOptions server;
+  server.load.methods = {{"Feed.pour", 1}};
+  server.load.retry_after = absl::Hours(1);
+  for (const Way way : {Way::kCancel, Way::kDropCoroutine}) {
+    SCOPED_TRACE(testing::Message() << way);
+    Journal journal;
+    feed_.on_pour = journal.Handler();
+    journal.Hold();
+    Start(server);
+    const absl::Cleanup end = [&] { journal.AnswerAll(); };
+    FeedStub first = stub();
+    static_cast<void>(Pour(first, 7));
+    ASSERT_TRUE(journal.AwaitBegun(1));  // it has the server's only place
+    FeedStub sink = stub();
+    std::optional<OwnedCoroutine> coroutine;
+    CallCanceller canceller;
+    if (way == Way::kDropCoroutine) {
+      coroutine = PourAndFinish(sink, {.no_deadline = true});
+    } else {
+      canceller = Pour(sink, 0, 0, {.no_deadline = true}).canceller();
+    }
+    ASSERT_TRUE(AwaitRefused(*server_, 1));
+    ASSERT_TRUE(Answers()) << "so the client knows it";
+    if (coroutine) {
+      coroutine->Destroy();
+    } else {
+      canceller.Cancel();
+    }
+    EXPECT_THAT(sink.FinishStream().Wait(), StatusIs(absl::StatusCode::kCancelled));
+    EXPECT_EQ(server_->load().refused, 1u);
+  }
+}
+
+}  // namespace
+}  // namespace mi7::conformance
