@@ -193,14 +193,18 @@ class Checker {
                "shorten it, or remove the annotation for none");
       }
     }
-    if (HasAnnotation(annotations, kStreamingAnnotation) &&
+    const bool is_series = method.getResultStructType() == kStreamResult;
+    if ((is_series || HasAnnotation(annotations, kStreamingAnnotation)) &&
         (HasAnnotation(annotations, kRetryableAnnotation) ||
          HasAnnotation(annotations, kIdempotentAnnotation) ||
          HasAnnotation(annotations, kDeduplicateAnnotation))) {
-      report(
-          "is a stream, which is not repeated when it may have run, and has an annotation about "
-          "repeated calls",
-          "remove $Mi7.retryable, $Mi7.idempotent or $Mi7.deduplicate");
+      report(is_series
+                 ? "returns 'stream', so that its calls, which come in an order, are not repeated "
+                   "when "
+                   "they may have run, and has an annotation about repeated calls"
+                 : "is a stream, which is not repeated when it may have run, and has an annotation "
+                   "about repeated calls",
+             "remove $Mi7.retryable, $Mi7.idempotent or $Mi7.deduplicate");
       return;
     }
     const bool idempotent = HasAnnotation(annotations, kIdempotentAnnotation);

@@ -34,8 +34,8 @@ annotation streaming @0xf8e6c4a529e8e02b (method) :Streaming;
 #
 # To add it to a method, remove it or change it, is to make another method of it: clients and servers
 # with different schemas do not understand each other then. A stream that may have run is never
-# repeated, so $Mi7.retryable and its like are not for it. (Cap'n Proto's own `-> stream` means another thing, a
-# one-way call with flow control.)
+# repeated, so $Mi7.retryable and its like are not for it, nor for Cap'n Proto's own `-> stream`, which
+# means another thing, a one-way call with flow control.
 
 # How a method may be called: $timeout, $retryable, $idempotent and $deduplicate. Channels and servers
 # act on them by themselves (docs/RETRIES.md).

@@ -1,5 +1,6 @@
 // Messages that may wait for others (MessageBody::may_gather): when they do, and who writes them.
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -51,22 +52,30 @@ class GatheredTest : public ::testing::TestWithParam<Endpoint::Scheme> {
     if (release_ != nullptr) std::exchange(release_, nullptr)->Notify();
   }
 
-  // Sends a message with the next number; `may_gather`: one of a series.
-  void Send(bool may_gather = true, size_t bytes = 64) {
+  // A message with the next number, which counts as sent; `may_gather`: one of a series.
+  OutgoingMessage NextMessage(bool may_gather = true, size_t bytes = 64) {
     const auto make = [&] {
       return MakeMessage(may_gather ? FrameType::kStreamMessage : FrameType::kCall, number_, bytes);
     };
+    sent_ += BytesOf(make());
     OutgoingMessage message = make();
     message->may_gather = may_gather;
-    sent_ += BytesOf(make());
     ++number_;
-    ASSERT_TRUE(connection_->Send(std::move(message)).ok());
+    return message;
+  }
+  void Send(bool may_gather = true, size_t bytes = 64) {
+    ASSERT_TRUE(connection_->Send(NextMessage(may_gather, bytes)).ok());
   }
   // Sends a series until a message of it has not come to the peer; false: all of many have, for
-  // which the socket had room.
+  // which the socket had room. Several at a time, made before, since one waits only if it comes
+  // right after another.
   bool SendUntilOneWaits() {
     for (int i = 0; i < 100; ++i) {
-      Send();
+      std::array<OutgoingMessage, 4> messages;
+      for (OutgoingMessage& message : messages) message = NextMessage();
+      for (OutgoingMessage& message : messages) {
+        if (!connection_->Send(std::move(message)).ok()) return false;
+      }
       if (peer_->Waiting() < sent_.size()) return true;
     }
     return false;

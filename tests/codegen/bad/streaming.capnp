@@ -9,4 +9,5 @@ interface Watcher {
   upload @1 (part :Data) -> () $Mi7.streaming(client) $Mi7.deduplicate;
   items @2 () -> (item :Item) $Mi7.streaming(bidirectional);
   sink @3 (part :Data) -> stream $Mi7.streaming(client);
+  pour @4 (part :Data) -> stream $Mi7.idempotent;
 }
