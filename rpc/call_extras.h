@@ -37,6 +37,9 @@ struct ClientCallExtras {
   // (Negotiated::peer_instance), and no other.
   bool needs_recognition = false;
   uint64_t recognized_by = 0;
+  // Of one in a series: how often the channel had moved when those before it were sent; where it
+  // has moved since then the attempt fails.
+  std::optional<uint32_t> series_moves;
 };
 
 // Of a call on the side that answers it.

@@ -140,6 +140,7 @@ bool CallRepeats::Launch() {
     extras.may_have_run_since_ns = others ? began_ns_ : 0;
     extras.needs_recognition = may_have_run_ && may_repeat_ != Repeat::kIdempotent;
     extras.recognized_by = recognized_by_;
+    if (call_.in_order_ != nullptr) extras.series_moves = call_.in_order_->moves;
     ++attempts_;
     // Beside the handle's reference, which the continuation gives back: Stop may come at any
     // moment.

@@ -92,10 +92,14 @@ void ClientCall::StartHeld() {
 }
 
 bool ClientCall::Overtakes(uint32_t moves) const {
-  return in_order_ != nullptr && in_order_->moves != moves;
+  if (in_order_ != nullptr) return in_order_->moves != moves;
+  return is_attempt_ && extras_->series_moves.value_or(moves) != moves;
 }
 
 void ClientCall::Hold() {
+  if (is_attempt_) {
+    return Fail(NotSent(absl::UnavailableError("calls of its series before it are elsewhere")));
+  }
   if (AddRepeats()) repeats_->HoldUnsent(std::move(request_));
 }
 

@@ -263,7 +263,7 @@ class ClientCall : private Turn {
   // It is one of a series whose calls in flight have another connection than it would have, now
   // that the channel has made `moves` (Channel::moves).
   bool Overtakes(uint32_t moves) const;
-  // Leaves it, unsent, to the group of its series.
+  // Leaves it, unsent, to the group of its series; an attempt fails.
   void Hold();
   // Makes repeats_; false when the call is claimed already.
   bool AddRepeats();

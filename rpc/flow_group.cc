@@ -175,6 +175,7 @@ void FlowGroup::SendHeld() {
       if (sent == 0) moves_ = moves;
       if (moves_ != moves) return;  // it would overtake those that were sent just now
       sent = first->number;
+      first->moves = moves;
       LetGo(first);
       call = first->call.Share();
     }

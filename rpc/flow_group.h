@@ -46,7 +46,7 @@ struct FlowCall {
   const ClientCallRef call;
   uint64_t bytes;
   uint64_t number = 0;  // from 1 on, in their order
-  uint32_t moves = 0;   // Channel::moves of those in flight; constant from its start on
+  uint32_t moves = 0;   // Channel::moves of those in flight, when it was sent; read by its sender
   bool held = false;
   bool rests = false;  // held, and its time to be made again has not come
   FlowCall* before = nullptr;

@@ -1,5 +1,7 @@
 #include "rpc/go_away.h"
 
+#include <algorithm>
+
 #include <capnp/message.h>
 #include <capnp/serialize.h>
 #include <kj/exception.h>
@@ -16,13 +18,17 @@ transport::OutgoingMessage NewGoAway() {
   return message;
 }
 
-transport::OutgoingMessage NewGoAway(std::span<const uint32_t> accepted) {
-  // With room for root pointer, struct and list.
-  capnp::MallocMessageBuilder builder(static_cast<unsigned>(3 + (accepted.size() + 1) / 2));
+transport::OutgoingMessage NewGoAway(std::span<const uint32_t> accepted, size_t extra_bytes_max) {
+  const auto last = std::max_element(accepted.begin(), accepted.end());
+  const uint64_t ids = last == accepted.end() ? 0 : uint64_t{*last} + 1;
+  // Root pointer, struct and list, and the table of segments.
+  const uint64_t words = 3 + (ids + 63) / 64;
+  if ((words + 1) * sizeof(capnp::word) > extra_bytes_max) return {};
+  capnp::MallocMessageBuilder builder(static_cast<unsigned>(words));
   auto extra = builder.initRoot<protocol::GoAwayExtra>();
   extra.setNamesAccepted(true);
-  auto list = extra.initAccepted(static_cast<unsigned>(accepted.size()));
-  for (size_t i = 0; i < accepted.size(); ++i) list.set(static_cast<unsigned>(i), accepted[i]);
+  auto list = extra.initAccepted(static_cast<unsigned>(ids));
+  for (const uint32_t id : accepted) list.set(id, true);
   const auto flat = capnp::messageToFlatArray(builder);
   transport::OutgoingMessage message = NewGoAway();
   message->SetExtra(
@@ -41,11 +47,12 @@ std::optional<std::vector<uint32_t>> AcceptedIn(const transport::IncomingMessage
     const auto extra = reader.getRoot<protocol::GoAwayExtra>();
     if (!extra.getNamesAccepted()) return std::nullopt;
     const auto list = extra.getAccepted();
-    // Each of its elements lies in the message: said again, since memory is taken by their number.
-    if (list.size() > message.extra().size() / sizeof(uint32_t)) return std::nullopt;
+    // No call has an id beyond that.
+    const uint32_t ids = std::min(list.size(), limits.calls_in_flight_max);
     std::vector<uint32_t> accepted;
-    accepted.reserve(list.size());
-    for (const uint32_t id : list) accepted.push_back(id);
+    for (uint32_t id = 0; id < ids; ++id) {
+      if (list[id]) accepted.push_back(id);
+    }
     return accepted;
   } catch (const kj::Exception&) {
     return std::nullopt;

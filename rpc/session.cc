@@ -138,8 +138,10 @@ void Session::OnGoAway(const std::optional<std::vector<uint32_t>>& accepted) {
 
 void Session::NameAccepted() {
   answers_.names_due.store(false, std::memory_order_relaxed);
-  // Of so many that it cannot be sent nothing is said.
-  connection_->Send(NewGoAway(answers_.Accepted())).IgnoreError();
+  // Where they do not fit nothing is said.
+  transport::OutgoingMessage names =
+      NewGoAway(answers_.Accepted(), config_->limits.extra_bytes_max);
+  if (names) connection_->Send(std::move(names)).IgnoreError();
 }
 
 void Session::OnStreamFrame(transport::IncomingMessage&& message) {

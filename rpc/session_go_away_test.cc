@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -64,16 +65,14 @@ class SessionGoAwayTest : public SessionTest {
     ASSERT_THAT(dispatcher_.Add(other_.get()), IsOk());
   }
 
-  // With room for the names of 8 calls, and so many in flight.
-  void StartWithRoomForNames(uint32_t calls) {
+  // With room for ids below 256, and a call with this one in flight.
+  void StartWithRoomForNames(uint32_t id) {
     Limits limits;
     limits.extra_bytes_max = 64;  // of which the list has 32
     connection_ = std::make_shared<FakeConnection>(limits);
     Start(limits);
     defer_ = true;
-    for (uint32_t id = 0; id < calls; ++id) {
-      connection_->Deliver(MakeCall(id, kBaseId, kBaseId, 0));
-    }
+    connection_->Deliver(MakeCall(id, kBaseId, kBaseId, 0));
   }
 
   // It is on its way to the connection when GoAway is read, and leaves when the server has said it.
@@ -210,13 +209,23 @@ TEST_F(SessionGoAwayTest, IdleServerThatAsksItsClientToCloseNamesNothing) {
   EXPECT_THAT(DrainAndTakeNames(), Optional(ElementsAre(3u)));
 }
 
-TEST_F(SessionGoAwayTest, AsManyCallsAreNamedAsFit) {
-  StartWithRoomForNames(8);
-  EXPECT_THAT(DrainAndTakeNames(), Optional(testing::SizeIs(8)));
+TEST_F(SessionGoAwayTest, IdsAreNamedThatFit) {
+  StartWithRoomForNames(255);
+  EXPECT_THAT(DrainAndTakeNames(), Optional(ElementsAre(255u)));
 }
 
-TEST_F(SessionGoAwayTest, OfMoreCallsThanFitNothingIsSaid) {
-  StartWithRoomForNames(9);
+TEST_F(SessionGoAwayTest, OfIdsThatDoNotFitNothingIsSaid) {
+  StartWithRoomForNames(256);
+  DrainAndTakeFirst();
+  connection_->DeliverWritable();
+  EXPECT_EQ(connection_->sent_count(), 0u);
+}
+
+// A client may choose any.
+TEST_F(SessionGoAwayTest, OfTheHighestIdNothingIsSaid) {
+  Start();
+  defer_ = true;
+  connection_->Deliver(MakeCall(std::numeric_limits<uint32_t>::max(), kBaseId, kBaseId, 0));
   DrainAndTakeFirst();
   connection_->DeliverWritable();
   EXPECT_EQ(connection_->sent_count(), 0u);
@@ -290,7 +299,7 @@ TEST_F(SessionGoAwayTest, IdsThatAreNotInFlightSayNothing) {
   uint32_t given_up;
   { Pending dropped = SendOne(given_up); }
   EXPECT_EQ(connection_->TakeSent().header().type, FrameType::kCancel);
-  connection_->Deliver(NewGoAway(Ids{id + 100, given_up, std::numeric_limits<uint32_t>::max()}));
+  connection_->Deliver(NewGoAway(Ids{id + 100, given_up, 200'000}));
   EXPECT_FALSE(connection_->closed_with());
   Lose();
   EXPECT_THAT(call.Wait(), OutcomeIs(CallOutcome::kRefused));
@@ -367,13 +376,30 @@ IncomingMessage GoAwayOf(const std::vector<uint64_t>& extra) {
 }
 
 TEST(GoAwayExtraTest, IsReadAsItWasWritten) {
-  for (const Ids& ids : {Ids{}, Ids{0}, Ids{3, 1, 3, 0xffffffff}, Ids(10'000, 7)}) {
+  Ids all(Limits().calls_in_flight_max);
+  std::iota(all.begin(), all.end(), 0);
+  for (const Ids& ids : {Ids{}, Ids{0}, Ids{1, 3, 63, 64, 65'535}, all}) {
     OutgoingMessage message = NewGoAway(ids);
     ASSERT_TRUE(message);
     ASSERT_THAT(transport::SealMessage(*message, {}), IsOk());
     EXPECT_THAT(transport::CheckFrameHeader(message->header, {}), IsOk());
     EXPECT_THAT(AcceptedIn(transport::MakeIncoming(std::move(message)), {}), Optional(ids));
   }
+}
+
+TEST(GoAwayExtraTest, HasABitForEachId) {
+  OutgoingMessage message = NewGoAway(Ids{64, 3, 64});
+  ASSERT_THAT(transport::SealMessage(*message, {}), IsOk());
+  EXPECT_EQ(message->header.extra_size, 6 * sizeof(uint64_t)) << "two words of bits";
+  EXPECT_THAT(AcceptedIn(transport::MakeIncoming(std::move(message)), {}),
+              Optional(ElementsAre(3u, 64u)));
+}
+
+TEST(GoAwayExtraTest, IdsThatNoCallHasAreLeftOut) {
+  OutgoingMessage message = NewGoAway(Ids{7, 65'536, 500'000});
+  ASSERT_THAT(transport::SealMessage(*message, {}), IsOk());
+  EXPECT_THAT(AcceptedIn(transport::MakeIncoming(std::move(message)), {}),
+              Optional(ElementsAre(7u)));
 }
 
 // Of a segment of `words` words behind its table: a struct of a data word and a pointer, as
@@ -388,22 +414,22 @@ constexpr uint64_t List(uint64_t element_size, uint64_t count) {
 TEST(GoAwayExtraTest, MalformedOnesSayNothing) {
   constexpr uint64_t kMost = (1u << 29) - 1;
   // As the others are but for one thing.
-  ASSERT_THAT(AcceptedIn(GoAwayOf({Table(4), kStruct, kIsMeant, List(4, 2), 5}), {}),
-              Optional(ElementsAre(5u, 0u)));
+  ASSERT_THAT(AcceptedIn(GoAwayOf({Table(4), kStruct, kIsMeant, List(1, 64), 5}), {}),
+              Optional(ElementsAre(0u, 2u)));
   const struct {
     const char* what;
     std::vector<uint64_t> extra;
   } kCases[] = {
       {"nothing", {}},
-      {"not meant", {Table(4), kStruct, 0, List(4, 2), 5}},
+      {"not meant", {Table(4), kStruct, 0, List(1, 64), 5}},
       {"a table and no segment", {Table(0)}},
       {"more segments than bytes", {Table(1) | 400}},
       {"a segment beyond the end", {Table(4), kStruct, kIsMeant}},
       {"a root beyond the end", {Table(1), kStruct | 1000 << 2}},
-      {"a list that is longer than the message", {Table(4), kStruct, kIsMeant, List(4, kMost), 5}},
+      {"a list that is longer than the message", {Table(4), kStruct, kIsMeant, List(1, kMost), 5}},
       {"a long list of nothing", {Table(3), kStruct, kIsMeant, List(0, kMost)}},
-      {"a list of bits", {Table(4), kStruct, kIsMeant, List(1, 64), 5}},
-      {"a list of pointers", {Table(4), kStruct, kIsMeant, List(6, 1), List(4, 1)}},
+      {"a list of numbers", {Table(4), kStruct, kIsMeant, List(4, 2), 5}},
+      {"a list of pointers", {Table(4), kStruct, kIsMeant, List(6, 1), List(1, 1)}},
       {"a struct in place of the list", {Table(4), kStruct, kIsMeant, kStruct, 5}},
   };
   for (const auto& test : kCases) {
@@ -416,7 +442,7 @@ TEST_F(SessionGoAwayTest, MalformedNamesCostNothing) {
   Start();
   uint32_t id;
   Pending call = SendOne(id);
-  connection_->Deliver(GoAwayOf({Table(4), kStruct, kIsMeant, List(4, 1000), 5}));
+  connection_->Deliver(GoAwayOf({Table(4), kStruct, kIsMeant, List(1, 1000), 5}));
   EXPECT_FALSE(connection_->closed_with());
   EXPECT_THAT(events_, ElementsAre("go away"));
   connection_->Deliver(MakeReturn(id));

@@ -107,10 +107,11 @@ struct GoAwayExtra {
   namesAccepted @0 :Bool;
   # Whether `accepted` is meant: an absent list looks like an empty one.
 
-  accepted @1 :List(UInt32);
-  # The ids of the calls of this connection that the sender has accepted and whose returns do not come
-  # before this message. It will accept none besides, so a call whose id is not among them, and whose
-  # return has not arrived before, does not run here. In any order.
+  accepted @1 :List(Bool);
+  # For each id of a call of this connection, at its place, whether the sender has accepted the call and
+  # its return does not come before this message. Those behind the end are not accepted. It will accept
+  # none besides, so a call of which this says no, and whose return has not arrived before, does not run
+  # here.
 }
 
 struct ErrorInfo {

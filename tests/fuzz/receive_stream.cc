@@ -225,8 +225,8 @@ size_t ReadWhole(const IncomingMessage& message, const Limits& limits) {
   }
   if (message.header().type == FrameType::kGoAway) {
     const auto accepted = AcceptedIn(message, limits);
-    MI7_CHECK(!accepted || accepted->size() * sizeof(uint32_t) <= message.extra().size(),
-              "no more is kept than the message has");
+    MI7_CHECK(!accepted || accepted->size() <= message.extra().size() * 8,
+              "no more is named than the message has bits");
     seen += accepted ? accepted->size() : 0;
   }
   if (message.header().type == FrameType::kClose) {
