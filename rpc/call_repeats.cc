@@ -8,6 +8,7 @@
 #include <capnp/message.h>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "rpc/caller_stream.h"
 #include "rpc/channel.h"
 #include "rpc/client_call.h"
@@ -155,26 +156,32 @@ bool CallRepeats::Launch() {
   return goes;
 }
 
-void CallRepeats::HoldUnsent(OutgoingMessage request) {
+void CallRepeats::HoldUnsent(OutgoingMessage request, size_t counted_bytes) {
   std::optional<FlowGroupRef> group;
   {
     MutexLock lock(&mutex_);
     if (stopped_) return;
     first_runs_ = false;
     attempts_ = 0;
-    TakeBack(std::move(request), 0);
-    held_failure_ = call_.NotSent(absl::UnavailableError("a call before it has failed"));
+    TakeBack(std::move(request), counted_bytes);
+    MI7_CHECK(static_cast<bool>(returned_), "nobody else has a request that was not sent");
+    held_failure_ = call_.NotSent(absl::UnavailableError("waited for the calls before it"));
+    next_is_free_ = true;
     group = call_.in_order_->group->Hold(call_.in_order_, /*rests=*/false);
   }
   (*group)->GoOn();
 }
 
 bool CallRepeats::Release() {
+  bool admitted;
   {
     MutexLock lock(&mutex_);
-    held_failure_.reset();
+    admitted = next_is_free_ || call_.channel_->retry_budget().Take(MonotonicNanos());
+    if (admitted) held_failure_.reset();
   }
-  return Launch();
+  if (admitted) return Launch();
+  EndHeld();
+  return false;
 }
 
 void CallRepeats::EndHeld() {
@@ -291,7 +298,11 @@ std::optional<absl::Duration> CallRepeats::Wait(const RetryJudgement& judgement)
     wait = backoff_->Next();
   }
   if (wait >= call_.deadline_.remaining()) return std::nullopt;
-  if (!free && !call_.channel_->retry_budget().Take(MonotonicNanos())) return std::nullopt;
+  if (call_.in_order_ != nullptr) {
+    next_is_free_ = free;  // else paid for when it is made, if it is
+  } else if (!free && !call_.channel_->retry_budget().Take(MonotonicNanos())) {
+    return std::nullopt;
+  }
   return wait;
 }
 

@@ -58,8 +58,9 @@ class CallRepeats {
   // --- Of a call that keeps an order, which is repeated when its group says so (flow_group.h)
 
   // In place of the first attempt, which is the group's to release.
-  void HoldUnsent(transport::OutgoingMessage request);
-  // The group has let it go: makes the next attempt. False: it has failed already.
+  void HoldUnsent(transport::OutgoingMessage request, size_t counted_bytes);
+  // The group has let it go: makes the next attempt. False: it has failed already, or the budget
+  // does not admit one.
   bool Release();
   // The same, but ends it with what its last attempt said.
   void EndHeld();
@@ -109,8 +110,9 @@ class CallRepeats {
   int attempts_ ABSL_GUARDED_BY(mutex_) = 1;                  // made so far
   std::vector<ClientCall*> running_ ABSL_GUARDED_BY(mutex_);  // but the first; a reference each
   Timers::Handle timer_ ABSL_GUARDED_BY(mutex_);              // of the next attempt
-  // It waits for its group, since its last attempt has failed so.
+  // It waits for its group, since its last attempt has failed so; and whether the next one is free.
   std::optional<absl::Status> held_failure_ ABSL_GUARDED_BY(mutex_);
+  bool next_is_free_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<Backoff> backoff_ ABSL_GUARDED_BY(mutex_);  // made when first needed
   // The request: as an attempt left it, or its words and how many each of its segments has.
   transport::OutgoingMessage returned_ ABSL_GUARDED_BY(mutex_);

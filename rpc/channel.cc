@@ -162,6 +162,11 @@ RetryBudget& Channel::retry_budget() {
   return retrying().budget;
 }
 
+bool Channel::InCallback() const {
+  const std::shared_ptr<Session> session = ReadySession();
+  return session && session->connection().InCallback();
+}
+
 std::shared_ptr<Session> Channel::ReadySession() const {
   MutexLock lock(&mutex_);
   return session_;
@@ -348,9 +353,11 @@ void Channel::Close() {
   std::vector<std::weak_ptr<Session>> departing;
   std::list<ClientCall*> queue;
   std::stop_source attempt(std::nostopstate);
+  std::shared_ptr<Timers> timers;
   {
     MutexLock lock(&mutex_);
     state_ = ChannelState::kClosed;
+    if (retrying_ != nullptr) timers = retrying_->timers;
     NotifyStateChanged();
     session = std::move(session_);
     session_ = nullptr;
@@ -362,6 +369,8 @@ void Channel::Close() {
     }
   }
   attempt.request_stop();
+  // Calls that wait for their next attempt find that the channel is closed.
+  if (timers) timers->Hurry();
   if (session) {
     session->calls().StopSending();
     session->connection().Close(absl::OkStatus());

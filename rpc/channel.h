@@ -155,6 +155,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   const std::string& endpoint() const { return *endpoint_; }
   // Whether the calling thread is the one that connects the channel.
   bool InLoopThread() const { return loop_->InLoopThread(); }
+  // Whether the calling thread is inside a callback of its connection.
+  bool InCallback() const;
   // How often it has given up a connection, so that calls made since go to another one. Relaxed:
   // who has made a call since then has found the other connection under the mutex, and so the
   // number.

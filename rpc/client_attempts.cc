@@ -100,7 +100,8 @@ void ClientCall::Hold() {
   if (is_attempt_) {
     return Fail(NotSent(absl::UnavailableError("calls of its series before it are elsewhere")));
   }
-  if (AddRepeats()) repeats_->HoldUnsent(std::move(request_));
+  if (!AddRepeats()) return;
+  repeats_->HoldUnsent(std::move(request_), std::exchange(counted_bytes_, 0));
 }
 
 bool ClientCall::recognized() const {

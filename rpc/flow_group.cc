@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/object_pool.h"
+#include "rpc/call_outcome.h"
 #include "rpc/call_repeats.h"
 #include "rpc/channel.h"
 #include "rpc/client_call.h"
@@ -72,11 +73,12 @@ void FlowGroup::Append(FlowCall* call) {
 }
 
 void FlowGroup::Remove(FlowCall* call) {
+  if (call->number == 0) return;
+  LetGo(call);
   (call->before == nullptr ? first_in_flight_ : call->before->after) = call->after;
   (call->after == nullptr ? last_in_flight_ : call->after->before) = call->before;
   bytes_ -= call->bytes;
   --calls_;
-  LetGo(call);
   last_ended_ = std::max(last_ended_, call->number);
 }
 
@@ -89,8 +91,9 @@ void FlowGroup::OnAnswered(FlowCall* call, const absl::Status& status) {
     any_held = held_ != 0;
     // One that is held before it was the first to fail, and will be ended. But whoever gives up is
     // to be told that.
-    const bool given_up = absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
-    const bool comes_later = any_held && !given_up && FirstHeld()->number < call->number;
+    const bool given_up = (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) &&
+                          OutcomeOf(status) != CallOutcome::kAnswered;
+    const bool comes_later = any_held && !given_up && first_held_->number < call->number;
     if (failure_.ok() && !comes_later) failure_ = status;
     waiter = TakeWaiter();
   }
@@ -106,6 +109,7 @@ FlowGroupRef FlowGroup::Hold(FlowCall* call, bool rests) {
   MutexLock lock(&mutex_);
   call->held = true;
   ++held_;
+  if (first_held_ == nullptr || call->number < first_held_->number) first_held_ = call;
   if (rests) {
     call->rests = true;
     ++resting_;
@@ -124,12 +128,10 @@ FlowGroupRef FlowGroup::Rested(FlowCall* call) {
 void FlowGroup::LetGo(FlowCall* call) {
   if (std::exchange(call->held, false)) --held_;
   if (std::exchange(call->rests, false)) --resting_;
-}
-
-FlowCall* FlowGroup::FirstHeld() const {
-  FlowCall* call = first_in_flight_;
-  while (call != nullptr && !call->held) call = call->after;
-  return call;
+  if (call != first_held_) return;
+  do {
+    first_held_ = first_held_->after;
+  } while (first_held_ != nullptr && !first_held_->held);
 }
 
 void FlowGroup::GoOn() {
@@ -139,6 +141,7 @@ void FlowGroup::GoOn() {
     {
       MutexLock lock(&mutex_);
       if (goes_on_ && !mine) return;  // whoever does looks again
+      if (first_held_ != nullptr && first_held_->call->forked()) return;  // it is the parent's
       step = NextStep();
       goes_on_ = step != Step::kWait;
       waiter = TakeWaiter();  // nobody, as long as it goes on
@@ -158,7 +161,7 @@ void FlowGroup::GoOn() {
 
 FlowGroup::Step FlowGroup::NextStep() const {
   if (held_ == 0) return Step::kWait;
-  if (!failure_.ok() || FirstHeld()->number < last_ended_) return Step::kEnd;
+  if (!failure_.ok() || first_held_->number < last_ended_) return Step::kEnd;
   return held_ == calls_ && resting_ == 0 ? Step::kSend : Step::kWait;
 }
 
@@ -168,9 +171,10 @@ void FlowGroup::SendHeld() {
     ClientCallRef call{nullptr};
     {
       MutexLock lock(&mutex_);
-      FlowCall* const first = FirstHeld();
-      // What is behind one that has failed again stays.
-      if (first == nullptr || first->number <= sent || !failure_.ok()) return;
+      FlowCall* const first = first_held_;
+      // What is behind one that has failed again stays, and what is before one that has ended.
+      if (first == nullptr || first->number <= sent || first->number < last_ended_) return;
+      if (!failure_.ok()) return;
       const uint32_t moves = first->call->channel_->moves();
       if (sent == 0) moves_ = moves;
       if (moves_ != moves) return;  // it would overtake those that were sent just now
@@ -188,7 +192,7 @@ void FlowGroup::EndHeld() {
     ClientCallRef call{nullptr};
     {
       MutexLock lock(&mutex_);
-      FlowCall* const first = FirstHeld();
+      FlowCall* const first = first_held_;
       if (first == nullptr) return;
       LetGo(first);
       call = first->call.Share();
@@ -247,15 +251,19 @@ void FlowGroup::CheckFork() {
     return;
   MutexLock lock(&mutex_);
   failure_ = last_->ForkedError();
+  for (FlowCall* call = first_in_flight_; call != nullptr; call = call->after) {
+    call->held = call->rests = false;
+    call->number = 0;
+  }
   bytes_ = calls_ = held_ = resting_ = 0;
-  first_in_flight_ = last_in_flight_ = nullptr;
+  first_in_flight_ = last_in_flight_ = first_held_ = nullptr;
   goes_on_ = false;
 }
 
 absl::Status FlowGroup::Await() {
   CheckFork();
   if (Ready()) return absl::OkStatus();
-  if (last_->WouldWaitForItself()) {
+  if (last_->WouldWaitForItself() || last_->channel_->InCallback()) {
     return absl::FailedPreconditionError(
         "Wait() inside a callback of the channel's event loop, or of the same connection, would "
         "wait for itself; use Then() or co_await");

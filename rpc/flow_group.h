@@ -45,7 +45,7 @@ struct FlowCall {
   FlowGroup* const group;
   const ClientCallRef call;
   uint64_t bytes;
-  uint64_t number = 0;  // from 1 on, in their order
+  uint64_t number = 0;  // from 1 on, in their order; 0: none of them, in a forked child
   uint32_t moves = 0;   // Channel::moves of those in flight, when it was sent; read by its sender
   bool held = false;
   bool rests = false;  // held, and its time to be made again has not come
@@ -120,8 +120,6 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   Step NextStep() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendHeld();
   void EndHeld();
-  // nullptr: none is.
-  FlowCall* FirstHeld() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Holds it no more.
   void LetGo(FlowCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -131,7 +129,8 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   // In the order in which they were sent.
   FlowCall* first_in_flight_ ABSL_GUARDED_BY(mutex_) = nullptr;
   FlowCall* last_in_flight_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of calls in flight
+  FlowCall* first_held_ ABSL_GUARDED_BY(mutex_) = nullptr;  // nullptr: none is
+  uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;              // of calls in flight
   uint64_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t calls_max_ ABSL_GUARDED_BY(mutex_) = ~uint64_t{0};  // until one was sent
   uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;

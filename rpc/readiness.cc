@@ -9,6 +9,7 @@ namespace mi7 {
 void Readiness::Forget() {
   MutexLock lock(&mutex_);
   continuation_waits_ = false;
+  stored_.store(false, std::memory_order_relaxed);
 }
 
 void Readiness::RunContinuation() {
@@ -29,7 +30,7 @@ void Readiness::RunInTurn() {
 
 void Readiness::InvokeContinuation() {
   try {
-    run_continuation_(continuation_);
+    run_continuation_(*this);
   } catch (...) {
     Log(LogLevel::kError,
         StatusOfException(absl::StatusCode::kInternal, absl::StrCat("callback of ", owner_->name()))

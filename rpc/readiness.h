@@ -10,6 +10,7 @@
 // makes it ready takes what waits under the mutex and wakes it without; from then on the user is
 // free to wait again, or to end it all.
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <new>
@@ -59,13 +60,16 @@ class Readiness : private Turn {
   template <typename F>
   bool OnReady(F continuation) {
     Store(std::move(continuation));
-    return Publish();
+    if (Publish()) return true;
+    stored_.store(false, std::memory_order_relaxed);
+    return false;
   }
   // The same, but where it is ready already the continuation runs here, in turn (turns.h). No
   // allocation up to kInlineContinuationBytes.
   template <typename F>
   void OnReadyInTurn(F continuation) {
-    if (!OnReady(std::move(continuation))) RunInTurn();
+    Store(std::move(continuation));
+    if (!Publish()) RunInTurn();
   }
   // The continuation, which must be trivially destructible, is not to run any more. Not while it
   // may become ready on another thread.
@@ -102,9 +106,10 @@ class Readiness : private Turn {
     return waiter;
   }
 
-  // The user waits, and has not been told yet: further waits are to be refused.
+  // The user waits, and has not been told yet, though it may be ready: a further wait is to be
+  // refused.
   bool IsWaitedFor() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return continuation_waits_ || waiting_thread_ != nullptr;
+    return stored_.load(std::memory_order_acquire) || waiting_thread_ != nullptr;
   }
 
   mutable Mutex mutex_;
@@ -113,10 +118,11 @@ class Readiness : private Turn {
   static constexpr size_t kInlineContinuationBytes = 64;
 
   template <typename F>
-  static void RunStored(void* storage) {
-    F* const stored = std::launder(reinterpret_cast<F*>(storage));
+  static void RunStored(Readiness& self) {
+    F* const stored = std::launder(reinterpret_cast<F*>(self.continuation_));
     F continuation(std::move(*stored));
     stored->~F();
+    self.stored_.store(false, std::memory_order_release);
     continuation();
   }
   template <typename F>
@@ -124,6 +130,7 @@ class Readiness : private Turn {
     if constexpr (sizeof(F) <= kInlineContinuationBytes) {
       new (continuation_) F(std::move(continuation));
       run_continuation_ = &RunStored<F>;
+      stored_.store(true, std::memory_order_relaxed);
     } else {
       Store([box = std::make_unique<F>(std::move(continuation))] { (*box)(); });
     }
@@ -142,7 +149,10 @@ class Readiness : private Turn {
   transport::Completion* waiting_thread_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool continuation_waits_ ABSL_GUARDED_BY(mutex_) = false;
   // Written by the user, then read by whoever took it as a Waiter.
-  void (*run_continuation_)(void* storage) = nullptr;
+  void (*run_continuation_)(Readiness& self) = nullptr;
+  // Of the continuation. Set by the user; given up by whoever has moved it out, with release, so
+  // that the user, who acquires it, may store the next one.
+  std::atomic<bool> stored_{false};
   alignas(std::max_align_t) std::byte continuation_[kInlineContinuationBytes];
 };
 

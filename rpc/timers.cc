@@ -32,6 +32,12 @@ bool Timers::Cancel(Handle timer) {
   return true;
 }
 
+void Timers::Hurry() {
+  MutexLock lock(&mutex_);
+  hurries_ = true;
+  if (!closed_) Arm();
+}
+
 void Timers::Close() {
   std::map<Handle, absl::AnyInvocable<void()>> dropped;
   std::unique_ptr<transport::EventLoop::Timer> timer;
@@ -42,8 +48,8 @@ void Timers::Close() {
 }
 
 void Timers::Arm() {
-  const Deadline first =
-      waiting_.empty() ? Deadline::Infinite() : Deadline::AtNanos(waiting_.begin()->first.at_ns);
+  Deadline first = Deadline::Infinite();
+  if (!waiting_.empty()) first = Deadline::AtNanos(hurries_ ? 0 : waiting_.begin()->first.at_ns);
   if (first >= armed_) return;
   armed_ = first;
   timer_->Schedule(first);
@@ -55,7 +61,8 @@ void Timers::OnTime() {
     {
       MutexLock lock(&mutex_);
       if (closed_) return;
-      if (waiting_.empty() || !Deadline::AtNanos(waiting_.begin()->first.at_ns).passed()) {
+      if (waiting_.empty() ||
+          (!hurries_ && !Deadline::AtNanos(waiting_.begin()->first.at_ns).passed())) {
         armed_ = Deadline::Infinite();
         Arm();
         return;

@@ -35,6 +35,8 @@ class Timers : public std::enable_shared_from_this<Timers> {
   Handle Schedule(Deadline at, absl::AnyInvocable<void()> fire);
   // False: it runs at this moment, has run, or never was.
   bool Cancel(Handle timer);
+  // From now on whatever waits, or is scheduled, fires at once.
+  void Hurry();
   // Before the loop goes.
   void Close();
 
@@ -45,6 +47,7 @@ class Timers : public std::enable_shared_from_this<Timers> {
 
   Mutex mutex_;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool hurries_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<Handle, absl::AnyInvocable<void()>> waiting_ ABSL_GUARDED_BY(mutex_);
   // What the loop's timer is set for. It may fire early (a timer was cancelled), never late.

@@ -57,6 +57,16 @@ TEST_F(TimersTest, FireInTheOrderOfTheirTimesThenOfTheirSchedule) {
   EXPECT_EQ(order, (std::vector<int>{1, 2, 3}));
 }
 
+TEST_F(TimersTest, InAHurryAllFireAtOnce) {
+  const Deadline far = Deadline::After(absl::Hours(1));
+  absl::Notification waited, scheduled;
+  timers_->Schedule(far, [&] { waited.Notify(); });
+  timers_->Hurry();
+  EXPECT_TRUE(waited.WaitForNotificationWithTimeout(kSoon));
+  timers_->Schedule(far, [&] { scheduled.Notify(); });
+  EXPECT_TRUE(scheduled.WaitForNotificationWithTimeout(kSoon));
+}
+
 TEST_F(TimersTest, CancelledTimerDoesNotFireAndFreesItsCallback) {
   const auto held = std::make_shared<int>(0);
   Stop();

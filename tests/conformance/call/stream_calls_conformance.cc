@@ -166,6 +166,28 @@ TEST_P(StreamTest, PourWaitsForAWindowOfAnswers) {
   EXPECT_THAT(finishing.Wait(), IsOk());
 }
 
+// It comes when that callback has returned.
+TEST_P(StreamTest, PourInsideACallbackIsWaitedForBeforeTheNext) {
+  feed_.on_pour = [](ServerContext&, Item::Reader) -> Reply { return absl::OkStatus(); };
+  Start();
+  FeedStub sink = stub();
+  absl::Notification told;
+  absl::Status first = absl::UnknownError(""), second, finished;
+  stub().Ask().Send().Then([&](const auto&) {
+    Pour(sink, 0).Then([&](const absl::Status& status) {
+      first = status;
+      told.Notify();
+    });
+    Pour(sink, 1).Then([&](const absl::Status& status) { second = status; });
+    sink.FinishStream().Then([&](const absl::Status& status) { finished = status; });
+  });
+  ASSERT_TRUE(Happens(told));
+  EXPECT_THAT(first, IsOk());
+  EXPECT_THAT(second, StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(finished, StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
+}
+
 // Of small messages a window holds more than a connection admits calls.
 TEST_P(StreamTest, PourLeavesHalfOfTheConnectionsCallsToOthers) {
   PourHolder holder;
