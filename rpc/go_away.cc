@@ -21,14 +21,14 @@ transport::OutgoingMessage NewGoAway() {
 transport::OutgoingMessage NewGoAway(std::span<const uint32_t> accepted, size_t extra_bytes_max) {
   const auto last = std::max_element(accepted.begin(), accepted.end());
   const uint64_t ids = last == accepted.end() ? 0 : uint64_t{*last} + 1;
-  // Root pointer, struct and list, and the table of segments.
+  // Root pointer, struct and bits, and the table of segments.
   const uint64_t words = 3 + (ids + 63) / 64;
   if ((words + 1) * sizeof(capnp::word) > extra_bytes_max) return {};
   capnp::MallocMessageBuilder builder(static_cast<unsigned>(words));
   auto extra = builder.initRoot<protocol::GoAwayExtra>();
   extra.setNamesAccepted(true);
-  auto list = extra.initAccepted(static_cast<unsigned>(ids));
-  for (const uint32_t id : accepted) list.set(id, true);
+  auto bits = extra.initAccepted(static_cast<unsigned>((ids + 7) / 8));
+  for (const uint32_t id : accepted) bits[id / 8] |= static_cast<uint8_t>(1u << id % 8);
   const auto flat = capnp::messageToFlatArray(builder);
   transport::OutgoingMessage message = NewGoAway();
   message->SetExtra(
@@ -46,12 +46,12 @@ std::optional<std::vector<uint32_t>> AcceptedIn(const transport::IncomingMessage
     capnp::FlatArrayMessageReader reader(words, ReaderOptionsFor(words.size(), limits));
     const auto extra = reader.getRoot<protocol::GoAwayExtra>();
     if (!extra.getNamesAccepted()) return std::nullopt;
-    const auto list = extra.getAccepted();
+    const auto bits = extra.getAccepted();
     // No call has an id beyond that.
-    const uint32_t ids = std::min(list.size(), limits.calls_in_flight_max);
+    const size_t ids = std::min<size_t>(bits.size() * 8, limits.calls_in_flight_max);
     std::vector<uint32_t> accepted;
     for (uint32_t id = 0; id < ids; ++id) {
-      if (list[id]) accepted.push_back(id);
+      if ((bits[id / 8] >> id % 8 & 1) != 0) accepted.push_back(id);
     }
     return accepted;
   } catch (const kj::Exception&) {

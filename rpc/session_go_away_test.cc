@@ -414,22 +414,23 @@ constexpr uint64_t List(uint64_t element_size, uint64_t count) {
 TEST(GoAwayExtraTest, MalformedOnesSayNothing) {
   constexpr uint64_t kMost = (1u << 29) - 1;
   // As the others are but for one thing.
-  ASSERT_THAT(AcceptedIn(GoAwayOf({Table(4), kStruct, kIsMeant, List(1, 64), 5}), {}),
+  ASSERT_THAT(AcceptedIn(GoAwayOf({Table(4), kStruct, kIsMeant, List(2, 8), 5}), {}),
               Optional(ElementsAre(0u, 2u)));
   const struct {
     const char* what;
     std::vector<uint64_t> extra;
   } kCases[] = {
       {"nothing", {}},
-      {"not meant", {Table(4), kStruct, 0, List(1, 64), 5}},
+      {"not meant", {Table(4), kStruct, 0, List(2, 8), 5}},
       {"a table and no segment", {Table(0)}},
       {"more segments than bytes", {Table(1) | 400}},
       {"a segment beyond the end", {Table(4), kStruct, kIsMeant}},
       {"a root beyond the end", {Table(1), kStruct | 1000 << 2}},
-      {"a list that is longer than the message", {Table(4), kStruct, kIsMeant, List(1, kMost), 5}},
+      {"a list that is longer than the message", {Table(4), kStruct, kIsMeant, List(2, kMost), 5}},
       {"a long list of nothing", {Table(3), kStruct, kIsMeant, List(0, kMost)}},
       {"a list of numbers", {Table(4), kStruct, kIsMeant, List(4, 2), 5}},
-      {"a list of pointers", {Table(4), kStruct, kIsMeant, List(6, 1), List(1, 1)}},
+      {"a list of bits", {Table(4), kStruct, kIsMeant, List(1, 64), 5}},
+      {"a list of pointers", {Table(4), kStruct, kIsMeant, List(6, 1), List(2, 1)}},
       {"a struct in place of the list", {Table(4), kStruct, kIsMeant, kStruct, 5}},
   };
   for (const auto& test : kCases) {
@@ -442,7 +443,7 @@ TEST_F(SessionGoAwayTest, MalformedNamesCostNothing) {
   Start();
   uint32_t id;
   Pending call = SendOne(id);
-  connection_->Deliver(GoAwayOf({Table(4), kStruct, kIsMeant, List(1, 1000), 5}));
+  connection_->Deliver(GoAwayOf({Table(4), kStruct, kIsMeant, List(2, 1000), 5}));
   EXPECT_FALSE(connection_->closed_with());
   EXPECT_THAT(events_, ElementsAre("go away"));
   connection_->Deliver(MakeReturn(id));

@@ -107,11 +107,11 @@ struct GoAwayExtra {
   namesAccepted @0 :Bool;
   # Whether `accepted` is meant: an absent list looks like an empty one.
 
-  accepted @1 :List(Bool);
-  # For each id of a call of this connection, at its place, whether the sender has accepted the call and
-  # its return does not come before this message. Those behind the end are not accepted. It will accept
-  # none besides, so a call of which this says no, and whose return has not arrived before, does not run
-  # here.
+  accepted @1 :Data;
+  # A bit for each id of a call of this connection, bit 0 of byte 0 for id 0, bit 1 for id 1, and so on:
+  # whether the sender has accepted the call and its return does not come before this message. Ids
+  # behind the end have none. It will accept no other call, so one without a bit, and whose return has
+  # not arrived before, does not run here.
 }
 
 struct ErrorInfo {

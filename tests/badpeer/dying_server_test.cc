@@ -115,7 +115,7 @@ TEST_F(DyingServerTest, StrangeNamesSayNothingOfOtherCalls) {
 TEST_F(DyingServerTest, NamesThatCannotBeReadSayNothing) {
   FrameHeader malformed = ControlHeader(FrameType::kGoAway);
   const Words words = {uint64_t{4} << 32, uint64_t{1} << 32 | uint64_t{1} << 48, 1,
-                       1 | uint64_t{1} << 32 | uint64_t{0x1fff'ffff} << 35, 0};
+                       1 | uint64_t{2} << 32 | uint64_t{0x1fff'ffff} << 35, 0};
   malformed.extra_size = static_cast<uint32_t>(words.size() * sizeof(words[0]));
   for (const std::string& go_away :
        {GoAwayNaming({accepted_id_, 600'000}), Message(malformed, words)}) {

@@ -186,8 +186,8 @@ std::string GoAwayNaming(const std::vector<uint32_t>& call_ids) {
   capnp::MallocMessageBuilder builder;
   auto root = builder.initRoot<protocol::GoAwayExtra>();
   root.setNamesAccepted(true);
-  auto accepted = root.initAccepted(*std::max_element(call_ids.begin(), call_ids.end()) + 1);
-  for (const uint32_t id : call_ids) accepted.set(id, true);
+  auto accepted = root.initAccepted(*std::max_element(call_ids.begin(), call_ids.end()) / 8 + 1);
+  for (const uint32_t id : call_ids) accepted[id / 8] |= static_cast<uint8_t>(1u << id % 8);
   const Words extra = MessageWords(builder);
   FrameHeader header = ControlHeader(FrameType::kGoAway);
   header.extra_size = static_cast<uint32_t>(extra.size() * sizeof(extra[0]));
