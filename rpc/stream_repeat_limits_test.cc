@@ -14,6 +14,7 @@
 namespace mi7 {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -63,6 +64,41 @@ TEST_F(StreamRepeatTest, OfAStreamThatHasBegunAndFailedNothingIsKept) {
     EXPECT_THAT(reader.Read().Wait(), StatusIs(absl::StatusCode::kAborted, HasSubstr("as asked")));
   }
   EXPECT_THAT(attempts(), ElementsAre(2, 2, 2, 2));
+}
+
+// Its writer has been told that it was sent.
+TEST_F(StreamRepeatTest, AStreamWithAMessageThatTheNextServerDoesNotAdmitEndsAsUnknown) {
+  StartServer(kStreamWindow, /*message_bytes_max=*/20'000);
+  Chat chat = BeginChat();
+  EXPECT_THAT(Write(chat.writer(), "one"), IsOk());
+  auto large = chat.writer().Write(Draft(chat.writer(), std::string(25'000, 'x')));
+  connection_->Deliver(Refusal());
+  const auto is_the_end =
+      AllOf(StatusIs(absl::StatusCode::kResourceExhausted,
+                     HasSubstr("stream message, in a further attempt: message of 25")),
+            OutcomeIs(CallOutcome::kUnknown));
+  EXPECT_THAT(large.Wait(), is_the_end);
+  EXPECT_THAT(Write(chat.writer(), "three"), is_the_end);
+  // What the handler had answered before may have come.
+  absl::Status end;
+  while (end.ok()) end = chat.reader().Read().Wait().status();
+  EXPECT_THAT(end, is_the_end);
+}
+
+// One that waits to be sent is told of as ever.
+TEST_F(StreamRepeatTest, AMessageThatIsWrittenInBetweenAndTheNextServerDoesNotAdmitIsLeftOut) {
+  Chat chat = BeginChat({.wait_for_ready = true});
+  EXPECT_THAT(Write(chat.writer(), "one"), IsOk());
+  connection_->Deliver(Refusal());  // nobody listens
+  auto large = chat.writer().Write(Draft(chat.writer(), std::string(25'000, 'x')));
+  StartServer(kStreamWindow, /*message_bytes_max=*/20'000);
+  EXPECT_THAT(large.Wait(), StatusIs(absl::StatusCode::kResourceExhausted,
+                                     HasSubstr("exceeds limits.message_bytes_max, 20000")));
+  EXPECT_THAT(Write(chat.writer(), "three"), IsOk());
+  chat.writer().Close();
+  EXPECT_EQ(Next(chat.reader()), "one");
+  EXPECT_EQ(Next(chat.reader()), "three");
+  EXPECT_EQ(Next(chat.reader()), "end");
 }
 
 }  // namespace

@@ -55,9 +55,11 @@ class StreamRepeatTest : public testing::Test {
     // Handlers that wait are told.
     server_ = nullptr;
   }
-  void StartServer(uint32_t window = kStreamWindow) {
+  void StartServer(uint32_t window = kStreamWindow,
+                   uint32_t message_bytes_max = Limits{}.message_bytes_max) {
     ServerOptions options;
     options.limits.stream_window_bytes = window;
+    options.limits.message_bytes_max = message_bytes_max;
     server_ = *ServerBuilder().SetOptions(options).AddService(&service_).Listen(endpoint_).Start();
   }
   // Before the first call.

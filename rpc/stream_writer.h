@@ -13,7 +13,9 @@
 // messages, however slow the other one is. Until then Write answers FAILED_PRECONDITION.
 //
 // A write that failed says why the stream is over, or which limit the message exceeded, after which
-// the stream goes on.
+// the stream goes on. But where the stream is made again by itself (docs/RETRIES.md), and the next
+// server admits less than the one before, a message that was written before, or at that very
+// moment, ends it.
 
 #include <coroutine>
 #include <utility>

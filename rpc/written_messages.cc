@@ -1,11 +1,13 @@
 #include "rpc/written_messages.h"
 
+#include <atomic>
 #include <climits>
 #include <utility>
 
 #include <capnp/any.h>
 
 #include "base/check.h"
+#include "transport/copy_counter.h"
 
 namespace mi7 {
 
@@ -27,8 +29,12 @@ void WrittenMessages::Add(OutgoingMessage& message) {
     entry.segments.push_back(segment);
     bytes += segment.size() * sizeof(capnp::word);
   }
-  if (bytes <= kCopiedBytesMax) {
+  // What is expected to be small is not in slots, and what is small rides in the ring's cells.
+  const bool in_slots =
+      message->further_segments() != nullptr && bytes > transport::SizeGuess::kSmallBytes;
+  if (bytes <= kCopiedBytesMax && !(in_slots && entries_.size() <= kSmallInSlotsMax)) {
     CopyWords(entry, SegmentsOf(entry));
+    if (in_slots) transport::copied_payload_bytes.fetch_add(bytes, std::memory_order_relaxed);
   } else {
     OutgoingMessage sent = transport::ShareMessage(*message, SIZE_MAX);
     entry.message = std::exchange(message, std::move(sent));

@@ -5,7 +5,9 @@
 //
 // What is kept is bounded by what a writer may send before its peer has taken any of it: a window
 // and one message. Small messages are kept as copies of their words, because the block of memory
-// that each lies in is larger; of large ones a second handle is kept (transport::ShareMessage).
+// that each lies in is larger; of large ones a second handle is kept (transport::ShareMessage). So
+// it is of the first small ones that lie in shared memory, so that a stream of a few costs no copy.
+// Of all of them it would take the connection's slots, which others would have to clear first.
 //
 // Not thread-safe.
 
@@ -22,8 +24,10 @@ namespace mi7 {
 
 class WrittenMessages {
  public:
-  // Bodies of up to so many bytes are copied.
+  // Bodies of up to so many bytes are copied,
   static constexpr size_t kCopiedBytesMax = 4096;
+  // but the first so many that lie in shared memory: by default a quarter of the smallest slots.
+  static constexpr size_t kSmallInSlotsMax = 32;
 
   // `message` is about to be sent, and is written no more: keeps it, and leaves in its place what
   // is to be sent. Not while there are unsent ones.

@@ -2,6 +2,7 @@
 
 #include "rpc/written_messages.h"
 
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/functional/function_ref.h"
+#include "transport/copy_counter.h"
 #include "transport/message.h"
 
 namespace mi7 {
@@ -93,23 +95,58 @@ TEST(WrittenMessagesTest, OnlyWhatIsUnsentStaysWhenWhatWasSentIsDropped) {
   EXPECT_EQ(TakeAll(written, false), (std::vector<std::string>{std::string(kLarge, 'x'), "three"}));
 }
 
+// Segments as a connection of shared memory gives them, for one message at a time.
+class Memory final : public transport::SegmentSource, public transport::FurtherSegments {
+ public:
+  const SegmentSource* source() const override { return this; }
+  FurtherSegments* NewFurtherSegments() override { return this; }
+  kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t) override {
+    return kj::arrayPtr(words_, 2048).slice(0, minimum_bytes / sizeof(capnp::word));
+  }
+  void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) override {
+    for (const auto& segment : segments) {
+      if (segment.begin() == words_) std::memset(words_, 0, segment.size() * sizeof(capnp::word));
+    }
+  }
+  void GiveUp(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
+  bool WhileKept(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments,
+                 transport::ReadSegments read) override {
+    if (kept) read(segments);
+    return kept;
+  }
+  bool kept = true;
+
+ private:
+  capnp::word words_[2048] = {};
+};
+
+// More would take the slots that others need.
+TEST(WrittenMessagesTest, TheFirstSmallMessagesInSharedMemoryAreKeptWhereTheyAre) {
+  constexpr size_t kCount = WrittenMessages::kSmallInSlotsMax + 3;
+  std::vector<Memory> memory(kCount);
+  std::vector<std::string> texts;
+  WrittenMessages written;
+  for (size_t i = 0; i < kCount; ++i) {
+    SCOPED_TRACE(i);
+    texts.push_back(std::string(3500 + i, 'x'));
+    OutgoingMessage message = NewHeapMessage(0);
+    message->segment_source = &memory[i];
+    message->getRoot<capnp::AnyPointer>().setAs<capnp::Text>(texts.back().c_str());
+    const uint64_t before = transport::copied_payload_bytes;
+    written.Add(message);
+    const uint64_t copied = transport::copied_payload_bytes - before;
+    const bool stays = i < WrittenMessages::kSmallInSlotsMax;
+    EXPECT_EQ(message->shared(), stays);
+    // The root, where it refers to, and the text with its end.
+    EXPECT_EQ(copied, stays ? 0 : 16 + (texts.back().size() + 8) / 8 * 8) << "it is counted";
+  }
+  ASSERT_TRUE(written.Rewind());
+  EXPECT_EQ(TakeAll(written, /*keep=*/true), texts);
+  ASSERT_TRUE(written.Rewind());
+  EXPECT_EQ(TakeAll(written, /*keep=*/false), texts);
+}
+
 TEST(WrittenMessagesTest, AMessageWhoseMemoryWasNeededIsMissed) {
-  struct Memory final : transport::SegmentSource, transport::FurtherSegments {
-    const SegmentSource* source() const override { return this; }
-    FurtherSegments* NewFurtherSegments() override { return this; }
-    kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t) override {
-      return kj::arrayPtr(words, 2048).slice(0, minimum_bytes / sizeof(capnp::word));
-    }
-    void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
-    void GiveUp(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}
-    bool WhileKept(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments,
-                   transport::ReadSegments read) override {
-      if (kept) read(segments);
-      return kept;
-    }
-    bool kept = true;
-    capnp::word words[2048] = {};
-  };
   for (const bool kept : {true, false}) {
     Memory memory;
     WrittenMessages written;

@@ -25,6 +25,7 @@ SEAM = {
     "transport/completion.h",
     "transport/connection.h",
     "transport/connection_decorator.h",
+    "transport/copy_counter.h",
     "transport/driving_thread.h",
     "transport/endpoint.h",
     "transport/event_loop.h",

@@ -21,7 +21,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/deadline.h"
 #include "base/fake_clock.h"
-#include "transport/shm/copy_counter.h"
+#include "transport/copy_counter.h"
 #include "transport/shm/shm_connection.h"
 #include "transport/shm/testing.h"
 #include "transport/stream/testing.h"

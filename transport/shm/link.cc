@@ -14,7 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/object_pool.h"
-#include "transport/shm/copy_counter.h"
+#include "transport/copy_counter.h"
 
 namespace mi7::transport::shm {
 namespace {

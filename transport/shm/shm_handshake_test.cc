@@ -19,7 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
-#include "transport/shm/copy_counter.h"
+#include "transport/copy_counter.h"
 #include "transport/shm/shm_connector.h"
 #include "transport/shm/shm_listener.h"
 #include "transport/stream/raw_peer.h"
@@ -242,10 +242,10 @@ TEST_F(ShmHandshakeTest, PayloadsOfPeersThatAreNotTrustedAreCopiedBeforeTheyAreR
     (*message)->header.type = FrameType::kCall;
     (*message)->header.target = TargetKind::kService;
     (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(10'000);
-    const uint64_t before = shm::copied_payload_bytes.load();
+    const uint64_t before = copied_payload_bytes.load();
     ASSERT_TRUE(made->connection->Send(*std::move(message)).ok());
     ASSERT_TRUE(last_receiver()->WaitMessages(1));
-    const uint64_t copied = shm::copied_payload_bytes.load() - before;
+    const uint64_t copied = copied_payload_bytes.load() - before;
     if (round == 3) {
       EXPECT_GE(copied, 10'000u);
     } else {

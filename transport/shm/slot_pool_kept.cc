@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
-#include "transport/shm/copy_counter.h"
+#include "transport/copy_counter.h"
 #include "transport/shm/slot_pool.h"
 
 namespace mi7::transport::shm {

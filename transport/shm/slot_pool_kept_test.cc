@@ -14,7 +14,7 @@
 #include <capnp/message.h>
 #include <gtest/gtest.h>
 
-#include "transport/shm/copy_counter.h"
+#include "transport/copy_counter.h"
 #include "transport/shm/shm_message.h"
 #include "transport/shm/slot_pool.h"
 #include "transport/shm/slot_pool_testing.h"

@@ -5,21 +5,18 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/cleanup/cleanup.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "base/fake_clock.h"
 #include "rpc/call_outcome.h"
 #include "rpc/interceptors/call_metrics.h"
 #include "rpc/task.h"
+#include "tests/conformance/call/flow_repeats.h"
 #include "tests/conformance/call/stream_conformance.h"
-#include "tests/conformance/call/until_told.h"
 #include "transport/fault/fault_script.h"
 
 namespace mi7::conformance {
@@ -27,125 +24,6 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-FlowSending Pour(FeedStub& sink, uint64_t number, size_t bytes = 0,
-                 const CallOptions& options = {}) {
-  auto request = sink.Pour(options);
-  FillItem(*request, number, bytes);
-  return request.Send();
-}
-
-// The numbers of the calls of pour that have begun, in their order, by whichever server. Those that
-// it is told to hold are answered by the test.
-class Journal {
- public:
-  struct Entry {
-    uint64_t number;
-    int attempt;
-    bool whole;
-    friend bool operator==(const Entry&, const Entry&) = default;
-  };
-  PourHandler Handler(size_t bytes = 0) {
-    return [this, bytes](ServerContext& context, Item::Reader item) -> Reply {
-      absl::MutexLock lock(&mutex_);
-      begun_.push_back(
-          {item.getNumber(), context.attempt(), IsItem(item, item.getNumber(), bytes)});
-      if (!holds_) return answer_;
-      held_.push_back(context.Defer());
-      return Reply::Later();
-    };
-  }
-  void Hold() {
-    absl::MutexLock lock(&mutex_);
-    holds_ = true;
-  }
-  // From now on those that begin are answered so, at once.
-  void AnswerWith(const absl::Status& status) {
-    absl::MutexLock lock(&mutex_);
-    holds_ = false;
-    answer_ = status;
-  }
-  bool AwaitBegun(size_t count) {
-    absl::MutexLock lock(&mutex_);
-    const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return begun_.size() >= count; };
-    return mutex_.AwaitWithTimeout(absl::Condition(&there), kSoon);
-  }
-  // The first `count` of those that are held, once there are so many.
-  testing::AssertionResult Answer(size_t count) {
-    std::vector<DeferredCall> calls;
-    {
-      absl::MutexLock lock(&mutex_);
-      const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return held_.size() >= count; };
-      if (!mutex_.AwaitWithTimeout(absl::Condition(&there), kSoon)) {
-        return testing::AssertionFailure() << held_.size() << " of " << count << " are held";
-      }
-      for (size_t i = 0; i < count; ++i) calls.push_back(std::move(held_[i]));
-      held_.erase(held_.begin(), held_.begin() + static_cast<ptrdiff_t>(count));
-    }
-    for (DeferredCall& call : calls) call.Finish(absl::OkStatus());
-    return testing::AssertionSuccess();
-  }
-  // What is held when a test has failed would be waited for.
-  void AnswerAll() {
-    std::vector<DeferredCall> calls;
-    {
-      absl::MutexLock lock(&mutex_);
-      holds_ = false;
-      calls.swap(held_);
-    }
-    for (DeferredCall& call : calls) call.Finish(absl::OkStatus());
-  }
-  std::vector<uint64_t> numbers() const {
-    absl::MutexLock lock(&mutex_);
-    std::vector<uint64_t> numbers;
-    for (const Entry& entry : begun_) numbers.push_back(entry.number);
-    return numbers;
-  }
-  std::vector<Entry> entries() const {
-    absl::MutexLock lock(&mutex_);
-    return begun_;
-  }
-
- private:
-  mutable absl::Mutex mutex_;
-  std::vector<Entry> begun_ ABSL_GUARDED_BY(mutex_);
-  std::vector<DeferredCall> held_ ABSL_GUARDED_BY(mutex_);
-  bool holds_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status answer_ ABSL_GUARDED_BY(mutex_);
-};
-
-// Each once and in order, from 0 on.
-testing::AssertionResult IsSeries(const std::vector<uint64_t>& numbers, uint64_t count) {
-  for (uint64_t i = 0; i < numbers.size(); ++i) {
-    if (numbers[i] != i) {
-      return testing::AssertionFailure() << "number " << numbers[i] << " at place " << i;
-    }
-  }
-  if (numbers.size() == count) return testing::AssertionSuccess();
-  return testing::AssertionFailure() << numbers.size() << " of " << count;
-}
-
-ServerOptions WithLoad(uint32_t calls_max) {
-  ServerOptions options;
-  options.load.calls_max = calls_max;
-  options.load.retry_after = absl::Milliseconds(20);
-  return options;
-}
-
-CallOptions Attempts(int most) {
-  CallOptions options;
-  options.retry = std::make_shared<const RetryPolicy>(RetryPolicy{.attempts_max = most});
-  return options;
-}
-
-bool AwaitRefused(const Server& server, uint64_t count) {
-  const Deadline patience = Deadline::After(kSoon);
-  while (server.load().refused < count) {
-    if (patience.passed()) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 Task<absl::Status> PourAll(FeedStub sink, uint64_t count, std::function<void(uint64_t)> at) {
   for (uint64_t number = 0; number < count; ++number) {
@@ -181,30 +59,94 @@ class Succession {
 };
 
 // No call begins before the one before it has, whichever server it comes to. Its user notices
-// nothing.
+// nothing, however many are in flight: what a server refuses that goes away, for the first time,
+// takes nothing of the channel's budget of repetitions.
 TEST_P(StreamTest, SeriesGoesOnAtTheSuccessorsOfServersThatAreShutDown) {
-  constexpr uint64_t kCount = 3000;
-  constexpr int kSuccessors = 4;
+  struct Case {
+    uint32_t window;
+    uint64_t count;
+    uint64_t successors;
+  };
+  // With some 30 calls in flight, and with more than the budget has. No call has to be made a third
+  // time, because that takes of it: each successor has the time to answer all that are in flight.
+  for (const Case& test : {Case{5000, 3000, 4}, Case{Limits{}.stream_window_bytes, 9000, 3}}) {
+    SCOPED_TRACE(test.window);
+    Journal journal;
+    feed_.on_pour = journal.Handler(100);
+    ServerOptions options;
+    options.take_over = true;
+    ChannelOptions channel;
+    channel.limits.stream_window_bytes = test.window;
+    Start(options, channel);
+    options.wait = GetParam().wait;
+    Succession succession;
+    EXPECT_THAT(BlockOn(PourAll(stub(), test.count,
+                                [&](uint64_t number) {
+                                  if (number % (test.count / test.successors) == 100) {
+                                    succession.Replace(server_, feed_, endpoint_, options);
+                                  }
+                                })),
+                IsOk());
+    succession.Join();
+    EXPECT_TRUE(IsSeries(journal.numbers(), test.count));
+    for (const Journal::Entry& entry : journal.entries()) ASSERT_TRUE(entry.whole) << entry.number;
+    channel_ = nullptr;
+    server_ = nullptr;
+  }
+}
+
+// The client does not know yet that it goes away.
+TEST_P(StreamTest, ACallThatAServerRefusesWhichIsShutDownIsMadeAgainByItsSuccessor) {
+  FakeClock clock;
+  constexpr absl::Duration kLate = absl::Seconds(5);
+  constexpr Keepalive kNone = {.interval = absl::InfiniteDuration()};
   Journal journal;
-  feed_.on_pour = journal.Handler(100);
-  ServerOptions options;
-  options.take_over = true;
+  feed_.on_pour = journal.Handler();
+  journal.Hold();
+  auto late = std::make_shared<FaultScript>();
+  ServerOptions server;
+  server.take_over = true;
+  server.keepalive = kNone;
   ChannelOptions channel;
-  // About 30 calls, for which the channel's budget of repetitions is enough.
-  channel.limits.stream_window_bytes = 5000;
-  Start(options, channel);
-  options.wait = GetParam().wait;
+  channel.keepalive = kNone;
+  channel.decorator = late;
+  // More than the channel's budget of repetitions has.
+  constexpr uint64_t kCount = 300;
+  Start(server, channel);
+  server.wait = GetParam().wait;
   Succession succession;
-  EXPECT_THAT(BlockOn(PourAll(stub(), kCount,
-                              [&](uint64_t number) {
-                                if (number % (kCount / kSuccessors) == 100) {
-                                  succession.Replace(server_, feed_, endpoint_, options);
-                                }
-                              })),
-              IsOk());
-  succession.Join();
+  const absl::Cleanup end = [&] { journal.AnswerAll(); };
+  FeedStub sink = stub();
+  ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+  ASSERT_TRUE(journal.AwaitBegun(1));
+  late->Add({.way = FaultWay::kReceived,
+             .action = FaultAction::kDelay,
+             .count = FaultRule::kAll,
+             .delay = kLate});
+  succession.Replace(server_, feed_, endpoint_, server);
+  const auto await_hits = [&late, until = absl::Now() + kSoon](uint64_t hits) {
+    while (late->hits() < hits && absl::Now() < until) std::this_thread::yield();
+    return late->hits() >= hits;
+  };
+  ASSERT_TRUE(await_hits(1)) << "that it goes away, which it says twice";
+  for (uint64_t number = 1; number < kCount; ++number) {
+    ASSERT_THAT(Pour(sink, number).Wait(), IsOk());
+  }
+  ASSERT_TRUE(await_hits(kCount + 1)) << "that it has refused these";
+  EXPECT_EQ(late->hits(), kCount + 1);
+  EXPECT_THAT(journal.numbers(), ElementsAre(0));
+  late->Clear();
+  clock.Advance(kLate);
+  journal.AnswerWith(absl::OkStatus());
+  // They still wait for the one that it goes on with.
+  ASSERT_TRUE(Answers());
+  EXPECT_THAT(journal.numbers(), ElementsAre(0));
+  ASSERT_TRUE(journal.Answer(1));
+  EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
   EXPECT_TRUE(IsSeries(journal.numbers(), kCount));
-  for (const Journal::Entry& entry : journal.entries()) ASSERT_TRUE(entry.whole) << entry.number;
+  for (const Journal::Entry& entry : journal.entries()) {
+    EXPECT_EQ(entry.attempt, entry.number == 0 ? 1 : 2) << entry.number;
+  }
   channel_ = nullptr;
 }
 
@@ -407,65 +349,6 @@ TEST_P(StreamTest, NothingIsMadeAgainBehindACallThatMayHaveRun) {
   EXPECT_THAT(finished, StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_THAT(finished, OutcomeIs(CallOutcome::kUnknown));
   EXPECT_THAT(journal.numbers(), ElementsAre(0));
-}
-
-TEST_P(StreamTest, SeriesIsMadeAgainAsOftenAsItsPolicySays) {
-  Start(WithLoad(1));
-  auto chat = stub().Chat();
-  ASSERT_THAT(chat.writer().Write(NewItem(chat.writer(), 7)).Wait(), IsOk());
-  ASSERT_TRUE(GivesItems(chat.reader(), 7, 8));  // it has the server's only place
-  const auto refused_by = [this](const CallOptions& options) {
-    const uint64_t before = server_->load().refused;
-    FeedStub sink = stub();
-    static_cast<void>(Pour(sink, 0, 0, options));
-    const absl::Status finished = sink.FinishStream().Wait();
-    EXPECT_THAT(finished, StatusIs(absl::StatusCode::kResourceExhausted));
-    EXPECT_THAT(finished, OutcomeIs(CallOutcome::kRefused));
-    return server_->load().refused - before;
-  };
-  EXPECT_EQ(refused_by(Attempts(3)), 3u);
-  EXPECT_EQ(refused_by(Attempts(1)), 1u);
-  EXPECT_EQ(refused_by({.repeat = Repeat::kNever}), 1u);
-  EXPECT_EQ(refused_by({.deadline = Deadline::After(absl::Hours(1))}), 5u) << "by default";
-}
-
-OwnedCoroutine PourAndFinish(FeedStub sink, CallOptions options) {
-  static_cast<void>(co_await Pour(sink, 0, 0, options));
-  static_cast<void>(co_await sink.FinishStream());
-}
-
-TEST_P(StreamTest, WhoeverGivesUpASeriesThatWaitsToBeMadeAgainEndsIt) {
-  ServerOptions server;
-  server.load.methods = {{"Feed.pour", 1}};
-  server.load.retry_after = absl::Hours(1);
-  for (const Way way : {Way::kCancel, Way::kDropCoroutine}) {
-    SCOPED_TRACE(testing::Message() << way);
-    Journal journal;
-    feed_.on_pour = journal.Handler();
-    journal.Hold();
-    Start(server);
-    const absl::Cleanup end = [&] { journal.AnswerAll(); };
-    FeedStub first = stub();
-    static_cast<void>(Pour(first, 7));
-    ASSERT_TRUE(journal.AwaitBegun(1));  // it has the server's only place
-    FeedStub sink = stub();
-    std::optional<OwnedCoroutine> coroutine;
-    CallCanceller canceller;
-    if (way == Way::kDropCoroutine) {
-      coroutine = PourAndFinish(sink, {.no_deadline = true});
-    } else {
-      canceller = Pour(sink, 0, 0, {.no_deadline = true}).canceller();
-    }
-    ASSERT_TRUE(AwaitRefused(*server_, 1));
-    ASSERT_TRUE(Answers()) << "so the client knows it";
-    if (coroutine) {
-      coroutine->Destroy();
-    } else {
-      canceller.Cancel();
-    }
-    EXPECT_THAT(sink.FinishStream().Wait(), StatusIs(absl::StatusCode::kCancelled));
-    EXPECT_EQ(server_->load().refused, 1u);
-  }
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ class Places {
 
 // Items of each size.
 constexpr uint64_t kCount = 3;
-constexpr size_t kSizes[] = {20'000, 1 << 20, 5 << 20};
+constexpr size_t kSizes[] = {300, 4000, 20'000, 1 << 20, 5 << 20};
 
 class InprocZeroCopyTest : public testing::TestWithParam<CallTransport> {
  protected:

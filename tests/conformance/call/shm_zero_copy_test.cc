@@ -1,5 +1,5 @@
 // "Zero payload copies": what the transport copies of requests and responses over shared memory, on
-// both sides together, counted by itself (transport/shm/copy_counter.h). What rides in the ring's
+// both sides together, counted by itself (transport/copy_counter.h). What rides in the ring's
 // cells, up to 192 bytes a message, is not counted.
 
 #include <cstring>
@@ -16,8 +16,8 @@
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
 #include "tests/conformance/call/probe_service.h"
+#include "transport/copy_counter.h"
 #include "transport/local/testing.h"
-#include "transport/shm/copy_counter.h"
 
 namespace mi7::conformance {
 namespace {
@@ -63,13 +63,13 @@ class ShmZeroCopyTest : public testing::Test {
   }
   // Bytes that the transport copies for one such call.
   uint64_t CopiedBy(size_t request, size_t response) {
-    const uint64_t before = transport::shm::copied_payload_bytes.load();
+    const uint64_t before = transport::copied_payload_bytes.load();
     const EchoResult result = Call(request, response);
     EXPECT_THAT(result, IsOk());
     if (result.ok()) {
       EXPECT_TRUE(IsWhole(result->getData(), response));
     }
-    return transport::shm::copied_payload_bytes.load() - before;
+    return transport::copied_payload_bytes.load() - before;
   }
 
   const transport::testing::TemporaryDirectory directory_;
@@ -119,12 +119,12 @@ TEST_F(ShmZeroCopyTest, ResponsesThatAreKeptAreReadInPlaceUntilHalfTheSlotsAreHe
   Serve(local);
   CopiedBy(0, 1000);
   std::vector<EchoResult> kept;
-  const uint64_t before = transport::shm::copied_payload_bytes.load();
+  const uint64_t before = transport::copied_payload_bytes.load();
   for (int i = 0; i < 16; ++i) kept.push_back(Call(0, 1000));
-  EXPECT_EQ(transport::shm::copied_payload_bytes.load(), before);
+  EXPECT_EQ(transport::copied_payload_bytes.load(), before);
   for (int i = 0; i < 16; ++i) kept.push_back(Call(0, 1000));
   // Copied out on arrival, so that they hold up nobody.
-  EXPECT_GE(transport::shm::copied_payload_bytes.load(), before + 16 * 1000);
+  EXPECT_GE(transport::copied_payload_bytes.load(), before + 16 * 1000);
   for (const EchoResult& result : kept) {
     ASSERT_THAT(result, IsOk());
     EXPECT_TRUE(IsWhole(result->getData(), 1000));
