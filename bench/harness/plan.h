@@ -64,12 +64,17 @@ struct Cell {
   bool trace_system_calls = false;  // with ptrace, of a subject that does not count them itself
   int rounds_max = 0;               // what is counted and not timed needs fewer; 0: all
   // The server lives through the run, as one with idle connections does, which makes it as warm.
+  // With kIdleConnections: so do they, and it is wakeups that are counted, from one round to the
+  // next.
   bool standing = false;
-  // With kIdleConnections: for how long wakeups are counted.
+  // With kIdleConnections: for how long wakeups are counted at least.
   int watch_ms = 500;
   // The row beside which it is measured once more, because it is far from there otherwise.
   std::string copy_for = {};
 };
+
+// Whether both are the same way to run the same subject, so that one measurement serves both.
+bool SameCell(const Cell& a, const Cell& b);
 
 // What a row shows of calls unless it says otherwise: the median latency of one call outstanding,
 // otherwise the time per call. Small copies are timed many together.
