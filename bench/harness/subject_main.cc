@@ -112,6 +112,9 @@ int64_t CpuNanos(clockid_t clock) {
 // `ready` is given to one of the two ways to serve, which returns only an error.
 template <typename ServeOrJoin>
 int Serve(Subject& subject, bool watched, ServeOrJoin serve_or_join) {
+  // Who profiles tells the two sides apart by it (micro/profile_sides.py); a client has the
+  // program's own name.
+  ::prctl(PR_SET_NAME, "bench-server");
   // Kept for the rest of the process: threads of the subject count in it until the end.
   absl::StatusOr<ResultMemory> memory = ResultMemory::Open(kChildResultFd);
   if (memory.ok()) {
