@@ -13,7 +13,8 @@
 
 namespace mi7::bench {
 
-// What is counted and not timed has no more rounds than a median needs.
+// What is counted and not timed has no more rounds than a median needs, nor has what is timed to be
+// seen beside others.
 inline constexpr int kCountedRounds = 9;
 
 // "64 B", "4 KiB", "1 MiB".

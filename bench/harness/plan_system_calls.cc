@@ -79,6 +79,7 @@ class Shown {
   PlanBuilder& plan_;
 };
 
+// Over inproc both sides are one process, whose counts are all the client's.
 void AddMi7(PlanBuilder& plan, Shown& shown) {
   const auto id = [](const char* transport, const Way& way, const char* suffix) {
     return absl::StrCat("syscalls.", transport, ".", way.name, suffix);
@@ -86,7 +87,7 @@ void AddMi7(PlanBuilder& plan, Shown& shown) {
   const auto what = [](const char* transport, const Way& way, int outstanding) {
     return absl::StrCat("mi7 ", transport, " x", outstanding, ", ", way.name);
   };
-  for (const char* transport : {"shm", "unix"}) {
+  for (const char* transport : {"shm", "unix", "inproc"}) {
     for (const Way& way : {kAdaptive, kBlocking, kSpinning}) {
       for (int outstanding : {1, kPipelined}) {
         shown.Add(id(transport, way, outstanding == 1 ? "" : ".64"),

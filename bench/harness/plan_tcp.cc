@@ -86,6 +86,10 @@ void AddUnix(PlanBuilder& plan, Frames& frames) {
   plan.Show("unix.spinning", "mi7 unix unary, spinning / raw", spinning).limit = raw_spinning;
   plan.Show("unix.adaptive", "mi7 unix unary, adaptive", adaptive);
   plan.Show("unix.64", "mi7 unix x64, blocking", many);
+  if (!plan.options().all_rows) return;
+  Cell many_spinning = plan.Calls("mi7", "unix", Waiting::kSpinning, kPipelined);
+  many_spinning.rounds_max = kCountedRounds;
+  plan.Show("unix.64.spinning", "mi7 unix x64, spinning", plan.AddCell(many_spinning));
 }
 
 void AddManyConnections(PlanBuilder& plan) {
