@@ -12,7 +12,8 @@ constexpr double kStableSpread = 0.25;
 // Of the machine. With more a figure is not one of what was measured alone.
 constexpr double kOthersShareMost = 0.10;
 
-// What counts as none: a few per thousand calls are of the start, not of the calls.
+// What counts as none. Allocations below it are of a run's start. System calls are not: they are
+// made by the clock, or in a thousand waits, whatever the calls are (bench/README.md).
 constexpr double kNone = 0.01;
 
 const MemoryUse& MemoryOf(const Sample& sample, Quantity quantity) {
