@@ -28,7 +28,7 @@ for id in raw.tcp.blocking raw.tcp.batch.blocking capnp.idle.server T1 T2 T3 T5.
   V5.raw methods.1 methods.10 methods.10000 startup.mi7.inproc unix.idle.client L7.copied.32 \
   capnp_rpc.tcp.stream.64B syscalls.tcp.blocking syscalls.tcp.spinning.client \
   syscalls.tcp.adaptive.64.batch.server syscalls.raw.tcp.batch.spinning.sends copied.shm.echo1MiB \
-  inproc.64.blocking shm.64.blocking unix.64.spinning streams.shm.echo streams.tcp.echo.64 \
+  inproc.64.blocking shm.64.blocking streams.shm.echo streams.tcp.echo.64 \
   syscalls.inproc.adaptive.64 streams.inproc.syscalls raw.memcpy.64B raw.memcpy.16MiB compile.mi7; do
   grep -q "\"id\":\"$id\"" "$json" || { echo "no row $id" >&2; exit 1; }
 done

@@ -65,9 +65,9 @@ struct Cell {
   int rounds_max = 0;               // what is counted and not timed needs fewer; 0: all
   // The server lives through the run, as one with idle connections does, which makes it as warm.
   // With kIdleConnections: so do they, and it is wakeups that are counted, from one round to the
-  // next.
+  // next, instead of their memory.
   bool standing = false;
-  // With kIdleConnections: for how long wakeups are counted at least.
+  // Where wakeups are counted: for so long at least.
   int watch_ms = 500;
   // The row beside which it is measured once more, because it is far from there otherwise.
   std::string copy_for = {};

@@ -147,10 +147,12 @@ void PlanBuilder::AddPoint(const std::string& series, double x, size_t cell,
   row.detail = true;
 }
 
+int MemoryRounds(const PlanBuilder& plan) { return plan.options().quick ? 3 : kCountedRounds; }
+
 Cell Watched(const PlanBuilder& plan, Cell idle) {
-  if (plan.options().quick) return idle;
-  idle.rounds_max = 1;
-  idle.watch_ms = 6'500;
+  idle.standing = true;
+  idle.rounds_max = 0;
+  if (!plan.options().quick) idle.watch_ms = 6'500;
   return idle;
 }
 

@@ -79,7 +79,7 @@ void AddMany(PlanBuilder& plan) {
   Cell idle_only = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
   idle_only.kind = Cell::Kind::kIdleConnections;
   idle_only.idle_connections = idle;
-  idle_only.rounds_max = 3;
+  idle_only.rounds_max = MemoryRounds(plan);
   const size_t memory = plan.AddCell(idle_only);
   const size_t watched = plan.AddCell(Watched(plan, idle_only));
   const std::string what = absl::StrCat("64 among ", idle, " idle clients");
