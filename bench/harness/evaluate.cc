@@ -56,6 +56,12 @@ double ValueOf(const Sample& sample, const Cell& cell, Quantity quantity) {
       return client.receives + server.receives;
     case Quantity::kSends:
       return client.sends + server.sends;
+    case Quantity::kPolls:
+      return client.polls + server.polls;
+    case Quantity::kCpuQuestions:
+      return client.cpu_questions + server.cpu_questions;
+    case Quantity::kCpuOffers:
+      return client.cpu_offers + server.cpu_offers;
     case Quantity::kClientSystemCalls:
       return client.system_calls;
     case Quantity::kServerSystemCalls:
@@ -109,6 +115,9 @@ const char* UnitOf(Quantity quantity) {
     case Quantity::kSystemCalls:
     case Quantity::kReceives:
     case Quantity::kSends:
+    case Quantity::kPolls:
+    case Quantity::kCpuQuestions:
+    case Quantity::kCpuOffers:
     case Quantity::kClientSystemCalls:
     case Quantity::kServerSystemCalls:
     case Quantity::kClientBatch:

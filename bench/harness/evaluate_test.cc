@@ -148,6 +148,12 @@ TEST_F(EvaluateTest, SystemCallsAreOfBothSidesOrOfOne) {
   Sample sample;
   sample.calls.client_counts = {.system_calls = 3, .receives = 2, .sends = 0.5};
   sample.calls.server_counts = {.system_calls = 4, .receives = 0.25, .sends = 0.125};
+  sample.calls.client_counts.polls = 0.5;
+  sample.calls.client_counts.cpu_questions = 0.25;
+  sample.calls.client_counts.cpu_offers = 0.125;
+  sample.calls.server_counts.polls = 1;
+  sample.calls.server_counts.cpu_questions = 2;
+  sample.calls.server_counts.cpu_offers = 3;
   result_.cells[{0, Placement::kUnpinned}].rounds.emplace_back(sample);
   const auto value = [&](Quantity quantity) {
     plan_.rows[0].quantity = quantity;
@@ -159,6 +165,9 @@ TEST_F(EvaluateTest, SystemCallsAreOfBothSidesOrOfOne) {
   EXPECT_DOUBLE_EQ(value(Quantity::kServerSystemCalls), 4);
   EXPECT_DOUBLE_EQ(value(Quantity::kReceives), 2.25);
   EXPECT_DOUBLE_EQ(value(Quantity::kSends), 0.625);
+  EXPECT_DOUBLE_EQ(value(Quantity::kPolls), 1.5);
+  EXPECT_DOUBLE_EQ(value(Quantity::kCpuQuestions), 2.25);
+  EXPECT_DOUBLE_EQ(value(Quantity::kCpuOffers), 3.125);
   EXPECT_DOUBLE_EQ(value(Quantity::kClientBatch), 2) << "messages in a send";
   EXPECT_DOUBLE_EQ(value(Quantity::kServerBatch), 8);
 }

@@ -19,17 +19,20 @@
 namespace mi7::bench {
 
 enum class Quantity {
-  kP50,          // median latency of one call
-  kP99,          // its 99th percentile
-  kPerCall,      // time per call, with all outstanding ones in flight
-  kCpuPerCall,   // CPU time per call, client and server together
-  kCpuPerSide,   // of the side that took more
-  kUnfairness,   // what the busiest one got done, divided by what the laziest one did
-  kAllocations,  // per call, both sides together, like the next two
-  kCopiedBytes,  // in user space
-  kSystemCalls,  //
-  kReceives,     // those of them that take from a socket, also in vain
-  kSends,        // those that give to one
+  kP50,           // median latency of one call
+  kP99,           // its 99th percentile
+  kPerCall,       // time per call, with all outstanding ones in flight
+  kCpuPerCall,    // CPU time per call, client and server together
+  kCpuPerSide,    // of the side that took more
+  kUnfairness,    // what the busiest one got done, divided by what the laziest one did
+  kAllocations,   // per call, both sides together, like the next two
+  kCopiedBytes,   // in user space
+  kSystemCalls,   //
+  kReceives,      // those of them that take from a socket, also in vain
+  kSends,         // those that give to one
+  kPolls,         // those that look whether anything can be received, or wait for it
+  kCpuQuestions,  // those that ask whether somebody else wants the CPU
+  kCpuOffers,     // those that offer it
   kClientSystemCalls,
   kServerSystemCalls,
   kClientBatch,      // messages that one of its sends gives to the socket

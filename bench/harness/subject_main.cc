@@ -147,7 +147,10 @@ Counted Read(const Counts& counts) {
           .wakes = read(counts.wakes),
           .futex_wakes = read(counts.futex_wakes),
           .receives = read(counts.receives),
-          .sends = read(counts.sends)};
+          .sends = read(counts.sends),
+          .polls = read(counts.polls),
+          .cpu_questions = read(counts.cpu_questions),
+          .cpu_offers = read(counts.cpu_offers)};
 }
 
 Counted Since(const Counted& begin, const Counted& now) {
@@ -157,7 +160,10 @@ Counted Since(const Counted& begin, const Counted& now) {
           .wakes = now.wakes - begin.wakes,
           .futex_wakes = now.futex_wakes - begin.futex_wakes,
           .receives = now.receives - begin.receives,
-          .sends = now.sends - begin.sends};
+          .sends = now.sends - begin.sends,
+          .polls = now.polls - begin.polls,
+          .cpu_questions = now.cpu_questions - begin.cpu_questions,
+          .cpu_offers = now.cpu_offers - begin.cpu_offers};
 }
 
 // What is read at the edges of the measured stretch.
