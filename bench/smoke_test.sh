@@ -12,7 +12,7 @@ programs=$(cd "$(dirname "$1")" && pwd)
 "$bench" --rounds=1 --measure=2ms --quick --idle_connections=128 --programs="$programs" \
   --compile_roots="$PWD:$PWD" \
   --placements=one,unpinned --json="$json" --html="$html" \
-  --only=L,T,S,V5.raw,raw,tcp,unix,streams,threads,processes,capnp,syscalls.shm,syscalls.unix,syscalls.tcp,syscalls.raw,allocations,copied,methods,startup.mi7,size.mi7,compile.mi7 >"$TEST_TMPDIR/table"
+  --only=L,T,S,V5.raw,raw,tcp,unix,inproc,shm,streams,threads,processes,capnp,syscalls.shm,syscalls.unix,syscalls.inproc,syscalls.tcp,syscalls.raw,allocations,copied,methods,startup.mi7,size.mi7,compile.mi7 >"$TEST_TMPDIR/table"
 cat "$TEST_TMPDIR/table"
 grep -Eq '^Measured for ([0-9]+h)?([0-9]+m)?[0-9]+s\.$' "$TEST_TMPDIR/table" || {
   echo "it does not say how long it took" >&2
@@ -28,7 +28,8 @@ for id in raw.tcp.blocking raw.tcp.batch.blocking capnp.idle.server T1 T2 T3 T5.
   V5.raw methods.1 methods.10 methods.10000 startup.mi7.inproc unix.idle.client L7.copied.32 \
   capnp_rpc.tcp.stream.64B syscalls.tcp.blocking syscalls.tcp.spinning.client \
   syscalls.tcp.adaptive.64.batch.server syscalls.raw.tcp.batch.spinning.sends copied.shm.echo1MiB \
-  raw.memcpy.64B raw.memcpy.16MiB compile.mi7; do
+  inproc.64.blocking shm.64.blocking streams.shm.echo streams.tcp.echo.64 \
+  syscalls.inproc.adaptive.64 streams.inproc.syscalls raw.memcpy.64B raw.memcpy.16MiB compile.mi7; do
   grep -q "\"id\":\"$id\"" "$json" || { echo "no row $id" >&2; exit 1; }
 done
 figure_of() {

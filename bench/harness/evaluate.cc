@@ -12,7 +12,8 @@ constexpr double kStableSpread = 0.25;
 // Of the machine. With more a figure is not one of what was measured alone.
 constexpr double kOthersShareMost = 0.10;
 
-// What counts as none: a few per thousand calls are of the start, not of the calls.
+// What counts as none. Allocations below it are of a run's start. System calls are not: they are
+// made by the clock, or in a thousand waits, whatever the calls are (bench/README.md).
 constexpr double kNone = 0.01;
 
 const MemoryUse& MemoryOf(const Sample& sample, Quantity quantity) {
@@ -55,6 +56,12 @@ double ValueOf(const Sample& sample, const Cell& cell, Quantity quantity) {
       return client.receives + server.receives;
     case Quantity::kSends:
       return client.sends + server.sends;
+    case Quantity::kPolls:
+      return client.polls + server.polls;
+    case Quantity::kCpuQuestions:
+      return client.cpu_questions + server.cpu_questions;
+    case Quantity::kCpuOffers:
+      return client.cpu_offers + server.cpu_offers;
     case Quantity::kClientSystemCalls:
       return client.system_calls;
     case Quantity::kServerSystemCalls:
@@ -108,6 +115,9 @@ const char* UnitOf(Quantity quantity) {
     case Quantity::kSystemCalls:
     case Quantity::kReceives:
     case Quantity::kSends:
+    case Quantity::kPolls:
+    case Quantity::kCpuQuestions:
+    case Quantity::kCpuOffers:
     case Quantity::kClientSystemCalls:
     case Quantity::kServerSystemCalls:
     case Quantity::kClientBatch:
@@ -153,9 +163,40 @@ void AddMemoryParts(const CellResult& cell, Quantity quantity, Figure& figure) {
   if (together) figure.shared_bytes = median(&MemoryUse::shared_bytes);
 }
 
+// `get` of each round up to the last one that was run.
+template <typename Get>
+std::vector<std::optional<double>> ByRound(const CellResult& cell, Get get) {
+  std::vector<std::optional<double>> values;
+  for (size_t round = 0; round < cell.rounds.size(); ++round) {
+    if (!cell.rounds[round].has_value()) continue;
+    values.resize(round);
+    values.push_back(get(round, *cell.rounds[round]));
+  }
+  return values;
+}
+
+// The id of the row that shows cell `wanted` as it is; a cell that is measured once more beside
+// others is what its first is.
+std::string RowOf(const Plan& plan, size_t wanted, Placement placement) {
+  Cell first = plan.cells[wanted];
+  first.copy_for.clear();
+  for (const Row& row : plan.rows) {
+    const Cell& cell = plan.cells[row.cell];
+    if (row.detail || row.quantity != UsualQuantity(cell)) continue;
+    if (row.cell != wanted && !SameCell(cell, first)) continue;
+    if (std::find(row.placements.begin(), row.placements.end(), placement) !=
+        row.placements.end()) {
+      return row.id;
+    }
+  }
+  return "";
+}
+
 Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const RunResult& result) {
   Figure figure;
   figure.id = row.id;
+  figure.subject = plan.cells[row.cell].subject;
+  if (row.limit.has_value()) figure.limit_row = RowOf(plan, *row.limit, placement);
   figure.what = row.what;
   figure.placement = placement;
   figure.unit = UnitOf(row.quantity);
@@ -185,6 +226,7 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
     return figure;
   }
   figure.value = Summarize(values);
+  figure.round_values = ByRound(cell, [&](size_t, const Sample& s) { return value_of(s); });
   figure.others_share =
       Quantile(Collect(cell, [](const Sample& s) { return s.others_share; }), 0.5);
   figure.disturbed = figure.others_share > kOthersShareMost;
@@ -220,18 +262,18 @@ Figure EvaluateRow(const Plan& plan, const Row& row, Placement placement, const 
                                         std::string(limit->second.failure.message()));
     return figure;
   }
-  std::vector<double> limits;
+  figure.round_ratios =
+      ByRound(cell, [&](size_t round, const Sample& sample) -> std::optional<double> {
+        const std::optional<Sample>& held_against = limit->second.rounds[round];
+        const double is = held_against.has_value() ? value_of(*held_against) : 0;
+        return is > 0 ? std::optional(value_of(sample) / is) : std::nullopt;
+      });
   std::vector<double> ratios;
-  for (size_t round = 0; round < cell.rounds.size(); ++round) {
-    const std::optional<Sample>& held_against = limit->second.rounds[round];
-    if (!held_against.has_value()) continue;
-    limits.push_back(value_of(*held_against));
-    if (cell.rounds[round].has_value() && limits.back() > 0) {
-      ratios.push_back(value_of(*cell.rounds[round]) / limits.back());
-    }
+  for (const std::optional<double>& ratio : figure.round_ratios) {
+    if (ratio.has_value()) ratios.push_back(*ratio);
   }
   if (ratios.empty()) return figure;
-  figure.limit = Quantile(limits, 0.5);
+  figure.limit = Quantile(Collect(limit->second, value_of), 0.5);
   figure.ratio = Summarize(ratios);
   figure.stable = !figure.disturbed && figure.ratio->relative() <= kStableSpread;
   if (figure.target.has_value()) figure.met = Meets(figure.ratio->median, *figure.target);

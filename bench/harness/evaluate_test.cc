@@ -71,6 +71,41 @@ TEST_F(EvaluateTest, RoundsWithoutALimitAreLeftOutOfTheRatio) {
   EXPECT_NEAR(figure.ratio->median, 1.1, 1e-9);
 }
 
+TEST_F(EvaluateTest, EachRoundsOwnFiguresAreKept) {
+  AddRound(110, 100);
+  AddRound(500, 100);
+  AddRound(240, 200);
+  AddRound(1, 1);
+  result_.cells[{1, Placement::kUnpinned}].rounds[1].reset();
+  result_.cells[{0, Placement::kUnpinned}].rounds[3].reset();  // the last ones nobody ran
+  using Values = std::vector<std::optional<double>>;
+  const Figure figure = Evaluated();
+  EXPECT_EQ(figure.round_values, (Values{110, 500, 240}));
+  EXPECT_EQ(figure.round_ratios, (Values{1.1, std::nullopt, 1.2}));
+  result_.cells[{0, Placement::kUnpinned}].rounds[1].reset();
+  EXPECT_EQ(Evaluated().round_values, (Values{110, std::nullopt, 240}));
+}
+
+// What measures the limit once more, beside another row, is shown by the row of the first.
+TEST_F(EvaluateTest, TheRowOfItsLimitIsNamed) {
+  AddRound(110, 100);
+  EXPECT_EQ(Evaluated().subject, "subject");
+  EXPECT_EQ(Evaluated().limit_row, "") << "no row shows it";
+  plan_.rows.push_back({.id = "raw", .what = "the limit", .cell = 1});
+  plan_.rows.back().placements = {Placement::kOneCpu};
+  EXPECT_EQ(Evaluated().limit_row, "") << "not at this placement";
+  plan_.rows.back().placements = {Placement::kUnpinned};
+  EXPECT_EQ(Evaluated().limit_row, "raw");
+  plan_.cells.push_back(Cell{.subject = "limit", .copy_for = "X1"});
+  plan_.rows[0].limit = 2;
+  EXPECT_EQ(Evaluated().limit_row, "raw");
+  plan_.cells[2].clients = 2;
+  EXPECT_EQ(Evaluated().limit_row, "") << "another way to run it";
+  plan_.rows[0].limit = 1;
+  plan_.rows.back().quantity = Quantity::kCpuPerCall;
+  EXPECT_EQ(Evaluated().limit_row, "") << "a row of another figure of it";
+}
+
 TEST_F(EvaluateTest, RoundsThatDisagreeAreMarked) {
   AddRound(110, 100);
   AddRound(210, 100);
@@ -113,6 +148,12 @@ TEST_F(EvaluateTest, SystemCallsAreOfBothSidesOrOfOne) {
   Sample sample;
   sample.calls.client_counts = {.system_calls = 3, .receives = 2, .sends = 0.5};
   sample.calls.server_counts = {.system_calls = 4, .receives = 0.25, .sends = 0.125};
+  sample.calls.client_counts.polls = 0.5;
+  sample.calls.client_counts.cpu_questions = 0.25;
+  sample.calls.client_counts.cpu_offers = 0.125;
+  sample.calls.server_counts.polls = 1;
+  sample.calls.server_counts.cpu_questions = 2;
+  sample.calls.server_counts.cpu_offers = 3;
   result_.cells[{0, Placement::kUnpinned}].rounds.emplace_back(sample);
   const auto value = [&](Quantity quantity) {
     plan_.rows[0].quantity = quantity;
@@ -124,6 +165,9 @@ TEST_F(EvaluateTest, SystemCallsAreOfBothSidesOrOfOne) {
   EXPECT_DOUBLE_EQ(value(Quantity::kServerSystemCalls), 4);
   EXPECT_DOUBLE_EQ(value(Quantity::kReceives), 2.25);
   EXPECT_DOUBLE_EQ(value(Quantity::kSends), 0.625);
+  EXPECT_DOUBLE_EQ(value(Quantity::kPolls), 1.5);
+  EXPECT_DOUBLE_EQ(value(Quantity::kCpuQuestions), 2.25);
+  EXPECT_DOUBLE_EQ(value(Quantity::kCpuOffers), 3.125);
   EXPECT_DOUBLE_EQ(value(Quantity::kClientBatch), 2) << "messages in a send";
   EXPECT_DOUBLE_EQ(value(Quantity::kServerBatch), 8);
 }
@@ -155,7 +199,8 @@ TEST_F(EvaluateTest, PeerThatIsNotThereSaysWhy) {
   EXPECT_EQ(figure.missing, "") << "its own figure is there";
   EXPECT_DOUBLE_EQ(figure.value.median, 110);
   EXPECT_EQ(figure.met, std::nullopt);
-  EXPECT_NE(ToTable({figure}, result_).find("no ratio: limit: not installed"), std::string::npos);
+  EXPECT_NE(ToTable({figure}, result_).find("ratio not measured: limit: not installed"),
+            std::string::npos);
 }
 
 TEST_F(EvaluateTest, CpuTimeOfASideIsThatOfTheBusierOne) {

@@ -177,7 +177,8 @@ std::string TableRow(const Figure& figure) {
                   : figure.disturbed ? " (others were busy)"
                                      : " (rounds disagree)");
   if (!figure.limit_missing.empty()) {
-    absl::StrAppend(&html, "<span class='gone'>no ratio: ", EscapeHtml(figure.limit_missing),
+    absl::StrAppend(&html,
+                    "<span class='gone'>ratio not measured: ", EscapeHtml(figure.limit_missing),
                     "</span>");
   }
   absl::StrAppend(&html, EscapeHtml(MemoryText(figure)), "</td></tr>\n");

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kFirstLot = 128;
 constexpr int kStillPollMs = 100;
+constexpr int kRestMs = 500;
 // What was set for after the last calls runs out in the first of them.
 constexpr int kWatches = 3;
 
@@ -36,31 +37,10 @@ MemoryUse Share(const MemoryUse& before, const MemoryUse& after, int connections
           .shared_bytes = (after.shared_bytes - before.shared_bytes) / connections};
 }
 
-absl::StatusOr<double> WakeupsPerSecond(const ChildProcess& client, const ChildProcess& server,
-                                        int watch_ms) {
-  int64_t counts[2] = {0, 0};
-  int64_t begin_ns = 0;
-  for (int64_t& count : counts) {
-    if (begin_ns == 0) {
-      begin_ns = MonotonicNanos();
-    } else {
-      ::poll(nullptr, 0, watch_ms);
-    }
-    for (const ChildProcess* process : {&client, &server}) {
-      const absl::StatusOr<int64_t> wakeups = CountWakeups(process->pid());
-      if (!wakeups.ok()) return wakeups.status();
-      count += *wakeups;
-    }
-  }
-  const double seconds = 1e-9 * static_cast<double>(MonotonicNanos() - begin_ns);
-  return static_cast<double>(counts[1] - counts[0]) / seconds;
-}
-
 }  // namespace
 
-absl::StatusOr<IdleFigures> MeasureIdleConnections(const std::string& program,
-                                                   const Workload& workload, int connections,
-                                                   int watch_ms) {
+absl::StatusOr<IdleConnections> IdleConnections::Open(const std::string& program,
+                                                      const Workload& workload, int connections) {
   absl::StatusOr<ChildProcess> server =
       ChildProcess::Start({.argv = {program, "serve-watched", workload.Encode()}});
   if (!server.ok()) return server.status();
@@ -68,35 +48,74 @@ absl::StatusOr<IdleFigures> MeasureIdleConnections(const std::string& program,
   if (!address.ok()) return address.status();
   absl::StatusOr<ChildProcess> client = ChildProcess::Start({.argv = {program, "idle", *address}});
   if (!client.ok()) return client.status();
-  MemoryUse client_use[2];
-  MemoryUse server_use[2];
-  for (int lot = 0; lot < 2; ++lot) {
-    const int count = lot == 0 ? kFirstLot : connections;
-    const absl::StatusOr<MemoryUse> opened = AskMemory(*client, absl::StrCat("open ", count));
-    if (!opened.ok()) return opened.status();
-    const absl::StatusOr<MemoryUse> at_server = AskUntilStill(*server);
-    if (!at_server.ok()) return at_server.status();
-    const absl::StatusOr<MemoryUse> at_client = AskUntilStill(*client);
-    if (!at_client.ok()) return at_client.status();
-    client_use[lot] = *at_client;
-    server_use[lot] = *at_server;
+  IdleConnections idle(*std::move(server), *std::move(client), connections);
+  absl::Status opened = idle.OpenLot(kFirstLot, &idle.client_first_, &idle.server_first_);
+  MemoryUse ignored;
+  if (opened.ok()) opened = idle.OpenLot(connections, &ignored, &ignored);
+  if (!opened.ok()) return opened;
+  return idle;
+}
+
+absl::Status IdleConnections::OpenLot(int count, MemoryUse* client_use, MemoryUse* server_use) {
+  const absl::StatusOr<MemoryUse> opened = AskMemory(client_, absl::StrCat("open ", count));
+  if (!opened.ok()) return opened.status();
+  for (const auto& [process, use] :
+       {std::pair(&server_, server_use), std::pair(&client_, client_use)}) {
+    const absl::StatusOr<MemoryUse> still = AskUntilStill(*process);
+    if (!still.ok()) return still.status();
+    *use = *still;
   }
-  absl::StatusOr<double> wakeups = WakeupsPerSecond(*client, *server, watch_ms);
-  for (int i = 1; i < kWatches && wakeups.ok() && *wakeups != 0; ++i) {
-    wakeups = WakeupsPerSecond(*client, *server, watch_ms);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<IdleConnections::Look> IdleConnections::LookNow() const {
+  Look look = {.wakeups = 0, .time_ns = MonotonicNanos()};
+  for (const ChildProcess* process : {&client_, &server_}) {
+    const absl::StatusOr<int64_t> wakeups = CountWakeups(process->pid());
+    if (!wakeups.ok()) return wakeups.status();
+    look.wakeups += *wakeups;
   }
-  if (!wakeups.ok()) return wakeups.status();
-  // Once more, because what looks after connections in use lets go of idle ones after some seconds.
-  for (auto& [process, use] :
-       {std::pair(&*server, &server_use[1]), std::pair(&*client, &client_use[1])}) {
-    const absl::StatusOr<MemoryUse> at_rest = AskMemory(*process, "memory");
-    if (!at_rest.ok()) return at_rest.status();
-    *use = *at_rest;
+  return look;
+}
+
+absl::StatusOr<double> IdleConnections::WakeupsPerSecond(int watch_ms) {
+  const int watches = last_.time_ns == 0 ? kWatches : 1;
+  double wakeups_per_s = 0;
+  for (int i = 0; i < watches; ++i) {
+    if (last_.time_ns == 0) {
+      const absl::StatusOr<Look> first = LookNow();
+      if (!first.ok()) return first.status();
+      last_ = *first;
+    }
+    const int64_t left_ns = last_.time_ns + int64_t{watch_ms} * 1'000'000 - MonotonicNanos();
+    if (left_ns > 0) ::poll(nullptr, 0, static_cast<int>(left_ns / 1'000'000) + 1);
+    const absl::StatusOr<Look> now = LookNow();
+    if (!now.ok()) return now.status();
+    const Look before = std::exchange(last_, *now);
+    wakeups_per_s = static_cast<double>(now->wakeups - before.wakeups) * 1e9 /
+                    static_cast<double>(now->time_ns - before.time_ns);
+    if (wakeups_per_s == 0) break;
   }
-  return IdleFigures{.connections = connections,
-                     .client = Share(client_use[0], client_use[1], connections),
-                     .server = Share(server_use[0], server_use[1], connections),
-                     .wakeups_per_s = *wakeups};
+  return wakeups_per_s;
+}
+
+absl::StatusOr<IdleFigures> IdleConnections::Memory() {
+  const absl::StatusOr<MemoryUse> server = AskMemory(server_, "memory");
+  if (!server.ok()) return server.status();
+  const absl::StatusOr<MemoryUse> client = AskMemory(client_, "memory");
+  if (!client.ok()) return client.status();
+  return IdleFigures{.connections = connections_,
+                     .client = Share(client_first_, *client, connections_),
+                     .server = Share(server_first_, *server, connections_)};
+}
+
+absl::StatusOr<IdleFigures> MeasureIdleMemory(const std::string& program, const Workload& workload,
+                                              int connections) {
+  absl::StatusOr<IdleConnections> idle = IdleConnections::Open(program, workload, connections);
+  if (!idle.ok()) return idle.status();
+  // What looks after connections in use lets go of idle ones after a while.
+  ::poll(nullptr, 0, kRestMs);
+  return idle->Memory();
 }
 
 }  // namespace mi7::bench

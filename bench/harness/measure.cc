@@ -29,7 +29,10 @@ CountFigures PerCall(const Counted& counted, double calls) {
           .wakes = per_call(counted.wakes),
           .futex_wakes = per_call(counted.futex_wakes),
           .receives = per_call(counted.receives),
-          .sends = per_call(counted.sends)};
+          .sends = per_call(counted.sends),
+          .polls = per_call(counted.polls),
+          .cpu_questions = per_call(counted.cpu_questions),
+          .cpu_offers = per_call(counted.cpu_offers)};
 }
 
 // The figures of a run that is over.

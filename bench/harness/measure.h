@@ -42,6 +42,9 @@ struct CountFigures {
   double futex_wakes = 0;  // those of them by a futex
   double receives = 0;
   double sends = 0;
+  double polls = 0;          // system calls that look whether anything can be received, or wait
+  double cpu_questions = 0;  // that ask whether somebody else wants the CPU
+  double cpu_offers = 0;     // that offer it
 };
 
 struct CallFigures {

@@ -19,17 +19,20 @@
 namespace mi7::bench {
 
 enum class Quantity {
-  kP50,          // median latency of one call
-  kP99,          // its 99th percentile
-  kPerCall,      // time per call, with all outstanding ones in flight
-  kCpuPerCall,   // CPU time per call, client and server together
-  kCpuPerSide,   // of the side that took more
-  kUnfairness,   // what the busiest one got done, divided by what the laziest one did
-  kAllocations,  // per call, both sides together, like the next two
-  kCopiedBytes,  // in user space
-  kSystemCalls,  //
-  kReceives,     // those of them that take from a socket, also in vain
-  kSends,        // those that give to one
+  kP50,           // median latency of one call
+  kP99,           // its 99th percentile
+  kPerCall,       // time per call, with all outstanding ones in flight
+  kCpuPerCall,    // CPU time per call, client and server together
+  kCpuPerSide,    // of the side that took more
+  kUnfairness,    // what the busiest one got done, divided by what the laziest one did
+  kAllocations,   // per call, both sides together, like the next two
+  kCopiedBytes,   // in user space
+  kSystemCalls,   //
+  kReceives,      // those of them that take from a socket, also in vain
+  kSends,         // those that give to one
+  kPolls,         // those that look whether anything can be received, or wait for it
+  kCpuQuestions,  // those that ask whether somebody else wants the CPU
+  kCpuOffers,     // those that offer it
   kClientSystemCalls,
   kServerSystemCalls,
   kClientBatch,      // messages that one of its sends gives to the socket
@@ -64,12 +67,17 @@ struct Cell {
   bool trace_system_calls = false;  // with ptrace, of a subject that does not count them itself
   int rounds_max = 0;               // what is counted and not timed needs fewer; 0: all
   // The server lives through the run, as one with idle connections does, which makes it as warm.
+  // With kIdleConnections: so do they, and it is wakeups that are counted, from one round to the
+  // next, instead of their memory.
   bool standing = false;
-  // With kIdleConnections: for how long wakeups are counted.
+  // Where wakeups are counted: for so long at least.
   int watch_ms = 500;
   // The row beside which it is measured once more, because it is far from there otherwise.
   std::string copy_for = {};
 };
+
+// Whether both are the same way to run the same subject, so that one measurement serves both.
+bool SameCell(const Cell& a, const Cell& b);
 
 // What a row shows of calls unless it says otherwise: the median latency of one call outstanding,
 // otherwise the time per call. Small copies are timed many together.

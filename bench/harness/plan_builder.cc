@@ -6,17 +6,14 @@
 #include "absl/strings/str_replace.h"
 
 namespace mi7::bench {
-namespace {
 
-bool Same(const Cell& a, const Cell& b) {
+bool SameCell(const Cell& a, const Cell& b) {
   return a.kind == b.kind && a.subject == b.subject && a.workload == b.workload &&
          a.clients == b.clients && a.servers == b.servers &&
          a.idle_connections == b.idle_connections && a.trace_system_calls == b.trace_system_calls &&
          a.rounds_max == b.rounds_max && a.standing == b.standing && a.watch_ms == b.watch_ms &&
          a.copy_for == b.copy_for;
 }
-
-}  // namespace
 
 Quantity UsualQuantity(const Cell& cell) {
   const Workload& workload = cell.workload;
@@ -36,7 +33,7 @@ std::string SizeId(size_t bytes) { return absl::StrReplaceAll(SizeName(bytes), {
 
 size_t PlanBuilder::AddCell(Cell cell) {
   const auto found = std::find_if(plan_.cells.begin(), plan_.cells.end(),
-                                  [&](const Cell& other) { return Same(cell, other); });
+                                  [&](const Cell& other) { return SameCell(cell, other); });
   if (found != plan_.cells.end()) return static_cast<size_t>(found - plan_.cells.begin());
   plan_.cells.push_back(std::move(cell));
   return plan_.cells.size() - 1;
@@ -150,10 +147,12 @@ void PlanBuilder::AddPoint(const std::string& series, double x, size_t cell,
   row.detail = true;
 }
 
+int MemoryRounds(const PlanBuilder& plan) { return plan.options().quick ? 3 : kCountedRounds; }
+
 Cell Watched(const PlanBuilder& plan, Cell idle) {
-  if (plan.options().quick) return idle;
-  idle.rounds_max = 1;
-  idle.watch_ms = 6'500;
+  idle.standing = true;
+  idle.rounds_max = 0;
+  if (!plan.options().quick) idle.watch_ms = 6'500;
   return idle;
 }
 

@@ -13,7 +13,8 @@
 
 namespace mi7::bench {
 
-// What is counted and not timed has no more rounds than a median needs.
+// What is counted and not timed has no more rounds than a median needs, nor has what is timed to be
+// seen beside others.
 inline constexpr int kCountedRounds = 9;
 
 // "64 B", "4 KiB", "1 MiB".
@@ -78,8 +79,12 @@ class PlanBuilder {
   Plan plan_;
 };
 
-// `idle`, watched for long enough that timers of several seconds would be seen, and then once; in a
-// quick run as it is.
+// Rounds of the memory of idle connections, of which it takes seconds to open thousands: as many as
+// a median needs, in a quick run three.
+int MemoryRounds(const PlanBuilder& plan);
+
+// `idle` through all rounds, watched for long enough in each that timers of several seconds would
+// be seen, which takes no time where a round takes as long; in a quick run for as long as it is.
 Cell Watched(const PlanBuilder& plan, Cell idle);
 
 // The parts of the plan.

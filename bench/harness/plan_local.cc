@@ -79,7 +79,7 @@ void AddMany(PlanBuilder& plan) {
   Cell idle_only = plan.Calls("mi7", "shm", Waiting::kDefault, 1);
   idle_only.kind = Cell::Kind::kIdleConnections;
   idle_only.idle_connections = idle;
-  idle_only.rounds_max = 3;
+  idle_only.rounds_max = MemoryRounds(plan);
   const size_t memory = plan.AddCell(idle_only);
   const size_t watched = plan.AddCell(Watched(plan, idle_only));
   const std::string what = absl::StrCat("64 among ", idle, " idle clients");
@@ -122,6 +122,29 @@ void AddTogether(PlanBuilder& plan, const char* transport, const std::string& th
   add(processes_id, "4 client processes", plan.AddCell(processes));
 }
 
+// Each way to wait where no row with a target has it. Over inproc with one outstanding the caller
+// runs the handler and waits for nobody, whatever the policy; with many, two event loops do.
+void AddOtherWaits(PlanBuilder& plan) {
+  constexpr int kMany = 64;
+  const auto add = [&](const char* transport, Waiting waiting, int outstanding, const char* id) {
+    Cell cell = plan.Calls("mi7", transport, waiting, outstanding);
+    cell.rounds_max = kCountedRounds;
+    const std::string many = outstanding > 1 ? absl::StrCat(" x", outstanding) : "";
+    const std::string way =
+        waiting == Waiting::kDefault ? "adaptive" : std::string(WaitingName(waiting));
+    return &plan.Show(id, absl::StrCat("mi7 ", transport, many, ", ", way), plan.AddCell(cell));
+  };
+  add("shm", Waiting::kBlocking, kMany, "shm.64.blocking");
+  for (Row* row : {add("inproc", Waiting::kDefault, 1, "inproc.adaptive"),
+                   add("inproc", Waiting::kBlocking, 1, "inproc.blocking"),
+                   add("inproc", Waiting::kSpinning, 1, "inproc.spinning"),
+                   add("inproc", Waiting::kDefault, kMany, "inproc.64.adaptive"),
+                   add("inproc", Waiting::kBlocking, kMany, "inproc.64.blocking"),
+                   add("inproc", Waiting::kSpinning, kMany, "inproc.64.spinning")}) {
+    row->placements = {Placement::kUnpinned};
+  }
+}
+
 }  // namespace
 
 void AddLocal(PlanBuilder& plan) {
@@ -134,6 +157,7 @@ void AddLocal(PlanBuilder& plan) {
     AddTogether(plan, "tcp", "threads.tcp", "processes.tcp", false);
     AddTogether(plan, "unix", "threads.unix", "processes.unix", false);
     AddTogether(plan, "inproc", "threads.inproc", "", false);
+    AddOtherWaits(plan);
   }
 }
 

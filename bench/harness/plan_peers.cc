@@ -178,12 +178,36 @@ void AddTcpPeers(PlanBuilder& plan) {
   }
 }
 
+// V6 against ZeroMQ once more, with both ends where they cannot choose. Ends that sleep and wake
+// one another come to one CPU, ends that poll stay on a CPU each: what V6.zeromq has of that is
+// here.
+void AddPinned(PlanBuilder& plan) {
+  const auto add = [&](const char* subject) {
+    Cell cell = plan.Calls(subject, "tcp", Waiting::kDefault, 1);
+    cell.workload.call = Call::kEcho;
+    cell.workload.payload_bytes = kMebibyte;
+    cell.rounds_max = kCountedRounds;
+    return plan.AddCell(std::move(cell));
+  };
+  const size_t mi7 = add("mi7");
+  const size_t peer = add(kZeromq.program);
+  const std::string id = absl::StrCat("V6", kZeromq.suffix, ".pinned");
+  const std::string what = absl::StrCat("mi7 tcp 1 MiB / ", kZeromq.name);
+  for (Row* row :
+       {&plan.Show("zeromq.tcp.1MiB.pinned", "ZeroMQ tcp, 1 MiB", peer), &plan.Show(id, what, mi7),
+        &plan.Show("V7." + id, "CPU: " + what, mi7, Quantity::kCpuPerCall)}) {
+    if (row->cell == mi7) row->limit = peer;
+    row->placements = {Placement::kDifferentCpus, Placement::kOneCpu};
+  }
+}
+
 }  // namespace
 
 void AddPeers(PlanBuilder& plan) {
   AddLocalPeers(plan);
   AddSpinningPeers(plan);
   AddTcpPeers(plan);
+  if (plan.options().all_rows) AddPinned(plan);
   // V7 by its plain id: its rows are beside those that they are about.
   const size_t mi7 = plan.AddEcho("mi7", "tcp", Waiting::kDefault, 1, kSmall);
   const size_t grpc = plan.AddEcho("grpc_sync", "tcp", Waiting::kDefault, 1, kSmall);

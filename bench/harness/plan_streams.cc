@@ -105,6 +105,23 @@ void AddForms(PlanBuilder& plan, const char* transport) {
   add("back", "server stream", Call::kStreamBack);
 }
 
+// A message and its answer on one stream, beside a unary call that carries as much.
+void AddEchoes(PlanBuilder& plan, const char* transport) {
+  for (int outstanding : {1, kPipelined}) {
+    Cell cell = plan.Calls("mi7", transport, Waiting::kDefault, outstanding);
+    cell.workload.call = Call::kStreamEcho;
+    cell.workload.payload_bytes = kSmall;
+    cell.rounds_max = kCountedRounds;
+    const std::string many = outstanding > 1 ? absl::StrCat(" x", outstanding) : "";
+    Row& row =
+        plan.Show(absl::StrCat("streams.", transport, ".echo", outstanding > 1 ? ".64" : ""),
+                  absl::StrCat("mi7 ", transport, " echo over a stream", many, ", 64 B / unary"),
+                  plan.AddCell(std::move(cell)));
+    row.limit = plan.AddEcho("mi7", transport, Waiting::kDefault, outstanding, kSmall);
+    row.placements = {Placement::kUnpinned};
+  }
+}
+
 void AddCounted(PlanBuilder& plan, const char* transport) {
   const auto add = [&](const char* name, const std::string& what, Cell cell, Quantity quantity) {
     cell.rounds_max = kCountedRounds;
@@ -121,7 +138,6 @@ void AddCounted(PlanBuilder& plan, const char* transport) {
   add("copied", what + ", 1 MiB, copied",
       Stream(plan, "mi7_counting", transport, Waiting::kDefault, kMebibyte),
       Quantity::kCopiedBytes);
-  if (IsInproc(transport)) return;  // its server is no process
   add("syscalls", what + ", 64 B", small, Quantity::kSystemCalls);
 }
 
@@ -191,6 +207,7 @@ void AddStreams(PlanBuilder& plan) {
   for (const char* transport : kTransports) {
     for (size_t bytes : kSizes) AddStream(plan, transport, bytes);
     AddForms(plan, transport);
+    AddEchoes(plan, transport);
     AddCounted(plan, transport);
   }
   for (size_t bytes : {kSmall, kMebibyte}) {

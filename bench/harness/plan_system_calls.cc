@@ -26,8 +26,9 @@ constexpr Way kSpinning = {Waiting::kSpinning, "spinning"};
 void AddPromised(PlanBuilder& plan) {
   Cell awake = plan.Calls("mi7_counting", "shm", Waiting::kDefault, 1);
   awake.rounds_max = kCountedRounds;
-  plan.PromiseValue("L3.syscalls", "mi7 shm, adaptive, peer awake, yields too", plan.AddCell(awake),
-                    0, Quantity::kSystemCalls)
+  const size_t peer_awake = plan.AddCell(awake);
+  plan.PromiseValue("L3.syscalls", "mi7 shm, adaptive, peer awake", peer_awake, 0,
+                    Quantity::kSystemCalls)
       .placements = {Placement::kDifferentCpus};
   Cell burst = awake;
   burst.workload.burst = kBurst;
@@ -36,8 +37,16 @@ void AddPromised(PlanBuilder& plan) {
                     Quantity::kBurstWakes)
       .placements = {Placement::kDifferentCpus};
   if (!plan.options().all_rows) return;
-  plan.Show("L3.wakes.futex", "those by a futex", bursts, Quantity::kBurstFutexWakes).placements = {
-      Placement::kDifferentCpus};
+  for (Row* row :
+       {&plan.Show("L3.syscalls.polls", "those that look at descriptors", peer_awake,
+                   Quantity::kPolls),
+        &plan.Show("L3.syscalls.questions", "those that ask whether the CPU is wanted (getrusage)",
+                   peer_awake, Quantity::kCpuQuestions),
+        &plan.Show("L3.syscalls.offers", "those that offer it (sched_yield)", peer_awake,
+                   Quantity::kCpuOffers),
+        &plan.Show("L3.wakes.futex", "those by a futex", bursts, Quantity::kBurstFutexWakes)}) {
+    row->placements = {Placement::kDifferentCpus};
+  }
 }
 
 class Shown {
@@ -79,6 +88,7 @@ class Shown {
   PlanBuilder& plan_;
 };
 
+// Over inproc both sides are one process, whose counts are all the client's.
 void AddMi7(PlanBuilder& plan, Shown& shown) {
   const auto id = [](const char* transport, const Way& way, const char* suffix) {
     return absl::StrCat("syscalls.", transport, ".", way.name, suffix);
@@ -86,7 +96,7 @@ void AddMi7(PlanBuilder& plan, Shown& shown) {
   const auto what = [](const char* transport, const Way& way, int outstanding) {
     return absl::StrCat("mi7 ", transport, " x", outstanding, ", ", way.name);
   };
-  for (const char* transport : {"shm", "unix"}) {
+  for (const char* transport : {"shm", "unix", "inproc"}) {
     for (const Way& way : {kAdaptive, kBlocking, kSpinning}) {
       for (int outstanding : {1, kPipelined}) {
         shown.Add(id(transport, way, outstanding == 1 ? "" : ".64"),

@@ -8,6 +8,8 @@ namespace {
 
 constexpr int kPipelined = 64;
 constexpr int kActive = 64;
+// To open thousands of connections takes seconds.
+constexpr int kIdleShownRounds = 3;
 
 class Frames {
  public:
@@ -86,6 +88,11 @@ void AddUnix(PlanBuilder& plan, Frames& frames) {
   plan.Show("unix.spinning", "mi7 unix unary, spinning / raw", spinning).limit = raw_spinning;
   plan.Show("unix.adaptive", "mi7 unix unary, adaptive", adaptive);
   plan.Show("unix.64", "mi7 unix x64, blocking", many);
+  if (!plan.options().all_rows) return;
+  Cell many_spinning = plan.Calls("mi7", "unix", Waiting::kSpinning, kPipelined);
+  many_spinning.rounds_max = kCountedRounds;
+  plan.Show("unix.64.spinning", "mi7 unix x64, spinning", plan.AddCell(many_spinning))
+      .placements = {Placement::kDifferentCpus};
 }
 
 void AddManyConnections(PlanBuilder& plan) {
@@ -105,15 +112,16 @@ void AddManyConnections(PlanBuilder& plan) {
   Cell idle_only = plan.Calls("mi7", "tcp", Waiting::kDefault, 1);
   idle_only.kind = Cell::Kind::kIdleConnections;
   idle_only.idle_connections = idle;
-  idle_only.rounds_max = 3;
+  idle_only.rounds_max = MemoryRounds(plan);
   const size_t memory = plan.AddCell(idle_only);
   const size_t watched = plan.AddCell(Watched(plan, idle_only));
   Cell over_unix = plan.Calls("mi7", "unix", Waiting::kDefault, 1);
   over_unix.kind = Cell::Kind::kIdleConnections;
   over_unix.idle_connections = plan.options().local_connections;
-  over_unix.rounds_max = 3;
+  over_unix.rounds_max = kIdleShownRounds;
   Cell peer = idle_only;
   peer.subject = "capnp_rpc";
+  peer.rounds_max = kIdleShownRounds;
   const size_t capnp = plan.AddCell(peer);
   const auto show = [&](const char* id, const char* text, size_t cell, Quantity quantity,
                         std::optional<double> target) {

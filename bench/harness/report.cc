@@ -61,7 +61,9 @@ std::string BoundText(const Figure& figure, const std::optional<double>& bound) 
 
 // What stands in the last column of a row.
 std::string Remark(const Figure& figure) {
-  if (!figure.limit_missing.empty()) return absl::StrCat("no ratio: ", figure.limit_missing);
+  if (!figure.limit_missing.empty()) {
+    return absl::StrCat("ratio not measured: ", figure.limit_missing);
+  }
   if (figure.bytes_per_s.has_value()) return HumanBandwidth(*figure.bytes_per_s);
   return MemoryText(figure);
 }

@@ -17,8 +17,16 @@ struct Figure {
   std::string id;
   std::string what;
   Placement placement = Placement::kUnpinned;
-  std::string unit;  // "ns", "bytes", "count", "1/s" or "x"
+  std::string unit;          // "ns", "bytes", "count", "1/s" or "x"
+  std::string subject = {};  // the program whose figure it is
+  // The row that shows by itself what this one is held against, at the same placement; empty where
+  // there is none.
+  std::string limit_row = {};
   Spread value;
+  // What came out in each round, in their order, and its ratio to the limit of the same round;
+  // nothing where it was not measured.
+  std::vector<std::optional<double>> round_values = {};
+  std::vector<std::optional<double>> round_ratios = {};
   std::optional<double> p99;            // median over the rounds, where the figure is a latency
   std::optional<double> bytes_per_s;    // of payload, where the figure is a message's time
   std::optional<double> client_cpu_ns;  // per call, median over the rounds

@@ -25,6 +25,9 @@ struct Counts {
   std::atomic<uint64_t> futex_wakes;   // by a futex
   std::atomic<uint64_t> receives;      // that take from a socket, or look in vain
   std::atomic<uint64_t> sends;         // that give to one
+  std::atomic<uint64_t> polls;         // that look whether anything can be received, or wait for it
+  std::atomic<uint64_t> cpu_questions;  // getrusage: whether somebody else wants the CPU
+  std::atomic<uint64_t> cpu_offers;     // sched_yield
 };
 
 // The same during the measured stretch; 0 in programs that do not count.
@@ -36,6 +39,9 @@ struct Counted {
   uint64_t futex_wakes;
   uint64_t receives;
   uint64_t sends;
+  uint64_t polls;
+  uint64_t cpu_questions;
+  uint64_t cpu_offers;
 };
 
 // Written by the client, but for what is said to be the server's. Plain fields are valid once the
@@ -59,7 +65,7 @@ struct ResultHeader {
   std::atomic<uint64_t> served;  // by the server, where it counts: subject.h
   uint64_t reserved_words[2];
 };
-static_assert(sizeof(ResultHeader) == 320);
+static_assert(sizeof(ResultHeader) == 416);
 static_assert(std::atomic<uint64_t>::is_always_lock_free, "shared between processes");
 
 // Latencies one run can keep (4 MiB), more than are made in its time; a run with more calls keeps

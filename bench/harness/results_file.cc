@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 
 namespace mi7::bench {
 namespace {
@@ -35,6 +36,14 @@ std::string Number(double value) { return absl::StrFormat("%.6g", value); }
 
 std::string OrNull(const std::optional<double>& value) {
   return value.has_value() ? Number(*value) : "null";
+}
+
+// The values of all rounds, as one text that needs no array: "281 279 - 290".
+std::string OfRounds(const std::vector<std::optional<double>>& values) {
+  return Quoted(
+      absl::StrJoin(values, " ", [](std::string* text, const std::optional<double>& value) {
+        absl::StrAppend(text, value.has_value() ? Number(*value) : "-");
+      }));
 }
 
 // The members of a flat object, as text; strings without quotes and with their escapes.
@@ -146,6 +155,11 @@ std::string ToJson(const Figure& figure, const RunKind& kind) {
       ",\"heap_bytes\":", OrNull(figure.heap_bytes),
       ",\"resident_bytes\":", OrNull(figure.resident_bytes),
       ",\"shared_bytes\":", OrNull(figure.shared_bytes));
+  absl::StrAppend(&json, ",\"subject\":", Quoted(figure.subject),
+                  ",\"limit_row\":", figure.limit_row.empty() ? "null" : Quoted(figure.limit_row),
+                  ",\"target_unit\":", Quoted(figure.absolute ? figure.unit : "x"),
+                  ",\"round_values\":", OfRounds(figure.round_values),
+                  ",\"round_ratios\":", OfRounds(figure.round_ratios));
   absl::StrAppend(&json, ",\"others_share\":", Number(figure.others_share),
                   ",\"missing\":", missing.empty() ? "null" : Quoted(missing),
                   ",\"quick\":", kind.quick ? "true" : "false",

@@ -46,6 +46,10 @@ std::string Worse(const Figure& before, const Figure& after) {
 TEST(ResultsFileTest, JsonHasEveryPromisedField) {
   Figure figure = MakeFigure("X1", 150, 1.5);
   figure.stretch = 1.1;
+  figure.subject = "raw";
+  figure.limit_row = "raw.X1";
+  figure.round_values = {150, std::nullopt, 151};
+  figure.round_ratios = {1.5};
   EXPECT_EQ(ToJson(figure, {.quick = true, .machine = "a machine"}),
             "{\"id\":\"X1\",\"what\":\"a \\\"quoted\\\" name\",\"placement\":\"unpinned\","
             "\"value\":150,\"unit\":\"ns\",\"limit\":100,\"ratio\":1.5,\"target\":1.2,"
@@ -53,7 +57,10 @@ TEST(ResultsFileTest, JsonHasEveryPromisedField) {
             "\"max\":150,"
             "\"ratio_spread\":0,\"p99\":null,\"bytes_per_s\":null,\"client_cpu_ns\":null,\"server_"
             "cpu_ns\":null,"
-            "\"heap_bytes\":null,\"resident_bytes\":null,\"shared_bytes\":null,\"others_share\":0,"
+            "\"heap_bytes\":null,\"resident_bytes\":null,\"shared_bytes\":null,\"subject\":\"raw\","
+            "\"limit_row\":"
+            "\"raw.X1\",\"target_unit\":\"x\",\"round_values\":\"150 - 151\",\"round_ratios\":"
+            "\"1.5\",\"others_share\":0,"
             "\"missing\":null,"
             "\"quick\":true,\"machine\":\"a machine\"}");
 }
@@ -64,6 +71,27 @@ TEST(ResultsFileTest, WithoutItsLimitAFigureIsStillThere) {
   const std::string json = ToJson(figure, {});
   EXPECT_NE(json.find("\"value\":150,"), std::string::npos) << json;
   EXPECT_NE(json.find("\"missing\":\"peer: not installed\""), std::string::npos) << json;
+}
+
+// A target that is a ratio stays one where there is nothing to be held against.
+TEST(ResultsFileTest, TheUnitOfATargetIsSaid) {
+  Figure figure = MakeFigure("X1", 150, {});
+  figure.target = 1;
+  EXPECT_NE(ToJson(figure, {}).find("\"target_unit\":\"x\""), std::string::npos);
+  figure.absolute = true;
+  EXPECT_NE(ToJson(figure, {}).find("\"target_unit\":\"ns\""), std::string::npos);
+}
+
+// As versions without what was added since wrote it.
+TEST(ResultsFileTest, FilesOfOlderVersionsAreCompared) {
+  const auto old = ParseFigure(
+      "{\"id\":\"X1\",\"what\":\"w\",\"placement\":\"unpinned\",\"value\":150,\"unit\":\"ns\","
+      "\"limit\":100,\"ratio\":1.5,\"target\":1.2,\"met\":false,\"stable\":true,\"rounds\":9,"
+      "\"spread\":0,\"ratio_spread\":0,\"missing\":null}");
+  ASSERT_TRUE(old.ok()) << old.status();
+  Figure now = MakeFigure("X1", 150, 2.5);
+  now.round_values = {150, 150};
+  EXPECT_NE(DescribeWorse({*old}, Saved({now})).find("1.500x -> 2.500x"), std::string::npos);
 }
 
 TEST(ResultsFileTest, WhatWasWrittenIsRead) {

@@ -114,7 +114,8 @@ class CellRunner {
       }
       case Cell::Kind::kIdleConnections: {
         const absl::StatusOr<IdleFigures> idle =
-            MeasureIdleConnections(program, cell.workload, cell.idle_connections, cell.watch_ms);
+            cell.standing ? WatchIdle(index, placement, program)
+                          : MeasureIdleMemory(program, cell.workload, cell.idle_connections);
         if (!idle.ok()) return idle.status();
         sample.idle = *idle;
         return sample;
@@ -130,6 +131,22 @@ class CellRunner {
       }
     }
     return absl::InternalError("a kind of cell that nobody runs");
+  }
+
+  // Of connections that are idle since the last round, and through all of them.
+  absl::StatusOr<IdleFigures> WatchIdle(size_t index, Placement placement,
+                                        const std::string& program) {
+    const Cell& cell = plan_.cells[index];
+    auto idle = idle_.find({index, placement});
+    if (idle == idle_.end()) {
+      absl::StatusOr<IdleConnections> opened =
+          IdleConnections::Open(program, cell.workload, cell.idle_connections);
+      if (!opened.ok()) return opened.status();
+      idle = idle_.emplace(std::pair(index, placement), *std::move(opened)).first;
+    }
+    const absl::StatusOr<double> wakeups = idle->second.WakeupsPerSecond(cell.watch_ms);
+    if (!wakeups.ok()) return wakeups.status();
+    return IdleFigures{.connections = cell.idle_connections, .wakeups_per_s = *wakeups};
   }
 
   absl::StatusOr<CallFigures> RunCalls(size_t index, Placement placement,
@@ -158,6 +175,7 @@ class CellRunner {
   const RunOptions& options_;
   const Scratch& scratch_;
   std::map<std::pair<size_t, Placement>, ServerGroup> standing_;
+  std::map<std::pair<size_t, Placement>, IdleConnections> idle_;
 };
 
 }  // namespace

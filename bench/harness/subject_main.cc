@@ -112,6 +112,9 @@ int64_t CpuNanos(clockid_t clock) {
 // `ready` is given to one of the two ways to serve, which returns only an error.
 template <typename ServeOrJoin>
 int Serve(Subject& subject, bool watched, ServeOrJoin serve_or_join) {
+  // Who profiles tells the two sides apart by it (micro/profile_sides.py); a client has the
+  // program's own name.
+  ::prctl(PR_SET_NAME, "bench-server");
   // Kept for the rest of the process: threads of the subject count in it until the end.
   absl::StatusOr<ResultMemory> memory = ResultMemory::Open(kChildResultFd);
   if (memory.ok()) {
@@ -144,7 +147,10 @@ Counted Read(const Counts& counts) {
           .wakes = read(counts.wakes),
           .futex_wakes = read(counts.futex_wakes),
           .receives = read(counts.receives),
-          .sends = read(counts.sends)};
+          .sends = read(counts.sends),
+          .polls = read(counts.polls),
+          .cpu_questions = read(counts.cpu_questions),
+          .cpu_offers = read(counts.cpu_offers)};
 }
 
 Counted Since(const Counted& begin, const Counted& now) {
@@ -154,7 +160,10 @@ Counted Since(const Counted& begin, const Counted& now) {
           .wakes = now.wakes - begin.wakes,
           .futex_wakes = now.futex_wakes - begin.futex_wakes,
           .receives = now.receives - begin.receives,
-          .sends = now.sends - begin.sends};
+          .sends = now.sends - begin.sends,
+          .polls = now.polls - begin.polls,
+          .cpu_questions = now.cpu_questions - begin.cpu_questions,
+          .cpu_offers = now.cpu_offers - begin.cpu_offers};
 }
 
 // What is read at the edges of the measured stretch.

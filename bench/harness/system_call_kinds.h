@@ -18,6 +18,11 @@ constexpr bool Sends(long number) {
   return number == SYS_sendto || number == SYS_sendmsg || number == SYS_sendmmsg;
 }
 
+// Whether it waits until something can be received, or looks whether anything can.
+constexpr bool Polls(long number) {
+  return number == SYS_epoll_pwait || number == SYS_epoll_pwait2 || number == SYS_ppoll;
+}
+
 // Whether it wakes somebody. `second` is its second argument.
 constexpr bool Wakes(long number, unsigned long second) {
   if (number == SYS_futex) {

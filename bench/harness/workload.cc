@@ -10,9 +10,9 @@ namespace mi7::bench {
 namespace {
 
 constexpr Waiting kWaitings[] = {Waiting::kBlocking, Waiting::kSpinning, Waiting::kDefault};
-constexpr Call kCalls[] = {Call::kNumber,      Call::kEcho,      Call::kPrebuilt,
-                           Call::kTouched,     Call::kStream,    Call::kStreamCallbacks,
-                           Call::kStreamCalls, Call::kStreamBack};
+constexpr Call kCalls[] = {Call::kNumber,      Call::kEcho,       Call::kPrebuilt,
+                           Call::kTouched,     Call::kStream,     Call::kStreamCallbacks,
+                           Call::kStreamCalls, Call::kStreamBack, Call::kStreamEcho};
 
 // Finds the one of `all` that is called `name`.
 template <typename Enum, size_t kCount, typename NameOf>
@@ -57,6 +57,8 @@ std::string_view CallName(Call call) {
       return "stream-calls";
     case Call::kStreamBack:
       return "stream-back";
+    case Call::kStreamEcho:
+      return "stream-echo";
   }
   return "?";
 }

@@ -32,6 +32,8 @@ enum class Call {
   kStreamCallbacks,  // to the server, each from the callback of the one before
   kStreamCalls,      // to the server, as calls without results (Cap'n Proto's `-> stream`)
   kStreamBack,       // from the server
+  // A message there and the same bytes back, on one bidirectional stream; timed as calls are.
+  kStreamEcho,
 };
 
 std::string_view CallName(Call call);  // "number", "echo", ...

@@ -4,6 +4,7 @@
     bench/micro/profile_missed.py [OPTION ...] --figures=FILE
 
     tools/bench --json=today.json && bench/micro/profile_missed.py --figures=today.json --details=today.txt
+    bench/micro/profile_missed.py --figures=today.json --beside --only=T1@one,V6.zeromq
 
     --figures=FILE      what --json of a run of the same programs wrote: what the nanoseconds add up to
     --details=FILE      the profiles with their functions, as profile_sides.py prints them
@@ -13,7 +14,9 @@
     --measure=TIME      of a round; default: 500ms
     --apart=SHARE       a profile whose own figure is further than that from the run's is taken again, up to three
                         times, for the machine was another one just then; default: 0.12
-    --only=ROW,...      these alone, whether missed or not; ROW or ROW@PLACEMENT
+    --only=ROW,...      these alone, whether missed or met or without a target; ROW or ROW@PLACEMENT
+    --beside            beside each, what it is held against, a limit or a peer, where a row shows that at the same
+                        placement: what the one has more of than the other, and in which room
 
 Rows that ask for the same calls of mi7 at the same placement share a profile: the table names them all. "d": client and
 server on a CPU each, "1": both on one, "u": unpinned. Rows about CPU time, and those of which a side works for longer
@@ -26,7 +29,7 @@ import json
 import re
 import sys
 
-from profile_sides import Profile, WAITING, show_all
+from profile_sides import LIBRARY, Profile, WAITING, show_all
 
 # Of a table, in order: (name, what of profile_sides.py's rooms is in it).
 ROOMS = [
@@ -39,7 +42,12 @@ ROOMS = [
     ("messages: building, checking, keeping", re.compile("messages")),
     ("clearing, copying, allocating", re.compile("memory: ")),
     ("rpc, either side", re.compile("rpc")),
-    ("Cap'n Proto, generated code, the bench, C library", re.compile("")),
+    ("Cap'n Proto", re.compile("Cap'n Proto")),
+    ("generated code", re.compile("generated code")),
+    ("the peer's library", re.compile(re.escape(LIBRARY))),
+    ("the bench", re.compile("the bench")),
+    ("C library: locks, clock, into the kernel", re.compile("C library")),
+    ("not known", re.compile("")),
 ]
 COLUMNS = 4  # profiles a table
 
@@ -68,7 +76,7 @@ def wanted(figures, only):
     found = {}
     for figure in figures:
         name = figure["id"], figure["id"] + "@" + figure["placement"]
-        if not is_timed(figure) or figure["target"] is None:
+        if not is_timed(figure):
             continue
         if (name[0] in only or name[1] in only) if only else figure["met"] is False:
             found.setdefault(calls_of(figure), []).append(figure)
@@ -80,7 +88,7 @@ def take(figure, options):
     best = None
     for _ in range(3):
         profile = Profile(figure["id"], figure["placement"], options.bench, options.programs, options.figures,
-                          options.rounds, options.measure, "slot_pipe" if figure["id"].startswith("S") else "mi7")
+                          options.rounds, options.measure)
         apart = abs(profile.profiled["value"] / profile.figure["value"] - 1)
         if best is None or apart < best[0]:
             best = apart, profile
@@ -105,19 +113,44 @@ def column(profile, side, cpu):
     return [rest_ns] + rooms + [in_all]
 
 
+def heading(name, apart, cpu, options):
+    if apart > options.apart:
+        name += " (%.0f %% apart)" % (100 * apart)
+    return name + (" (CPU time)" if cpu else "")
+
+
 def name_of(figures):
     ids = list(dict.fromkeys(figure["id"] for figure in figures))
     letter = {"different": "d", "one": "1", "unpinned": "u"}[figures[0]["placement"]]
     return "%s %s" % (", ".join(ids), letter)
 
 
-def print_tables(taken):
-    for begin in range(0, len(taken), COLUMNS):
-        part = taken[begin:begin + COLUMNS]
+def limits_of(figures, rows):
+    """The figures of the rows that show what `figures` are held against, each once; `rows`: all of the run."""
+    wanted = {(figure.get("limit_row"), figure["placement"]) for figure in figures}
+    return [row for row in rows if (row["id"], row["placement"]) in wanted and is_timed(row)]
+
+
+def parts_of(groups):
+    """Groups of profiles by tables: what stands beside each other is in one, however many that are."""
+    part = []
+    for group in groups:
+        if part and len(part) + len(group) > COLUMNS:
+            yield part
+            part = []
+        part = part + group
+    if part:
+        yield part
+
+
+def print_tables(groups):
+    for part in parts_of(groups):
         columns = [column(profile, side, cpu) for _, profile, cpu in part for side in Profile.SIDES]
         print("\n| ns a call | %s |" % " | ".join("%s, %s" % (name, side) for name, _, _ in part for side in Profile.SIDES))
         print("|" + "---|" * (1 + len(columns)))
         for index, name in enumerate(["asleep, or waiting for a CPU"] + [name for name, _ in ROOMS] + ["in all"]):
+            if not any(each[index] >= 0.5 for each in columns):
+                continue
             print("| %s | %s |" % (name, " | ".join("%.0f" % each[index] for each in columns)))
 
 
@@ -131,24 +164,30 @@ def main():
     parser.add_argument("--measure", default="500ms")
     parser.add_argument("--apart", type=float, default=0.12)
     parser.add_argument("--only", default="")
+    parser.add_argument("--beside", action="store_true")
     options = parser.parse_args()
-    groups = wanted(read(options.figures), [name for name in options.only.split(",") if name])
+    rows = read(options.figures)
+    groups = wanted(rows, [name for name in options.only.split(",") if name])
+    profiles = {}  # of the limits, which several rows share
     taken = []
     with open(options.details, "w") if options.details else contextlib.nullcontext() as details:
         for number, (_, figures) in enumerate(groups.items()):
-            name = name_of(figures)
-            print("%d of %d: %s" % (number + 1, len(groups), name), file=sys.stderr)
-            apart, profile = take(figures[0], options)
-            if apart > options.apart:
-                name += " (%.0f %% apart)" % (100 * apart)
-            cpu = all(is_cpu(figure) for figure in figures) or takes_more_than_its_time(profile)
-            if cpu:
-                name += " (CPU time)"
-            taken.append((name, profile, cpu))
+            print("%d of %d: %s" % (number + 1, len(groups), name_of(figures)), file=sys.stderr)
+            group = [(name_of(figures), take(figures[0], options))]
+            for row in limits_of(figures, rows) if options.beside else []:
+                name = name_of([row])
+                if name not in profiles:
+                    profiles[name] = take(row, options)
+                group.append((name, profiles[name]))
+            # Those that stand beside each other add up to the same kind of time.
+            cpu = (all(is_cpu(figure) for figure in figures)
+                   or any(takes_more_than_its_time(profile) for _, (_, profile) in group))
+            taken.append([(heading(name, apart, cpu, options), profile, cpu) for name, (apart, profile) in group])
             if details:
                 with contextlib.redirect_stdout(details):
-                    print("\n=== " + name)
-                    show_all(profile, cpu, 8)
+                    for name, profile, _ in taken[-1]:
+                        print("\n=== " + name)
+                        show_all(profile, cpu, 8)
                 details.flush()
     print_tables(taken)
 

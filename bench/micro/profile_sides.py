@@ -5,9 +5,13 @@
 
     bench/micro/profile_sides.py --figures=today.json L1 different
     bench/micro/profile_sides.py --programs=DIR T3 one
+    bench/micro/profile_sides.py --figures=today.json raw.tcp.blocking one
+    bench/micro/profile_sides.py --program=zeromq zeromq.tcp.1MiB unpinned
 
     --bench=PROGRAM     the bench; default: bazel-bin/bench/harness/bench
     --programs=DIR      the subjects, as for the bench
+    --program=NAME      the subject that the row has to be a figure of; default: whichever it is. A limit or a peer is
+                        profiled by a row of its own, such as raw.tcp.blocking
     --figures=FILE      what --json of an earlier run wrote: what the nanoseconds are to add up to.
                         Default: the figures of the profiled run itself
     --cpu               adds up to the CPU time of a call on each side, also of what is done between two timed calls
@@ -18,12 +22,13 @@
 Client and server are sampled in the same run, all their threads, with who called them. A side that is on its CPU for
 all of the row's time is scaled to that; any other has its CPU time of a call, and the rest is sleep, or waiting for a
 CPU. So each side's rooms add up to the row's figure. Waiting (polling for a message that is not there yet, and asking
-the system meanwhile whether somebody else wants the CPU) is a room of its own.
+the system meanwhile whether somebody else wants the CPU) is a room of its own. A peer's library is one, too, with its
+functions below it; what it does in the kernel and in the C library stands with what the others do there.
 
 Functions that were made inline are told apart where the subjects were built with line tables, which changes
 nothing else of them:
 
-    bazel build -c opt --per_file_copt='^(//)?(base|transport|channels|rpc|bench)[/:].*[.]cc$@-g1' //bench/subjects:mi7
+    bazel build -c opt --per_file_copt='^(//)?(base|transport|channels|rpc|bench)[/:].*[.]cc$@-g1' //bench
 
 Needs perf, llvm-symbolizer for those, and a machine with nothing else to do; no hardware counters.
 """
@@ -42,14 +47,34 @@ from profile_call import room_of, short
 # Rare, for the reason that profile_time.py gives.
 FREQUENCY = 997
 
+KERNEL = "kernel"
 WAITING = "waiting: polling, nothing is there"
 # What a thread does while nothing is there for it. The cell that is asked for is the other side's to write, so the
 # time in which its line comes is in here.
 _WAITS = re.compile(
     r"RingReader::Ready|CpuPause|NeighbourGuess|SpinBudget|ShmConnection::(Await|Drive|Poll)\b|KeptSources::Poll|"
     r"EventLoop::Impl::(Spin|PollNowAndThen|Poll|HasWork|NextDeadline|Wait)|SpinKept|"
-    r"::AwaitTurns|StreamConnection::(Await|Drive|Poll)\b"
+    r"::AwaitTurns|StreamConnection::(Await|Drive|Poll)\b|"
+    # of the limits: raw_shm, raw_socket
+    r"bench::\(anonymous namespace\)::(End::(Arrived|Receive)|WaitFor)\b"
 )
+# Of a peer, whose own function says more than the C library's below it; by the file it is in.
+_LIBRARIES = [
+    ("ZeroMQ", re.compile(r"^libzmq|^libsodium|^libpgm|^libnorm")),
+    ("nng", re.compile(r"^libnng")),
+    ("Thrift", re.compile(r"^libthrift")),
+    ("gRPC", re.compile(r"^libgrpc|^libgpr|^libprotobuf|^libupb|^libaddress_sorting|^libcares|^libre2")),
+    ("iceoryx", re.compile(r"^libiceoryx")),
+]
+# What is made inline of a library that is nothing but headers, or whose headers are much of it.
+_HEADERS = [
+    ("Boost", re.compile(r"^boost::")),
+    ("ZeroMQ", re.compile(r"^zmq::")),
+    ("Thrift", re.compile(r"^apache::thrift")),
+    ("gRPC", re.compile(r"^grpc::|^google::protobuf")),
+    ("iceoryx", re.compile(r"^iox::")),
+]
+LIBRARY = "a peer's library: "
 # Says nothing of what it is done for: who called it does.
 _NEUTRAL = re.compile(
     r"^std::|^__gnu_cxx|__atomic|MonotonicNanos|clock_gettime|^Deadline::|::Deadline::|Completion::done|"
@@ -65,9 +90,11 @@ _KERNEL = [
     (r"sys_futex", "kernel: futex"),
     (r"page_fault", "kernel: page faults"),
     (r"sys_(madvise|mmap|munmap|fallocate)", "kernel: memory"),
+    (r"finish_task_switch|schedule", "kernel: switches to others"),
     (r"sysvec|irq", "kernel: interrupts"),
 ]
 _HEAD = re.compile(r"^(\S.*?)\s+(\d+)/(\d+)\s*$")
+_NAMED = re.compile(r"PERF_RECORD_COMM(?: exec)?: (.*):(\d+)/\d+$")
 _FRAME = re.compile(r"^\s+([0-9a-f]+)\s+(.*?)\s+\(([^)]*)\)\s*$")
 
 
@@ -104,17 +131,23 @@ class Symbols:
 
 
 def record(command):
-    """Runs it under perf; its samples, each (pid, thread's name, [(ip, function, file), ...] from the innermost)."""
+    """Runs it under perf. Its samples, each (pid, thread's name, [(ip, function, file), ...] from the innermost), and
+    {pid: the names that its threads have had}."""
     with tempfile.TemporaryDirectory() as folder:
         data = os.path.join(folder, "perf.data")
         subprocess.run(
             ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(FREQUENCY), "--call-graph=fp", "-o", data, "--"]
             + command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
         text = subprocess.run(
-            ["perf", "script", "-i", data, "-F", "comm,pid,tid,ip,sym,dso"],
+            ["perf", "script", "--show-task-events", "-i", data, "-F", "comm,pid,tid,ip,sym,dso"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, check=True).stdout
     samples = []
+    names = collections.defaultdict(set)
     for line in text.splitlines():
+        named = _NAMED.search(line)
+        if named:
+            names[int(named.group(2))].add(named.group(1))
+            continue
         frame = _FRAME.match(line)
         if frame and samples:
             ip, function, path = frame.groups()
@@ -123,14 +156,16 @@ def record(command):
         head = _HEAD.match(line)
         if head:
             samples.append((int(head.group(2)), head.group(1), []))
-    return samples
+    return samples, names
 
 
 def expand(sample, symbols, program):
-    """The chain of a sample, innermost first, with the inline functions of `program`; (function, is of the kernel)."""
+    """The chain of a sample, innermost first, with the inline functions of `program`; (function, place).
+
+    A place is KERNEL, what peer's library it is, or None."""
     chain = []
     for depth, (ip, function, path) in enumerate(sample[2]):
-        kernel = "kernel" in path
+        place = KERNEL if "kernel" in path else library_of(path, function)
         inline = []
         if os.path.basename(path) == program:
             # What called is behind the call: the instruction before belongs to it.
@@ -139,20 +174,30 @@ def expand(sample, symbols, program):
             function = "clock_gettime"
         if "ld-linux" in path:
             function = "dl-" + function
-        chain += [(name, kernel) for name in inline] if inline else [(function, kernel)]
+        chain += [(name, library_of(path, name)) for name in inline] if inline else [(function, place)]
     return chain
+
+
+def library_of(path, function):
+    file = os.path.basename(path)
+    for name, pattern in _LIBRARIES:
+        if pattern.search(file):
+            return name
+    return next((name for name, pattern in _HEADERS if pattern.search(function)), None)
 
 
 def classify(chain):
     """(room, function to show) of a chain."""
-    if chain[0][1]:
-        entry = [name for name, kernel in chain if kernel]
-        caller = next((short(name) for name, kernel in chain if not kernel and not _NEUTRAL.search(name)), "")
+    if chain[0][1] == KERNEL:
+        entry = [name for name, place in chain if place == KERNEL]
+        caller = next((short(name) for name, place in chain if place != KERNEL and not _NEUTRAL.search(name)), "")
         for pattern, room in _KERNEL:
             if any(re.search(pattern, name) for name in entry):
                 return room, "%s <- %s" % (entry[0], caller)
         return "kernel: other", "%s <- %s" % (entry[0], caller)
-    for name, _ in chain:
+    for name, place in chain:
+        if place not in (None, KERNEL):
+            return LIBRARY + place, short(name) or "a function without a name"
         name = re.sub(r"(?<=\w)\(.*", "", name)  # what a function takes is not what it does
         if _NEUTRAL.search(name):
             continue
@@ -178,20 +223,15 @@ def figure_of(path, row, placement):
     sys.exit("%s has no row %s at %s" % (path, row, placement))
 
 
-# Of a program whose two sides have the same threads: what only its servers do.
-_SERVES = {"slot_pipe": re.compile(r"::(Consume|Fetch|Receive)")}
+# What the bench's subjects call themselves when they serve (bench/harness/subject_main.cc).
+_SERVER = "bench-server"
+_NAME_MAX = 15  # of a thread
 
 
-def sides_of(samples, program):
-    """{pid: "client" or "server"} of the processes of `program`."""
-    sides = {}
-    for pid, thread, frames in samples:
-        if any(os.path.basename(path) == program for _, _, path in frames):
-            sides.setdefault(pid, "client")
-        serves = _SERVES.get(program)
-        if thread.startswith("mi7-server") or serves and any(serves.search(name) for _, name, _ in frames):
-            sides[pid] = "server"
-    return sides
+def sides_of(names, program):
+    """{pid: "client" or "server"} of the processes of `program`; `names` as record() gives them."""
+    return {pid: "server" if _SERVER in each else "client"
+            for pid, each in names.items() if program[:_NAME_MAX] in each}
 
 
 class Profile:
@@ -199,7 +239,7 @@ class Profile:
 
     SIDES = ("client", "server")
 
-    def __init__(self, row, placement, bench, programs=None, figures=None, rounds=9, measure="1s", program="mi7"):
+    def __init__(self, row, placement, bench, programs=None, figures=None, rounds=9, measure="1s", program=None):
         """Arguments as the options of the same names."""
         with tempfile.TemporaryDirectory() as folder:
             own = os.path.join(folder, "figures.json")
@@ -207,10 +247,14 @@ class Profile:
                        "--measure=" + measure, "--json=" + own]
             if programs:
                 command.append("--programs=" + programs)
-            samples = record(command)
+            samples, names = record(command)
             self.profiled = figure_of(own, row, placement)
+        program = program or self.profiled["subject"]
+        if program != self.profiled["subject"]:
+            sys.exit("%s is a figure of %s; %s shows what it is held against" %
+                     (row, self.profiled["subject"], self.profiled["limit_row"] or "a row of its own"))
         self.figure = figure_of(figures, row, placement) if figures else self.profiled
-        sides = sides_of(samples, program)
+        sides = sides_of(names, program)
         samples = [sample for sample in samples if sample[0] in sides and sample[2]]
         own = {path for _, _, frames in samples for _, _, path in frames if os.path.basename(path) == program}
         if len(own) != 1:
@@ -277,7 +321,7 @@ def main():
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--measure", default="1s")
-    parser.add_argument("--program", default="mi7")
+    parser.add_argument("--program")
     parser.add_argument("--top", type=int, default=4)
     parser.add_argument("row")
     parser.add_argument("placement")

@@ -43,6 +43,9 @@ void Count(long number, unsigned long second = 0) {
   }
   if (mi7::bench::Receives(number)) counts.receives.fetch_add(1, std::memory_order_relaxed);
   if (mi7::bench::Sends(number)) counts.sends.fetch_add(1, std::memory_order_relaxed);
+  if (mi7::bench::Polls(number)) counts.polls.fetch_add(1, std::memory_order_relaxed);
+  if (number == SYS_getrusage) counts.cpu_questions.fetch_add(1, std::memory_order_relaxed);
+  if (number == SYS_sched_yield) counts.cpu_offers.fetch_add(1, std::memory_order_relaxed);
 }
 
 // The C library's own function. Looked up by whoever calls it first; all find the same.

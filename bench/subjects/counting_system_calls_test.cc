@@ -17,6 +17,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -167,6 +168,21 @@ TEST_F(CountingSystemCallsTest, WhatTakesFromASocketAndGivesToOneIsCountedApart)
     counted.call();
     EXPECT_EQ(counts_.receives - receives, name == "recv" || name == "recvmsg" ? 1u : 0u) << name;
     EXPECT_EQ(counts_.sends - sends, counted.sends) << name;
+  }
+}
+
+TEST_F(CountingSystemCallsTest, WhatWaitsAndWhatIsAboutTheCpuIsCountedApart) {
+  const std::set<std::string> polls = {"epoll_wait", "epoll_pwait", "epoll_pwait2", "poll",
+                                       "ppoll"};
+  for (const CountedCall& counted : Everything()) {
+    const std::string name = counted.name;
+    const uint64_t polled = counts_.polls;
+    const uint64_t questions = counts_.cpu_questions;
+    const uint64_t offers = counts_.cpu_offers;
+    counted.call();
+    EXPECT_EQ(counts_.polls - polled, polls.count(name)) << name;
+    EXPECT_EQ(counts_.cpu_questions - questions, name == "getrusage" ? 1u : 0u) << name;
+    EXPECT_EQ(counts_.cpu_offers - offers, name == "sched_yield" ? 1u : 0u) << name;
   }
 }
 

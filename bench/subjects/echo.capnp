@@ -35,4 +35,7 @@ interface Sink {
 
   download @3 (bytes :UInt32) -> (data :Data) $Mi7.streaming(server);
   # Messages of so many bytes, as a peer would echo them (echo_bytes.h), until the caller cancels.
+
+  chat @4 (data :Data) -> (data :Data) $Mi7.streaming(bidirectional);
+  # Sends each message back.
 }

@@ -190,6 +190,7 @@ class OneByOne {
       case Call::kStreamCallbacks:
       case Call::kStreamCalls:
       case Call::kStreamBack:
+      case Call::kStreamEcho:
         break;
     }
     return absl::UnimplementedError("streams have a thread of their own");
@@ -278,7 +279,7 @@ class Mi7 final : public Subject {
     const bool pipelined = workload.outstanding > 1 || workload.connections > 1;
     return WithChannels(address, workload, pipelined,
                         [&](transport::EventLoop& loop, const Channels& channels) {
-                          if (IsStream(workload.call)) {
+                          if (IsStream(workload.call) || workload.call == Call::kStreamEcho) {
                             return RunStream(channels[0], loop, workload, recorder);
                           }
                           return pipelined ? Pipeline(channels, workload, recorder).Run(loop)

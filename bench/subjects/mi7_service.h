@@ -82,6 +82,20 @@ class SinkImpl final : public SinkService {
     }
   }
 
+  Reply Chat(ServerContext&, StreamReader<Sink::ChatParams> reader,
+             StreamWriter<Sink::ChatResults> writer) override {
+    for (;;) {
+      const auto message = co_await reader.Read();
+      if (!message.ok()) co_return message.status();
+      if (!message->has_value()) break;
+      auto answer = writer.NewMessage();
+      answer->setData((*message)->getData());
+      absl::Status sent = co_await writer.Write(std::move(answer));
+      if (!sent.ok()) co_return sent;
+    }
+    co_return absl::OkStatus();
+  }
+
  private:
   static void Tell(const StreamTally& tally, Sink::Tally::Builder results) {
     results.setMessages(tally.messages);

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/synchronization/notification.h"
@@ -132,6 +133,65 @@ absl::Status Download(const SinkStub& sink, const Workload& workload, Recorder& 
   return absl::OkStatus();
 }
 
+// One bidirectional call, written to and read from by this thread.
+class Conversation {
+ public:
+  Conversation(const SinkStub& sink, const Workload& workload, Recorder& recorder)
+      : chat_(sink.Chat()),
+        recorder_(recorder),
+        bytes_(workload),
+        stamps_ns_(static_cast<size_t>(workload.outstanding)) {}
+
+  absl::Status Run() {
+    recorder_.Begin();
+    return stamps_ns_.size() == 1 ? OneByOne() : Pipelined();
+  }
+
+ private:
+  absl::Status OneByOne() {
+    do {
+      if (absl::Status sent = Write(); !sent.ok()) return sent;
+      if (absl::Status got = Read(); !got.ok()) return got;
+    } while (recorder_.Continue());
+    return absl::OkStatus();
+  }
+
+  absl::Status Pipelined() {
+    absl::Status status;
+    const auto write = [&] {
+      stamps_ns_[(bytes_.value() + 1) % stamps_ns_.size()] = recorder_.Issue();
+      status.Update(Write());
+    };
+    for (size_t i = 0; i < stamps_ns_.size() && status.ok(); ++i) write();
+    while (status.ok() && answered_ != bytes_.value()) {
+      status = Read();
+      if (!status.ok()) break;
+      if (recorder_.Complete(stamps_ns_[answered_ % stamps_ns_.size()])) write();
+    }
+    return status;
+  }
+
+  absl::Status Write() {
+    auto message = chat_.writer().NewMessage();
+    message->setData(ToData(bytes_.Next()));
+    return chat_.writer().Write(std::move(message)).Wait();
+  }
+
+  // The next answer.
+  absl::Status Read() {
+    const auto message = chat_.reader().Read().Wait();
+    if (!message.ok()) return message.status();
+    if (!message->has_value()) return absl::DataLossError("the stream has ended");
+    return bytes_.Check(ToBytes((*message)->getData()), ++answered_);
+  }
+
+  BidiStream<Sink::ChatParams, Sink::ChatResults> chat_;
+  Recorder& recorder_;
+  EchoBytes bytes_;
+  std::vector<int64_t> stamps_ns_;  // of those outstanding
+  uint64_t answered_ = 0;
+};
+
 }  // namespace
 
 absl::Status RunStream(const std::shared_ptr<Channel>& channel, transport::EventLoop& loop,
@@ -144,6 +204,8 @@ absl::Status RunStream(const std::shared_ptr<Channel>& channel, transport::Event
       return Pour(sink, workload, recorder);
     case Call::kStreamBack:
       return Download(sink, workload, recorder);
+    case Call::kStreamEcho:
+      return Conversation(sink, workload, recorder).Run();
     default:
       return Upload(sink, workload, recorder);
   }

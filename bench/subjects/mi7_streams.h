@@ -13,8 +13,8 @@
 
 namespace mi7::bench {
 
-// Sends or takes messages of interface Sink as workload.call says, which is a stream, until the
-// recorder has enough. `loop` is the channel's. Blocks.
+// Sends or takes messages of interface Sink as workload.call says, which is a stream or an echo
+// over one, until the recorder has enough. `loop` is the channel's. Blocks.
 absl::Status RunStream(const std::shared_ptr<Channel>& channel, transport::EventLoop& loop,
                        const Workload& workload, Recorder& recorder);
 
