@@ -363,7 +363,6 @@ TEST(SimTest, EverySeedHolds) {
                             "-> stream calls ended CANCELLED, unknown",
                             "-> stream calls ended DEADLINE_EXCEEDED, unknown",
                             "-> stream calls ended UNAVAILABLE, not sent",
-                            "-> stream calls ended UNAVAILABLE, refused",
                             "-> stream calls ended UNAVAILABLE, unknown"}) {
     EXPECT_GT(events[event], 0u) << event;
   }
