@@ -98,6 +98,34 @@ class NeighbourGuess {
     BeginWait();
     return single_cpu && shares_ ? 0 : kPausesBeforeYield;
   }
+  // The same for a thread that says by PausesEnded what became of the pauses. On a CPU that it has
+  // only, and shares, they help where the answer is made on another one: it would come while a
+  // neighbour has this CPU, and wait for it. So they are tried now and then, and kept while they
+  // help.
+  uint32_t PausesWhileTheyHelp(bool single_cpu) {
+    BeginWait();
+    if (!single_cpu || !shares_ || pauses_help_) return kPausesBeforeYield;
+    if (++waits_without_ < try_every_) return 0;
+    waits_without_ = 0;
+    return kPausesBeforeYield;
+  }
+  // What was waited for has come, or the thread sleeps until it does, after `polls` in vain. Not
+  // needed where not one was in vain. `pauses`: what PausesWhileTheyHelp returned.
+  void PausesEnded(uint32_t pauses, uint32_t polls) {
+    if (pauses == 0 || !shares_) return;
+    pauses_help_ = polls <= pauses;
+    try_every_ = pauses_help_ ? kTryEveryMin : std::min(2 * try_every_, kTryEveryMax);
+  }
+  // Between two waits of a thread that has this CPU only. Who shares it, and gets its answers while
+  // it pauses, gives the others a turn here: the system would do so only after milliseconds, and
+  // for as long.
+  void BetweenWaits() {
+    if (!shares_ || !pauses_help_ || ++waits_since_offer_ < kOfferBetweenWaitsEvery) return;
+    waits_since_offer_ = 0;
+    losses_seen_ = losses_();
+    ::sched_yield();
+    Look(losses_());
+  }
   // The same for one without pauses, each of whose polls is a system call.
   void BeginWait() {
     // Who never waits long never offers the CPU, and others then take it.
@@ -125,6 +153,12 @@ class NeighbourGuess {
   static constexpr uint32_t kOfferEveryMin = 16;
   static constexpr uint32_t kOfferEveryMax = 1024;  // 20 to 60 us
   static constexpr uint32_t kAskEvery = 16;
+  // Waits without pauses after which they are tried. In vain they cost 1 to 4 us each.
+  static constexpr uint32_t kTryEveryMin = 16;
+  static constexpr uint32_t kTryEveryMax = 1024;
+  // Each is a switch to another thread and back. More often costs each wait more of it; more seldom
+  // makes the late ones later, as each thread has its turn for longer.
+  static constexpr uint32_t kOfferBetweenWaitsEvery = 32;
 
   void Look(int64_t losses) {
     shares_ = losses != losses_seen_;
@@ -137,6 +171,10 @@ class NeighbourGuess {
   uint32_t yields_ = 0;
   uint32_t offer_every_ = kOfferEveryMin;
   int64_t losses_seen_ = 0;
+  bool pauses_help_ = false;  // the last ones on a shared CPU did
+  uint32_t waits_without_ = 0;
+  uint32_t try_every_ = kTryEveryMin;
+  uint32_t waits_since_offer_ = 0;
 };
 
 // Whether the calling thread can run on one CPU only, so that it must give up the CPU for anybody

@@ -27,6 +27,26 @@ constexpr uint32_t kPublishEvery = kRingCells / 4;
 // calls the loop.
 constexpr int kCourtesyTurns = 4;
 
+// How the calling thread polls, on whatever connection. A callback that waits has it while the wait
+// that dispatches the callback does not poll, and goes on from what that learned.
+struct Polling {
+  const bool single_cpu = OnSingleCpu();
+  NeighbourGuess neighbour;
+
+  static Polling& OfThread() {
+    static thread_local Polling polling;
+    return polling;
+  }
+};
+
+// Ends a wait of the calling thread, which holds no token for it any more. True, as the wait was
+// for something that has come.
+bool EndWait() {
+  Polling& polling = Polling::OfThread();
+  if (polling.single_cpu) polling.neighbour.BetweenWaits();
+  return true;
+}
+
 }  // namespace
 
 // --- Waiting
@@ -46,7 +66,7 @@ bool ShmConnection::Await(Completion& completion, Deadline deadline) {
   if (CanDrive() && token_.TryTake()) {
     Drive(completion, deadline);
     ReleaseToken();
-    if (completion.done()) return true;
+    if (completion.done()) return EndWait();
     if (deadline.passed()) return false;
   }
   return AwaitTurns(completion, deadline);
@@ -65,7 +85,7 @@ bool ShmConnection::AwaitTurns(Completion& completion, Deadline deadline) {
         token_.Unlist(completion);
         Drive(completion, deadline);
         ReleaseToken();
-        if (completion.done()) return true;
+        if (completion.done()) return EndWait();
         if (deadline.passed()) return false;
         break;  // list again
       }
@@ -86,9 +106,10 @@ bool ShmConnection::AwaitTurns(Completion& completion, Deadline deadline) {
 }
 
 void ShmConnection::Drive(Completion& completion, Deadline deadline) {
-  static thread_local const bool single_cpu = OnSingleCpu();
-  static thread_local NeighbourGuess neighbour;
-  uint32_t pauses = neighbour.Pauses(single_cpu);
+  Polling& polling = Polling::OfThread();
+  const bool single_cpu = polling.single_cpu;
+  NeighbourGuess& neighbour = polling.neighbour;
+  uint32_t pauses = neighbour.PausesWhileTheyHelp(single_cpu);
   link_->doorbell().Awake();
   const WaitPolicy policy = options_->wait;
   uint32_t quiet = 0;
@@ -97,7 +118,11 @@ void ShmConnection::Drive(Completion& completion, Deadline deadline) {
   while (!completion.done() && CanDrive()) {
     if (Work()) {
       if (start_ns != 0 && policy == WaitPolicy::kAdaptive) budget_.End(budget_ns, 0);
-      if (quiet != 0) pauses = neighbour.Pauses(single_cpu);
+      if (quiet != 0) {
+        neighbour.PausesEnded(pauses, quiet);
+        if (completion.done()) return;
+        pauses = neighbour.PausesWhileTheyHelp(single_cpu);
+      }
       quiet = 0;
       start_ns = 0;
       // Also after a read: a peer that never stops sending must not keep us from looking.
@@ -125,6 +150,10 @@ void ShmConnection::Drive(Completion& completion, Deadline deadline) {
         }
         continue;
       }
+    }
+    if (quiet != 0) {
+      neighbour.PausesEnded(pauses, quiet);
+      pauses = neighbour.PausesWhileTheyHelp(single_cpu);
     }
     SleepInFutex(completion, deadline);
     if (policy == WaitPolicy::kAdaptive) budget_.End(budget_ns, MonotonicNanos() - start_ns);

@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "transport/message_queue.h"
+#include "transport/stream/write_pieces.h"
 #include "transport/system_calls.h"
 
 namespace mi7::transport {
@@ -24,8 +25,8 @@ static_assert(offsetof(ByteSpan, size) == offsetof(iovec, iov_len));
 constexpr int kFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
 
 // Scratch space of the calling thread, kept warm.
-PieceList& ThreadPieces() {
-  static thread_local PieceList pieces;
+WritePieces& ThreadPieces() {
+  static thread_local WritePieces pieces;
   return pieces;
 }
 
@@ -149,11 +150,7 @@ Writer::Result Writer::WriteAll(int fd, Batch batch) {
 }
 
 int Writer::WriteBatch(int fd, Batch& batch, Result& result) {
-  PieceList& pieces = ThreadPieces();
-  pieces.clear();
-  for (MessageBody* body = batch.first; body != nullptr; body = body->next) {
-    AppendPieces(*body, pieces);
-  }
+  PieceList& pieces = ThreadPieces().List(batch.first);
   // Skip what is out already.
   size_t next = 0;
   for (size_t skip = batch.written; skip != 0;) {

@@ -2,7 +2,8 @@
 
 // Writer: the sending half of a stream connection.
 //
-// Messages are written straight from the segments they were built in, many by one gathering write.
+// Messages are written straight from the segments they were built in, many by one gathering write;
+// of several, small ones are copied together for it (write_pieces.h).
 // One thread writes at a time; a thread that finds another one writing only queues its message,
 // which the other takes along before it stops ("flat combining"). Nobody ever waits here: when the
 // system takes no more, the rest stays queued and the connection's loop continues when it can.

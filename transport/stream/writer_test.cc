@@ -149,6 +149,42 @@ TEST_F(WriterTest, FullSocketKeepsTheRestAndResumesWhereItStopped) {
   EXPECT_FALSE(writer_.TakeRoom(1000)) << "told once";
 }
 
+TEST_F(WriterTest, SmallMessagesThatAFullSocketCutsGoOnWhereTheyStopped) {
+  const int little = 1;  // the least that the system has
+  ASSERT_EQ(::setsockopt(ours_.get(), SOL_SOCKET, SO_SNDBUF, &little, sizeof(little)), 0);
+  std::string expected;
+  for (uint32_t id = 0; id < 500; ++id) {
+    OutgoingMessage message = Finished(id, id % 7);
+    PieceList pieces;
+    AppendPieces(*message, pieces);
+    for (const ByteSpan& piece : pieces) {
+      expected.append(reinterpret_cast<const char*>(piece.data), piece.size);
+    }
+    ASSERT_EQ(writer_.Add(message, true, UINT64_MAX), Writer::Added::kQueued);
+  }
+  ASSERT_EQ(writer_.Flush(ours_.get()).outcome, Writer::Result::kBlocked);
+
+  std::string received;
+  while (received.size() < expected.size()) {
+    const std::string part = Read(777);
+    ASSERT_NE(part, "") << received.size();
+    received += part;
+    // What this thread keeps to write with is used for another connection meanwhile.
+    int fds[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    const UniqueFd near(fds[0]), far(fds[1]);
+    Writer other;
+    for (uint32_t id = 1000; id < 1064; ++id) {
+      OutgoingMessage message = Finished(id, 3);
+      ASSERT_EQ(other.Add(message, true, UINT64_MAX), Writer::Added::kQueued);
+    }
+    ASSERT_EQ(other.Flush(near.get()).outcome, Writer::Result::kDone);
+    writer_.Resume(ours_.get());
+  }
+  EXPECT_TRUE(received == expected);
+  EXPECT_EQ(writer_.queued_bytes(), 0u);
+}
+
 TEST_F(WriterTest, CloseGivesBackWhatWasNotBegun) {
   OutgoingMessage large = Finished(1, 1 << 17);
   ASSERT_EQ(writer_.Add(large, false, 100), Writer::Added::kWrite);
