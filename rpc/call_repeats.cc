@@ -299,8 +299,8 @@ std::optional<absl::Duration> CallRepeats::Wait(const RetryJudgement& judgement)
   }
   if (wait >= call_.deadline_.remaining()) return std::nullopt;
   if (call_.in_order_ != nullptr) {
-    // Else paid for when it is made, if it is. A series whose every call was paid for the second time
-    // that a server goes away would end by that.
+    // Else paid for when it is made, if it is. A series whose every call was paid for the second
+    // time that a server goes away would end by that.
     next_is_free_ = judgement.free;
   } else if (!free && !call_.channel_->retry_budget().Take(MonotonicNanos())) {
     return std::nullopt;
