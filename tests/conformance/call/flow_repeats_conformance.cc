@@ -161,6 +161,8 @@ TEST_P(StreamTest, ACallWaitsForThoseAtTheServerThatGoesAway) {
   options.wait = GetParam().wait;
   Succession succession;
   const absl::Cleanup end = [&] { journal.AnswerAll(); };
+  // The server may begin a call before the client says that it is connected.
+  ASSERT_THAT(channel_->Connect(Deadline::After(kSoon)), IsOk());
   FeedStub sink = stub();
   ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
   auto begun = sink.Pour();  // with the old server
