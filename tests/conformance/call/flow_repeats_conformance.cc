@@ -165,13 +165,12 @@ TEST_P(StreamTest, ACallWaitsForThoseAtTheServerThatGoesAway) {
   ASSERT_THAT(channel_->Connect(Deadline::After(kSoon)), IsOk());
   FeedStub sink = stub();
   ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
-  auto begun = sink.Pour();  // with the old server
   ASSERT_TRUE(journal.AwaitBegun(1));
   succession.Replace(server_, feed_, endpoint_, options);
   const Deadline patience = Deadline::After(kSoon);
   while (channel_->state() == ChannelState::kReady) ASSERT_FALSE(patience.passed());
-  FillItem(*begun, 1, 0);
-  FlowSending sending = begun.Send();
+  ASSERT_TRUE(Answers()) << "so there is a connection to the successor";
+  FlowSending sending = Pour(sink, 1);
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(Answers());
   EXPECT_THAT(journal.numbers(), ElementsAre(0));
   ASSERT_TRUE(journal.Answer(1));
@@ -339,13 +338,16 @@ TEST_P(StreamTest, NothingIsMadeAgainBehindACallThatMayHaveRun) {
   Journal journal;
   feed_.on_pour = journal.Handler();
   journal.Hold();
-  Start(WithLoad(1));
+  ServerOptions server;
+  server.load.methods = {{"Feed.pour", 1}};
+  Start(server);
   const absl::Cleanup end = [&] { journal.AnswerAll(); };
   FeedStub sink = stub();
   ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
   ASSERT_TRUE(journal.AwaitBegun(1));
   static_cast<void>(Pour(sink, 1));
   ASSERT_TRUE(AwaitRefused(*server_, 1));
+  ASSERT_TRUE(Answers()) << "so the client knows it";
   server_ = nullptr;  // with the first one
   const absl::Status finished = sink.FinishStream().Wait();
   EXPECT_THAT(finished, StatusIs(absl::StatusCode::kUnavailable));
