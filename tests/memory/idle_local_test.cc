@@ -2,7 +2,6 @@
 // shared memory, heap memory, CPU time and wakeups.
 
 #include <dirent.h>
-#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -28,6 +27,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/deadline.h"
+#include "base/heap_testing.h"
 #include "rpc/channel.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
@@ -42,12 +42,6 @@ using conformance::kSoon;
 using conformance::ProbeImpl;
 using conformance::ProbeStub;
 using transport::shm::CommittedSlotBytes;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;  // whose allocators mallinfo2 knows nothing of
-#else
-constexpr bool kSanitized = false;
-#endif
 
 // Whether `happens` before it is too late; asked again and again.
 template <typename Predicate>
@@ -81,11 +75,6 @@ void Call(const std::shared_ptr<Channel>& channel, unsigned bytes) {
 }
 
 // --- Memory
-
-size_t HeapBytes() {
-  const struct mallinfo2 info = ::mallinfo2();
-  return info.uordblks + info.hblkhd;
-}
 
 // Sizes of the control pages that are mapped, each counted once.
 uint64_t ControlBytes() {
@@ -141,7 +130,7 @@ TEST(IdleLocalTest, AConnectionCommits4KiBAtEachEndAndTakesAtMost3KiBOfHeapThere
   EXPECT_EQ(ControlBytes(), (kWarm + kCounted) * 8192);
   const size_t each = (HeapBytes() - heap_before) / kCounted;
   std::printf("%zu bytes of heap for both ends of each idle local connection\n", each);
-  if (!kSanitized) {
+  if (kHeapIsCounted) {
     EXPECT_LE(each, 2 * 3'072u);
   }
   for (const auto& channel : channels) Call(channel, 2'000);  // they still work

@@ -1,7 +1,6 @@
 // What connections cost while nothing happens on them, through the public Channel and Server: heap
 // memory of this process. The other ends are plain sockets, which take none.
 
-#include <malloc.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/heap_testing.h"
 #include "rpc/channel.h"
 #include "rpc/server.h"
 #include "rpc/status_testing.h"
@@ -28,19 +28,8 @@ using conformance::kSoon;
 using conformance::ProbeImpl;
 using conformance::ProbeStub;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;  // whose allocators mallinfo2 knows nothing of
-#else
-constexpr bool kSanitized = false;
-#endif
-
 constexpr size_t kWarm = 200;
 constexpr size_t kCounted = 1000;
-
-size_t HeapBytes() {
-  const struct mallinfo2 info = ::mallinfo2();
-  return info.uordblks + info.hblkhd;
-}
 
 // Buffers that all connections share go from thread to thread, and some stay with each. So many
 // that none is made any more, whichever thread does what.
@@ -56,7 +45,7 @@ void FillPools() {
 class IdleMemoryTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (kSanitized) {
+    if (!kHeapIsCounted) {
       std::fprintf(stderr, "NOTICE: test not run, a sanitizer's allocator counts otherwise\n");
       GTEST_SKIP();
     }

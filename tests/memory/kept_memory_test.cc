@@ -2,8 +2,6 @@
 // again: heap memory of this process. The other end is a plain socket, which takes none, and says
 // nothing until the test wants it.
 
-#include <malloc.h>
-
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -15,6 +13,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/heap_testing.h"
 #include "rpc/channel.h"
 #include "rpc/status_testing.h"
 #include "tests/badpeer/raw_peer.h"
@@ -30,26 +29,15 @@ using conformance::FeedStub;
 using conformance::Item;
 using conformance::NewItem;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;  // whose allocators mallinfo2 knows nothing of
-#else
-constexpr bool kSanitized = false;
-#endif
-
 constexpr int kUploads = 100;
 constexpr size_t kWindow = 1 << 20;  // that the peer grants: badpeer::Hello
-
-size_t HeapBytes() {
-  const struct mallinfo2 info = ::mallinfo2();
-  return info.uordblks + info.hblkhd;
-}
 
 using Upload = ClientStream<Item, Feed::UploadResults>;
 
 class KeptMemoryTest : public testing::TestWithParam<size_t> {
  protected:
   void SetUp() override {
-    if (!kSanitized) return;
+    if (kHeapIsCounted) return;
     std::fprintf(stderr, "NOTICE: test not run, a sanitizer's allocator counts otherwise\n");
     GTEST_SKIP();
   }

@@ -27,10 +27,11 @@ struct ShmOptions {
   // The most memory of its own that a peer may make us map: one with larger slots in sum is
   // refused.
   uint64_t peer_bytes_max = 1u << 30;
-  // Requests are kept in their slots until they are answered, and large messages of a stream until
-  // the server has begun it, so that they can be sent once more. So many bytes of them are moved to
-  // memory of this process when other messages need their slots; what is beyond that cannot be
-  // repeated by itself, and its call ends with its outcome (docs/RETRIES.md).
+  // Requests are kept in their slots until they are answered, and messages of a stream (the large
+  // ones, and the first small ones) until the server has begun it, so that they can be sent once
+  // more. So many bytes of them are moved to memory of this process when other messages need
+  // their slots; what is beyond that cannot be repeated by itself, and its call ends with its
+  // outcome (docs/RETRIES.md).
   uint64_t kept_copies_bytes_max = 256u << 20;
 
   friend bool operator==(const ShmOptions&, const ShmOptions&) = default;

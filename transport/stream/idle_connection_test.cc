@@ -1,6 +1,5 @@
 // What a connection costs while nothing happens on it.
 
-#include <malloc.h>
 #include <sys/resource.h>
 
 #include <atomic>
@@ -11,6 +10,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/heap_testing.h"
 #include "transport/stream/testing.h"
 
 namespace mi7::transport::testing {
@@ -36,19 +36,13 @@ class LeastReceiver : public Receiver {
   IncomingMessage kept_;
 };
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;  // whose allocators mallinfo2 knows nothing of
-#else
-constexpr bool kSanitized = false;
-#endif
-
 class IdleConnectionTest : public ::testing::TestWithParam<Endpoint::Scheme> {};
 INSTANTIATE_TEST_SUITE_P(Kinds, IdleConnectionTest,
                          ::testing::Values(Endpoint::Scheme::kTcp, Endpoint::Scheme::kUnix),
                          SchemeName);
 
 TEST_P(IdleConnectionTest, BothEndsTogetherTakeLittleMemoryAndNoBuffer) {
-  if (kSanitized) {
+  if (!kHeapIsCounted) {
     std::fprintf(stderr, "NOTICE: test not run, a sanitizer's allocator counts otherwise\n");
     GTEST_SKIP();
   }
@@ -93,13 +87,13 @@ TEST_P(IdleConnectionTest, BothEndsTogetherTakeLittleMemoryAndNoBuffer) {
   // What threads keep of freed memory counts, too, and is more when the machine has them meet in
   // unusual ways: the best of three counts. A buffer may be in use still for what came last.
   for (size_t round = 0; round < kRounds && each > kBoth; ++round) {
-    const size_t before = mallinfo2().uordblks;
+    const size_t before = HeapBytes();
     open(kCounted);
     const Deadline patience = Deadline::After(kPatience);
     while (accepted_count != connected.size()) ASSERT_FALSE(patience.passed());
     const Deadline settled = Deadline::After(absl::Milliseconds(300));
     do {
-      each = (mallinfo2().uordblks - before) / kCounted;
+      each = (HeapBytes() - before) / kCounted;
     } while (each > kBoth && !settled.passed());
   }
   EXPECT_LE(each, kBoth) << "bytes for the two ends of a connection";
