@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/deadline.h"
 #include "base/object_pool.h"
 #include "rpc/callee_stream.h"
 #include "rpc/error_codec.h"

@@ -13,6 +13,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "base/deadline.h"
 #include "base/fork_guard.h"
 #include "base/limits.h"
 #include "base/mutex.h"
@@ -108,6 +109,11 @@ class AnswerSide {
   // The handler of a call that is in SavedAnswers has answered.
   void SaveAnswer(ServerCall& call, const absl::Status& status);
 
+  // The server waits for no handler any more. Relaxed: who polls sees it sooner or later.
+  bool cut_off() const {
+    return config_->ends_at_ns != nullptr &&
+           Deadline::AtNanos(config_->ends_at_ns->load(std::memory_order_relaxed)).passed();
+  }
   // Whether this process was forked from the one that was called.
   bool forked() const { return ForkGuard::generation() != made_in_; }
 

@@ -1,12 +1,15 @@
 #include "rpc/server.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <optional>
 #include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "base/deadline.h"
 #include "base/fork_guard.h"
 #include "base/log.h"
 #include "base/mutex.h"
@@ -85,6 +88,7 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
   struct Services {
     Dispatcher dispatcher;
     std::vector<std::unique_ptr<Service>> owned;
+    std::atomic<int64_t> ends_at_ns{Deadline().at_ns()};
   };
 
   absl::Status LimitLoad(const Dispatcher& dispatcher);
@@ -93,6 +97,7 @@ class Server::Core final : public Session::Observer, public std::enable_shared_f
   const ServerOptions options_;
   const uint32_t made_in_ = ForkGuard::generation();
   std::shared_ptr<SessionConfig> config_;
+  std::atomic<int64_t>* ends_at_ns_ = nullptr;  // config_'s
   // Destroyed last: connections and listeners live on them.
   std::vector<std::unique_ptr<transport::EventLoop>> loops_;
   Mutex shutdown_mutex_;  // held by a whole Shutdown
@@ -120,6 +125,7 @@ absl::Status Server::Core::Init(const std::vector<Service*>& services,
   config_->limits = options_.limits;
   config_->dispatcher = &shared->dispatcher;
   config_->dispatcher_owner = shared;
+  config_->ends_at_ns = ends_at_ns_ = &shared->ends_at_ns;
   config_->interceptors = options_.interceptors;
   if (absl::Status limited = LimitLoad(shared->dispatcher); !limited.ok()) return limited;
   config_->saved_answers = std::make_shared<SavedAnswers>(options_.deduplication, MonotonicNanos());
@@ -200,6 +206,8 @@ absl::Status Server::Core::Shutdown(Deadline deadline) {
   MutexLock shutdown_lock(&shutdown_mutex_);
   if (shut_down_) return absl::OkStatus();
   shut_down_ = true;
+  // First of all: a handler that answers inline keeps its loop, and with it all that follows.
+  if (ends_at_ns_ != nullptr) ends_at_ns_->store(deadline.at_ns(), std::memory_order_relaxed);
   for (auto& listener : listeners_) listener->Close();
   ServerShutdown shutdown(sessions_, deadline);
   while (const std::optional<Deadline> until = shutdown.Step()) sessions_.WaitUntilEmpty(*until);

@@ -73,8 +73,11 @@ class Server {
 
   // Stops: accepts no more connections, refuses new calls (clients learn that those have not
   // run), finishes the accepted ones, and closes each connection when its client has its answers.
-  // What is left at `deadline` is cut off. Returns when no handler runs inline any more and no
-  // connection is left: OK, or DEADLINE_EXCEEDED with the number of calls and connections cut off.
+  // What is left at `deadline` is cut off: handlers are told (ServerContext::cancelled(), inline
+  // ones too), and their answers are not sent, nor those of calls that came together with one that
+  // is answered inline at that moment. Returns when no handler runs inline any more, for one that
+  // keeps an event loop may keep Shutdown, too, and no connection is left: OK, or DEADLINE_EXCEEDED
+  // with the number of calls and connections cut off.
   // Handlers that were deferred may still hold their calls; their answers go nowhere. Not inside
   // a handler. A second call waits for the first.
   //

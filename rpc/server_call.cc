@@ -161,7 +161,8 @@ std::shared_ptr<const TraceContext> ServerContext::trace() const {
 Metadata& ServerContext::initial_metadata() { return call_->extras().response.initial; }
 Metadata& ServerContext::trailing_metadata() { return call_->extras().response.trailing; }
 bool ServerContext::cancelled() const {
-  return call_->cancelled_.load(std::memory_order_relaxed) || call_->deadline_.passed();
+  return call_->cancelled_.load(std::memory_order_relaxed) || call_->deadline_.passed() ||
+         call_->side_->cut_off();
 }
 
 std::stop_token ServerContext::stop_token() const { return call_->side_->ScopeOf(*call_)->token(); }

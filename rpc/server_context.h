@@ -53,10 +53,11 @@ class ServerContext {
   // The caller sends the time that remains, so no two clocks are compared.
   Deadline deadline() const;
   // True once the caller has given up: it cancelled, its deadline passed, or its connection is
-  // gone. A long handler polls it. Any thread.
+  // gone; or the server's Shutdown does not wait any longer. A long handler polls it. Any thread.
   // Cancellations and the connection's end are noticed by the thread that drives the connection,
   // which is the one that an inline handler, and a coroutine until it first waits, keeps busy:
-  // there, only the deadline shows. Work that shall end when its caller gives up is deferred.
+  // there, only its deadline and the Shutdown's show. Work that shall end when its caller gives up
+  // is deferred.
   // A call of a $Mi7.deduplicate method survives its connection: its caller may come back for the
   // answer.
   bool cancelled() const;

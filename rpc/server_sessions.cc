@@ -84,7 +84,7 @@ ServerSessions::CutOff ServerSessions::Close() {
   CutOff cut_off;
   for (const auto& session : InOrder()) {
     ++cut_off.connections;
-    cut_off.calls += session->answers().in_flight();
+    cut_off.calls += session->unanswered_calls();
     session->connection().Close(absl::UnavailableError("server is shutting down"));
   }
   return cut_off;

@@ -80,9 +80,9 @@ void Session::OnMessage(transport::IncomingMessage&& message) {
   heard_.store(true, std::memory_order_relaxed);
   switch (message.header().type) {
     case FrameType::kCall:
-      answering_.store(true, std::memory_order_relaxed);
+      answering_.store(Answering::kInline, std::memory_order_relaxed);
       answers_.OnCall(std::move(message));
-      answering_.store(false, std::memory_order_relaxed);
+      answering_.store(Answering::kNothing, std::memory_order_relaxed);
       return;
     case FrameType::kReturn:
       if (absl::Status valid = calls_.OnReturn(std::move(message)); !valid.ok()) [[unlikely]] {

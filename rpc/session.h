@@ -72,8 +72,16 @@ class Session final : public transport::Receiver,
                static_cast<int>(connection_->TakeSignsOfLife()) !=
            0;
   }
-  // Whether the handler of a call runs inline at this moment.
-  bool answering() const { return answering_.load(std::memory_order_relaxed); }
+  // Whether the driving thread is in the handler of a call at this moment.
+  bool answering() const {
+    return answering_.load(std::memory_order_relaxed) != Answering::kNothing;
+  }
+  // Calls whose handlers have begun and not answered. Any thread, to which it may be another number
+  // by then.
+  size_t unanswered_calls() const {
+    const bool is_inline = answering_.load(std::memory_order_relaxed) == Answering::kInline;
+    return answers_.in_flight() + (is_inline ? 1 : 0);
+  }
   bool has_calls() const { return !calls_.idle() || answers_.in_flight() != 0; }
   void Ping() { SendControl(transport::FrameType::kPing, 0); }
   // It has not answered that.
@@ -103,6 +111,8 @@ class Session final : public transport::Receiver,
   SessionStreams& streams() override { return streams_; }
   std::shared_ptr<void> KeepAlive() override {
     NoteCall();
+    // Of the call that is being answered: from here on it is one of the answers' in flight.
+    answering_.store(Answering::kAsync, std::memory_order_relaxed);
     return shared_from_this();
   }
   const std::shared_ptr<Timers>& timers() const override { return config_->timers; }
@@ -139,8 +149,9 @@ class Session final : public transport::Receiver,
   std::atomic<bool> watched_;
   // A message has arrived. Relaxed: one that a look misses is seen by the next.
   std::atomic<bool> heard_{false};
-  // A call is being answered on the driving thread. Relaxed, as heard_.
-  std::atomic<bool> answering_{false};
+  // What the handler that the driving thread is in does with its call. Relaxed, as heard_.
+  enum class Answering : uint8_t { kNothing, kInline, kAsync };
+  std::atomic<Answering> answering_{Answering::kNothing};
   Looks looks_;
 };
 

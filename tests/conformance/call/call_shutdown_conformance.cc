@@ -134,6 +134,39 @@ TEST_P(CallTest, ShutdownCutsOffAtItsDeadline) {
   left[1].Answer();  // after the server is gone
 }
 
+TEST_P(CallTest, HandlerThatAnswersInlineIsToldOfTheShutdownsDeadline) {
+  absl::Notification runs;
+  bool was_told = false;
+  probe_.on_echo = [&](ServerContext& context, Probe::EchoParams::Reader,
+                       Probe::EchoResults::Builder) -> Reply {
+    EXPECT_FALSE(context.cancelled());
+    runs.Notify();
+    const Deadline patience = Deadline::After(kSoon);
+    while (!context.cancelled() && !patience.passed()) {
+    }
+    was_told = context.cancelled();
+    return absl::OkStatus();
+  };
+  Start();
+  EchoResult result;
+  std::thread caller([&] { result = stub().Echo().Send().Wait(); });
+  EXPECT_TRUE(Happens(runs));
+  const Deadline deadline = Deadline::After(absl::Milliseconds(30));
+  const absl::Status shut_down = server_->Shutdown(deadline);
+  EXPECT_TRUE(deadline.passed());
+  EXPECT_TRUE(was_told) << "it returns when no handler runs any more";
+  caller.join();
+  // Where the handler keeps the server's loop, Shutdown finds it answered.
+  if (shut_down.ok()) {
+    EXPECT_THAT(result, IsOk());
+  } else {
+    EXPECT_THAT(shut_down, StatusIs(absl::StatusCode::kDeadlineExceeded,
+                                    "1 calls on 1 connections were cut off at the deadline"));
+    EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable));
+    EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  }
+}
+
 TEST_P(CallTest, CloseEndsCallsThatAShutdownWaitsFor) {
   Start();
   auto call = SendHold(1);
