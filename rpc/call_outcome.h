@@ -2,8 +2,9 @@
 
 // What is known about a call that failed: whether it can have run.
 //
-// mi7 runs a call at most once. When a connection is lost the caller learns as much as can be
-// known, and only what is certain not to have run may be repeated without thought.
+// mi7 runs a call at most once, unless its method or its options say that more does no harm
+// ($Mi7.idempotent, Repeat::kIdempotent). When a connection is lost the caller learns as much as
+// can be known, and only what is certain not to have run may be repeated without thought.
 
 #include <optional>
 

@@ -3,9 +3,13 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/deadline.h"
 
 namespace mi7 {
 namespace {
+
+// The wall's, moved on as far as a fake clock is.
+absl::Time WallTime() { return absl::Now() + absl::Nanoseconds(MonotonicNanos() - SystemNanos()); }
 
 class CallTracing final : public Interceptor {
  public:
@@ -18,7 +22,7 @@ class CallTracing final : public Interceptor {
     call.set_trace(context);
     if (!context->sampled()) return;
     CallSpan& span = call.State<CallSpan>();
-    span = {call.side(), call.method().name, call.peer(), *context, std::nullopt, absl::Now(), {}};
+    span = {call.side(), call.method().name, call.peer(), *context, std::nullopt, WallTime(), {}};
     if (parent != nullptr) span.parent_span_id = parent->span_id;
     tracer_->OnSpanStart(span);
   }

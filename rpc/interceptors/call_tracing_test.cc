@@ -6,6 +6,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/time/clock.h"
+#include "base/fake_clock.h"
 #include "rpc/interceptors/fake_call.h"
 
 namespace mi7 {
@@ -91,6 +93,22 @@ TEST_F(CallTracingTest, AnUnsampledTraceIsPassedOnAndNotTold) {
   EXPECT_NE(second.trace()->span_id, first.trace()->span_id);
   EXPECT_THAT(tracer_->started, IsEmpty());
   EXPECT_THAT(tracer_->ended, IsEmpty());
+}
+
+TEST_F(CallTracingTest, SpansBeginByTheWallsClockThatAFakeOneMovesOn) {
+  const absl::Time before = absl::Now() - absl::Seconds(1);
+  FakeCall first(kMethod);
+  Run(first);
+  FakeClock clock;
+  clock.Advance(absl::Hours(1));
+  FakeCall second(kMethod);
+  Run(second);
+  const absl::Time after = absl::Now() + absl::Seconds(1);
+  ASSERT_THAT(tracer_->started, SizeIs(2));
+  EXPECT_GE(tracer_->started[0].start, before);
+  EXPECT_LE(tracer_->started[0].start, after);
+  EXPECT_GE(tracer_->started[1].start, before + absl::Hours(1));
+  EXPECT_LE(tracer_->started[1].start, after + absl::Hours(1));
 }
 
 }  // namespace

@@ -134,21 +134,6 @@ TEST_F(BadClientTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
   EXPECT_TRUE(HasConnections(1)) << "closed although the peer is still there";
 }
 
-TEST_F(BadClientTest, PeerThatReadsSlowlyIsNotClosed) {
-  probe_.on_echo = [](ServerContext& context, Probe::EchoParams::Reader params,
-                      Probe::EchoResults::Builder results) -> Reply {
-    if (params.getText() == "good") return conformance::Echo(context, params, results);
-    results.initData(2 << 20);
-    return absl::OkStatus();
-  };
-  Limits limits;
-  limits.write_stall_timeout = absl::Seconds(10);
-  Start(limits);
-  RawPeer peer = RawPeer::Greeted(endpoint_, /*receive_buffer=*/8192);
-  peer.Send(EchoCall(1));
-  ExpectReturn(peer, 1, IsOk());
-}
-
 TEST_F(BadClientTest, ManyBadPeersAtATimeHurtNobody) {
   Start();
   std::vector<std::thread> threads;

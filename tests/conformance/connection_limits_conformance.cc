@@ -232,7 +232,7 @@ TEST_P(ConnectionConformance, WhatAServerSendsOutsideCallbacksWaitsForRoom) {
 }
 
 // Both ends alike: streams go both ways.
-TEST_P(ConnectionConformance, StreamsAreToldOfRoomAndAreNotRefused) {
+TEST_P(ConnectionConformance, StreamsAreToldOfRoomAndNeitherTheyNorCallsAreRefused) {
   Limits limits;
   limits.stream_queued_bytes_max = 200'000;
   limits.queued_bytes_max = 4u << 20;
@@ -264,6 +264,10 @@ TEST_P(ConnectionConformance, StreamsAreToldOfRoomAndAreNotRefused) {
     EXPECT_LT(told_before, full);
     // The one who asked before sends one more each, whatever is queued by then.
     for (int i = 0; i < 30; ++i) ASSERT_TRUE(send(++sent).ok());
+    // Calls are not held up by streams: it is their own bound that counts.
+    ASSERT_FALSE(sender.HasRoom());
+    const absl::Status called = SendCall(sender, ++sent, 50'000);
+    EXPECT_TRUE(called.ok()) << called;
 
     taker.Start(reader);
     taker.SetBackground(true);

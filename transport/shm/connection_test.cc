@@ -254,18 +254,43 @@ TEST_F(ShmConnectionTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
   StartServer();
 }
 
-// Slowly, but it reads: one record of some that wait, now and then.
+// Slowly, but it reads: as many messages now and then as fit the ring at the most, so that each
+// time further ones were written, and more than that still wait.
 TEST_F(ShmConnectionTest, PeerThatReadsSlowlyIsKept) {
   FakeClock clock;
-  uint32_t sent = 0;
-  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
-  clock.Advance(Limits{}.write_stall_timeout / 2);
+  constexpr int kPart = kRingCells;
+  constexpr int kParts = 6;
+  constexpr int kMessages = (kParts + 3) * kPart;
+  for (uint32_t sent = 0; sent < kMessages; ++sent) ASSERT_TRUE(Send(sent, 40).ok());
+  // Its loop stands still in the message behind those that it may read.
+  struct Gate {
+    absl::Mutex mutex;
+    int read = 0;
+    int may_read = 0;
+    void Open(int count) {
+      absl::MutexLock lock(&mutex);
+      may_read = count;
+    }
+  };
+  const auto gate = std::make_shared<Gate>();
+  at_server_->set_hook([gate](const IncomingMessage&) {
+    absl::MutexLock lock(&gate->mutex);
+    ++gate->read;
+    const auto open = [&] { return gate->read <= gate->may_read; };
+    gate->mutex.Await(absl::Condition(&open));
+  });
   StartServer();
-  ASSERT_TRUE(at_server_->WaitMessages(static_cast<int>(sent)));
-  clock.Advance(2 * Limits{}.write_stall_timeout);
-  ASSERT_TRUE(Send(sent++, 40).ok());
-  ASSERT_TRUE(at_server_->WaitMessages(static_cast<int>(sent)));
-  EXPECT_FALSE(at_client_->closed());
+  for (int part = 1; part <= kParts; ++part) {
+    clock.Advance(Limits{}.write_stall_timeout * 2 / 5);
+    gate->Open(part * kPart);
+    EXPECT_TRUE(Comes([&] {
+      return at_client_->closed() || at_server_->messages() == part * kPart + 1;
+    })) << part;
+  }
+  EXPECT_EQ(at_server_->messages(), kParts * kPart + 1) << "the others wait";
+  gate->Open(kMessages);
+  ASSERT_FALSE(at_client_->closed());
+  EXPECT_TRUE(at_server_->WaitMessages(kMessages));
 }
 
 // A message that needs slots, behind a full ring, and all slots held by messages behind it: those

@@ -1,5 +1,5 @@
 // Peers that begin a message and do not complete it in time (Limits::message_arrival_timeout), and
-// those that are slow, but complete it.
+// those that are slow, but complete it, or read.
 
 #include <sched.h>
 
@@ -209,6 +209,35 @@ TEST_P(SlowPeerTest, ServerThatStopsInsideAnAnswerIsClosedUnderAThreadThatWaits)
   ExpectClosedAsSlow(client.receiver());
   never.Complete();
   waits.join();
+}
+
+// A part now and then, each within Limits::write_stall_timeout, all together in more than three.
+TEST_P(SlowPeerTest, PeerThatReadsSlowlyIsKept) {
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  auto [connection, receiver] = server_->Accepted(0);
+  RawPeer other = ConnectRaw();
+  auto [other_connection, at_other] = server_->Accepted(1);
+  // More than the parts and what the system takes from one who is not read from.
+  constexpr size_t kBytes = 48u << 20;
+  constexpr size_t kPart = 4u << 20;
+  constexpr int kParts = 8;
+  const std::string message = BytesOf(MakeMessage(FrameType::kReturn, 1, kBytes));
+  const size_t all = GreetingBytes() + message.size();
+  ASSERT_TRUE(connection->Send(MakeMessage(FrameType::kReturn, 1, kBytes)).ok());
+  const std::string small = BytesOf(MakeMessage(FrameType::kCall, 1, 1000));
+  size_t read = 0;
+  for (int part = 1; part <= kParts; ++part) {
+    clock_.Advance(options_.limits.write_stall_timeout * 2 / 5);
+    read += peer.Read(kPart).size();
+    // The one loop has written what there was room for, and looked at the time, when it has
+    // delivered the other's message.
+    other.Send(small);
+    ASSERT_TRUE(at_other->WaitMessages(part));
+  }
+  EXPECT_EQ(read, kParts * kPart);
+  EXPECT_FALSE(receiver->closed());
+  EXPECT_EQ(read + peer.Read(all - read).size(), all);
 }
 
 TEST_P(SlowPeerTest, WithoutALimitOnlyThePeerEndsAMessage) {

@@ -343,6 +343,27 @@ TEST_P(CallTest, DeadlineCountsForAllAttemptsTogether) {
   held.Finish(absl::OkStatus());
 }
 
+// It keeps the thread busy that would read a cancellation, but the time needs none.
+TEST_P(CallTest, HandlerThatAnswersInlineSeesItsDeadlineByPolling) {
+  std::atomic<bool> saw{false};
+  const Ends ends(this);
+  Start([&saw](ServerContext& context, Probe::EchoParams::Reader, Probe::EchoResults::Builder) {
+    const Deadline patience = Deadline::After(kSoon);
+    while (!context.cancelled() && !patience.passed()) std::this_thread::yield();
+    if (patience.passed()) return Reply(absl::OkStatus());
+    saw = true;
+    return Reply(absl::DeadlineExceededError("seen by the handler"));
+  });
+  ASSERT_THAT(channel_->Connect(Deadline::After(kSoon)), IsOk());
+  // On a busy machine the time of some is over before their handler begins.
+  const Deadline patience = Deadline::After(kSoon);
+  while (!saw && !patience.passed()) {
+    EXPECT_THAT(EchoText("text", {.deadline = Deadline::After(absl::Milliseconds(20))}),
+                StatusIs(absl::StatusCode::kDeadlineExceeded));
+  }
+  EXPECT_TRUE(saw);
+}
+
 TEST_P(CallTest, CallsThatExpireBeforeTheyLeftSayThatTheyWereNotSent) {
   FakeClock clock;  // or the deadline would pass while a slow machine makes the calls
   absl::Notification go_on;

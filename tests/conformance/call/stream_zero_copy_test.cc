@@ -1,6 +1,6 @@
 // Messages of streams over shared memory are read where they were built.
 
-#include <thread>
+#include <algorithm>
 
 #include "tests/conformance/call/stream_conformance.h"
 #include "transport/copy_counter.h"
@@ -49,17 +49,18 @@ TEST_P(StreamZeroCopyTest, MessagesOfAnySizeAreNotCopiedInEitherDirection) {
     if (!IsItem(item, item.getNumber(), item.getData().size())) return absl::DataLossError("item");
     return absl::OkStatus();
   };
-  for (const size_t bytes : {300, 1000, 4000, 20'000}) {
+  for (const size_t bytes : {300, 1000, 4000, 20'000, 1 << 20}) {
     SCOPED_TRACE(bytes);
     Limits limits;
-    // Of one that falls behind by half of the slots further messages are copied.
-    limits.stream_window_bytes = static_cast<uint32_t>(16 * bytes);
+    // Of one that falls behind by half of the slots further messages are copied, and of the largest
+    // slots there are 10.
+    limits.stream_window_bytes = static_cast<uint32_t>(std::min<size_t>(16 * bytes, 4u << 20));
     Start(limits);
     ASSERT_THAT(channel_->Connect(Deadline::After(kSoon)), IsOk());
     // A method's first message teaches that they are not small: until then the beginning of one is
     // built elsewhere.
     ASSERT_NO_FATAL_FAILURE(Stream(1, bytes));
-    for (const uint64_t count : {1, 5, 500}) {
+    for (const uint64_t count : {1, 5, bytes > 100'000 ? 20 : 500}) {
       const uint64_t before = copied_payload_bytes;
       ASSERT_NO_FATAL_FAILURE(Stream(count, bytes));
       EXPECT_EQ(copied_payload_bytes - before, 0u) << "of " << 5 * count * bytes;
