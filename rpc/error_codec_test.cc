@@ -1,3 +1,4 @@
+#include "absl/strings/str_cat.h"
 #include "rpc/error_codec.h"
 
 #include <string>
