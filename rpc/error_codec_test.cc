@@ -1,4 +1,3 @@
-#include "absl/strings/str_cat.h"
 #include "rpc/error_codec.h"
 
 #include <string>
@@ -11,6 +10,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "rpc/call_outcome.h"
 #include "rpc/metadata_codec.h"
 #include "rpc/status_testing.h"
