@@ -1,5 +1,6 @@
 #include "codegen/build.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>

@@ -4,6 +4,7 @@
 // instead.
 
 #include <cstdint>
+#include <functional>
 #include <set>
 #include <string>
 #include <string_view>

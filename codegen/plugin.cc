@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include <capnp/message.h>
 #include <capnp/serialize.h>
 #include <kj/exception.h>
 

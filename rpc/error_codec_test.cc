@@ -10,6 +10,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "rpc/call_outcome.h"
 #include "rpc/metadata_codec.h"
 #include "rpc/status_testing.h"

@@ -1,5 +1,6 @@
 #include "rpc/metadata_codec.h"
 
+#include <cstring>
 #include <functional>
 #include <span>
 #include <string>

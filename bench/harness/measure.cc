@@ -1,6 +1,7 @@
 #include "bench/harness/measure.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/deadline.h"

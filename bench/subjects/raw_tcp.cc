@@ -8,6 +8,7 @@
 // Many outstanding: each frame has a recv and a send of its own, on either side. What batching
 // gains is the subject raw_tcp_batch.
 
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"

@@ -3,6 +3,8 @@
 import os
 import re
 
+from includes import includes_what_is_precompiled
+
 # --- Which folder may include which. `base <- transport <- rpc <- generated code <- examples, tools`.
 
 # Folders whose headers a file of a folder may include, itself aside. Generated headers count as the
@@ -228,6 +230,7 @@ STRICT = [
     include_direction,
     libuv_in_transport_only,
     root_relative_includes,
+    includes_what_is_precompiled,
     pragma_once,
     no_using_namespace,
     private_visibility,

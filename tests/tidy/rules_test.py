@@ -27,7 +27,10 @@ SOUND = {
         "// Where calls go.\ntemplate <typename T>\nclass Channel final {\n};\n"
     ),
     "rpc/channel.cc": '#include "rpc/channel.h"\n\nint million = 1\'000\'000;\n',
-    "rpc/channel_test.cc": '#include "rpc/channel.h"\n// It never calls sleep_for(1s).\n',
+    "rpc/channel_test.cc": (
+        '#include <thread>\n#include <gtest/gtest.h>\n#include "absl/time/time.h"\n'
+        '#include "rpc/channel.h"\n// It never calls sleep_for(1s).\n'
+    ),
     "codegen/BUILD": 'srcs = ["main.cc"]\n',
     "codegen/main.cc": "#include <capnp/schema.capnp.h>\n",
     "examples/hello/BUILD": 'srcs = ["hello.cc"]\n',
@@ -56,6 +59,10 @@ class RulesTest(unittest.TestCase):
         problems = self.problems(changes)
         self.assertEqual(len(problems), 1, problems)
         self.assertIn(expected, problems[0])
+
+    def assert_sound(self, changes):
+        """The changes make no problem."""
+        self.assertEqual(self.problems(changes), [])
 
     def added(self, path, text):
         """The changes that add a line of text to a file of SOUND."""
@@ -103,6 +110,31 @@ class RulesTest(unittest.TestCase):
             self.added("rpc/channel.cc", '#include "../rpc/channel.h"'), "by its path from the root"
         )
         self.assert_found(self.added("rpc/channel.cc", "#include <rpc/channel.h>"), "with quotes")
+
+    def test_use_of_what_others_include_is_found(self):
+        says = "include <vector> for std::vector"
+        self.assert_found(self.added("rpc/channel.cc", "std::vector<int> calls;"), says)
+        self.assert_found(self.added("base/clock.h", "std::vector<int> ticks;"), says)
+        # What a header of ours includes is there, and what a comment says is no use.
+        self.assert_sound(
+            {
+                **self.added("base/clock.h", "#include <vector>\nstd::vector<int> ticks;"),
+                **self.added("rpc/channel.cc", "std::vector<int> calls;"),
+            }
+        )
+        self.assert_sound(self.added("rpc/channel.cc", "// Not a std::vector."))
+        self.assert_sound(
+            self.added("rpc/channel.cc", '#include "absl/status/statusor.h"\nabsl::string_view text;')
+        )
+
+    def test_precompiled_header_without_its_uses_is_found(self):
+        self.assert_found(
+            {
+                "third_party/precompiled/BUILD": 'header = "system.h"\n',
+                "third_party/precompiled/system.h": "#pragma once\n#include <valarray>\n",
+            },
+            "does not know what shows that <valarray> is needed",
+        )
 
     def test_header_without_guard_is_found(self):
         self.assert_found({"transport/tcp/socket.h": "#include <uv.h>\n"}, "no #pragma once")

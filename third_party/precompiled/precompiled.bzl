@@ -27,7 +27,7 @@ def _precompiled_header_impl(ctx):
         output_file = output.path,
         user_compile_flags = ctx.fragments.cpp.copts + ctx.fragments.cpp.cxxopts,
         preprocessor_defines = context.defines,
-        quote_include_directories = depset(["."]),
+        quote_include_directories = depset([".", ctx.label.workspace_root or "."]),
         use_pic = True,
     )
     ctx.actions.run(

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sys/socket.h>
 
+#include <cstring>
 #include <string>
 
 #include <gtest/gtest.h>

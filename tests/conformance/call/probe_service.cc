@@ -1,5 +1,6 @@
 #include "tests/conformance/call/probe_service.h"
 
+#include <cstdint>
 #include <utility>
 
 #include "base/check.h"

@@ -3,6 +3,7 @@
 // The services of probe.capnp, as tests need them.
 
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <vector>
 
