@@ -1,8 +1,10 @@
 #pragma once
 
-// Every limit of mi7 with its default, in one place. A limit is a promise in two directions: what
-// a peer can make us spend at most, and what a user can count on. Exceeding one gives
-// RESOURCE_EXHAUSTED (or INVALID_ARGUMENT for a malformed message) with the limit's name and value.
+// Every limit of mi7 that can be set, with its default, in one place. What a handshake reads is
+// bounded in transport/handshake.h, names and paths are in transport/endpoint.cc. A limit is a
+// promise in two directions: what a peer can make us spend at most, and what a user can count on.
+// Exceeding one gives RESOURCE_EXHAUSTED (or INVALID_ARGUMENT for a malformed message) with the
+// limit's name and value.
 
 #include <cstddef>
 #include <cstdint>

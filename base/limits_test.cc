@@ -27,11 +27,13 @@ TEST(LimitsTest, DefaultsAreThoseOfTheWireProtocol) {
   EXPECT_EQ(limits.nesting_max, 64u);
   EXPECT_EQ(limits.traversal_factor, 8u);
   EXPECT_EQ(limits.traversal_words_extra, 1'048'576u);
+  EXPECT_EQ(limits.connections_max, 100'000u);
   EXPECT_EQ(limits.calls_in_flight_max, 65'536u);
   EXPECT_EQ(limits.request_bytes_max, 268'435'456u);
   EXPECT_EQ(limits.handshake_timeout, absl::Seconds(10));
   EXPECT_EQ(limits.queued_bytes_max, 67'108'864u);
   EXPECT_EQ(limits.unread_answer_bytes_max, 268'435'456u);
+  EXPECT_EQ(limits.stream_queued_bytes_max, 1'048'576u);
   EXPECT_EQ(limits.stream_window_bytes, 262'144u);
   EXPECT_EQ(limits.stream_kept_bytes_max, 67'108'864u);
   EXPECT_EQ(limits.stray_frames_max, 1'000'000u);

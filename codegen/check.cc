@@ -66,12 +66,11 @@ class Checker {
     const std::vector<std::string> parts = schema_.CppNamespace(file_);
     for (const std::string& part : parts) {
       if (IsUsableIdentifier(part)) continue;
-      reporter_.Report("$Cxx.namespace", {}, "'" + part + "' is no C++ name", "use an identifier");
+      reporter_.ReportNamespace("'" + part + "' is no C++ name", "use an identifier");
     }
     if (parts == std::vector<std::string>{"mi7"}) {
-      reporter_.Report("$Cxx.namespace", {},
-                       "mi7's own names are in 'mi7', and yours would collide with them",
-                       "use a namespace of your own");
+      reporter_.ReportNamespace("mi7's own names are in 'mi7', and yours would collide with them",
+                                "use a namespace of your own");
     }
   }
 

@@ -1,5 +1,6 @@
 #include "codegen/reporter.h"
 
+#include "codegen/schema_text.h"
 #include "codegen/source_lines.h"
 
 namespace mi7::codegen {
@@ -28,11 +29,12 @@ void Reporter::Report(const std::string& subject, std::vector<std::string> decla
   for (; line == 0 && !declaration.empty(); declaration.pop_back()) {
     line = FindDeclaration(text_, declaration);
   }
-  problems_.push_back({.file = file_,
-                       .line = line,
-                       .subject = subject,
-                       .what = std::move(what),
-                       .remedy = std::move(remedy)});
+  Add(line, subject, std::move(what), std::move(remedy));
+}
+
+void Reporter::ReportNamespace(std::string what, std::string remedy) {
+  Add(ParseSchemaText(text_).cpp_namespace_line, "$Cxx.namespace", std::move(what),
+      std::move(remedy));
 }
 
 void Reporter::ReportType(uint64_t id, std::string what, std::string remedy) {
@@ -47,6 +49,14 @@ void Reporter::ReportMember(uint64_t id, const std::string& kind, const std::str
   const std::string scope = schema_.ScopedName(id);
   Report(kind + " " + (scope.empty() ? "" : scope + ".") + name, path, std::move(what),
          std::move(remedy));
+}
+
+void Reporter::Add(int line, const std::string& subject, std::string what, std::string remedy) {
+  problems_.push_back({.file = file_,
+                       .line = line,
+                       .subject = subject,
+                       .what = std::move(what),
+                       .remedy = std::move(remedy)});
 }
 
 std::vector<std::string> Reporter::Path(uint64_t id) const {

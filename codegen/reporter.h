@@ -24,6 +24,8 @@ class Reporter {
   void Report(const std::string& subject, std::vector<std::string> declaration, std::string what,
               std::string remedy);
 
+  // Of the file's $Cxx.namespace.
+  void ReportNamespace(std::string what, std::string remedy);
   // Of a type that the file declares: "struct Outer.Inner: ...".
   void ReportType(uint64_t id, std::string what, std::string remedy);
   // Of its field, enumerant or constant: "field Outer.Inner.name: ...".
@@ -37,6 +39,8 @@ class Reporter {
   size_t count() const { return problems_.size(); }
 
  private:
+  void Add(int line, const std::string& subject, std::string what, std::string remedy);
+
   const Schema& schema_;
   const std::string file_;
   const std::string text_;

@@ -29,6 +29,7 @@ class Parser {
         result_.id = std::strtoull(std::string(token.substr(1)).c_str(), nullptr, 16);
       } else if (depth == 0 && IsAnnotation(i, "namespace")) {
         result_.cpp_namespace = SplitNamespace(At(i + 2).content());
+        result_.cpp_namespace_line = At(i + 2).line;
       } else if ((token == "struct" || token == "interface" || token == "enum") &&
                  IsTypeName(At(i + 1).text)) {
         i = Declare(i, depth);

@@ -23,6 +23,7 @@ struct TextDeclaration {
 struct SchemaText {
   uint64_t id = 0;  // 0 if it declares none
   std::vector<std::string> cpp_namespace;
+  int cpp_namespace_line = 0;        // 0 if it has none
   std::vector<std::string> imports;  // as written: "/capnp/c++.capnp", "base.capnp"
   std::vector<TextDeclaration> declarations;
 };

@@ -30,6 +30,7 @@ TEST(ParseSchemaText, FindsIdNamespaceAndImports) {
   const SchemaText text = ParseSchemaText(kText);
   EXPECT_EQ(text.id, 0xabcdef0123456789u);
   EXPECT_THAT(text.cpp_namespace, ElementsAre("calc", "v1"));
+  EXPECT_EQ(text.cpp_namespace_line, 5);
   EXPECT_THAT(text.imports, ElementsAre("/capnp/c++.capnp", "base/inner.capnp", "/far.capnp"));
 }
 
@@ -47,6 +48,7 @@ TEST(ParseSchemaText, WhatIsNoSchemaDeclaresNothing) {
   for (const char* const text : {"", "}}}{{\"\\", "struct", "struct A", "import", ".name(", "@0x",
                                  "struct A $Cxx.name(\"", "interface A } {"}) {
     EXPECT_EQ(ParseSchemaText(text).id, 0u) << text;
+    EXPECT_EQ(ParseSchemaText(text).cpp_namespace_line, 0) << text;
     EXPECT_THAT(ParseSchemaText(text).imports, IsEmpty()) << text;
   }
 }

@@ -65,6 +65,7 @@ struct CallExtra {
   # In the order the caller gave; keys may repeat.
 
   traceContext @1 :TraceContext;
+  # Which trace the call belongs to; absent where it belongs to none.
 
   capabilities @2 :List(CapabilityDescriptor);
   # The capability table of the parameters; pointers of type interface in the body index it.
@@ -145,7 +146,9 @@ struct MetadataEntry {
 
   value :union {
     text @1 :Text;
+    # UTF-8 without characters below 0x20 and 0x7f.
     binary @2 :Data;
+    # Any bytes.
   }
 }
 
@@ -153,7 +156,12 @@ struct TraceContext {
   # W3C Trace Context, https://www.w3.org/TR/trace-context/.
 
   traceparent @0 :Text;
+  # "00-", the trace's id and the span's id in lower-case hex, and flags. One that is malformed counts as
+  # absent.
+
   tracestate @1 :Text;
+  # What tracing systems add, as a list of key=value. Dropped where it is malformed or longer than 512
+  # bytes.
 }
 
 struct CapabilityDescriptor {

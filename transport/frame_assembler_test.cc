@@ -1,8 +1,12 @@
 #include "transport/frame_assembler.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -223,8 +227,16 @@ TEST(FrameAssemblerTest, AnnouncedSizeAloneCommitsNoMemory) {
   FrameAssembler::Received received;
   ASSERT_EQ(assembler.Next(received), Result::kNeedMore);
   // The whole message's room is there to receive into, as one piece.
-  EXPECT_EQ(assembler.Space().size(), frame.size() - 64);
+  const std::span<std::byte> space = assembler.Space();
+  EXPECT_EQ(space.size(), frame.size() - 64);
   EXPECT_EQ(assembler.missing_bytes(), frame.size() - 64);
+  // Of its pages those alone are there that bytes have come to: the first, a huge one at most.
+  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(space.data()) + page - 1) / page * page;
+  std::vector<unsigned char> resident(space.size() / page - 1);
+  ASSERT_EQ(::mincore(reinterpret_cast<void*>(begin), resident.size() * page, resident.data()), 0);
+  const auto there = std::ranges::count_if(resident, [](unsigned char r) { return (r & 1) != 0; });
+  EXPECT_LE(static_cast<size_t>(there) * page, 2u << 20);
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ MAY_INCLUDE = {
     "transport": {"base", "schema"},
     "channels": {"base", "transport"},
     "rpc": {"base", "schema", "transport"},
-    "codegen": {"base", "schema"},
+    "codegen": set(),
     "third_party": set(),
     "examples": {"base", "schema", "transport", "channels", "rpc"},
 }
@@ -130,6 +130,29 @@ def private_visibility(tree):
             yield path, "default_visibility is public; make targets public one by one"
 
 
+def strict_builds(tree):
+    """.bazelrc makes warnings errors in each of our folders, and forbids downloads."""
+    bazelrc = ".bazelrc"
+    options = [
+        option
+        for line in (tree.lines(bazelrc) if tree.has(bazelrc) else [])
+        if line.startswith("build ")  # those of every build, whatever its --config
+        for option in line.split()[1:]
+    ]
+    if "--experimental_repository_disable_download" not in options:
+        yield bazelrc, "lacks --experimental_repository_disable_download"
+    matches = [re.match(r"--per_file_copt=([^@]*)@(.*)", option) for option in options]
+    strict = [
+        match.group(1)
+        for match in matches
+        if match and {"-Wall", "-Wextra", "-Werror"} <= set(match.group(2).split(","))
+    ]
+    for folder in sorted(FOLDERS | {"third_party"}):
+        source = "//%s:source.cc" % folder
+        if not any(re.search(pattern, source) for pattern in strict):
+            yield bazelrc, "warnings in %s/ are no errors (-Wall, -Wextra, -Werror)" % folder
+
+
 def every_source_is_built(tree):
     """A source that no BUILD file names compiles nowhere; a test among them never runs."""
     for path in tree.cpp():
@@ -234,6 +257,7 @@ STRICT = [
     pragma_once,
     no_using_namespace,
     private_visibility,
+    strict_builds,
     every_source_is_built,
     public_libraries_in_readme,
     workspace_lines_in_readme,

@@ -12,6 +12,11 @@ import tidy  # noqa: E402
 from tree import Tree  # noqa: E402
 
 SOUND = {
+    ".bazelrc": (
+        "build --experimental_repository_disable_download\n"
+        "build --per_file_copt=^(//)?(base|transport|channels|rpc|schema|codegen|examples|tests|bench"
+        "|tools|third_party)[/:].*[.]cc$@-Wall,-Wextra,-Werror\n"
+    ),
     "base/BUILD": 'cc_library(name = "clock", srcs = ["clock.cc"], hdrs = ["clock.h"])\n',
     "base/clock.h": "#pragma once\n\n#include <ctime>\n\n// Tells the time.\nclass Clock {};\n",
     "base/clock.cc": '#include "base/clock.h"\n',
@@ -81,6 +86,8 @@ class RulesTest(unittest.TestCase):
             ("rpc/channel.cc", "codegen/model.h"),
             ("rpc/channel_test.cc", "tools/mi7/list.h"),
             ("codegen/main.cc", "rpc/channel.h"),
+            ("codegen/main.cc", "base/clock.h"),
+            ("codegen/main.cc", "schema/protocol.capnp.h"),
             ("examples/hello/hello.cc", "bench/harness/stats.h"),
             ("examples/hello/hello.cc", "tests/conformance/calls.h"),
         ]:
@@ -148,6 +155,21 @@ class RulesTest(unittest.TestCase):
             'package(\n    default_visibility = [\n        "//visibility:public",\n    ],\n)\n',
         ]:
             self.assert_found({"rpc/BUILD": build + SOUND["rpc/BUILD"]}, "default_visibility")
+
+    def test_build_that_is_not_strict_is_found(self):
+        bazelrc = SOUND[".bazelrc"]
+        for line, expected in [
+            ("--experimental_repository_disable_download", "disable_download"),
+            ("|rpc", "warnings in rpc/ are no errors"),
+            ("|third_party", "warnings in third_party/ are no errors"),
+        ]:
+            self.assert_found({".bazelrc": bazelrc.replace(line, "")}, expected)
+        for lax in [
+            bazelrc.replace(",-Werror", ""),
+            bazelrc.replace("build --per_file", "build:opt --per_file"),
+            bazelrc.replace("build --per_file", "# build --per_file"),
+        ]:
+            self.assertEqual(len(self.problems({".bazelrc": lax})), 11)
 
     def test_source_that_no_build_file_names_is_found(self):
         self.assert_found({"rpc/lost_test.cc": ""}, "is not named in rpc/BUILD")

@@ -290,6 +290,7 @@ class TestServer {
 
   const Endpoint& endpoint() const { return listener_->endpoint(); }
   Listener& listener() { return *listener_; }
+  EventLoop& loop(size_t n) { return *loops_[n]; }
   // Waits for the n-th accepted connection.
   std::pair<std::shared_ptr<Connection>, std::shared_ptr<Recorder>> Accepted(size_t n) {
     absl::MutexLock lock(&mutex_);

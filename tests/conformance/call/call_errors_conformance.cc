@@ -251,24 +251,30 @@ TEST_P(CallTest, ParamsThatAmplifyAreInvalidArgument) {
 }
 
 TEST_P(CallTest, DeepParamsAreInvalidArgument) {
-  // 100 structs in one another, by pointers to the next word: a handler that follows them stops.
+  // Structs in one another, by pointers to the next word: a handler follows them as far as it may.
   Start([](ServerContext&, Probe::EchoParams::Reader params, Probe::EchoResults::Builder) -> Reply {
     capnp::AnyStruct::Reader any = capnp::toAny(params);
-    int depth = 0;
+    int depth = 1;
     while (any.getPointerSection().size() > 0 && !any.getPointerSection()[0].isNull()) {
       any = any.getPointerSection()[0].getAs<capnp::AnyStruct>();
       ++depth;
     }
-    return absl::InternalError(absl::StrCat("depth ", depth));
+    return absl::AbortedError(absl::StrCat("depth ", depth));
   });
-  const InterfaceInfo& probe = ProbeService::info();
-  ClientCallRef call(channel_->NewCall(probe, probe.methods[0], {}));
-  auto pointers = call->request().getRoot<capnp::AnyPointer>().initAsAnyStruct(0, 2);
-  for (int i = 0; i < 100; ++i) {
-    pointers = pointers.getPointerSection()[0].initAsAnyStruct(0, 1);
-  }
-  call->Start();
-  EXPECT_THAT(PendingCall<Probe::EchoResults>(std::move(call)).Wait(),
+  const auto send_nested = [this](uint32_t depth) {
+    const InterfaceInfo& probe = ProbeService::info();
+    ClientCallRef call(channel_->NewCall(probe, probe.methods[0], {}));
+    auto pointers = call->request().getRoot<capnp::AnyPointer>().initAsAnyStruct(0, 2);
+    for (uint32_t i = 1; i < depth; ++i) {
+      pointers = pointers.getPointerSection()[0].initAsAnyStruct(0, 1);
+    }
+    call->Start();
+    return PendingCall<Probe::EchoResults>(std::move(call)).Wait();
+  };
+  const uint32_t most = Limits().nesting_max;
+  EXPECT_THAT(send_nested(most),
+              StatusIs(absl::StatusCode::kAborted, absl::StrCat("depth ", most)));
+  EXPECT_THAT(send_nested(most + 1),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("too deeply")));
 }
 
