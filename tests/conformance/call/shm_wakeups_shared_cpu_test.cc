@@ -1,0 +1,114 @@
+// A thread that has one CPU alone, and shares it with others, while its answers are made on another
+// one: it pauses between polls as long as answers come meanwhile, and offers the others a turn now
+// and then.
+
+#include <sched.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/conformance/call/shm_wakeups.h"
+#include "tests/conformance/call/system_call_counts.h"
+#include "transport/event_loop.h"
+
+namespace mi7::conformance {
+namespace {
+
+class ShmWakeupsSharedCpuTest : public ShmWakeupsTest {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(::sched_getaffinity(0, sizeof(before_), &before_), 0);
+    ShmWakeupsTest::SetUp();
+    if (IsSkipped()) return;
+    if (!HasSeveralCpus()) {
+      std::fprintf(stderr, "NOTICE: test not run, it takes two CPUs\n");
+      GTEST_SKIP();
+    }
+    // What is made from here on has the second CPU: both loops.
+    UseCpu(1);
+    loop_ = *transport::EventLoop::Create({.name = "other"});
+    Listen(WaitPolicy::kSpin, WaitPolicy::kAdaptive, loop_.get());
+  }
+  void TearDown() override {
+    if (channel_ != nullptr) channel_->Close();
+    channel_ = nullptr;
+    server_ = nullptr;
+    ::sched_setaffinity(0, sizeof(before_), &before_);
+  }
+  // The calling thread has the n-th of this program's CPUs alone.
+  void UseCpu(int n) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    for (size_t cpu = 0; CPU_COUNT(&one) == 0; ++cpu) {
+      if (CPU_ISSET(cpu, &before_) && n-- == 0) CPU_SET(cpu, &one);
+    }
+    ASSERT_EQ(::sched_setaffinity(0, sizeof(one), &one), 0);
+  }
+  // `caller` is a thread on the first CPU that is told that others take it.
+  template <typename Body>
+  void OnASharedCpu(Body caller) {
+    std::thread([this, &caller] {
+      // Before its first wait, in which it learns that.
+      UseCpu(0);
+      watched = true;
+      Call(100);
+      caller();
+    }).join();
+  }
+  // What so many calls of that thread counted.
+  const Counts& Call(int count) {
+    watched_counts.Clear();
+    for (int i = 0; i < count; ++i) ShmWakeupsTest::Call();
+    return watched_counts;
+  }
+  // So many windows are looked at, each so short that in one no thread is kept from running,
+  // whatever else the machine does.
+  static constexpr int kTries = 5000;
+
+  cpu_set_t before_;
+  std::unique_ptr<transport::EventLoop> loop_;
+};
+
+TEST_F(ShmWakeupsSharedCpuTest, WhoPausesOffersTheCpuBetweenWaits) {
+  OnASharedCpu([this] {
+    std::string seen;
+    for (int i = 0; i < kTries; ++i) {
+      const Counts& of_calls = Call(64);
+      seen = of_calls.ToString();
+      // After each 32nd wait, and then it asks before and after. Who offers the CPU in a wait asks
+      // once in 16 offers.
+      if (of_calls.yields <= 8 && of_calls.asks >= 4) return;
+    }
+    ADD_FAILURE() << "the last time: " << seen;
+  });
+}
+
+TEST_F(ShmWakeupsSharedCpuTest, AfterAWaitForWhichPausesWereTooShortTheCpuIsOfferedAtOnce) {
+  OnASharedCpu([this] {
+    constexpr int kRounds = 10;
+    int rounds = 0;
+    int offered = 0;
+    std::string seen;
+    for (int i = 0; i < kTries && rounds < kRounds; ++i) {
+      Call(64);
+      const bool pauses_help = Call(16).yields <= 1;
+      seen = watched_counts.ToString();
+      if (!pauses_help) continue;
+      answers_late_ = true;
+      Call(1);
+      answers_late_ = false;
+      offered += Call(15).yields >= 8;
+      ++rounds;
+    }
+    EXPECT_EQ(rounds, kRounds) << "pauses help where answers come soon; the last time: " << seen;
+    EXPECT_GE(offered, rounds * 3 / 4);
+  });
+}
+
+}  // namespace
+}  // namespace mi7::conformance
