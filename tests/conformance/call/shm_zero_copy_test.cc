@@ -18,6 +18,7 @@
 #include "tests/conformance/call/probe_service.h"
 #include "transport/copy_counter.h"
 #include "transport/local/testing.h"
+#include "transport/shm/testing.h"
 
 namespace mi7::conformance {
 namespace {
@@ -111,6 +112,7 @@ TEST_F(ShmZeroCopyTest, ThePayloadOfTheFirstLargeMessageOfAKindIsNotCopiedEither
 TEST_F(ShmZeroCopyTest, WhatRidesInTheRingIsNotCopiedElsewhere) {
   Serve();
   for (int i = 0; i < 100; ++i) EXPECT_EQ(CopiedBy(8, 8), 0u);
+  EXPECT_EQ(transport::shm::CommittedSlotBytes(), 0u) << "nor is it built in a slot";
 }
 
 TEST_F(ShmZeroCopyTest, ResponsesThatAreKeptAreReadInPlaceUntilHalfTheSlotsAreHeld) {
