@@ -452,9 +452,9 @@ TEST_P(TrustTest, PayloadsAreReadWhereTheyAreAndSlotsAreOpenOnlyIfThePeerIsTrust
   int made = 0;
   ForEachSlotMemory([&made, trusted](int descriptor) {
     ++made;
-    void* const data = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
-    EXPECT_EQ(data != MAP_FAILED, trusted) << "whoever has the descriptor could write";
-    if (data != MAP_FAILED) ::munmap(data, 4096);
+    void* const slots = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    EXPECT_EQ(slots != MAP_FAILED, trusted) << "whoever has the descriptor could write";
+    if (slots != MAP_FAILED) ::munmap(slots, 4096);
   });
   EXPECT_GE(made, 1);
 

@@ -212,7 +212,7 @@ TEST_F(SlotPoolTest, SlotsForWhichTheSystemHasNoMemoryStayFree) {
     filtered = transport::testing::RefuseSystemCall(SYS_fallocate, ENOSPC);
     if (!filtered) return;
     for (int round = 0; round < 20; ++round) {
-      for (const uint64_t bytes : {100u, 1u << 20, 2u << 20}) {
+      for (const uint64_t bytes : {100, 1 << 20, 2 << 20}) {
         absl::Status refused;
         EXPECT_FALSE(pool_->Take(bytes, 0, true, &refused));
         EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused << ", " << bytes << " bytes";

@@ -50,6 +50,7 @@ class ShmWakeupsTest : public testing::Test {
       if (answers_late_) {
         EXPECT_TRUE(SleepsSoon());
       }
+      while (held_up_) ::sched_yield();
       return Echo(context, params, results);
     };
     ServerOptions server;
@@ -96,6 +97,8 @@ class ShmWakeupsTest : public testing::Test {
   const transport::testing::TemporaryDirectory directory_;
   // Calls are answered when the thread that is watched sleeps.
   std::atomic<bool> answers_late_{false};
+  // None is answered.
+  std::atomic<bool> held_up_{false};
   ProbeImpl probe_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<Channel> channel_;

@@ -12,6 +12,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "base/deadline.h"
+#include "rpc/status_testing.h"
+#include "tests/conformance/call/probe_service.h"
 #include "tests/conformance/call/shm_wakeups.h"
 #include "tests/conformance/call/system_call_counts.h"
 #include "transport/event_loop.h"
@@ -32,7 +37,6 @@ class ShmWakeupsSharedCpuTest : public ShmWakeupsTest {
     // What is made from here on has the second CPU: both loops.
     UseCpu(1);
     loop_ = *transport::EventLoop::Create({.name = "other"});
-    Listen(WaitPolicy::kSpin, WaitPolicy::kAdaptive, loop_.get());
   }
   void TearDown() override {
     if (channel_ != nullptr) channel_->Close();
@@ -49,9 +53,11 @@ class ShmWakeupsSharedCpuTest : public ShmWakeupsTest {
     }
     ASSERT_EQ(::sched_setaffinity(0, sizeof(one), &one), 0);
   }
-  // `caller` is a thread on the first CPU that is told that others take it.
+  // `caller` is a thread on the first CPU that is told that others take it, and waits as `wait`
+  // says.
   template <typename Body>
-  void OnASharedCpu(Body caller) {
+  void OnASharedCpu(WaitPolicy wait, Body caller) {
+    Listen(WaitPolicy::kSpin, wait, loop_.get());
     std::thread([this, &caller] {
       // Before its first wait, in which it learns that.
       UseCpu(0);
@@ -66,30 +72,12 @@ class ShmWakeupsSharedCpuTest : public ShmWakeupsTest {
     for (int i = 0; i < count; ++i) ShmWakeupsTest::Call();
     return watched_counts;
   }
-  // So many windows are looked at, each so short that in one no thread is kept from running,
-  // whatever else the machine does.
-  static constexpr int kTries = 5000;
-
-  cpu_set_t before_;
-  std::unique_ptr<transport::EventLoop> loop_;
-};
-
-TEST_F(ShmWakeupsSharedCpuTest, WhoPausesOffersTheCpuBetweenWaits) {
-  OnASharedCpu([this] {
-    std::string seen;
-    for (int i = 0; i < kTries; ++i) {
-      const Counts& of_calls = Call(64);
-      seen = of_calls.ToString();
-      // After each 32nd wait, and then it asks before and after. Who offers the CPU in a wait asks
-      // once in 16 offers.
-      if (of_calls.yields <= 8 && of_calls.asks >= 4) return;
-    }
-    ADD_FAILURE() << "the last time: " << seen;
-  });
-}
-
-TEST_F(ShmWakeupsSharedCpuTest, AfterAWaitForWhichPausesWereTooShortTheCpuIsOfferedAtOnce) {
-  OnASharedCpu([this] {
+  // After `long_wait` of the thread, before which pauses helped it, they are not tried for a while.
+  template <typename Wait>
+  void ExpectOffersAfter(Wait long_wait) {
+    // So many windows are looked at, each so short that in some no thread is kept from running,
+    // whatever else the machine does.
+    constexpr int kTries = 5000;
     constexpr int kRounds = 10;
     int rounds = 0;
     int offered = 0;
@@ -99,14 +87,53 @@ TEST_F(ShmWakeupsSharedCpuTest, AfterAWaitForWhichPausesWereTooShortTheCpuIsOffe
       const bool pauses_help = Call(16).yields <= 1;
       seen = watched_counts.ToString();
       if (!pauses_help) continue;
-      answers_late_ = true;
-      Call(1);
-      answers_late_ = false;
+      long_wait();
       offered += Call(15).yields >= 8;
       ++rounds;
     }
     EXPECT_EQ(rounds, kRounds) << "pauses help where answers come soon; the last time: " << seen;
     EXPECT_GE(offered, rounds * 3 / 4);
+  }
+
+  cpu_set_t before_;
+  std::unique_ptr<transport::EventLoop> loop_;
+};
+
+TEST_F(ShmWakeupsSharedCpuTest, WhoPausesOffersTheCpuBetweenWaits) {
+  OnASharedCpu(WaitPolicy::kAdaptive, [this] {
+    std::string seen;
+    for (int i = 0; i < 100; ++i) {
+      const Counts& of_calls = Call(3200);
+      seen = of_calls.ToString();
+      // The system is asked before and after each such offer, of which there is one in 32 waits for
+      // which pauses were enough. Of those that are made in a wait it is one in 16.
+      if (of_calls.asks >= of_calls.yields / 8 + 40) return;
+    }
+    ADD_FAILURE() << "the last time: " << seen;
+  });
+}
+
+TEST_F(ShmWakeupsSharedCpuTest, AfterAWaitForWhichPausesWereTooShortTheCpuIsOfferedAtOnce) {
+  OnASharedCpu(WaitPolicy::kAdaptive, [this] {
+    ExpectOffersAfter([this] {
+      answers_late_ = true;
+      Call(1);
+      answers_late_ = false;
+    });
+  });
+}
+
+TEST_F(ShmWakeupsSharedCpuTest, AfterAWaitThatWasGivenUpTheCpuIsOfferedAtOnce) {
+  OnASharedCpu(WaitPolicy::kSpin, [this] {
+    ExpectOffersAfter([this] {
+      held_up_ = true;
+      const auto soon = Deadline::After(absl::Milliseconds(2));
+      const EchoResult result = ProbeStub(channel_).Echo({.deadline = soon}).Send().Wait();
+      held_up_ = false;
+      EXPECT_THAT(result, StatusIs(absl::StatusCode::kDeadlineExceeded));
+      // When another thread has its answer, the server is done with that.
+      std::thread([this] { ShmWakeupsTest::Call(); }).join();
+    });
   });
 }
 
