@@ -72,6 +72,11 @@ class ShmWakeupsSharedCpuTest : public ShmWakeupsTest {
     for (int i = 0; i < count; ++i) ShmWakeupsTest::Call();
     return watched_counts;
   }
+  // How often that thread offered its CPU, or slept, in so many calls.
+  uint64_t OffersOf(int count) {
+    const Counts& of_calls = Call(count);
+    return of_calls.yields + of_calls.bell_sleeps;
+  }
   // After `long_wait` of the thread, before which pauses helped it, they are not tried for a while.
   template <typename Wait>
   void ExpectOffersAfter(Wait long_wait) {
@@ -84,11 +89,11 @@ class ShmWakeupsSharedCpuTest : public ShmWakeupsTest {
     std::string seen;
     for (int i = 0; i < kTries && rounds < kRounds; ++i) {
       Call(64);
-      const bool pauses_help = Call(16).yields <= 1;
+      const bool pauses_help = OffersOf(16) <= 1;
       seen = watched_counts.ToString();
       if (!pauses_help) continue;
       long_wait();
-      offered += Call(15).yields >= 8;
+      offered += OffersOf(15) >= 8;
       ++rounds;
     }
     EXPECT_EQ(rounds, kRounds) << "pauses help where answers come soon; the last time: " << seen;
