@@ -12,8 +12,8 @@
 namespace mi7::transport::testing {
 
 // From here on system call `number` fails with `error` (of errno) in this thread and in those that
-// it makes, as a container's filter has it. There is no way back: for children of a test. False:
-// the machine permits no filters.
+// it makes, as a container's filter has it. There is no way back: for children and threads of a
+// test. False: the machine permits no filters.
 inline bool RefuseSystemCall(uint32_t number, uint32_t error) {
   sock_filter steps[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),

@@ -74,7 +74,7 @@ void ShmConnection::Start(std::shared_ptr<Receiver> receiver) {
   MI7_CHECK(receiver_ == nullptr && receiver != nullptr, "a connection is started once");
   receiver_ = std::move(receiver);
   self_ = shared_from_this();
-  // Not Arm: the loop looks after what came meanwhile, in LoopTurn.
+  // Not DeclareSleep: the loop looks after what came meanwhile, in LoopTurn.
   link_->doorbell().Declare(kSocket);
   absl::Status watched = loop_->Watch(link_->socket(), EPOLLIN | EPOLLRDHUP | EPOLLET, this);
   watching_ = watched.ok();

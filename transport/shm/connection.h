@@ -16,7 +16,7 @@
 //   the token of an accepted one between its polls as long as no thread wants it: it looks at every
 //   poll.
 // * Why no message is left unseen: `attention` is written by the holder of the token alone. Who
-//   releases the token has declared kSocket and looked once more (Arm), or the loop polls
+//   releases the token has declared kSocket and looked once more (DeclareSleep), or the loop polls
 //   (`polled_`), or the connection is lent, and then the loop's timer is still to come. A loop that
 //   wants the token for any of these and does not get it is called by the release that follows
 //   (DriverToken::TryTakeForLoop), unless the connection is lent and there is nothing but messages

@@ -2,6 +2,7 @@
 // trusts. What it shares with others is in the conformance suite.
 
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -438,10 +439,11 @@ INSTANTIATE_TEST_SUITE_P(All, KeptMessagesTest,
                            return name;
                          });
 
-// Whether what a peer does to a message after it was delivered is seen by its reader.
+// Whether what a peer does to a message after it was delivered is seen by its reader, and whether a
+// peer could write to what we send.
 class TrustTest : public ::testing::TestWithParam<bool> {};
 
-TEST_P(TrustTest, PayloadsAreReadWhereTheyAreOnlyIfThePeerIsTrusted) {
+TEST_P(TrustTest, PayloadsAreReadWhereTheyAreAndSlotsAreOpenOnlyIfThePeerIsTrusted) {
   const bool trusted = GetParam();
   const auto client_loop = NewLoop(), server_loop = NewLoop();
   PairOptions options;
@@ -472,6 +474,14 @@ TEST_P(TrustTest, PayloadsAreReadWhereTheyAreOnlyIfThePeerIsTrusted) {
   } else {
     EXPECT_GE(copied, kBytes);
   }
+  int made = 0;
+  ForEachSlotMemory([&made, trusted](int descriptor) {
+    ++made;
+    void* const slots = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    EXPECT_EQ(slots != MAP_FAILED, trusted) << "whoever has the descriptor could write";
+    if (slots != MAP_FAILED) ::munmap(slots, 4096);
+  });
+  EXPECT_GE(made, 1);
 
   client->Close(absl::OkStatus());
   EXPECT_FALSE(absl::IsDeadlineExceeded(at_client->WaitClosed()));

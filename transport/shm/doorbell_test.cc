@@ -2,16 +2,23 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
+#include <fstream>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/deadline.h"
 #include "transport/local/testing.h"
 #include "transport/refuse_system_call.h"
 #include "transport/shm/testing.h"
@@ -119,12 +126,27 @@ TEST_F(DoorbellTest, AThreadThatIsRungBeforeItSleepsDoesNotSleep) {
   sleeper_.SleepInFutex(kick, 0, other, 0, Deadline::Infinite());
 }
 
+// Waits until a thread of this process sleeps, as the system sees it.
+bool Sleeps(pid_t thread) {
+  const Deadline patience = Deadline::After(absl::Seconds(20));
+  while (!patience.passed()) {
+    std::ifstream file(absl::StrCat("/proc/self/task/", thread, "/stat"));
+    std::string id, name, state;
+    if (file >> id >> name >> state && state == "S") return true;
+    ::sched_yield();
+  }
+  return false;
+}
+
 TEST_F(DoorbellTest, AThreadSleepsUntilItIsRungOrKicked) {
   std::atomic<uint32_t> kick{0}, other{0};
   const auto wakes = [&](auto wake) {
     sleeper_.Declare(kFutex);
     const uint32_t bell = seen_by_sleeper_.control().bell.load();
-    std::thread waker([&] { wake(); });
+    std::thread waker([&, sleeper = ::gettid()] {
+      EXPECT_TRUE(Sleeps(sleeper));
+      wake();
+    });
     // Returns for no reason, too: whoever sleeps looks again.
     while (seen_by_sleeper_.control().bell.load() == bell && kick.load() == 0 &&
            other.load() == 0) {

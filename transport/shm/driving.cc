@@ -135,7 +135,7 @@ void ShmConnection::Drive(Completion& completion, Deadline deadline) {
         continue;
       }
       const int64_t now_ns = MonotonicNanos();
-      if (now_ns >= deadline.at_ns()) return;
+      if (now_ns >= deadline.at_ns()) return neighbour.PausesEnded(pauses, quiet);
       if (start_ns == 0) {
         start_ns = now_ns;
         budget_ns = policy == WaitPolicy::kSpin ? INT64_MAX : budget_.Begin();

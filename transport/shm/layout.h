@@ -3,9 +3,11 @@
 // What two processes share of a connection's memory, byte by byte (docs/SHM.md).
 //
 // Every connection has two *halves*, one a direction. Each side makes its own half, is the only one
-// that ever writes to it, and passes it to the other, which maps it for reading alone; the seal
-// F_SEAL_FUTURE_WRITE makes the system see to that. So nothing a peer does can change what we
-// wrote, and everything we read of the peer's half is read once, into private memory, and checked.
+// that ever writes to it, and passes it to the other, which maps it for reading alone. For the
+// control page, and for slots towards a peer that is not trusted, the seal F_SEAL_FUTURE_WRITE
+// makes the system see to that: nothing such a peer does can change what we wrote. Everything we
+// read of the peer's half is read once, into private memory, and checked; but payloads of a trusted
+// peer are read where they are.
 //
 // A half is a page of control memory, and a chunk of slots for each size class that was ever used.
 //

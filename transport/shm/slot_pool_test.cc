@@ -1,17 +1,23 @@
 #include "transport/shm/slot_pool.h"
 
+#include <errno.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <random>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include <capnp/any.h>
 #include <gtest/gtest.h>
 
+#include "absl/status/status.h"
+#include "transport/refuse_system_call.h"
 #include "transport/shm/shm_message.h"
 #include "transport/shm/slot_pool_testing.h"
 
@@ -196,6 +202,39 @@ TEST_F(SlotPoolTest, DoesNotTellOfPagesThatCannotBeGivenBack) {
   EXPECT_FALSE(pool->Trim(0));
   pool->Return(slot, 0);
   pool->Detach();
+}
+
+TEST_F(SlotPoolTest, SlotsForWhichTheSystemHasNoMemoryStayFree) {
+  const Slot first = pool_->Take(4096, 0, false);
+  bool filtered = false;
+  // The system refuses memory to this thread alone.
+  std::thread([&] {
+    filtered = transport::testing::RefuseSystemCall(SYS_fallocate, ENOSPC);
+    if (!filtered) return;
+    for (int round = 0; round < 20; ++round) {
+      for (const uint64_t bytes : {100, 1 << 20, 2 << 20}) {
+        absl::Status refused;
+        EXPECT_FALSE(pool_->Take(bytes, 0, true, &refused));
+        EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused << ", " << bytes << " bytes";
+      }
+    }
+    pool_->Return(first, 4096);
+    absl::Status refused;
+    const Slot again = pool_->Take(4096, 0, false, &refused);
+    EXPECT_EQ(again.data, first.data) << "its memory is there: " << refused;
+    EXPECT_FALSE(pool_->Take(4096, 0, false, &refused));
+    EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+    pool_->Return(again, 0);
+  }).join();
+  if (!filtered) {
+    pool_->Return(first, 0);
+    std::fprintf(stderr, "NOTICE: test not run, this machine permits no filters\n");
+    GTEST_SKIP();
+  }
+  std::vector<Slot> all;
+  while (Slot slot = pool_->Take(100, 0, true)) all.push_back(slot);
+  EXPECT_EQ(all.size(), 8u + 4u + 6u);
+  for (const Slot& slot : all) pool_->Return(slot, 0);
 }
 
 TEST_F(SlotPoolTest, OutlivesTheConnectionForTheSakeOfMessagesUnderConstruction) {

@@ -14,7 +14,7 @@
 
 namespace mi7::transport::shm {
 
-class SlotPoolTest : public testing::Test {
+class SlotPoolTest : public ::testing::Test {
  protected:
   static ShmOptions Options() {
     ShmOptions options;

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -24,21 +25,28 @@
 
 namespace mi7::transport::shm {
 
-// Bytes that are committed to the message slots of this process: what their makers have of them.
-inline uint64_t CommittedSlotBytes() {
-  uint64_t bytes = 0;
+// Calls `look` with each descriptor of memory for message slots in this process: those that its
+// makers have.
+template <typename Look>
+void ForEachSlotMemory(Look look) {
   DIR* const folder = ::opendir("/proc/self/fd");
   MI7_CHECK(folder != nullptr, "descriptors can be listed");
   while (const dirent* const entry = ::readdir(folder)) {
     std::array<char, 64> target{};
     const std::string path = absl::StrCat("/proc/self/fd/", entry->d_name);
     if (::readlink(path.c_str(), target.data(), target.size() - 1) <= 0) continue;
-    struct stat info;
-    if (absl::StartsWith(target.data(), "/memfd:mi7-slots") && ::stat(path.c_str(), &info) == 0) {
-      bytes += static_cast<uint64_t>(info.st_blocks) * 512;
-    }
+    if (absl::StartsWith(target.data(), "/memfd:mi7-slots")) look(std::atoi(entry->d_name));
   }
   ::closedir(folder);
+}
+
+// Bytes that are committed to the message slots of this process.
+inline uint64_t CommittedSlotBytes() {
+  uint64_t bytes = 0;
+  ForEachSlotMemory([&bytes](int descriptor) {
+    struct stat info;
+    if (::fstat(descriptor, &info) == 0) bytes += static_cast<uint64_t>(info.st_blocks) * 512;
+  });
   return bytes;
 }
 
