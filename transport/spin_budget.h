@@ -109,8 +109,9 @@ class NeighbourGuess {
     waits_without_ = 0;
     return kPausesBeforeYield;
   }
-  // What was waited for has come, or the thread sleeps until it does, after `polls` in vain. Not
-  // needed where not one was in vain. `pauses`: what PausesWhileTheyHelp returned.
+  // What was waited for has come, or the thread sleeps until it does, or has waited long enough,
+  // after `polls` in vain. Not needed where not one was in vain. `pauses`: what PausesWhileTheyHelp
+  // returned.
   void PausesEnded(uint32_t pauses, uint32_t polls) {
     if (pauses == 0 || !shares_) return;
     pauses_help_ = polls <= pauses;

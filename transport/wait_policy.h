@@ -8,8 +8,8 @@ namespace mi7::transport {
 
 // A choice between latency and the use of CPUs; of a loop, or of threads in Connection::Await.
 enum class WaitPolicy : uint8_t {
-  // Poll for a short, clock-measured time that follows what was seen to help, yielding the CPU
-  // between polls, then sleep. The default.
+  // Poll for 50 us by the clock, while that has paid lately, yielding the CPU between polls, then
+  // sleep. The default.
   kAdaptive,
   // Poll without end. Lowest latency; costs a CPU a waiting thread.
   kSpin,

@@ -21,7 +21,8 @@ struct ShmOptions {
   };
   // Ascending in slot_bytes; 1 to 6 classes, at most 1536 slots together. The last class also takes
   // messages that need several adjacent slots. These are addresses: memory is committed when a slot
-  // is first used, and given back when the connection has been idle for a while.
+  // is first used, and given back when the connection has been idle for a while, but not towards
+  // peers that are not trusted.
   std::vector<SlotClass> slot_classes = {
       {4u << 10, 128}, {64u << 10, 64}, {1u << 20, 32}, {16u << 20, 10}};
   // The most memory of its own that a peer may make us map: one with larger slots in sum is
