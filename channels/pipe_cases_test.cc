@@ -1,6 +1,11 @@
 #include "channels/pipe_cases.h"
 
+#include <sys/resource.h>
+
+#include <cerrno>
 #include <coroutine>
+#include <cstdint>
+#include <cstdio>
 #include <exception>
 #include <memory>
 #include <string>
@@ -14,6 +19,8 @@
 #include "channels/select.h"
 #include "gtest/gtest.h"
 #include "transport/event_loop.h"
+#include "transport/local/testing.h"
+#include "transport/refuse_system_call.h"
 #include "transport/slot_pipe/async_slot_pipe.h"
 #include "transport/slot_pipe/slot_pipe.h"
 #include "transport/slot_pipe/testing.h"
@@ -115,6 +122,36 @@ TEST_F(PipeCasesTest, AThreadWaitsForAnEmptySlotAndForATimer) {
                   .ok());
   consumer.join();
   EXPECT_EQ(pipe_->Status().ready, 4u);
+}
+
+TEST_F(PipeCasesTest, AThreadSleepsAlsoWhereItCannotWaitForSeveralWords) {
+  constexpr uint32_t kFutexWaitv = 449;
+  constexpr int kNoFilter = 77;
+  for (const int error : {ENOSYS, EPERM}) {
+    const int status = transport::testing::WaitFor(transport::testing::Fork([&] {
+      if (!transport::testing::RefuseSystemCall(kFutexWaitv, static_cast<uint32_t>(error))) {
+        return kNoFilter;
+      }
+      auto own = SlotPipe::Connect("one");  // a child does not have what its parent has mapped
+      // A thread that spins loses its CPU to others, too, but does not give it up.
+      const auto sleeps = [] {
+        rusage usage{};
+        ::getrusage(RUSAGE_THREAD, &usage);
+        return usage.ru_nvcsw;
+      };
+      const int64_t before = sleeps();
+      const bool timed =
+          own.ok() && Select(OnFetch(**own, [](ReadSlot) { Unexpected(); }),
+                             OnDeadline(Deadline::After(absl::Milliseconds(100)), [] {}))
+                          .ok();
+      return timed && sleeps() - before >= 5 ? 0 : 1;
+    }));
+    if (status == kNoFilter) {
+      std::fprintf(stderr, "NOTICE: test not run, this machine permits no filters\n");
+      GTEST_SKIP();
+    }
+    EXPECT_EQ(status, 0) << "with error " << error;
+  }
 }
 
 TEST_F(PipeCasesTest, ACancelledPipeIsAsAClosedChannel) {
