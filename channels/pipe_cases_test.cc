@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "base/deadline.h"
 #include "base/detached_task.h"
+#include "base/sleep_watch_testing.h"
 #include "channels/channel.h"
 #include "channels/select.h"
 #include "gtest/gtest.h"
@@ -106,6 +107,55 @@ TEST_F(PipeCasesTest, AThreadIsWokenByPipesAndChannels) {
     ASSERT_TRUE(tell.Receive(Late()).ok());
   }
   thread.join();
+}
+
+// What would come after 40 ms otherwise, when the thread looks for itself.
+TEST_F(PipeCasesTest, EachMessageWakesAThreadThatSleeps) {
+  constexpr int kRounds = 500;
+  const Deadline deadline = Deadline::After(absl::Seconds(10));
+  SleepWatch watch;
+  std::thread thread([&] {
+    bool late = false;
+    for (int i = 0; i < kRounds && !late; ++i) {
+      watch.AboutToSleep();
+      const absl::Status status =
+          Select(OnFetch(*pipe_, [](ReadSlot m) { EXPECT_TRUE(m.Release().ok()); }),
+                 OnFetch(*second_, [](ReadSlot m) { EXPECT_TRUE(m.Release().ok()); }),
+                 OnDeadline(deadline, [&] { late = true; }));
+      EXPECT_TRUE(status.ok()) << status;
+    }
+    EXPECT_FALSE(late);
+  });
+  for (int i = 0; i < kRounds && !deadline.passed(); ++i) {
+    EXPECT_TRUE(watch.Await());
+    EXPECT_TRUE((i % 2 == 0 ? other_ : second_)->SendBytes("x").ok());
+  }
+  thread.join();
+}
+
+TEST_F(PipeCasesTest, EachMessageWakesACoroutineThatSelects) {
+  constexpr int kRounds = 500;
+  const Deadline deadline = Deadline::After(absl::Seconds(10));
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  auto [told, tell] = Unbounded<int>();
+  [](EventLoop* loop, AsyncSlotPipe& from, SlotPipe& to, Sender<int>) -> DetachedTask {
+    absl::Status status;
+    while (status.ok()) {
+      status = co_await SelectOn(loop, OnFetch(from, [&to](ReadSlot message) {
+                                   EXPECT_TRUE(message.Release().ok());
+                                   EXPECT_TRUE(to.TrySendBytes("back").ok());
+                                 }));
+    }
+  }(loop_.get(), async, *second_, std::move(told));
+  for (int i = 0; i < kRounds; ++i) {
+    EXPECT_TRUE(AwaitOthersAsleep());
+    EXPECT_TRUE(other_->SendBytes("to").ok());
+    auto message = second_->Fetch(deadline);
+    EXPECT_TRUE(message.ok()) << "in round " << i << ": " << message.status();
+    if (!message.ok() || !message->Release().ok()) break;
+  }
+  pipe_->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(tell.Receive(Late()).status())) << "the coroutine has ended";
 }
 
 TEST_F(PipeCasesTest, AThreadWaitsForAnEmptySlotAndForATimer) {
