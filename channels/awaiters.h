@@ -141,7 +141,7 @@ class [[nodiscard]] ReceiveAwaiter final : Awaiter {
     if (!waiting()) return;
     AbandonWait();
     state_.RemoveReceiver(entry());
-    if (value_.has_value()) state_.PutBack(*std::move(value_));
+    if (value_.has_value()) state_.PutBack(*std::move(value_), entry().ticket);
   }
 
   bool await_ready() {

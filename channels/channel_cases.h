@@ -34,7 +34,7 @@ class [[nodiscard]] ReceiveCase final : public Case {
     handler_(std::move(value));
   }
   void Undo() override {
-    if (value_.has_value()) state_->PutBack(*std::exchange(value_, std::nullopt));
+    if (value_.has_value()) state_->PutBack(*std::exchange(value_, std::nullopt), entry_.ticket);
   }
 
  private:

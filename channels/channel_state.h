@@ -5,13 +5,20 @@
 // Two things hold whenever its lock is free, a wait that is claimed already aside: who waits to
 // receive finds no value, and who waits to send finds no room. So a value goes straight to the
 // first who waits, nobody overtakes, and nobody is woken in vain.
+//
+// What was handed over to a coroutine that is gone is put back. It was sent before all that nobody
+// has received yet, because there was nothing when it was handed over. So what was put back comes
+// first, ordered by tickets, which count what is handed over.
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "base/mutex.h"
 #include "channels/ring.h"
@@ -74,6 +81,7 @@ class ChannelState {
       }
       if (entry != nullptr && !entry->wait->Claim()) return Outcome::kLost;
       value.emplace(values_.PopFront());
+      if (!put_back_.empty()) put_back_.erase(put_back_.begin());
       // More than capacity_ when some were put back.
       if (values_.size() < capacity_) {
         if (Entry* const first = senders_.ClaimFirst(sender)) {
@@ -111,15 +119,18 @@ class ChannelState {
     closers_.Remove(entry);
   }
 
-  // A value that was received for a coroutine that is gone: as if it had never been received.
-  void PutBack(T&& value) noexcept {
+  // A value that was received for a coroutine that is gone, with the ticket of its entry: as if it
+  // had never been received.
+  void PutBack(T&& value, uint64_t ticket) noexcept {
     Claimed receiver;
     {
       MutexLock lock(&mutex_);
       if (Entry* const first = receivers_.ClaimFirst(receiver)) {
-        static_cast<std::optional<T>*>(first->value)->emplace(std::move(value));
+        Give(*first, std::move(value), ticket);
       } else {
-        values_.PushFront(std::move(value));
+        const auto place = std::lower_bound(put_back_.begin(), put_back_.end(), ticket);
+        values_.Insert(static_cast<size_t>(place - put_back_.begin()), std::move(value));
+        put_back_.insert(place, ticket);
       }
     }
     receiver.Finish();
@@ -164,21 +175,29 @@ class ChannelState {
     std::optional<Ring<T>> unread;
     MutexLock lock(&mutex_);
     unread.emplace(std::move(values_));
+    put_back_.clear();
   }
 
  private:
   // To the first who waits, else to the back of the queue.
   void HandOver(T&& value, Claimed& receiver) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (Entry* const first = receivers_.ClaimFirst(receiver)) {
-      static_cast<std::optional<T>*>(first->value)->emplace(std::move(value));
+      Give(*first, std::move(value), ++last_ticket_);
     } else {
       values_.PushBack(std::move(value));
     }
+  }
+  static void Give(Entry& receiver, T&& value, uint64_t ticket) {
+    static_cast<std::optional<T>*>(receiver.value)->emplace(std::move(value));
+    receiver.ticket = ticket;
   }
 
   const size_t capacity_;
   mutable Mutex mutex_;
   Ring<T> values_ ABSL_GUARDED_BY(mutex_);
+  // Of the first ones of values_: those that were put back.
+  absl::InlinedVector<uint64_t, 2> put_back_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
   EntryList senders_ ABSL_GUARDED_BY(mutex_);
   EntryList receivers_ ABSL_GUARDED_BY(mutex_);
   EntryList closers_ ABSL_GUARDED_BY(mutex_);

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/deadline.h"
+#include "base/sleep_watch_testing.h"
 #include "gtest/gtest.h"
 
 namespace mi7::channels {
@@ -93,11 +94,16 @@ TEST(ChannelTest, TheLastReceiverClosesTheChannelAndDropsWhatIsUnread) {
 
 TEST(ChannelTest, AWaitingReceiverIsServedBySendAndEndedByClose) {
   auto [sender, receiver] = Unbounded<int>();
-  std::thread thread([in = receiver] {
+  SleepWatch watch;
+  std::thread thread([&watch, in = receiver] {
+    watch.AboutToSleep();
     EXPECT_EQ(in.Receive(Late()).value(), 7);
+    watch.AboutToSleep();
     EXPECT_TRUE(absl::IsCancelled(in.Receive(Late()).status()));
   });
+  EXPECT_TRUE(watch.Await());
   EXPECT_TRUE(sender.Send(7).ok());
+  EXPECT_TRUE(watch.Await());
   sender.Close();
   thread.join();
 }
@@ -105,16 +111,20 @@ TEST(ChannelTest, AWaitingReceiverIsServedBySendAndEndedByClose) {
 TEST(ChannelTest, AWaitingSenderIsServedByReceiveAndEndedByClose) {
   auto [sender, receiver] = Bounded<int>(1);
   ASSERT_TRUE(sender.Send(0).ok());
-  std::thread thread([out = sender] {
+  SleepWatch watch;
+  std::thread thread([&watch, out = sender] {
+    watch.AboutToSleep();
     EXPECT_TRUE(out.Send(1, Late()).ok());
-    const absl::Status status = out.Send(2, Late());
-    EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
-    EXPECT_TRUE(absl::IsCancelled(out.Send(3, Late())));
+    watch.AboutToSleep();
+    EXPECT_TRUE(absl::IsCancelled(out.Send(2, Late())));
   });
+  EXPECT_TRUE(watch.Await());
   EXPECT_EQ(receiver.Receive(Late()).value(), 0);
-  EXPECT_EQ(receiver.Receive(Late()).value(), 1);
+  EXPECT_TRUE(watch.Await());
   receiver.Close();
   thread.join();
+  EXPECT_EQ(receiver.Receive(Late()).value(), 1);
+  EXPECT_TRUE(absl::IsCancelled(receiver.TryReceive().status()));
 }
 
 TEST(ChannelTest, ABoundedChannelHoldsItsSendersBack) {

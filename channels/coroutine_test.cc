@@ -1,6 +1,7 @@
 // Channels in coroutines. A coroutine that is called runs on this thread until it has to wait, so
 // what waits, and in which order, is known here.
 
+#include <algorithm>
 #include <atomic>
 #include <coroutine>
 #include <memory>
@@ -170,6 +171,43 @@ TEST_F(CoroutineTest, ADestroyedReceiverTakesNothing) {
     after.coroutine.destroy();
     EXPECT_EQ(in.TryReceive().value(), 2);
     EXPECT_EQ(in.TryReceive().value(), 3);
+  });
+}
+
+TEST_F(CoroutineTest, WhatSeveralDestroyedReceiversHadKeepsItsOrder) {
+  auto [sender, receiver] = Unbounded<int>();
+  const auto wait = [](EventLoop* loop, Receiver<int>& in) -> Owned {
+    auto value = co_await in.ReceiveOn(loop);
+    ADD_FAILURE() << "is gone";
+  };
+  OnLoop([&, &out = sender, &in = receiver] {
+    std::vector<int> order{0, 1, 2};  // in which they are destroyed
+    do {
+      Owned waiting[] = {wait(loop_.get(), in), wait(loop_.get(), in), wait(loop_.get(), in)};
+      for (int value = 0; value < 5; ++value) EXPECT_TRUE(out.Send(value).ok());
+      for (const int one : order) waiting[one].coroutine.destroy();
+      for (int value = 0; value < 5; ++value) EXPECT_EQ(in.TryReceive().value(), value);
+    } while (std::next_permutation(order.begin(), order.end()));
+    // One that was put back is received before the next is.
+    Owned first = wait(loop_.get(), in);
+    Owned second = wait(loop_.get(), in);
+    for (int value = 0; value < 3; ++value) EXPECT_TRUE(out.Send(value).ok());
+    first.coroutine.destroy();
+    EXPECT_EQ(in.TryReceive().value(), 0);
+    second.coroutine.destroy();
+    EXPECT_EQ(in.TryReceive().value(), 1);
+    EXPECT_EQ(in.TryReceive().value(), 2);
+    // And one that goes to somebody else who waits, and comes back from there.
+    first = wait(loop_.get(), in);
+    second = wait(loop_.get(), in);
+    Owned third = wait(loop_.get(), in);
+    for (int value = 0; value < 2; ++value) EXPECT_TRUE(out.Send(value).ok());
+    first.coroutine.destroy();
+    EXPECT_EQ(in.size(), 0u) << "it was given to the third";
+    second.coroutine.destroy();
+    third.coroutine.destroy();
+    EXPECT_EQ(in.TryReceive().value(), 0);
+    EXPECT_EQ(in.TryReceive().value(), 1);
   });
 }
 

@@ -8,7 +8,8 @@
 //
 // A pipe whose SlotPipe::Cancel was called is as a closed channel. What a pipe cannot do otherwise
 // (DATA_LOSS, FAILED_PRECONDITION; slot_pipe.h) ends the select with that status. While it waits
-// for pipes, a select wakes every 40 ms to look for the dead, as everybody does who waits for one.
+// for pipes, a select wakes every 40 ms to look for the dead, as everybody does who waits for one;
+// that of a thread every millisecond where the system cannot wait for several words (futex_waitv).
 
 #include <optional>
 #include <type_traits>

@@ -1,6 +1,11 @@
 #include "channels/pipe_cases.h"
 
+#include <sys/resource.h>
+
+#include <cerrno>
 #include <coroutine>
+#include <cstdint>
+#include <cstdio>
 #include <exception>
 #include <memory>
 #include <string>
@@ -10,10 +15,13 @@
 #include "absl/time/time.h"
 #include "base/deadline.h"
 #include "base/detached_task.h"
+#include "base/sleep_watch_testing.h"
 #include "channels/channel.h"
 #include "channels/select.h"
 #include "gtest/gtest.h"
 #include "transport/event_loop.h"
+#include "transport/local/testing.h"
+#include "transport/refuse_system_call.h"
 #include "transport/slot_pipe/async_slot_pipe.h"
 #include "transport/slot_pipe/slot_pipe.h"
 #include "transport/slot_pipe/testing.h"
@@ -101,6 +109,55 @@ TEST_F(PipeCasesTest, AThreadIsWokenByPipesAndChannels) {
   thread.join();
 }
 
+// What would come after 40 ms otherwise, when the thread looks for itself.
+TEST_F(PipeCasesTest, EachMessageWakesAThreadThatSleeps) {
+  constexpr int kRounds = 500;
+  const Deadline deadline = Deadline::After(absl::Seconds(10));
+  SleepWatch watch;
+  std::thread thread([&] {
+    bool late = false;
+    for (int i = 0; i < kRounds && !late; ++i) {
+      watch.AboutToSleep();
+      const absl::Status status =
+          Select(OnFetch(*pipe_, [](ReadSlot m) { EXPECT_TRUE(m.Release().ok()); }),
+                 OnFetch(*second_, [](ReadSlot m) { EXPECT_TRUE(m.Release().ok()); }),
+                 OnDeadline(deadline, [&] { late = true; }));
+      EXPECT_TRUE(status.ok()) << status;
+    }
+    EXPECT_FALSE(late);
+  });
+  for (int i = 0; i < kRounds && !deadline.passed(); ++i) {
+    EXPECT_TRUE(watch.Await());
+    EXPECT_TRUE((i % 2 == 0 ? other_ : second_)->SendBytes("x").ok());
+  }
+  thread.join();
+}
+
+TEST_F(PipeCasesTest, EachMessageWakesACoroutineThatSelects) {
+  constexpr int kRounds = 500;
+  const Deadline deadline = Deadline::After(absl::Seconds(10));
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  auto [told, tell] = Unbounded<int>();
+  [](EventLoop* loop, AsyncSlotPipe& from, SlotPipe& to, Sender<int>) -> DetachedTask {
+    absl::Status status;
+    while (status.ok()) {
+      status = co_await SelectOn(loop, OnFetch(from, [&to](ReadSlot message) {
+                                   EXPECT_TRUE(message.Release().ok());
+                                   EXPECT_TRUE(to.TrySendBytes("back").ok());
+                                 }));
+    }
+  }(loop_.get(), async, *second_, std::move(told));
+  for (int i = 0; i < kRounds; ++i) {
+    EXPECT_TRUE(AwaitOthersAsleep());
+    EXPECT_TRUE(other_->SendBytes("to").ok());
+    auto message = second_->Fetch(deadline);
+    EXPECT_TRUE(message.ok()) << "in round " << i << ": " << message.status();
+    if (!message.ok() || !message->Release().ok()) break;
+  }
+  pipe_->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(tell.Receive(Late()).status())) << "the coroutine has ended";
+}
+
 TEST_F(PipeCasesTest, AThreadWaitsForAnEmptySlotAndForATimer) {
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(pipe_->SendBytes("x").ok());
   const Deadline soon = Deadline::After(absl::Milliseconds(5));
@@ -115,6 +172,36 @@ TEST_F(PipeCasesTest, AThreadWaitsForAnEmptySlotAndForATimer) {
                   .ok());
   consumer.join();
   EXPECT_EQ(pipe_->Status().ready, 4u);
+}
+
+TEST_F(PipeCasesTest, AThreadSleepsAlsoWhereItCannotWaitForSeveralWords) {
+  constexpr uint32_t kFutexWaitv = 449;
+  constexpr int kNoFilter = 77;
+  for (const int error : {ENOSYS, EPERM}) {
+    const int status = transport::testing::WaitFor(transport::testing::Fork([&] {
+      if (!transport::testing::RefuseSystemCall(kFutexWaitv, static_cast<uint32_t>(error))) {
+        return kNoFilter;
+      }
+      auto own = SlotPipe::Connect("one");  // a child does not have what its parent has mapped
+      // A thread that spins loses its CPU to others, too, but does not give it up.
+      const auto sleeps = [] {
+        rusage usage{};
+        ::getrusage(RUSAGE_THREAD, &usage);
+        return usage.ru_nvcsw;
+      };
+      const int64_t before = sleeps();
+      const bool timed =
+          own.ok() && Select(OnFetch(**own, [](ReadSlot) { Unexpected(); }),
+                             OnDeadline(Deadline::After(absl::Milliseconds(100)), [] {}))
+                          .ok();
+      return timed && sleeps() - before >= 5 ? 0 : 1;
+    }));
+    if (status == kNoFilter) {
+      std::fprintf(stderr, "NOTICE: test not run, this machine permits no filters\n");
+      GTEST_SKIP();
+    }
+    EXPECT_EQ(status, 0) << "with error " << error;
+  }
 }
 
 TEST_F(PipeCasesTest, ACancelledPipeIsAsAClosedChannel) {

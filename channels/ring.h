@@ -37,11 +37,16 @@ class Ring {
     std::construct_at(Place(size_), std::move(value));
     ++size_;
   }
-  void PushFront(T&& value) {
+  // So that `index` values are before it. Moves those.
+  void Insert(size_t index, T&& value) {
     if (size_ == room_) Grow();
     first_ = (first_ + room_ - 1) & (room_ - 1);
-    std::construct_at(Place(0), std::move(value));
     ++size_;
+    for (size_t i = 0; i < index; ++i) {
+      std::construct_at(Place(i), std::move(*Place(i + 1)));
+      std::destroy_at(Place(i + 1));
+    }
+    std::construct_at(Place(index), std::move(value));
   }
   // Not of an empty one.
   T PopFront() {

@@ -1,6 +1,8 @@
 #include "channels/ring.h"
 
+#include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "gtest/gtest.h"
 
@@ -20,14 +22,24 @@ TEST(RingTest, IsAQueueHoweverItsBlockIsTurnedAndGrows) {
   EXPECT_EQ(next_in, next_out);
 }
 
-TEST(RingTest, WhatIsPutToTheFrontComesFirst) {
-  Ring<int> ring;
-  for (int i = 0; i < 20; ++i) {
-    ring.PushBack(100 + i);
-    ring.PushFront(-i);
+TEST(RingTest, WhatIsInsertedComesInItsPlace) {
+  Ring<std::unique_ptr<int>> ring;
+  std::vector<int> expected;
+  const auto insert = [&](size_t index, int value) {
+    ring.Insert(index, std::make_unique<int>(value));
+    expected.insert(expected.begin() + static_cast<std::ptrdiff_t>(index), value);
+  };
+  for (int round = 0; round < 100; ++round) {
+    insert(0, 3 * round);
+    insert(ring.size(), 3 * round + 1);
+    insert(ring.size() * static_cast<size_t>(round) / 100, 3 * round + 2);
+    if (round % 3 == 0) {
+      ASSERT_EQ(*ring.PopFront(), expected.front());
+      expected.erase(expected.begin());
+    }
   }
-  for (int i = 19; i >= 0; --i) ASSERT_EQ(ring.PopFront(), -i);
-  for (int i = 0; i < 20; ++i) ASSERT_EQ(ring.PopFront(), 100 + i);
+  for (const int value : expected) ASSERT_EQ(*ring.PopFront(), value);
+  EXPECT_TRUE(ring.empty());
 }
 
 TEST(RingTest, DestroysWhatIsLeft) {

@@ -29,8 +29,8 @@ using Pipes = absl::InlinedVector<PipePoll*, 4>;
 
 // What futex_waitv takes at most; further pipes are looked at when the others' sleep ends.
 constexpr size_t kWordsMax = FUTEX_WAITV_MAX;
-// Bound of a sleep on a system without futex_waitv (before Linux 5.16), where pipes are looked at
-// now and then; and of one beside a pipe that seemed to have something and had not.
+// Bound of a sleep on a system without futex_waitv (before Linux 5.16, or filtered), where pipes
+// are looked at now and then; and of one beside a pipe that seemed to have something and had not.
 constexpr int64_t kShortSleepNs = 1'000'000;
 
 // Of this thread, for where to begin: a start that follows a pattern could meet one in its caller.
@@ -103,7 +103,9 @@ void SleepOnAll(ThreadWait& wait, const Pipes& pipes, const uint32_t* tickets, i
   const int64_t until_ns = MonotonicNanos() + timeout_ns;
   const timespec until{static_cast<time_t>(until_ns / 1'000'000'000),
                        static_cast<long>(until_ns % 1'000'000'000)};
-  if (::syscall(SYS_futex_waitv, words, count, 0, &until, CLOCK_MONOTONIC) < 0 && errno == ENOSYS) {
+  // Filters of containers that do not know it say EPERM.
+  if (::syscall(SYS_futex_waitv, words, count, 0, &until, CLOCK_MONOTONIC) < 0 &&
+      (errno == ENOSYS || errno == EPERM)) {
     const timespec brief{0, static_cast<long>(std::min(timeout_ns, kShortSleepNs))};
     ::syscall(SYS_futex, &wait.done().word(), FUTEX_WAIT_PRIVATE, transport::Completion::kAsleep,
               &brief, nullptr, 0);

@@ -238,19 +238,19 @@ TEST_F(SelectOnTest, SendsWhenThereIsRoomOrIsToldToStop) {
   EXPECT_TRUE(absl::IsUnavailable(receiver.TryReceive().status()));
 }
 
-TEST_F(SelectOnTest, ADestroyedOneTakesNothing) {
-  struct Owned {
-    struct promise_type {
-      Owned get_return_object() {
-        return {std::coroutine_handle<promise_type>::from_promise(*this)};
-      }
-      std::suspend_never initial_suspend() noexcept { return {}; }
-      std::suspend_always final_suspend() noexcept { return {}; }
-      void return_void() {}
-      void unhandled_exception() { std::terminate(); }
-    };
-    std::coroutine_handle<promise_type> coroutine;
+// A coroutine that its owner destroys.
+struct Owned {
+  struct promise_type {
+    Owned get_return_object() { return {std::coroutine_handle<promise_type>::from_promise(*this)}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_always final_suspend() noexcept { return {}; }
+    void return_void() {}
+    void unhandled_exception() { std::terminate(); }
   };
+  std::coroutine_handle<promise_type> coroutine;
+};
+
+TEST_F(SelectOnTest, ADestroyedOneTakesNothing) {
   auto [first_out, first] = Unbounded<int>();
   auto [second_out, second] = Unbounded<int>();
   auto [done, wait] = Unbounded<int>();
@@ -265,6 +265,26 @@ TEST_F(SelectOnTest, ADestroyedOneTakesNothing) {
     owned.coroutine.destroy();
     EXPECT_EQ(in2.TryReceive().value(), 1);
     EXPECT_TRUE(absl::IsUnavailable(in1.TryReceive().status()));
+    EXPECT_TRUE(end.Send(1).ok());
+  });
+  ASSERT_TRUE(wait.Receive(Late()).ok());
+}
+
+TEST_F(SelectOnTest, WhatDestroyedOnesHadKeepsItsOrder) {
+  auto [sender, receiver] = Unbounded<int>();
+  auto [done, wait] = Unbounded<int>();
+  loop_->Post([&, &out = sender, &in = receiver, &end = done] {
+    for (const int first : {0, 1}) {
+      const auto select = [](EventLoop* loop, Receiver<int>& from) -> Owned {
+        static_cast<void>(co_await SelectOn(loop, OnReceive(from, [](int) { Unexpected(); })));
+        Unexpected();
+      };
+      Owned waiting[] = {select(loop_.get(), in), select(loop_.get(), in)};
+      for (int value = 0; value < 3; ++value) EXPECT_TRUE(out.Send(value).ok());
+      waiting[first].coroutine.destroy();
+      waiting[1 - first].coroutine.destroy();
+      for (int value = 0; value < 3; ++value) EXPECT_EQ(in.TryReceive().value(), value);
+    }
     EXPECT_TRUE(end.Send(1).ok());
   });
   ASSERT_TRUE(wait.Receive(Late()).ok());

@@ -20,6 +20,7 @@
 #include <atomic>
 #include <coroutine>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 
@@ -128,6 +129,7 @@ struct Entry {
   Wait* wait = nullptr;
   int index = 0;          // outcome of the wait, when this is what was done for it
   void* value = nullptr;  // to send: a T; to receive: a std::optional<T>
+  uint64_t ticket = 0;    // of the value that was handed over to it: ChannelState::PutBack
   Entry* previous = nullptr;
   Entry* next = nullptr;
   bool listed = false;

@@ -101,4 +101,7 @@ int main(int argc, char** argv) {
   std::cout << "producing" << std::endl;
   all_ended.Receive().IgnoreError();  // until it is closed, because all workers have ended
   std::cout << "sent " << sent << std::endl;
+  // The pipe goes with this function: a further signal ends the process.
+  ::signal(SIGINT, SIG_DFL);
+  ::signal(SIGTERM, SIG_DFL);
 }

@@ -1,6 +1,6 @@
 // Work for several processes: tasks go out through one pipe, results come back through another. One
 // worker is killed in the middle of a task, which another one then gets, marked as given out
-// before. Every task is answered exactly once.
+// before. Every task is answered at least once, and counted once.
 //
 //   task_queue [--tasks=N] [--workers=N]
 

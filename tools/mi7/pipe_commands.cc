@@ -122,10 +122,16 @@ absl::Status Show(const Flags& flags) {
   }
 }
 
+// One that is there is taken as it is: the sizes are those of a new pipe.
 absl::StatusOr<std::unique_ptr<SlotPipe>> Open(const Flags& flags) {
   const JoinOptions join{.name = "mi7 pipe"};
-  return flags.create ? SlotPipe::OpenOrCreate(flags.name, flags.options, join)
-                      : SlotPipe::Connect(flags.name, join);
+  auto pipe = SlotPipe::Connect(flags.name, join);
+  // Others may create and remove it between two steps.
+  for (int round = 0; flags.create && absl::IsNotFound(pipe.status()) && round < 100; ++round) {
+    pipe = SlotPipe::Create(flags.name, flags.options, join);
+    if (absl::IsAlreadyExists(pipe.status())) pipe = SlotPipe::Connect(flags.name, join);
+  }
+  return pipe;
 }
 
 absl::Status Send(const Flags& flags) {
@@ -396,7 +402,7 @@ void AddPipeCommands(CLI::App& app, int& status) {
       ->check(CLI::NonNegativeNumber);
   CLI::Option* dead_letters =
       receive->add_flag("--dead-letters", flags->dead_letters,
-                        "Takes messages that were fetched too often instead; never waits");
+                        "Takes those that were fetched too often or overwritten; never waits");
   receive->add_flag("--keep", flags->keep, "Only looks: each stays a dead letter, as it was before")
       ->needs(dead_letters);
   json(receive, "One JSON object a message, with slot and attempt");

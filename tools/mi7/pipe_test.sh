@@ -118,10 +118,25 @@ expect_line "unknown command 'nope'; after 'mi7 pipe' comes one of ls status sen
 run 105 "$mi7" pipe receive jobs --count=-1
 expect_line '--count'
 
+# What is no pipe is listed with what is wrong with it, for people and for programs.
+echo 'this is no pipe' >"$MI7_RUNTIME_DIR/pipes/garbage"
+chmod 600 "$MI7_RUNTIME_DIR/pipes/garbage"
+run 0 "$mi7" pipe ls
+expect_line "^garbage +DATA_LOSS: .*is too short for a pipe"
+run 0 "$mi7" pipe ls --json && expect_json
+expect_line '^\{"name":"garbage","error":"DATA_LOSS: .* is too short for a pipe","error_kind":"damaged"\}$'
+run 0 "$mi7" pipe rm garbage
+
 # What fits no slot is refused, not waited for, also where the pipe is full.
 run 0 "$mi7" pipe send small a --create --slots=1 --slot-bytes=8
 run 1 "$mi7" pipe send small much-more-than-eight-bytes
 expect_line 'INVALID_ARGUMENT: .*26 bytes is larger than a slot, which has 8'
+# One that is there is taken as it is, whatever the sizes of a new one would be.
+run 0 "$mi7" pipe receive small --create
+expect_line '^a$'
+run 0 "$mi7" pipe send small b --create --slots=2
+run 0 "$mi7" pipe status small
+expect_line '^small: 1 slots of 8 bytes'
 run 0 "$mi7" pipe rm small --force
 
 # Interrupted while it waits: a clean end.

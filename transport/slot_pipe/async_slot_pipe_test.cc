@@ -9,7 +9,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "base/deadline.h"
 #include "base/mutex.h"
+#include "base/sleep_watch_testing.h"
 #include "gtest/gtest.h"
 #include "transport/slot_pipe/testing.h"
 
@@ -102,6 +104,35 @@ TEST_F(AsyncSlotPipeTest, CoroutinesAreResumedOnTheLoopByMessagesOfOthers) {
   for (int i = 0; i < kMessages; ++i) ASSERT_TRUE(other_->SendBytes(absl::StrCat(i)).ok());
   ASSERT_TRUE(countdown.Wait());
   EXPECT_EQ(received, kMessages);
+  pipe_->Cancel();
+  EXPECT_TRUE(ended.Wait());
+}
+
+// What would come after 40 ms otherwise, when the thread that waits looks for itself.
+TEST_F(AsyncSlotPipeTest, EachMessageWakesACoroutine) {
+  constexpr int kRounds = 500;
+  const Deadline deadline = Deadline::After(absl::Seconds(10));
+  AsyncSlotPipe async(pipe_.get(), loop_.get());
+  auto back = SlotPipe::Create("back", {.slots = 1, .slot_bytes = 64},
+                               {.wait = transport::WaitPolicy::kBlock})
+                  .value();
+  Countdown ended(1);
+  [](AsyncSlotPipe& from, SlotPipe& to, Countdown& end) -> Started {
+    for (;;) {
+      auto message = co_await from.Fetch();
+      if (!message.ok()) break;
+      EXPECT_TRUE(message->Release().ok());
+      EXPECT_TRUE(to.TrySendBytes("back").ok());
+    }
+    end.Down();
+  }(async, *back, ended);
+  for (int i = 0; i < kRounds; ++i) {
+    EXPECT_TRUE(AwaitOthersAsleep());
+    EXPECT_TRUE(other_->SendBytes("to").ok());
+    auto message = back->Fetch(deadline);
+    EXPECT_TRUE(message.ok()) << "in round " << i << ": " << message.status();
+    if (!message.ok() || !message->Release().ok()) break;
+  }
   pipe_->Cancel();
   EXPECT_TRUE(ended.Wait());
 }

@@ -10,10 +10,12 @@
 #include <iostream>
 #include <memory>
 #include <random>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "transport/slot_pipe/layout.h"
@@ -162,6 +164,31 @@ TEST_F(DamageTest, AMessageLongerThanItsSlotIsADeadLetter) {
   EXPECT_TRUE(slot_pipe_internal::Is(pipe->TryFetch().status(), absl::StatusCode::kDataLoss,
                                      "slot 0 was overwritten"));
   EXPECT_EQ(pipe->TryFetchDeadLetter()->size(), kOptions.slot_bytes);
+  Unmap();
+}
+
+// Also of values that are possible.
+TEST_F(DamageTest, AChecksumFindsAnotherSizeOrKind) {
+  using slot_pipe_internal::SlotHeader;
+  PipeOptions options = kOptions;
+  options.checksum = true;
+  auto pipe = SlotPipe::Create("sum", options).value();
+  Map("sum");
+  // Its last byte is as the one behind it, so that the payload does not tell how long it is.
+  const absl::string_view text("text\0", 5);
+  const std::tuple<const char*, size_t, uint32_t> kStrays[] = {
+      {"size", offsetof(SlotHeader, size), 4},
+      {"kind", offsetof(SlotHeader, kind), static_cast<uint32_t>(PayloadKind::kCapnp)}};
+  for (const auto& [name, offset, value] : kStrays) {
+    SCOPED_TRACE(name);
+    auto slot = pipe->TryHold();
+    char* const header = memory_ + layout_.slots_offset + slot->index() * layout_.slot_stride;
+    ASSERT_TRUE(slot->SendBytes(text).ok());
+    std::memcpy(header + offset, &value, sizeof(value));
+    EXPECT_TRUE(slot_pipe_internal::Is(pipe->TryFetch().status(), absl::StatusCode::kDataLoss,
+                                       "was overwritten"));
+    EXPECT_TRUE(pipe->TryFetchDeadLetter()->overwritten());
+  }
   Unmap();
 }
 

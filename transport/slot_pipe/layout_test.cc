@@ -198,6 +198,36 @@ TEST_F(PipeFileTest, TheFileIsPrivate) {
                  "can be entered by others (mode 0705); chmod it to 0700"));
 }
 
+// And not waited for, should it be one that waits for who opens its other end.
+TEST_F(PipeFileTest, WhatIsNoFileIsRefused) {
+  Create();
+  ASSERT_EQ(::mkfifo(directory_.File("fifo").c_str(), 0600), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(20);
+    const auto refused = [](const absl::Status& status) {
+      return Is(status, StatusCode::kFailedPrecondition, "/pipes/fifo is no regular file");
+    };
+    ::_exit(refused(Connect("fifo")) && refused(SlotPipe::Inspect("fifo").status()) ? 0 : 1);
+  }
+  int status;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST_F(PipeFileTest, WhereNoDirectoryIsChosenItIsInDevShm) {
+  ::unsetenv("MI7_RUNTIME_DIR");
+  ::unsetenv("XDG_RUNTIME_DIR");
+  const std::string name = absl::StrCat("layout_test-", ::getpid());
+  const std::string file = absl::StrCat("/dev/shm/mi7-", ::geteuid(), "/pipes/", name);
+  Create(name);
+  struct stat about;
+  EXPECT_EQ(::stat(file.c_str(), &about), 0) << file;
+  EXPECT_TRUE(Connect(name).ok());
+  EXPECT_TRUE(SlotPipe::Remove(name).ok());
+  EXPECT_NE(::stat(file.c_str(), &about), 0) << file;
+}
+
 // Where the user has not chosen the directory, others may have made what it is in.
 TEST_F(PipeFileTest, ADirectoryInOneThatOthersCanWriteInIsRefused) {
   const std::string runtime = directory_.path() + "/run";

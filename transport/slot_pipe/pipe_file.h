@@ -1,11 +1,11 @@
 #pragma once
 
 // PipeFile: the named file that a slot pipe lives in. It belongs to one user (or one group), lies
-// in a directory of that user on tmpfs, and gets its name only after it is complete, so that nobody
-// ever sees half a pipe and a crash of its creator leaves nothing.
+// in a directory of that user, and gets its name only after it is complete, so that nobody ever
+// sees half a pipe and a crash of its creator leaves nothing.
 //
 // The directory is $MI7_RUNTIME_DIR/pipes, else $XDG_RUNTIME_DIR/mi7/pipes, else
-// /dev/shm/mi7-<uid>/pipes.
+// /dev/shm/mi7-<uid>/pipes. The latter two are on a tmpfs; of the first that is up to the user.
 
 #include <cstdint>
 #include <memory>

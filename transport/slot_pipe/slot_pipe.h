@@ -28,10 +28,11 @@
 // in the middle of recovering that. What the dead held is recovered by whoever is
 // alive and uses the pipe: within 40 ms or so where somebody waits in it, else with the first hold
 // or fetch after that; time alone never takes anything from anybody. The promises end with the
-// machine: the memory is tmpfs.
+// machine: nothing is synced to a disk, whatever file system MI7_RUNTIME_DIR is on.
 //
-// Messages are fetched in the order of their sends, redelivered ones in the order of their
-// redelivery. docs/SLOT_PIPE.md has the protocol and its proof.
+// Messages are fetched in the order of their sends; what comes back, because it was returned or
+// redriven or because a consumer died, is behind what was sent before it came back.
+// docs/SLOT_PIPE.md has the protocol and its proof.
 
 #include <atomic>
 #include <cstddef>

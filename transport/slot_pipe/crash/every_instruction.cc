@@ -5,9 +5,9 @@
 // free locks. So the child is stepped once from its beginning to its end, and after each
 // instruction that has changed the pipe or the ledger, a copy of the pipe, on which nobody holds a
 // lock, is joined, recovered and audited; and a second copy, on which the locks are held that the
-// child holds at that instant, as if it had been stopped there. An instruction that changed neither
-// leaves what the one before it left. Then some children are killed for real, at instructions among
-// all.
+// child holds at that instant, as if it had been stopped there. After one that has changed the
+// locks alone, the second copy is. An instruction that changed none of them leaves what the one
+// before it left. Then some children are killed for real, at instructions among all.
 //
 //   every_instruction [--long | --can_trace]    (--long also by MI7_LONG in the environment)
 //
@@ -19,10 +19,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <utility>
@@ -44,6 +46,9 @@ constexpr uint64_t kStatesMin = 5;
 
 // The pipe that the child works on, and kCopy, the one that is audited.
 constexpr char kCopy[] = "copy";
+
+// Whether somebody holds the lock of each place for a participant.
+using Places = std::array<bool, kOptions.participants>;
 
 // What is left of a pipe and its history at some instant.
 struct Image {
@@ -86,13 +91,15 @@ class Runner {
     std::memcpy(static_cast<void*>(ledger_), image.ledger.data(), sizeof(Ledger));
   }
 
-  // Joins a copy of `image` and audits it. False, after saying so, when something is wrong.
-  bool Check(const Image& image, const char* what, uint64_t step) {
+  // Joins a copy of `image` and audits it, as for each of `others`, of whom one that is stopped
+  // holds the locks of `places`. False, after saying so, when something is wrong.
+  bool Check(const Image& image, std::initializer_list<Other> others, const Places& places,
+             const char* what, uint64_t step) {
     auto ledger = std::make_unique<Ledger>();
     std::memcpy(static_cast<void*>(ledger.get()), image.ledger.data(), sizeof(Ledger));
-    for (const Other other : {Other::kDead, Other::kStopped}) {
+    for (const Other other : others) {
       WriteFile(kCopy, image.pipe);
-      const int lock = other == Other::kStopped ? LockAsIn(kPipe, kCopy) : -1;
+      const int lock = other == Other::kStopped ? Lock(kCopy, places) : -1;
       std::string wrong;
       {
         const auto before = SlotPipe::Inspect(kCopy);
@@ -125,26 +132,31 @@ class Runner {
   // distinct states to `images`, if given.
   bool Every(const Scenario& scenario, const Image& begin, std::vector<Image>* images) {
     Restore(begin);
-    const int fd = ::open(directory_.File(kPipe).c_str(), O_RDONLY | O_CLOEXEC);
+    const int fd = ::open(directory_.File(kPipe).c_str(), O_RDWR | O_CLOEXEC);
     MI7_CHECK(fd >= 0, "the pipe has a file");
     void* shared = ::mmap(nullptr, begin.pipe.size(), PROT_READ, MAP_SHARED, fd, 0);
     MI7_CHECK(shared != MAP_FAILED, "the file can be mapped");
-    ::close(fd);
     Image last = begin;
+    Places places = LockedPlaces(fd);
     bool well = true;
-    points_ += StepChild([&] { Act(scenario); },
-                         [&](uint64_t step) {
-                           if (std::memcmp(shared, last.pipe.data(), last.pipe.size()) == 0 &&
-                               std::memcmp(ledger_, last.ledger.data(), sizeof(Ledger)) == 0) {
-                             return true;
-                           }
-                           std::memcpy(last.pipe.data(), shared, last.pipe.size());
-                           last.ledger = LedgerBytes();
-                           well = Check(last, scenario.name, step);
-                           if (images != nullptr) images->push_back(last);
-                           return well;
-                         });
+    const auto after = [&](uint64_t step) {
+      const bool same = std::memcmp(shared, last.pipe.data(), last.pipe.size()) == 0 &&
+                        std::memcmp(ledger_, last.ledger.data(), sizeof(Ledger)) == 0;
+      const Places before = std::exchange(places, LockedPlaces(fd));
+      if (same && places == before) return true;
+      if (same) {
+        ++changes_of_locks_;
+        return well = Check(last, {Other::kStopped}, places, scenario.name, step);
+      }
+      std::memcpy(last.pipe.data(), shared, last.pipe.size());
+      last.ledger = LedgerBytes();
+      well = Check(last, {Other::kDead, Other::kStopped}, places, scenario.name, step);
+      if (images != nullptr) images->push_back(last);
+      return well;
+    };
+    points_ += StepChild([&] { Act(scenario); }, after);
     ::munmap(shared, begin.pipe.size());
+    ::close(fd);
     return well;
   }
 
@@ -211,6 +223,9 @@ class Runner {
     const uint64_t recovered = (images.size() + stride - 1) / stride;
     const uint64_t audits = 2 * (images.size() + recovered * kStatesMin);
     if (audits_ < audits) return TooFew("audits", audits_, audits);
+    // Each child locks its place and frees it again, without changing anything else.
+    const uint64_t changes = 2 * Scenarios().size();
+    if (changes_of_locks_ < changes) return TooFew("locks", changes_of_locks_, changes);
     const uint64_t kills = Scenarios().size() * (all ? 100 : 4);
     if (kills_ != kills) return TooFew("kills", kills_, kills);
     return true;
@@ -244,26 +259,34 @@ class Runner {
     return bytes;
   }
 
-  // Holds the locks of those places in `copy` that somebody holds in `name` now, which is the
-  // child, through a descriptor that is returned.
-  int LockAsIn(const char* name, const char* copy) const {
-    const int from = ::open(directory_.File(name).c_str(), O_RDWR | O_CLOEXEC);
-    const int to = ::open(directory_.File(copy).c_str(), O_RDWR | O_CLOEXEC);
-    for (uint32_t place = 0; place < kOptions.participants; ++place) {
-      struct flock lock {};
-      lock.l_type = F_WRLCK;
-      lock.l_start = place;
-      lock.l_len = 1;
-      MI7_CHECK(::fcntl(from, F_OFD_GETLK, &lock) == 0, "a lock can be looked at");
-      if (lock.l_type == F_UNLCK) continue;
-      lock = {};
-      lock.l_type = F_WRLCK;
-      lock.l_start = place;
-      lock.l_len = 1;
-      MI7_CHECK(::fcntl(to, F_OFD_SETLK, &lock) == 0, "nobody holds a lock on the copy");
+  static struct flock LockOf(uint32_t place) {
+    struct flock lock {};
+    lock.l_type = F_WRLCK;
+    lock.l_start = place;
+    lock.l_len = 1;
+    return lock;
+  }
+
+  // Those that somebody holds, which is the child, through another descriptor than `fd`.
+  static Places LockedPlaces(int fd) {
+    Places places{};
+    for (uint32_t place = 0; place < places.size(); ++place) {
+      struct flock lock = LockOf(place);
+      MI7_CHECK(::fcntl(fd, F_OFD_GETLK, &lock) == 0, "a lock can be looked at");
+      places[place] = lock.l_type != F_UNLCK;
     }
-    ::close(from);
-    return to;
+    return places;
+  }
+
+  // Holds the locks of `places` through a descriptor that is returned.
+  int Lock(const char* name, const Places& places) const {
+    const int fd = ::open(directory_.File(name).c_str(), O_RDWR | O_CLOEXEC);
+    for (uint32_t place = 0; place < places.size(); ++place) {
+      struct flock lock = LockOf(place);
+      MI7_CHECK(!places[place] || ::fcntl(fd, F_OFD_SETLK, &lock) == 0,
+                "nobody holds a lock on the copy");
+    }
+    return fd;
   }
 
   void WriteFile(const char* name, const std::vector<char>& bytes) const {
@@ -278,6 +301,7 @@ class Runner {
   std::atomic<pid_t>* child_;  // who acts
   uint64_t points_ = 0;
   uint64_t audits_ = 0;
+  uint64_t changes_of_locks_ = 0;
   uint64_t kills_ = 0;
 };
 

@@ -199,7 +199,9 @@ TEST_F(SurvivorsTest, NobodyWaitsForAStoppedOne) {
     for (const pid_t child : stopped) {
       ASSERT_EQ(::waitpid(child, nullptr, WUNTRACED), child);
     }
-    // Each of them has one slot at most, so four are left.
+    // Looked for the dead, while they are stopped.
+    EXPECT_EQ(pipe->Recover(), 0u);
+    // Each of them has one slot at most, and the first one another, so three are left.
     for (int i = 0; i < 100; ++i) {
       timed([&] {
         const auto sent = pipe->SendBytes("y", patience());
