@@ -131,7 +131,7 @@ bool CallRepeats::Launch() {
   ClientCall* attempt;
   {
     MutexLock lock(&mutex_);
-    if (stopped_) return true;
+    if (stopped_) return false;
     const bool others = may_have_run_ || answered_ || first_runs_ || !running_.empty();
     // Only a hedge may run beside it, which is idempotent; what was answered has done nothing.
     attempt = call_.NewAttempt(MakeRequest());
@@ -150,8 +150,9 @@ bool CallRepeats::Launch() {
     if (may_repeat_ == Repeat::kIdempotent) ScheduleHedge();
   }
   attempt->Start();
-  // Until OnDone the handle's reference is still here.
-  const bool goes = !attempt->done() || attempt->status().ok();
+  // Until OnDone the handle's reference is still here. One that somebody has claimed may not have
+  // been sent.
+  const bool goes = !attempt->claimed() || (attempt->done() && attempt->status().ok());
   attempt->OnDone([this, self = Share(call_)](ClientCall& done) { OnAttemptDone(done); });
   return goes;
 }

@@ -33,7 +33,7 @@ absl::Status FlowGroup::Send(ClientCallRef call) {
           "a -> stream call before the last one, or FinishStream, has completed");
     }
     if (calls_ == 0) moves_ = moves;
-    begins = held_ == 0 && !goes_on_ && moves_ == moves;
+    begins = held_ == 0 && !goes_on_ && !may_end_ && moves_ == moves;
     entry->moves = moves_;
     Append(entry.get());
   }
@@ -78,7 +78,7 @@ void FlowGroup::Remove(FlowCall* call) {
   (call->before == nullptr ? first_in_flight_ : call->before->after) = call->after;
   (call->after == nullptr ? last_in_flight_ : call->after->before) = call->before;
   bytes_ -= call->bytes;
-  --calls_;
+  if (--calls_ == 0) may_end_ = false;
   last_ended_ = std::max(last_ended_, call->number);
 }
 
@@ -183,7 +183,11 @@ void FlowGroup::SendHeld() {
       LetGo(first);
       call = first->call.Share();
     }
-    if (!call->repeats()->Release()) return;
+    if (!call->repeats()->Release()) {
+      MutexLock lock(&mutex_);
+      may_end_ = calls_ != 0;
+      return;
+    }
   }
 }
 
@@ -257,7 +261,7 @@ void FlowGroup::CheckFork() {
   }
   bytes_ = calls_ = held_ = resting_ = 0;
   first_in_flight_ = last_in_flight_ = first_held_ = nullptr;
-  goes_on_ = false;
+  goes_on_ = may_end_ = false;
 }
 
 absl::Status FlowGroup::Await() {

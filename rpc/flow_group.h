@@ -105,7 +105,7 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   bool IsReady() const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (goes_on_) return false;
     if (finishing_) return calls_ == 0;
-    return !failure_.ok() || (held_ == 0 && HasRoom());
+    return !failure_.ok() || (held_ == 0 && !may_end_ && HasRoom());
   }
   bool HasRoom() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return bytes_ < window_ && calls_ < calls_max_;
@@ -138,7 +138,10 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   uint64_t held_ ABSL_GUARDED_BY(mutex_) = 0;        // of calls_
   uint64_t resting_ ABSL_GUARDED_BY(mutex_) = 0;     // of held_
   bool goes_on_ ABSL_GUARDED_BY(mutex_) = false;     // somebody is in SendHeld or EndHeld
-  uint32_t moves_ ABSL_GUARDED_BY(mutex_) = 0;       // Channel::moves of calls in flight
+  // One that was let go was not sent, and somebody else may be about to end it, and with it the
+  // series. Until none is in flight, for an interceptor may make its end an OK.
+  bool may_end_ ABSL_GUARDED_BY(mutex_) = false;
+  uint32_t moves_ ABSL_GUARDED_BY(mutex_) = 0;  // Channel::moves of calls in flight
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   // Taking is relaxed: the taker has one. Dropping releases and acquires, so that every use comes
