@@ -1,0 +1,134 @@
+// How the user of `-> stream` calls waits for them.
+
+#include "rpc/flow_group.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "rpc/channel.h"
+#include "rpc/fake_connection.h"
+#include "rpc/flow_stub.h"
+#include "rpc/server.h"
+#include "rpc/session_testing.h"
+#include "rpc/status_testing.h"
+#include "transport/connection_decorator.h"
+
+namespace mi7 {
+namespace {
+
+using testing::HasSubstr;
+using testing::Optional;
+using transport::FrameType;
+
+constexpr uint32_t kWindow = 1000;
+
+// Puts connections whose peer is the test in place of a channel's.
+class Fakes final : public transport::ConnectionDecorator {
+ public:
+  absl::StatusOr<std::shared_ptr<transport::Connection>> Decorate(
+      std::shared_ptr<transport::Connection> inner, transport::EventLoop*) override {
+    inner->Close(absl::OkStatus());
+    made_.push_back(std::make_shared<FakeConnection>());
+    return made_.back();
+  }
+  // While none is being made.
+  FakeConnection& last() { return *made_.back(); }
+  void End() {
+    for (const auto& connection : made_) connection->End();
+  }
+
+ private:
+  std::vector<std::shared_ptr<FakeConnection>> made_;
+};
+
+class FlowGroupTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_THAT(server_, IsOk());
+    Connect();
+  }
+  void TearDown() override {
+    channel_->Close();
+    fakes_->End();
+  }
+  void Connect() {
+    ChannelOptions options;
+    options.decorator = fakes_;
+    channel_ = *Channel::Create(kEndpoint, options);
+    ASSERT_THAT(channel_->Connect(Deadline::After(absl::Seconds(20))), IsOk());
+    group_ = FlowGroupRef(FlowGroup::New(kWindow));
+  }
+  ClientCallRef NewCall() {
+    return ClientCallRef(channel_->NewCall(kBaseInfo, kBaseMethods[0], {.repeat = Repeat::kNever}));
+  }
+  FlowSending Pour(size_t bytes = 0) {
+    FlowRequest<TestMessage> request(NewCall(), group_);
+    request->setKey(std::string(bytes, 'x').c_str());
+    return request.Send();
+  }
+  FlowSending Finish() { return FlowSending(group_, group_->Finish(), /*is_call=*/false); }
+
+  static constexpr char kEndpoint[] = "inproc:flow-group-test";
+  const std::shared_ptr<Fakes> fakes_ = std::make_shared<Fakes>();
+  LambdaService service_{kBaseInfo,
+                         [](uint64_t, uint16_t, ServerCall& call) { return EchoKey(call); }};
+  absl::StatusOr<std::unique_ptr<Server>> server_ =
+      ServerBuilder().AddService(&service_).Listen(kEndpoint).Start();
+  std::shared_ptr<Channel> channel_;
+  FlowGroupRef group_{FlowGroup::New(kWindow)};
+};
+
+// The thread that drives the connection of calls in flight would wait for itself, also when the
+// channel uses that no more.
+TEST_F(FlowGroupTest, NobodyWaitsInsideACallbackOfAConnectionThatTheChannelHasGivenUp) {
+  const struct {
+    const char* what;
+    void (*give_up)(Channel&, FakeConnection&);
+  } kWays[] = {
+      {"it goes away",
+       [](Channel&, FakeConnection& connection) {
+         connection.Deliver(MakeControl(FrameType::kGoAway));
+         connection.Deliver(MakeReturn(0));
+       }},
+      {"it is lost",
+       [](Channel&, FakeConnection& connection) {
+         connection.DeliverClosed(absl::UnavailableError("reset by peer"));
+       }},
+      {"it is closed",
+       [](Channel& channel, FakeConnection& connection) {
+         channel.Close();
+         connection.Deliver(MakeReturn(0));
+       }},
+  };
+  for (const auto& way : kWays) {
+    SCOPED_TRACE(way.what);
+    Connect();
+    ClientCallRef other = NewCall();
+    other->request().initRoot<TestMessage>();
+    other->Start();
+    std::optional<absl::Status> waited;
+    PendingCall<TestMessage>(std::move(other)).Then([&](const auto&) {
+      ASSERT_TRUE(channel_->InCallback());
+      static_cast<void>(Pour());
+      waited = Finish().Wait();
+    });
+    static_cast<void>(Pour());
+    way.give_up(*channel_, fakes_->last());
+    EXPECT_THAT(waited, Optional(StatusIs(absl::StatusCode::kFailedPrecondition,
+                                          HasSubstr("would wait for itself"))));
+    channel_->Close();
+    fakes_->last().End();
+    EXPECT_FALSE(channel_->InCallback());
+  }
+}
+
+}  // namespace
+}  // namespace mi7
