@@ -19,6 +19,7 @@
 #include "rpc/server.h"
 #include "rpc/session_testing.h"
 #include "rpc/status_testing.h"
+#include "rpc/turns.h"
 #include "transport/connection_decorator.h"
 
 namespace mi7 {
@@ -86,6 +87,15 @@ class FlowGroupTest : public testing::Test {
   FlowGroupRef group_{FlowGroup::New(kWindow)};
 };
 
+// The callback of a call that has failed at once waits for its turn.
+TEST_F(FlowGroupTest, CallsThatFailAtOnceInACallbackAreFinishedThere) {
+  channel_->Close();
+  const Turns::Inside inside;
+  static_cast<void>(Pour());
+  EXPECT_THAT(Finish().Wait(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("channel is closed")));
+}
+
 // The thread that drives the connection of calls in flight would wait for itself, also when the
 // channel uses that no more.
 TEST_F(FlowGroupTest, NobodyWaitsInsideACallbackOfAConnectionThatTheChannelHasGivenUp) {
@@ -128,6 +138,24 @@ TEST_F(FlowGroupTest, NobodyWaitsInsideACallbackOfAConnectionThatTheChannelHasGi
     fakes_->last().End();
     EXPECT_FALSE(channel_->InCallback());
   }
+}
+
+TEST(TurnsTest, WhoeverWaitsRunsWhatWaitsForItsTurn) {
+  struct Counting : Turn {
+    int ran = 0;
+  };
+  Counting first, second;
+  first.run = second.run = [](Turn& self) { ++static_cast<Counting&>(self).ran; };
+  const Turns::Inside inside;
+  Turns::Run(first);
+  EXPECT_EQ(first.ran, 0);
+  {
+    const Turns::Waiting waiting;
+    EXPECT_EQ(first.ran, 1);
+  }
+  // It is still inside.
+  Turns::Run(second);
+  EXPECT_EQ(second.ran, 0);
 }
 
 }  // namespace
