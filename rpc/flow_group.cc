@@ -264,8 +264,16 @@ void FlowGroup::CheckFork() {
   goes_on_ = may_end_ = false;
 }
 
-absl::Status FlowGroup::Await() {
+absl::Status FlowGroup::BeginWait() {
   CheckFork();
+  if (!WaitedFor()) [[likely]]
+    return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "a second wait for -> stream calls, or for FinishStream, before the first has ended");
+}
+
+absl::Status FlowGroup::Await() {
+  if (absl::Status begun = BeginWait(); !begun.ok()) return begun;
   if (Ready()) return absl::OkStatus();
   if (last_->WouldWaitForItself() || last_->channel_->InCallback()) {
     return absl::FailedPreconditionError(

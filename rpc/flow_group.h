@@ -93,10 +93,12 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   // Sends or ends what is held, when it is time.
   void GoOn();
 
-  // Blocks until the group is ready: OK. FAILED_PRECONDITION: this thread would wait for itself.
+  // Called before each wait, which is to be none unless this is OK. FAILED_PRECONDITION: another
+  // one is under way.
+  absl::Status BeginWait();
+  // Blocks until the group is ready: OK. FAILED_PRECONDITION: as BeginWait, or this thread would
+  // wait for itself.
   absl::Status Await();
-  // Called before each wait: in a forked child, where no answer comes, the group has failed.
-  void CheckFork();
 
  private:
   explicit FlowGroup(uint32_t window) : Readiness(this), window_(window) {}
@@ -111,6 +113,8 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
     return bytes_ < window_ && calls_ < calls_max_;
   }
   void Cancel();
+  // In a forked child, where no answer comes, the group has failed.
+  void CheckFork();
   void Append(FlowCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(FlowCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Ends `call`, which is the group's no more.

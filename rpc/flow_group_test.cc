@@ -19,6 +19,7 @@
 #include "rpc/server.h"
 #include "rpc/session_testing.h"
 #include "rpc/status_testing.h"
+#include "rpc/task.h"
 #include "rpc/turns.h"
 #include "transport/connection_decorator.h"
 
@@ -30,6 +31,8 @@ using testing::Optional;
 using transport::FrameType;
 
 constexpr uint32_t kWindow = 1000;
+// Of a call that fills the window; some small ones are below it.
+constexpr size_t kAll = kWindow;
 
 // Puts connections whose peer is the test in place of a channel's.
 class Fakes final : public transport::ConnectionDecorator {
@@ -76,6 +79,10 @@ class FlowGroupTest : public testing::Test {
     return request.Send();
   }
   FlowSending Finish() { return FlowSending(group_, group_->Finish(), /*is_call=*/false); }
+  // The calls with these ids, from 0 on.
+  void AnswerAll(uint32_t count) {
+    for (uint32_t id = 0; id < count; ++id) fakes_->last().Deliver(MakeReturn(id));
+  }
 
   static constexpr char kEndpoint[] = "inproc:flow-group-test";
   const std::shared_ptr<Fakes> fakes_ = std::make_shared<Fakes>();
@@ -86,6 +93,50 @@ class FlowGroupTest : public testing::Test {
   std::shared_ptr<Channel> channel_;
   FlowGroupRef group_{FlowGroup::New(kWindow)};
 };
+
+Task<absl::Status> Await(FlowSending sending) { co_return co_await std::move(sending); }
+
+auto IsSecondWait() {
+  return StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("a second wait"));
+}
+
+TEST_F(FlowGroupTest, OneCallIsWaitedForAtATime) {
+  FlowSending first = Pour(), second = Pour(), third = Pour(), fourth = Pour(kAll);
+  int told = 0;
+  first.Then([&](const absl::Status& status) {
+    EXPECT_THAT(status, IsOk());
+    ++told;
+  });
+  std::optional<absl::Status> refused;
+  second.Then([&](absl::Status status) { refused = std::move(status); });
+  EXPECT_THAT(refused, Optional(IsSecondWait()));
+  EXPECT_THAT(third.Wait(), IsSecondWait());
+  EXPECT_THAT(BlockOn(Await(std::move(fourth))), IsSecondWait());
+  EXPECT_EQ(told, 0);
+  AnswerAll(4);
+  EXPECT_EQ(told, 1);
+  EXPECT_THAT(Finish().Wait(), IsOk());
+}
+
+// Who waits first is told when the callback that the thread is inside has returned.
+TEST_F(FlowGroupTest, ACallThatMayBeFollowedIsWaitedForUntilThatIsTold) {
+  FlowSending first = Pour(), second = Pour();
+  int told = 0;
+  std::optional<absl::Status> refused;
+  {
+    const Turns::Inside inside;
+    first.Then([&](const absl::Status& status) {
+      EXPECT_THAT(status, IsOk());
+      ++told;
+    });
+    second.Then([&](absl::Status status) { refused = std::move(status); });
+    EXPECT_EQ(told, 0);
+    EXPECT_THAT(refused, Optional(IsSecondWait()));
+  }
+  EXPECT_EQ(told, 1);
+  AnswerAll(2);
+  EXPECT_THAT(Finish().Wait(), IsOk());
+}
 
 // The callback of a call that has failed at once waits for its turn.
 TEST_F(FlowGroupTest, CallsThatFailAtOnceInACallbackAreFinishedThere) {
