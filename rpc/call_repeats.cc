@@ -161,10 +161,10 @@ void CallRepeats::HoldUnsent(OutgoingMessage request, size_t counted_bytes) {
   std::optional<FlowGroupRef> group;
   {
     MutexLock lock(&mutex_);
+    TakeBack(std::move(request), counted_bytes);
     if (stopped_) return;
     first_runs_ = false;
     attempts_ = 0;
-    TakeBack(std::move(request), counted_bytes);
     MI7_CHECK(static_cast<bool>(returned_), "nobody else has a request that was not sent");
     held_failure_ = call_.NotSent(absl::UnavailableError("waited for the calls before it"));
     next_is_free_ = true;

@@ -9,6 +9,8 @@
 
 #include "absl/synchronization/notification.h"
 #include "base/fake_clock.h"
+#include "rpc/call_repeats.h"
+#include "rpc/retry_policy.h"
 #include "rpc/session_fixture.h"
 
 namespace mi7 {
@@ -221,6 +223,19 @@ TEST_F(SessionTest, CallThatIsCancelledWhileTheServerGoesAwayIsAnsweredAndCloses
   EXPECT_FALSE(connection_->closed_with());
   connection_->Deliver(MakeReturn(id));
   EXPECT_TRUE(connection_->closed_with());
+}
+
+// It was cancelled at the moment at which its group was to hold it.
+TEST_F(SessionTest, RequestOfACallThatIsOverBeforeItIsHeldIsNotCounted) {
+  Start();
+  const ClientCallRef call(NewCall());
+  CallRepeats repeats(*call.get(), Repeat::kUnlessItRan, channel_->retry_policy());
+  const size_t all = RetryOptions().kept_bytes_max;
+  ASSERT_TRUE(channel_->KeepBytes(all));
+  repeats.Stop();
+  repeats.HoldUnsent(transport::NewHeapMessage(64), all);
+  EXPECT_TRUE(channel_->KeepBytes(all));
+  channel_->LetGoBytes(all);
 }
 
 }  // namespace
