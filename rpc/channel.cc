@@ -149,7 +149,10 @@ Channel::Retrying::Retrying(const Channel& channel)
     : budget(channel.settings_->retry.budget), timers(Timers::Create(channel.loop_)) {}
 
 Channel::Retrying& Channel::retrying() {
-  if (!retrying_) retrying_ = std::make_unique<Retrying>(*this);
+  if (!retrying_) {
+    retrying_ = std::make_unique<Retrying>(*this);
+    if (state_ == ChannelState::kClosed) retrying_->timers->Hurry();  // Close found none
+  }
   return *retrying_;
 }
 
