@@ -198,6 +198,7 @@ void FlowGroup::EndHeld() {
       MutexLock lock(&mutex_);
       FlowCall* const first = first_held_;
       if (first == nullptr) return;
+      may_end_ = true;
       LetGo(first);
       call = first->call.Share();
     }

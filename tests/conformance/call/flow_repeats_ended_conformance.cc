@@ -211,6 +211,67 @@ TEST_P(StreamTest, NothingIsMadeBehindACallThatIsBeingGivenUp) {
   }
 }
 
+// Nor is it made again, because a later one has run.
+TEST_P(StreamTest, ASeriesThatEndsGoesNoFurtherBeforeItIsKnownHow) {
+  FakeClock clock;
+  constexpr absl::Duration kLate = absl::Seconds(20);
+  constexpr Keepalive kNone = {.interval = absl::InfiniteDuration()};
+  Journal journal;
+  feed_.on_pour = journal.Handler();
+  journal.Hold();
+  const auto late = std::make_shared<FaultScript>();
+  const auto cancelling = std::make_shared<AtCancellation>();
+  ServerOptions server;
+  server.load.methods = {{"Feed.pour", 1}};
+  server.load.retry_after = absl::Hours(1);
+  server.keepalive = kNone;
+  ChannelOptions channel;
+  channel.keepalive = kNone;
+  channel.decorator = late;
+  channel.interceptors = {cancelling};
+  Start(server, channel);
+  const absl::Cleanup end = [&] { journal.AnswerAll(); };
+  FeedStub sink = stub();
+  ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+  ASSERT_TRUE(journal.AwaitBegun(1));
+  // The client is told later that the next one is refused, so that it goes on.
+  late->Add({.frames = FaultFrames::kReturns,
+             .action = FaultAction::kDelay,
+             .count = FaultRule::kAll,
+             .delay = kLate});
+  FlowSending refused = Pour(sink, 1);
+  const CallCanceller canceller = refused.canceller();
+  ASSERT_THAT(refused.Wait(), IsOk());
+  ASSERT_TRUE(AwaitRefused(*server_, 1));
+  ASSERT_TRUE(journal.Answer(1));
+  const Deadline patience = Deadline::After(kSoon);
+  while (server_->load().calls != 0) ASSERT_FALSE(patience.passed());
+  FlowSending last = Pour(sink, 2);
+  ASSERT_TRUE(journal.AwaitBegun(2));
+  while (late->hits() != 2) ASSERT_FALSE(patience.passed());
+  late->Clear();
+  std::optional<absl::Status> told;
+  absl::Notification known;
+  stub().Ask().Send().Then([&](const auto&) { known.Notify(); });
+  do {
+    ASSERT_FALSE(patience.passed());
+    clock.Advance(kLate);
+  } while (!known.WaitForNotificationWithTimeout(absl::Milliseconds(10)));
+  last.Then([&](const absl::Status& status) { told = status; });
+  EXPECT_EQ(told, std::nullopt);
+  cancelling->action = [&] {
+    EXPECT_TRUE(journal.Answer(1));
+    EXPECT_TRUE(Answers());
+    EXPECT_EQ(told, std::nullopt);
+  };
+  canceller.Cancel();
+  EXPECT_THAT(told, Optional(StatusIs(absl::StatusCode::kCancelled)));
+  const absl::Status finished = sink.FinishStream().Wait();
+  EXPECT_THAT(finished, StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(finished, OutcomeIs(CallOutcome::kNotSent));
+  EXPECT_THAT(journal.numbers(), ElementsAre(0, 2));
+}
+
 // The handler that makes the series for its caller.
 TEST_P(StreamTest, ASeriesThatWaitsToBeMadeAgainEndsWithTheCallThatItIsFor) {
   FakeClock clock;
