@@ -190,12 +190,10 @@ TEST_P(StreamTest, NothingIsMadeBehindACallThatIsBeingGivenUp) {
     // was refused later.
     FeedStub other = stub();
     static_cast<void>(Pour(other, 7, 0, Attempts(2)));
-    const Deadline patience = Deadline::After(kSoon);
-    while (server_->load().refused < 3) {
-      ASSERT_FALSE(patience.passed());
-      clock.Advance(absl::Milliseconds(100));
-      ASSERT_TRUE(Answers());
-    }
+    ASSERT_TRUE(AwaitRefused(*server_, 2));
+    ASSERT_TRUE(Answers());
+    clock.Advance(absl::Seconds(1));
+    ASSERT_TRUE(AwaitRefused(*server_, 3));
     journal.AnswerWith(absl::OkStatus());
     cancelling->action = [&] {
       EXPECT_TRUE(journal.Answer(1));
