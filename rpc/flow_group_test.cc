@@ -109,7 +109,7 @@ TEST_F(FlowGroupTest, OneCallIsWaitedForAtATime) {
   });
   std::optional<absl::Status> refused;
   second.Then([&](absl::Status status) { refused = std::move(status); });
-  EXPECT_THAT(refused, Optional(IsSecondWait()));
+  ASSERT_THAT(refused, Optional(IsSecondWait())) << "or the next one waits for ever";
   EXPECT_THAT(third.Wait(), IsSecondWait());
   EXPECT_THAT(BlockOn(Await(std::move(fourth))), IsSecondWait());
   EXPECT_EQ(told, 0);
