@@ -131,7 +131,7 @@ bool CallRepeats::Launch() {
   ClientCall* attempt;
   {
     MutexLock lock(&mutex_);
-    if (stopped_) return true;
+    if (stopped_) return false;
     const bool others = may_have_run_ || answered_ || first_runs_ || !running_.empty();
     // Only a hedge may run beside it, which is idempotent; what was answered has done nothing.
     attempt = call_.NewAttempt(MakeRequest());
@@ -150,8 +150,9 @@ bool CallRepeats::Launch() {
     if (may_repeat_ == Repeat::kIdempotent) ScheduleHedge();
   }
   attempt->Start();
-  // Until OnDone the handle's reference is still here.
-  const bool goes = !attempt->done() || attempt->status().ok();
+  // Until OnDone the handle's reference is still here. One that somebody has claimed may not have
+  // been sent.
+  const bool goes = !attempt->claimed() || (attempt->done() && attempt->status().ok());
   attempt->OnDone([this, self = Share(call_)](ClientCall& done) { OnAttemptDone(done); });
   return goes;
 }
@@ -160,10 +161,10 @@ void CallRepeats::HoldUnsent(OutgoingMessage request, size_t counted_bytes) {
   std::optional<FlowGroupRef> group;
   {
     MutexLock lock(&mutex_);
+    TakeBack(std::move(request), counted_bytes);
     if (stopped_) return;
     first_runs_ = false;
     attempts_ = 0;
-    TakeBack(std::move(request), counted_bytes);
     MI7_CHECK(static_cast<bool>(returned_), "nobody else has a request that was not sent");
     held_failure_ = call_.NotSent(absl::UnavailableError("waited for the calls before it"));
     next_is_free_ = true;

@@ -60,7 +60,7 @@ class CallRepeats {
   // In place of the first attempt, which is the group's to release.
   void HoldUnsent(transport::OutgoingMessage request, size_t counted_bytes);
   // The group has let it go: makes the next attempt. False: it has failed already, or the budget
-  // does not admit one.
+  // does not admit one, or somebody ends the call.
   bool Release();
   // The same, but ends it with what its last attempt said.
   void EndHeld();
@@ -83,7 +83,7 @@ class CallRepeats {
   void Schedule(absl::Duration wait) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ScheduleHedge() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnTimer();
-  // Makes an attempt, unless the call is over. False: it has failed already.
+  // Makes an attempt, unless the call is over. False: it is, or the attempt has failed already.
   bool Launch();
   transport::OutgoingMessage MakeRequest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Keeps the request of an attempt that has certainly not run, for the next one.

@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/fork_guard.h"
@@ -148,7 +149,10 @@ Channel::Retrying::Retrying(const Channel& channel)
     : budget(channel.settings_->retry.budget), timers(Timers::Create(channel.loop_)) {}
 
 Channel::Retrying& Channel::retrying() {
-  if (!retrying_) retrying_ = std::make_unique<Retrying>(*this);
+  if (!retrying_) {
+    retrying_ = std::make_unique<Retrying>(*this);
+    if (state_ == ChannelState::kClosed) retrying_->timers->Hurry();  // Close found none
+  }
   return *retrying_;
 }
 
@@ -163,8 +167,19 @@ RetryBudget& Channel::retry_budget() {
 }
 
 bool Channel::InCallback() const {
-  const std::shared_ptr<Session> session = ReadySession();
-  return session && session->connection().InCallback();
+  absl::InlinedVector<std::shared_ptr<Session>, 4> sessions;
+  {
+    MutexLock lock(&mutex_);
+    sessions.push_back(session_);
+    if (recovery_ != nullptr) {
+      for (const std::weak_ptr<Session>& weak : recovery_->departing) {
+        sessions.push_back(weak.lock());
+      }
+    }
+  }
+  return std::any_of(sessions.begin(), sessions.end(), [](const std::shared_ptr<Session>& session) {
+    return session && session->connection().InCallback();
+  });
 }
 
 std::shared_ptr<Session> Channel::ReadySession() const {
@@ -361,9 +376,10 @@ void Channel::Close() {
     NotifyStateChanged();
     session = std::move(session_);
     session_ = nullptr;
+    if (session) recovery().departing.push_back(session);
     if (recovery_ != nullptr) {
       attempt.swap(recovery_->cancel);
-      departing.swap(recovery_->departing);
+      departing = recovery_->departing;
       queue.swap(recovery_->queue);
       if (recovery_->backoff_timer) recovery_->backoff_timer->Cancel();
     }

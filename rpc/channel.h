@@ -155,7 +155,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   const std::string& endpoint() const { return *endpoint_; }
   // Whether the calling thread is the one that connects the channel.
   bool InLoopThread() const { return loop_->InLoopThread(); }
-  // Whether the calling thread is inside a callback of its connection.
+  // Whether the calling thread is inside a callback of its connection, or of one that it has given
+  // up and that is not over.
   bool InCallback() const;
   // How often it has given up a connection, so that calls made since go to another one. Relaxed:
   // who has made a call since then has found the other connection under the mutex, and so the
@@ -183,7 +184,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
 
     // Calls that wait for a connection, in order; a reference each.
     std::list<ClientCall*> queue;
-    // Those whose server accepts no further calls, but has calls of ours in flight.
+    // Those whose server accepts no further calls, but has calls of ours in flight, and those that
+    // are ending.
     std::vector<std::weak_ptr<Session>> departing;
     Backoff backoff;
     std::unique_ptr<transport::EventLoop::Timer> backoff_timer;  // made when first needed

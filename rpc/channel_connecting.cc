@@ -188,7 +188,7 @@ void Channel::OnGoAway(Session& session) {
 
 void Channel::OnSessionClosed(Session& session, const absl::Status& why) {
   MutexLock lock(&mutex_);
-  ForgetSessionLocked(session);
+  LetDepartLocked(session);  // its last callbacks are still to come
   if (!why.ok()) last_failure_ = why;
 }
 

@@ -32,9 +32,8 @@ class FakeConnection final : public transport::Connection {
     Deliver(transport::MakeIncoming(std::move(message)));
   }
   void Deliver(transport::IncomingMessage message) {
-    in_callback_ = std::this_thread::get_id();
+    const Callback callback(this);
     receiver_->OnMessage(std::move(message));
-    in_callback_ = std::thread::id();
   }
   void DeliverRejected(const transport::FrameHeader& header, const absl::Status& why) {
     receiver_->OnRejected(header, why);
@@ -50,6 +49,7 @@ class FakeConnection final : public transport::Connection {
       ended_ = true;
     }
     std::shared_ptr<transport::Receiver> receiver = std::move(receiver_);
+    const Callback callback(this);
     receiver->OnClosed(why);
   }
   // DeliverClosed, unless it was not started or is over. A connection and its receiver own each
@@ -95,9 +95,8 @@ class FakeConnection final : public transport::Connection {
   // What HasRoom answers; the test delivers OnWritable by itself.
   void SetRoom(bool room) { room_ = room; }
   void DeliverWritable() {
-    in_callback_ = std::this_thread::get_id();
+    const Callback callback(this);
     receiver_->OnWritable();
-    in_callback_ = std::thread::id();
   }
 
   // --- transport::Connection ---
@@ -160,6 +159,20 @@ class FakeConnection final : public transport::Connection {
   }
 
  private:
+  // While the receiver is called.
+  class Callback {
+   public:
+    explicit Callback(FakeConnection* of)
+        : of_(of), outer_(of->in_callback_.exchange(std::this_thread::get_id())) {}
+    ~Callback() { of_->in_callback_ = outer_; }
+    Callback(const Callback&) = delete;
+    Callback& operator=(const Callback&) = delete;
+
+   private:
+    FakeConnection* const of_;
+    const std::thread::id outer_;
+  };
+
   const Limits limits_;
   uint64_t features_ = transport::kFeaturesOfAll;
   std::shared_ptr<transport::Receiver> receiver_;

@@ -33,7 +33,7 @@ absl::Status FlowGroup::Send(ClientCallRef call) {
           "a -> stream call before the last one, or FinishStream, has completed");
     }
     if (calls_ == 0) moves_ = moves;
-    begins = held_ == 0 && !goes_on_ && moves_ == moves;
+    begins = held_ == 0 && !goes_on_ && !may_end_ && moves_ == moves;
     entry->moves = moves_;
     Append(entry.get());
   }
@@ -78,7 +78,7 @@ void FlowGroup::Remove(FlowCall* call) {
   (call->before == nullptr ? first_in_flight_ : call->before->after) = call->after;
   (call->after == nullptr ? last_in_flight_ : call->after->before) = call->before;
   bytes_ -= call->bytes;
-  --calls_;
+  if (--calls_ == 0) may_end_ = false;
   last_ended_ = std::max(last_ended_, call->number);
 }
 
@@ -183,7 +183,11 @@ void FlowGroup::SendHeld() {
       LetGo(first);
       call = first->call.Share();
     }
-    if (!call->repeats()->Release()) return;
+    if (!call->repeats()->Release()) {
+      MutexLock lock(&mutex_);
+      may_end_ = calls_ != 0;
+      return;
+    }
   }
 }
 
@@ -194,6 +198,7 @@ void FlowGroup::EndHeld() {
       MutexLock lock(&mutex_);
       FlowCall* const first = first_held_;
       if (first == nullptr) return;
+      may_end_ = true;
       LetGo(first);
       call = first->call.Share();
     }
@@ -257,11 +262,19 @@ void FlowGroup::CheckFork() {
   }
   bytes_ = calls_ = held_ = resting_ = 0;
   first_in_flight_ = last_in_flight_ = first_held_ = nullptr;
-  goes_on_ = false;
+  goes_on_ = may_end_ = false;
+}
+
+absl::Status FlowGroup::BeginWait() {
+  CheckFork();
+  if (!WaitedFor()) [[likely]]
+    return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "a second wait for -> stream calls, or for FinishStream, before the first has ended");
 }
 
 absl::Status FlowGroup::Await() {
-  CheckFork();
+  if (absl::Status begun = BeginWait(); !begun.ok()) return begun;
   if (Ready()) return absl::OkStatus();
   if (last_->WouldWaitForItself() || last_->channel_->InCallback()) {
     return absl::FailedPreconditionError(

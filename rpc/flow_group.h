@@ -93,10 +93,12 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   // Sends or ends what is held, when it is time.
   void GoOn();
 
-  // Blocks until the group is ready: OK. FAILED_PRECONDITION: this thread would wait for itself.
+  // Called before each wait, which is to be none unless this is OK. FAILED_PRECONDITION: another
+  // one is under way.
+  absl::Status BeginWait();
+  // Blocks until the group is ready: OK. FAILED_PRECONDITION: as BeginWait, or this thread would
+  // wait for itself.
   absl::Status Await();
-  // Called before each wait: in a forked child, where no answer comes, the group has failed.
-  void CheckFork();
 
  private:
   explicit FlowGroup(uint32_t window) : Readiness(this), window_(window) {}
@@ -105,12 +107,14 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   bool IsReady() const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (goes_on_) return false;
     if (finishing_) return calls_ == 0;
-    return !failure_.ok() || (held_ == 0 && HasRoom());
+    return !failure_.ok() || (held_ == 0 && !may_end_ && HasRoom());
   }
   bool HasRoom() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return bytes_ < window_ && calls_ < calls_max_;
   }
   void Cancel();
+  // In a forked child, where no answer comes, the group has failed.
+  void CheckFork();
   void Append(FlowCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(FlowCall* call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Ends `call`, which is the group's no more.
@@ -138,7 +142,10 @@ class FlowGroup final : public Readiness, public Readiness::Owner {
   uint64_t held_ ABSL_GUARDED_BY(mutex_) = 0;        // of calls_
   uint64_t resting_ ABSL_GUARDED_BY(mutex_) = 0;     // of held_
   bool goes_on_ ABSL_GUARDED_BY(mutex_) = false;     // somebody is in SendHeld or EndHeld
-  uint32_t moves_ ABSL_GUARDED_BY(mutex_) = 0;       // Channel::moves of calls in flight
+  // One that was let go was not sent, and somebody else may be about to end it, and with it the
+  // series. Until none is in flight, for an interceptor may make its end an OK.
+  bool may_end_ ABSL_GUARDED_BY(mutex_) = false;
+  uint32_t moves_ ABSL_GUARDED_BY(mutex_) = 0;  // Channel::moves of calls in flight
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   // Taking is relaxed: the taker has one. Dropping releases and acquires, so that every use comes

@@ -27,9 +27,10 @@
 
 namespace mi7 {
 
-// A `-> stream` call under way, or FinishStream: wait for it once, in one of three ways. Dropping
-// it takes nothing back; canceller() does, and so does a coroutine that is destroyed while it
-// awaits it.
+// A `-> stream` call under way, or FinishStream: wait for it once, in one of three ways, and not
+// while another one of the stub and its copies is waited for: that ends at once with
+// FAILED_PRECONDITION. Dropping it takes nothing back; canceller() does, and so does a coroutine
+// that is destroyed while it awaits it.
 class [[nodiscard]] FlowSending {
  public:
   // `is_call`: that the group has sent last.
@@ -56,9 +57,9 @@ class [[nodiscard]] FlowSending {
   // returned. Captures up to 48 bytes cost no allocation.
   template <typename F>
   void Then(F callback) {
-    if (!refused_.ok()) return callback(refused_);
     FlowGroup* const group = group_.get();
-    group->CheckFork();
+    if (refused_.ok()) refused_ = group->BeginWait();
+    if (!refused_.ok()) return callback(refused_);
     group->OnReadyInTurn([callback = std::move(callback), group = std::move(group_)]() mutable {
       callback(group->result());
     });
@@ -73,9 +74,8 @@ class [[nodiscard]] FlowSending {
     absl::Status refused;
     bool waits = false;
     bool await_ready() {
-      if (!refused.ok()) return true;
-      group->CheckFork();
-      return group->Ready();
+      if (refused.ok()) refused = group->BeginWait();
+      return !refused.ok() || group->Ready();
     }
     bool await_suspend(std::coroutine_handle<> coroutine) {
       // Not through `this` afterwards: the coroutine may resume and end before OnReady returns.

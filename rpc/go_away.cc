@@ -10,6 +10,14 @@
 #include "schema/protocol.capnp.h"
 
 namespace mi7 {
+namespace {
+
+// How many ids mi7's clients choose from, where that is the limit of calls in flight.
+size_t IdsMax(const Limits& limits) {
+  return size_t{limits.calls_in_flight_max} + kControlCallsReserved;
+}
+
+}  // namespace
 
 transport::OutgoingMessage NewGoAway() {
   transport::OutgoingMessage message = transport::NewHeapMessage(0);
@@ -47,8 +55,7 @@ std::optional<std::vector<uint32_t>> AcceptedIn(const transport::IncomingMessage
     const auto extra = reader.getRoot<protocol::GoAwayExtra>();
     if (!extra.getNamesAccepted()) return std::nullopt;
     const auto bits = extra.getAccepted();
-    // No call has an id beyond that.
-    const size_t ids = std::min<size_t>(bits.size() * 8, limits.calls_in_flight_max);
+    const size_t ids = std::min(bits.size() * 8, IdsMax(limits));
     std::vector<uint32_t> accepted;
     for (uint32_t id = 0; id < ids; ++id) {
       if ((bits[id / 8] >> id % 8 & 1) != 0) accepted.push_back(id);

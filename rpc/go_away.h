@@ -16,14 +16,14 @@ namespace mi7 {
 // A GoAway that says nothing of calls.
 transport::OutgoingMessage NewGoAway();
 // One that names the calls that were accepted, with a bit for each id up to the highest: 8 KiB for
-// those that mi7's clients choose, below Limits::calls_in_flight_max. Empty: it would be larger
-// than `extra_bytes_max`, for others may choose any.
+// those that mi7's clients choose, below Limits::calls_in_flight_max and kControlCallsReserved.
+// Empty: it would be larger than `extra_bytes_max`, for others may choose any.
 transport::OutgoingMessage NewGoAway(std::span<const uint32_t> accepted,
                                      size_t extra_bytes_max = Limits().extra_bytes_max);
 
 // The ids that a received GoAway names, in their order, also those that nobody has; none from
-// Limits::calls_in_flight_max on, which no call has. nullopt: it says nothing of calls, or is
-// malformed, which is the same. Never throws.
+// Limits::calls_in_flight_max and kControlCallsReserved on, which no call has. nullopt: it says
+// nothing of calls, or is malformed, which is the same. Never throws.
 std::optional<std::vector<uint32_t>> AcceptedIn(const transport::IncomingMessage& message,
                                                 const Limits& limits);
 

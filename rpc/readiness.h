@@ -48,6 +48,11 @@ class Readiness : private Turn {
     MutexLock lock(&mutex_);
     return IsReady();
   }
+  // A wait is under way, or its end has not been told yet: there must be no other one.
+  bool WaitedFor() {
+    MutexLock lock(&mutex_);
+    return IsWaitedFor();
+  }
   // A thread is going to wait on `thread`, which is completed when this is ready. False: it is.
   bool List(transport::Completion& thread) {
     MutexLock lock(&mutex_);

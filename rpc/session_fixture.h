@@ -33,16 +33,15 @@ class SessionTest : public testing::Test, public Session::Observer {
     connection_->Start(session_);
   }
   // With one reference, the caller's.
-  ClientCall* NewCall(const CallOptions& options = {}) {
-    ClientCall* const call =
-        ClientCall::New(channel_, std::shared_ptr(session_), kBaseInfo, kBaseMethods[0], options,
-                        transport::NewHeapMessage(64));
+  ClientCall* NewCall(const CallOptions& options = {}, const MethodInfo& method = kBaseMethods[0]) {
+    ClientCall* const call = ClientCall::New(channel_, std::shared_ptr(session_), kBaseInfo, method,
+                                             options, transport::NewHeapMessage(64));
     call->request().initRoot<TestMessage>().setKey("request");
     return call;
   }
   // A call that was handed to the session, as a channel does.
-  Pending Send(const CallOptions& options = {}) {
-    ClientCall* const call = NewCall(options);
+  Pending Send(const CallOptions& options = {}, const MethodInfo& method = kBaseMethods[0]) {
+    ClientCall* const call = NewCall(options, method);
     session_->calls().Send(call);
     return Pending(ClientCallRef(call));
   }

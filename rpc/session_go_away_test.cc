@@ -86,8 +86,8 @@ class SessionGoAwayTest : public SessionTest {
   }
 
   // Calls of ours, which are not repeated, and their ids.
-  Pending SendOne(uint32_t& id) {
-    Pending call = Send({.repeat = Repeat::kNever});
+  Pending SendOne(uint32_t& id, const MethodInfo& method = kBaseMethods[0]) {
+    Pending call = Send({.repeat = Repeat::kNever}, method);
     id = connection_->TakeSent().header().call_id;
     return call;
   }
@@ -260,6 +260,25 @@ TEST_F(SessionGoAwayTest, LostCallIsRefusedUnlessItWasNamed) {
   EXPECT_THAT(*by_callback, OutcomeIs(CallOutcome::kRefused));
 }
 
+// It may be in flight beyond the limit, with an id that no other call has.
+TEST_F(SessionGoAwayTest, CallOfControlPriorityThatWasNamedMayHaveRun) {
+  static constexpr MethodInfo kHealth = {.interface_id = kBaseId,
+                                         .method_id = 0,
+                                         .name = "Base.health",
+                                         .priority = Priority::kControl};
+  Limits limits;
+  limits.calls_in_flight_max = 1;
+  connection_ = std::make_shared<FakeConnection>(limits);
+  Start(limits);
+  uint32_t unnamed_id, named_id;
+  Pending unnamed = SendOne(unnamed_id), named = SendOne(named_id, kHealth);
+  EXPECT_GT(named_id, unnamed_id);
+  connection_->Deliver(NewGoAway(Ids{named_id}));
+  Lose();
+  EXPECT_THAT(named.Wait(), OutcomeIs(CallOutcome::kUnknown));
+  EXPECT_THAT(unnamed.Wait(), OutcomeIs(CallOutcome::kRefused));
+}
+
 TEST_F(SessionGoAwayTest, GoAwayThatNamesNothingSaysNothing) {
   Start();
   uint32_t id;
@@ -396,10 +415,10 @@ TEST(GoAwayExtraTest, HasABitForEachId) {
 }
 
 TEST(GoAwayExtraTest, IdsThatNoCallHasAreLeftOut) {
-  OutgoingMessage message = NewGoAway(Ids{7, 65'536, 500'000});
+  OutgoingMessage message = NewGoAway(Ids{7, 65'599, 65'600, 500'000});
   ASSERT_THAT(transport::SealMessage(*message, {}), IsOk());
   EXPECT_THAT(AcceptedIn(transport::MakeIncoming(std::move(message)), {}),
-              Optional(ElementsAre(7u)));
+              Optional(ElementsAre(7u, 65'599u)));
 }
 
 // Of a segment of `words` words behind its table: a struct of a data word and a pointer, as

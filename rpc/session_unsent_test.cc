@@ -8,7 +8,12 @@
 #include <gtest/gtest.h>
 
 #include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "base/fake_clock.h"
+#include "rpc/call_repeats.h"
+#include "rpc/error_codec.h"
+#include "rpc/retry_info.h"
+#include "rpc/retry_policy.h"
 #include "rpc/session_fixture.h"
 
 namespace mi7 {
@@ -221,6 +226,40 @@ TEST_F(SessionTest, CallThatIsCancelledWhileTheServerGoesAwayIsAnsweredAndCloses
   EXPECT_FALSE(connection_->closed_with());
   connection_->Deliver(MakeReturn(id));
   EXPECT_TRUE(connection_->closed_with());
+}
+
+// It was cancelled at the moment at which its group was to hold it.
+TEST_F(SessionTest, RequestOfACallThatIsOverBeforeItIsHeldIsNotCounted) {
+  Start();
+  const ClientCallRef call(NewCall());
+  CallRepeats repeats(*call.get(), Repeat::kUnlessItRan, channel_->retry_policy());
+  const size_t all = RetryOptions().kept_bytes_max;
+  ASSERT_TRUE(channel_->KeepBytes(all));
+  repeats.Stop();
+  repeats.HoldUnsent(transport::NewHeapMessage(64), all);
+  EXPECT_TRUE(channel_->KeepBytes(all));
+  channel_->LetGoBytes(all);
+}
+
+// The channel has made its timers only after that.
+TEST_F(SessionTest, CallThatWouldBeMadeAgainLaterFailsOnceItsChannelIsClosed) {
+  Start();
+  Pending call = Send();
+  channel_->Close();
+  transport::OutgoingMessage refusal =
+      MakeControl(FrameType::kReturn, connection_->TakeSent().header().call_id);
+  EncodeError(WithRetryAfter(absl::ResourceExhaustedError("full"), absl::Hours(1)),
+              /*refused=*/true, {}, *refusal);
+  connection_->Deliver(std::move(refusal));
+  std::optional<absl::Status> told;
+  absl::Notification ended;
+  call.Then([&](const Pending::Result& result) {
+    told = result.status();
+    ended.Notify();
+  });
+  ASSERT_TRUE(ended.WaitForNotificationWithTimeout(absl::Seconds(20)));
+  EXPECT_THAT(*told, StatusIs(absl::StatusCode::kFailedPrecondition,
+                              testing::HasSubstr("channel is closed")));
 }
 
 }  // namespace

@@ -32,10 +32,10 @@ class Turns {
   };
 
   // While the thread waits inside a callback: callbacks that run meanwhile must not wait for the
-  // one that the thread is inside.
+  // one that the thread is inside, and those that do so already, for which it may wait, run now.
   class Waiting {
    public:
-    Waiting() : inside_(state_.inside) { state_.inside = false; }
+    Waiting() : inside_(state_.inside) { RunWaiting(); }
     ~Waiting() { state_.inside = inside_; }
     Waiting(const Waiting&) = delete;
     Waiting& operator=(const Waiting&) = delete;

@@ -1,6 +1,7 @@
 // `-> stream` calls that are not made again: those that a handler has answered, or that may have
 // run, and those that are given up.
 
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -8,9 +9,11 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/fake_clock.h"
 #include "rpc/call_outcome.h"
+#include "rpc/interceptor.h"
 #include "rpc/retry_info.h"
 #include "tests/conformance/call/flow_repeats.h"
 #include "tests/conformance/call/front.h"
@@ -24,6 +27,7 @@ namespace {
 using testing::ElementsAre;
 using testing::ElementsAreArray;
 using testing::HasSubstr;
+using testing::Optional;
 
 constexpr Repeat kRepeats[] = {Repeat::kNever, Repeat::kUnlessItRan, Repeat::kRetryable,
                                Repeat::kIdempotent};
@@ -146,6 +150,126 @@ TEST_P(StreamTest, WhoeverGivesUpASeriesThatWaitsToBeMadeAgainEndsIt) {
     EXPECT_EQ(server_->load().refused, 1u);
     EXPECT_THAT(journal.numbers(), ElementsAre(7));
   }
+}
+
+// Does something when a call is about to end that was cancelled: nothing is sent for it any more,
+// but its series does not know of that yet.
+class AtCancellation final : public Interceptor {
+ public:
+  void OnEnd(InterceptedCall& call) override {
+    if (absl::IsCancelled(call.status())) action();
+  }
+  std::function<void()> action;
+};
+
+// Its turn comes in that moment.
+TEST_P(StreamTest, NothingIsMadeBehindACallThatIsBeingGivenUp) {
+  for (const bool others_are_held : {false, true}) {
+    SCOPED_TRACE(others_are_held);
+    FakeClock clock;
+    Journal journal;
+    feed_.on_pour = journal.Handler();
+    journal.Hold();
+    const auto cancelling = std::make_shared<AtCancellation>();
+    ServerOptions server;
+    server.load.methods = {{"Feed.pour", 1}};
+    ChannelOptions channel;
+    channel.interceptors = {cancelling};
+    Start(server, channel);
+    const absl::Cleanup end = [&] { journal.AnswerAll(); };
+    FeedStub sink = stub();
+    ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+    ASSERT_TRUE(journal.AwaitBegun(1));
+    FlowSending last = Pour(sink, 1);
+    const CallCanceller canceller = last.canceller();
+    ASSERT_TRUE(AwaitRefused(*server_, 1));
+    ASSERT_TRUE(Answers()) << "so the client knows it";
+    if (others_are_held) last = Pour(sink, 2);
+    std::optional<absl::Status> told;
+    last.Then([&](const absl::Status& status) { told = status; });
+    // Nothing but the first call keeps it, once another one has had the time to be made again that
+    // was refused later.
+    FeedStub other = stub();
+    static_cast<void>(Pour(other, 7, 0, Attempts(2)));
+    ASSERT_TRUE(AwaitRefused(*server_, 2));
+    ASSERT_TRUE(Answers());
+    clock.Advance(absl::Seconds(1));
+    ASSERT_TRUE(AwaitRefused(*server_, 3));
+    journal.AnswerWith(absl::OkStatus());
+    cancelling->action = [&] {
+      EXPECT_TRUE(journal.Answer(1));
+      for (int i = 0; i < 2; ++i) EXPECT_TRUE(Answers());
+      EXPECT_EQ(told, std::nullopt);
+    };
+    canceller.Cancel();
+    EXPECT_THAT(told, Optional(StatusIs(absl::StatusCode::kCancelled)));
+    const absl::Status finished = sink.FinishStream().Wait();
+    EXPECT_THAT(finished, StatusIs(absl::StatusCode::kCancelled));
+    EXPECT_THAT(finished, OutcomeIs(CallOutcome::kNotSent));
+    EXPECT_THAT(journal.numbers(), ElementsAre(0));
+  }
+}
+
+// Nor is it made again, because a later one has run.
+TEST_P(StreamTest, ASeriesThatEndsGoesNoFurtherBeforeItIsKnownHow) {
+  FakeClock clock;
+  constexpr absl::Duration kLate = absl::Seconds(20);
+  constexpr Keepalive kNone = {.interval = absl::InfiniteDuration()};
+  Journal journal;
+  feed_.on_pour = journal.Handler();
+  journal.Hold();
+  const auto late = std::make_shared<FaultScript>();
+  const auto cancelling = std::make_shared<AtCancellation>();
+  ServerOptions server;
+  server.load.methods = {{"Feed.pour", 1}};
+  server.load.retry_after = absl::Hours(1);
+  server.keepalive = kNone;
+  ChannelOptions channel;
+  channel.keepalive = kNone;
+  channel.decorator = late;
+  channel.interceptors = {cancelling};
+  Start(server, channel);
+  const absl::Cleanup end = [&] { journal.AnswerAll(); };
+  FeedStub sink = stub();
+  ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+  ASSERT_TRUE(journal.AwaitBegun(1));
+  // The client is told later that the next one is refused, so that it goes on.
+  late->Add({.frames = FaultFrames::kReturns,
+             .action = FaultAction::kDelay,
+             .count = FaultRule::kAll,
+             .delay = kLate});
+  FlowSending refused = Pour(sink, 1);
+  const CallCanceller canceller = refused.canceller();
+  ASSERT_THAT(refused.Wait(), IsOk());
+  ASSERT_TRUE(AwaitRefused(*server_, 1));
+  ASSERT_TRUE(journal.Answer(1));
+  const Deadline patience = Deadline::After(kSoon);
+  while (server_->load().calls != 0) ASSERT_FALSE(patience.passed());
+  FlowSending last = Pour(sink, 2);
+  ASSERT_TRUE(journal.AwaitBegun(2));
+  while (late->hits() != 2) ASSERT_FALSE(patience.passed());
+  late->Clear();
+  std::optional<absl::Status> told;
+  absl::Notification known;
+  stub().Ask().Send().Then([&](const auto&) { known.Notify(); });
+  const absl::Time until = absl::Now() + kSoon;
+  do {
+    ASSERT_LT(absl::Now(), until);
+    clock.Advance(kLate);
+  } while (!known.WaitForNotificationWithTimeout(absl::Milliseconds(10)));
+  last.Then([&](const absl::Status& status) { told = status; });
+  EXPECT_EQ(told, std::nullopt);
+  cancelling->action = [&] {
+    EXPECT_TRUE(journal.Answer(1));
+    EXPECT_TRUE(Answers());
+    EXPECT_EQ(told, std::nullopt);
+  };
+  canceller.Cancel();
+  EXPECT_THAT(told, Optional(StatusIs(absl::StatusCode::kCancelled)));
+  const absl::Status finished = sink.FinishStream().Wait();
+  EXPECT_THAT(finished, StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(finished, OutcomeIs(CallOutcome::kNotSent));
+  EXPECT_THAT(journal.numbers(), ElementsAre(0, 2));
 }
 
 // The handler that makes the series for its caller.
