@@ -1,6 +1,7 @@
 #include "rpc/go_away.h"
 
 #include <algorithm>
+#include <cstddef>
 
 #include <capnp/message.h>
 #include <capnp/serialize.h>
@@ -26,12 +27,14 @@ transport::OutgoingMessage NewGoAway() {
   return message;
 }
 
-transport::OutgoingMessage NewGoAway(std::span<const uint32_t> accepted, size_t extra_bytes_max) {
+transport::OutgoingMessage NewGoAway(std::span<const uint32_t> accepted, const Limits& limits) {
   const auto last = std::max_element(accepted.begin(), accepted.end());
   const uint64_t ids = last == accepted.end() ? 0 : uint64_t{*last} + 1;
+  // Whoever chooses the highest id says how long the list is.
+  if (ids > IdsMax(limits)) return {};
   // Root pointer, struct and bits, and the table of segments.
   const uint64_t words = 3 + (ids + 63) / 64;
-  if ((words + 1) * sizeof(capnp::word) > extra_bytes_max) return {};
+  if ((words + 1) * sizeof(capnp::word) > limits.extra_bytes_max) return {};
   capnp::MallocMessageBuilder builder(static_cast<unsigned>(words));
   auto extra = builder.initRoot<protocol::GoAwayExtra>();
   extra.setNamesAccepted(true);

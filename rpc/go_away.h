@@ -2,7 +2,6 @@
 
 // What a GoAway says of calls: GoAwayExtra (schema/protocol.capnp) in its extra part.
 
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -17,9 +16,8 @@ namespace mi7 {
 transport::OutgoingMessage NewGoAway();
 // One that names the calls that were accepted, with a bit for each id up to the highest: 8 KiB for
 // those that mi7's clients choose, below Limits::calls_in_flight_max and kControlCallsReserved.
-// Empty: it would be larger than `extra_bytes_max`, for others may choose any.
-transport::OutgoingMessage NewGoAway(std::span<const uint32_t> accepted,
-                                     size_t extra_bytes_max = Limits().extra_bytes_max);
+// Empty: there are others, or it would be larger than Limits::extra_bytes_max.
+transport::OutgoingMessage NewGoAway(std::span<const uint32_t> accepted, const Limits& limits = {});
 
 // The ids that a received GoAway names, in their order, also those that nobody has; none from
 // Limits::calls_in_flight_max and kControlCallsReserved on, which no call has. nullopt: it says

@@ -139,8 +139,7 @@ void Session::OnGoAway(const std::optional<std::vector<uint32_t>>& accepted) {
 void Session::NameAccepted() {
   answers_.names_due.store(false, std::memory_order_relaxed);
   // Where they do not fit nothing is said.
-  transport::OutgoingMessage names =
-      NewGoAway(answers_.Accepted(), config_->limits.extra_bytes_max);
+  transport::OutgoingMessage names = NewGoAway(answers_.Accepted(), config_->limits);
   if (names) connection_->Send(std::move(names)).IgnoreError();
 }
 

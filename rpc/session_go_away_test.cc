@@ -65,14 +65,23 @@ class SessionGoAwayTest : public SessionTest {
     ASSERT_THAT(dispatcher_.Add(other_.get()), IsOk());
   }
 
-  // With room for ids below 256, and a call with this one in flight.
-  void StartWithRoomForNames(uint32_t id) {
-    Limits limits;
-    limits.extra_bytes_max = 64;  // of which the list has 32
+  // With a call with this id in flight.
+  void StartWithCall(uint32_t id, const Limits& limits) {
     connection_ = std::make_shared<FakeConnection>(limits);
     Start(limits);
     defer_ = true;
     connection_->Deliver(MakeCall(id, kBaseId, kBaseId, 0));
+  }
+  // With room for ids below 256.
+  static Limits LittleRoom() {
+    Limits limits;
+    limits.extra_bytes_max = 64;  // of which the list has 32
+    return limits;
+  }
+  static Limits WithCalls(uint32_t calls_in_flight_max) {
+    Limits limits;
+    limits.calls_in_flight_max = calls_in_flight_max;
+    return limits;
   }
 
   // It is on its way to the connection when GoAway is read, and leaves when the server has said it.
@@ -210,12 +219,25 @@ TEST_F(SessionGoAwayTest, IdleServerThatAsksItsClientToCloseNamesNothing) {
 }
 
 TEST_F(SessionGoAwayTest, IdsAreNamedThatFit) {
-  StartWithRoomForNames(255);
+  StartWithCall(255, LittleRoom());
   EXPECT_THAT(DrainAndTakeNames(), Optional(ElementsAre(255u)));
 }
 
 TEST_F(SessionGoAwayTest, OfIdsThatDoNotFitNothingIsSaid) {
-  StartWithRoomForNames(256);
+  StartWithCall(256, LittleRoom());
+  DrainAndTakeFirst();
+  connection_->DeliverWritable();
+  EXPECT_EQ(connection_->sent_count(), 0u);
+}
+
+TEST_F(SessionGoAwayTest, IdsOfOurClientsAreNamed) {
+  StartWithCall(2 + kControlCallsReserved - 1, WithCalls(2));
+  EXPECT_THAT(DrainAndTakeNames(), Optional(ElementsAre(2 + kControlCallsReserved - 1)));
+}
+
+// There is room, but a client is not to say how much of it is used.
+TEST_F(SessionGoAwayTest, OfIdsThatOurClientsDoNotHaveNothingIsSaid) {
+  StartWithCall(2 + kControlCallsReserved, WithCalls(2));
   DrainAndTakeFirst();
   connection_->DeliverWritable();
   EXPECT_EQ(connection_->sent_count(), 0u);
@@ -266,10 +288,8 @@ TEST_F(SessionGoAwayTest, CallOfControlPriorityThatWasNamedMayHaveRun) {
                                          .method_id = 0,
                                          .name = "Base.health",
                                          .priority = Priority::kControl};
-  Limits limits;
-  limits.calls_in_flight_max = 1;
-  connection_ = std::make_shared<FakeConnection>(limits);
-  Start(limits);
+  connection_ = std::make_shared<FakeConnection>(WithCalls(1));
+  Start(WithCalls(1));
   uint32_t unnamed_id, named_id;
   Pending unnamed = SendOne(unnamed_id), named = SendOne(named_id, kHealth);
   EXPECT_GT(named_id, unnamed_id);
@@ -318,7 +338,7 @@ TEST_F(SessionGoAwayTest, IdsThatAreNotInFlightSayNothing) {
   uint32_t given_up;
   { Pending dropped = SendOne(given_up); }
   EXPECT_EQ(connection_->TakeSent().header().type, FrameType::kCancel);
-  connection_->Deliver(NewGoAway(Ids{id + 100, given_up, 200'000}));
+  connection_->Deliver(NewGoAway(Ids{id + 100, given_up, 200'000}, WithCalls(200'000)));
   EXPECT_FALSE(connection_->closed_with());
   Lose();
   EXPECT_THAT(call.Wait(), OutcomeIs(CallOutcome::kRefused));
@@ -395,7 +415,7 @@ IncomingMessage GoAwayOf(const std::vector<uint64_t>& extra) {
 }
 
 TEST(GoAwayExtraTest, IsReadAsItWasWritten) {
-  Ids all(Limits().calls_in_flight_max);
+  Ids all(Limits().calls_in_flight_max + kControlCallsReserved);
   std::iota(all.begin(), all.end(), 0);
   for (const Ids& ids : {Ids{}, Ids{0}, Ids{1, 3, 63, 64, 65'535}, all}) {
     OutgoingMessage message = NewGoAway(ids);
@@ -415,7 +435,9 @@ TEST(GoAwayExtraTest, HasABitForEachId) {
 }
 
 TEST(GoAwayExtraTest, IdsThatNoCallHasAreLeftOut) {
-  OutgoingMessage message = NewGoAway(Ids{7, 65'599, 65'600, 500'000});
+  Limits others;
+  others.calls_in_flight_max = 500'000;
+  OutgoingMessage message = NewGoAway(Ids{7, 65'599, 65'600, 500'000}, others);
   ASSERT_THAT(transport::SealMessage(*message, {}), IsOk());
   EXPECT_THAT(AcceptedIn(transport::MakeIncoming(std::move(message)), {}),
               Optional(ElementsAre(7u, 65'599u)));
