@@ -48,7 +48,7 @@ namespace mi7 {
 class ClientCall;
 
 // What a channel is doing.
-enum class ChannelState {
+enum class ChannelState : uint8_t {
   kIdle,        // not connected, connects with the next call
   kConnecting,  //
   kReady,       // connected
@@ -236,7 +236,9 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
 
   mutable Mutex mutex_;
   ChannelState state_ ABSL_GUARDED_BY(mutex_) = ChannelState::kIdle;
-  std::atomic<uint32_t> moves_{0};                            // written under mutex_
+  // Written under mutex_. Small, as an idle channel is to be: it is only asked whether it is
+  // another number than a while ago, when calls were made that are in flight still.
+  std::atomic<uint16_t> moves_{0};
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // set in kReady
   // All made when first needed: many channels never do.
   std::shared_ptr<DeadlineQueue> deadlines_ ABSL_GUARDED_BY(mutex_);

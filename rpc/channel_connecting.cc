@@ -165,7 +165,7 @@ void Channel::OnBackoffOver() {
 void Channel::ForgetSessionLocked(Session& session) {
   if (session_.get() != &session) return;
   session_ = nullptr;
-  moves_.store(moves() + 1, std::memory_order_relaxed);
+  moves_.store(static_cast<uint16_t>(moves() + 1), std::memory_order_relaxed);
   if (state_ == ChannelState::kReady) state_ = ChannelState::kIdle;
   NotifyStateChanged();
 }
