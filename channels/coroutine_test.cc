@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <coroutine>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "base/deadline.h"
 #include "base/detached_task.h"
 #include "channels/channel.h"
+#include "channels/owned_coroutine_testing.h"
 #include "gtest/gtest.h"
 #include "transport/event_loop.h"
 
@@ -21,18 +21,6 @@ namespace {
 using transport::EventLoop;
 
 Deadline Late() { return Deadline::After(absl::Seconds(60)); }
-
-// A coroutine that its owner destroys.
-struct Owned {
-  struct promise_type {
-    Owned get_return_object() { return {std::coroutine_handle<promise_type>::from_promise(*this)}; }
-    std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_always final_suspend() noexcept { return {}; }
-    void return_void() {}
-    void unhandled_exception() { std::terminate(); }
-  };
-  std::coroutine_handle<promise_type> coroutine;
-};
 
 class CoroutineTest : public testing::Test {
  protected:

@@ -3,10 +3,8 @@
 #include <sys/resource.h>
 
 #include <cerrno>
-#include <coroutine>
 #include <cstdint>
 #include <cstdio>
-#include <exception>
 #include <memory>
 #include <string>
 #include <thread>
@@ -17,6 +15,7 @@
 #include "base/detached_task.h"
 #include "base/sleep_watch_testing.h"
 #include "channels/channel.h"
+#include "channels/owned_coroutine_testing.h"
 #include "channels/select.h"
 #include "gtest/gtest.h"
 #include "transport/event_loop.h"
@@ -297,18 +296,6 @@ TEST_F(PipeCasesTest, AnErrorOfAPipeEndsTheWaitOfACoroutine) {
 }
 
 TEST_F(PipeCasesTest, ACoroutineThatIsDestroyedWhileItWaitsTakesNothing) {
-  struct Owned {
-    struct promise_type {
-      Owned get_return_object() {
-        return {std::coroutine_handle<promise_type>::from_promise(*this)};
-      }
-      std::suspend_never initial_suspend() noexcept { return {}; }
-      std::suspend_always final_suspend() noexcept { return {}; }
-      void return_void() {}
-      void unhandled_exception() { std::terminate(); }
-    };
-    std::coroutine_handle<promise_type> coroutine;
-  };
   AsyncSlotPipe async(pipe_.get(), loop_.get());
   AsyncSlotPipe second(second_.get(), loop_.get());
   auto [told, tell] = Unbounded<int>();

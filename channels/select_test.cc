@@ -1,6 +1,5 @@
 #include "channels/select.h"
 
-#include <coroutine>
 #include <memory>
 #include <string>
 #include <thread>
@@ -10,6 +9,7 @@
 #include "base/deadline.h"
 #include "base/detached_task.h"
 #include "channels/channel.h"
+#include "channels/owned_coroutine_testing.h"
 #include "gtest/gtest.h"
 #include "transport/event_loop.h"
 
@@ -237,18 +237,6 @@ TEST_F(SelectOnTest, SendsWhenThereIsRoomOrIsToldToStop) {
   EXPECT_EQ(receiver.Receive(Late()).value(), 2);
   EXPECT_TRUE(absl::IsUnavailable(receiver.TryReceive().status()));
 }
-
-// A coroutine that its owner destroys.
-struct Owned {
-  struct promise_type {
-    Owned get_return_object() { return {std::coroutine_handle<promise_type>::from_promise(*this)}; }
-    std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_always final_suspend() noexcept { return {}; }
-    void return_void() {}
-    void unhandled_exception() { std::terminate(); }
-  };
-  std::coroutine_handle<promise_type> coroutine;
-};
 
 TEST_F(SelectOnTest, ADestroyedOneTakesNothing) {
   auto [first_out, first] = Unbounded<int>();
