@@ -29,6 +29,10 @@ void AddOneOutstanding(PlanBuilder& plan, Frames& frames) {
   const size_t raw_64 = frames.Add("raw_tcp", "tcp", Waiting::kBlocking, 1, 64);
   const size_t raw = frames.Add("raw_tcp", "tcp", Waiting::kBlocking, 1);
   const size_t blocking = plan.AddNumber("mi7", "tcp", Waiting::kBlocking, 1);
+  Cell in_epoll = plan.Calls("raw_tcp", "tcp", Waiting::kBlocking, 1);
+  in_epoll.workload.payload_bytes = PlanBuilder::kTypedFrameBytes;
+  in_epoll.workload.scale = 1;
+  const size_t raw_epoll = plan.AddCell(in_epoll);
   const size_t adaptive = plan.AddNumber("mi7", "tcp", Waiting::kDefault, 1);
   const size_t raw_spinning_64 = frames.Add("raw_tcp", "tcp", Waiting::kSpinning, 1, 64);
   const size_t raw_spinning = frames.Add("raw_tcp", "tcp", Waiting::kSpinning, 1);
@@ -36,6 +40,10 @@ void AddOneOutstanding(PlanBuilder& plan, Frames& frames) {
   plan.Show("raw.tcp.blocking.64B", "raw framed TCP 64 B, blocking", raw_64);
   plan.Show("raw.tcp.blocking", "raw framed TCP 56 B, blocking", raw);
   plan.Promise("T1", "mi7 unary, blocking / raw", blocking, raw, 1.10).stretch = 1.05;
+  plan.Show("raw.tcp.epoll", "raw framed TCP 56 B, blocking, the server in epoll", raw_epoll);
+  // No target of its own: how much of T1 is the system call that an event loop has more.
+  plan.Show("T1.epoll", "mi7 unary, blocking / raw, the server in epoll", blocking).limit =
+      raw_epoll;
   plan.Show("tcp.adaptive", "mi7 unary, adaptive", adaptive);
   plan.Show("raw.tcp.spinning.64B", "raw framed TCP 64 B, spinning", raw_spinning_64);
   plan.Show("raw.tcp.spinning", "raw framed TCP 56 B, spinning", raw_spinning);

@@ -2,6 +2,7 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -56,15 +57,19 @@ int RawSocket::FlagsFor(Waiting waiting) {
 }
 
 RawSocket::RawSocket(RawSocket&& other) noexcept
-    : fd_(std::exchange(other.fd_, -1)), flags_(other.flags_) {}
+    : fd_(std::exchange(other.fd_, -1)),
+      flags_(other.flags_),
+      epoll_fd_(std::exchange(other.epoll_fd_, -1)) {}
 
 RawSocket& RawSocket::operator=(RawSocket&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(flags_, other.flags_);
+  std::swap(epoll_fd_, other.epoll_fd_);
   return *this;
 }
 
 RawSocket::~RawSocket() {
+  if (epoll_fd_ >= 0) ::close(epoll_fd_);
   if (fd_ >= 0) ::close(fd_);
 }
 
@@ -84,8 +89,23 @@ absl::StatusOr<RawSocket> RawSocket::Connect(const std::string& address, Waiting
   return socket;
 }
 
+absl::Status RawSocket::WaitInEpoll() {
+  epoll_fd_ = ::epoll_create1(EPOLL_CLOEXEC);
+  if (epoll_fd_ < 0) return SystemError("epoll_create1");
+  epoll_event readable = {};
+  readable.events = EPOLLIN;
+  if (::epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd_, &readable) != 0) return SystemError("epoll_ctl");
+  return absl::OkStatus();
+}
+
 absl::StatusOr<size_t> RawSocket::Read(void* buffer, size_t size) {
   for (;;) {
+    if (epoll_fd_ >= 0) {
+      epoll_event event;
+      if (::epoll_wait(epoll_fd_, &event, 1, /*timeout=*/-1) < 0 && errno != EINTR) {
+        return SystemError("epoll_wait");
+      }
+    }
     const ssize_t got = ::recv(fd_, buffer, size, flags_);
     if (got > 0) [[likely]]
       return static_cast<size_t>(got);

@@ -28,6 +28,10 @@ class RawSocket {
   // `address` is a listener's.
   static absl::StatusOr<RawSocket> Connect(const std::string& address, Waiting waiting);
 
+  // From now on Read waits in an epoll of this socket alone, as an event loop does, before it
+  // receives.
+  absl::Status WaitInEpoll();
+
   // What is there, at least one byte and at most `size`. UNAVAILABLE when the peer has closed.
   absl::StatusOr<size_t> Read(void* buffer, size_t size);
   // All of it.
@@ -38,6 +42,7 @@ class RawSocket {
 
   int fd_ = -1;
   int flags_ = 0;
+  int epoll_fd_ = -1;
 };
 
 // Listens on a free port of 127.0.0.1 ("tcp"), or on an abstract Unix socket ("unix"), as

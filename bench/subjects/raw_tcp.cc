@@ -5,6 +5,9 @@
 // kNumber and kEcho: the frame comes back as it is. kPrebuilt: a frame of payload_bytes, answered
 // by one that is a head only.
 //
+// workload.scale 1: the server waits in an epoll of its one socket, as an event loop does, which is
+// one more system call on its side.
+//
 // Many outstanding: each frame has a recv and a send of its own, on either side. What batching
 // gains is the subject raw_tcp_batch.
 
@@ -60,6 +63,9 @@ class RawTcp final : public Subject {
     for (;;) {
       absl::StatusOr<RawSocket> socket = listener->Accept(workload.waiting);
       if (!socket.ok()) return socket.status();
+      if (workload.scale == 1) {
+        if (absl::Status waits = socket->WaitInEpoll(); !waits.ok()) return waits;
+      }
       FrameSocket frames(*std::move(socket), workload.payload_bytes);
       const size_t answer = AnswerBytes(workload);
       absl::Status served;
