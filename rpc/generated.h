@@ -11,3 +11,4 @@
 #include "rpc/stream_reader.h"
 #include "rpc/stream_writer.h"
 #include "rpc/stub.h"
+#include "transport/for_overwrite.h"

@@ -100,7 +100,7 @@ class Memory final : public transport::SegmentSource, public transport::FurtherS
  public:
   const SegmentSource* source() const override { return this; }
   FurtherSegments* NewFurtherSegments() override { return this; }
-  kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t) override {
+  kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t, bool) override {
     return kj::arrayPtr(words_, 2048).slice(0, minimum_bytes / sizeof(capnp::word));
   }
   void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) override {

@@ -10,6 +10,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "transport/for_overwrite.h"
+#include "transport/private_segments.h"
 #include "transport/sealed_message.h"
 
 namespace mi7::transport {
@@ -142,21 +144,15 @@ class HeapMessage final : public MessageBody, public Backing {
       }
     }
     // As large as everything so far, so that their number grows with the logarithm of the size.
-    const size_t better = std::min(allocated_bytes_, kFirstSegmentBytesMax);
+    const size_t better = std::min(allocated_bytes_ - for_overwrite_bytes_, kFirstSegmentBytesMax);
+    const bool for_overwrite = ForOverwrite::wanted();
     if (segment_source != nullptr) {
       if (further_segments_ == nullptr) further_segments_ = segment_source->NewFurtherSegments();
-      const auto taken = further_segments_->Allocate(size_t{minimum_words} * kWordBytes, better);
-      if (taken.size() != 0) {
-        allocated_bytes_ += taken.size() * kWordBytes;
-        return taken;
-      }
+      const auto taken =
+          further_segments_->Allocate(size_t{minimum_words} * kWordBytes, better, for_overwrite);
+      if (taken.size() != 0) return Count(taken, for_overwrite);
     }
-    const size_t bytes = std::max(size_t{minimum_words} * kWordBytes, better);
-    further_.push_back(BufferPool::AllocateZeroed(BufferPool::kZeroedFrom + bytes));
-    Buffer* const buffer = further_.back().get();
-    const size_t words = (buffer->capacity() - BufferPool::kZeroedFrom) / kWordBytes;
-    allocated_bytes_ += words * kWordBytes;
-    return {reinterpret_cast<capnp::word*>(buffer->data() + BufferPool::kZeroedFrom), words};
+    return Count(further_.Allocate(minimum_words, better, for_overwrite), for_overwrite);
   }
 
   // Checks the limits and completes the header.
@@ -295,23 +291,12 @@ class HeapMessage final : public MessageBody, public Backing {
   std::byte* first_segment() const { return block_->data() + BufferPool::kZeroedFrom; }
 
   void ClearUsedWords() {
-    // The segments come in the order of allocateSegment, but memory that is not ours may stand
-    // between them (Orphanage::referenceExternalData).
-    size_t further_index = 0;
-    bool first = first_in_block_;
-    for (const Segment& segment : getSegmentsForOutput()) {
-      std::byte* const start =
-          reinterpret_cast<std::byte*>(const_cast<capnp::word*>(segment.begin()));
-      if (first && start == first_segment()) {
-        first = false;
-      } else if (further_index < further_.size() &&
-                 start == further_[further_index]->data() + BufferPool::kZeroedFrom) {
-        ++further_index;
-      } else {
-        continue;
-      }
-      BufferPool::Clear(start, segment.size() * kWordBytes);
+    // Memory that is not ours may stand between them (Orphanage::referenceExternalData).
+    const SegmentsView segments = getSegmentsForOutput();
+    if (first_in_block_ && segments.size() != 0) {
+      BufferPool::Clear(first_segment(), segments[0].size() * kWordBytes);
     }
+    further_.Clear(segments);
   }
 
   Buffer* const block_;                       // of which this object is a part
@@ -321,7 +306,7 @@ class HeapMessage final : public MessageBody, public Backing {
   std::span<std::byte> extra_;
   BufferRef extra_block_;
   BufferRef table_block_;
-  std::vector<BufferRef> further_;  // segments after the first
+  PrivateSegments further_;  // after the first
   SegmentsView sealed_;
   std::array<uint32_t, 16> small_table_;
 };

@@ -38,8 +38,10 @@ class FurtherSegments {
  public:
   // Who made it.
   virtual const SegmentSource* source() const = 0;
-  // At least `minimum_bytes`, zeroed. Empty: none is to be had; the heap will do.
-  virtual kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t better_bytes) = 0;
+  // At least `minimum_bytes`, zeroed; `for_overwrite`: just so many, of which only the last word
+  // is. Empty: none is to be had; the heap will do.
+  virtual kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t better_bytes,
+                                             bool for_overwrite) = 0;
   // The message ends, whose segments these are, in order. Gives the memory back unless it was sent,
   // and destroys itself. Any thread.
   virtual void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) = 0;
@@ -138,6 +140,14 @@ class MessageBody : public capnp::MessageBuilder {
   explicit MessageBody(bool is_heap = false) : is_heap_(is_heap) {}
   ~MessageBody() = default;
 
+  // Takes note of memory for a segment.
+  kj::ArrayPtr<capnp::word> Count(kj::ArrayPtr<capnp::word> segment, bool for_overwrite) {
+    const size_t bytes = segment.size() * sizeof(capnp::word);
+    allocated_bytes_ += bytes;
+    if (for_overwrite) for_overwrite_bytes_ += bytes;
+    return segment;
+  }
+
   // For Recycle: whether it is the first of two handles that goes, which leaves the message to the
   // other one. acq_rel: which comes after it, with all its uses.
   bool LeaveToOther() {
@@ -151,6 +161,8 @@ class MessageBody : public capnp::MessageBuilder {
 
   FurtherSegments* further_segments_ = nullptr;
   size_t allocated_bytes_ = 0;  // of its own memory for segments, used or not
+  // Of these, what InitForOverwrite took: says nothing of how much else is to come.
+  size_t for_overwrite_bytes_ = 0;
   ReadyRoot ready_;
   std::optional<StructSize> root_size_;  // what initRoot was called for
 

@@ -121,7 +121,7 @@ class Pipeline {
     const int64_t stamp_ns = recorder_.Issue();
     if (workload_.call == Call::kEcho) {
       auto request = stub.Reflect();
-      request->setData(ToData(bytes_.Next()));
+      CopyData(*request, ToData(bytes_.Next()));
       request.Send().Then([this, &stub, value = bytes_.value(), stamp_ns](auto response) {
         Take(stub, stamp_ns,
              response.ok() ? bytes_.Check(ToBytes(response->getData()), value) : response.status());
@@ -131,7 +131,8 @@ class Pipeline {
     if (workload_.call == Call::kPrebuilt) {
       auto request = stub.Load();
       request->setRead(false);
-      request->initData(static_cast<capnp::uint>(workload_.payload_bytes));
+      InitForOverwrite(*request, &Echo::LoadParams::Builder::initData,
+                       static_cast<capnp::uint>(workload_.payload_bytes));
       request.Send().Then([this, &stub, stamp_ns](auto response) {
         Take(stub, stamp_ns,
              !response.ok()            ? response.status()
@@ -216,7 +217,7 @@ class OneByOne {
     recorder_.Begin();
     do {
       auto request = echo_.Reflect();
-      request->setData(ToData(bytes.Next()));
+      CopyData(*request, ToData(bytes.Next()));
       const auto response = request.Send().Wait();
       if (!response.ok()) return response.status();
       absl::Status right = bytes.Check(ToBytes(response->getData()), bytes.value());
@@ -235,10 +236,11 @@ class OneByOne {
       auto request = echo_.Load();
       request->setRead(touched);
       if (!touched) {
-        request->initData(bytes);
+        InitForOverwrite(*request, &Echo::LoadParams::Builder::initData, bytes);
         recorder_.Restart();
       } else {
-        capnp::Data::Builder data = request->initData(bytes);
+        capnp::Data::Builder data =
+            InitForOverwrite(*request, &Echo::LoadParams::Builder::initData, bytes);
         FillPayload({reinterpret_cast<uint64_t*>(data.begin()), words}, ++value);
       }
       const auto response = request.Send().Wait();

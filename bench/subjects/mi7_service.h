@@ -39,7 +39,7 @@ class EchoImpl : public EchoService {
 
   Reply Reflect(ServerContext&, ::mi7::bench::Echo::ReflectParams::Reader params,
                 ::mi7::bench::Echo::ReflectResults::Builder results) override {
-    results.setData(params.getData());
+    CopyData(results, params.getData());
     return absl::OkStatus();
   }
 };
@@ -76,7 +76,7 @@ class SinkImpl final : public SinkService {
     EchoBytes bytes(Workload{.payload_bytes = params.getBytes()});
     for (;;) {
       auto message = writer.NewMessage();
-      message->setData(ToData(bytes.Next()));
+      CopyData(*message, ToData(bytes.Next()));
       absl::Status sent = co_await writer.Write(std::move(message));
       if (!sent.ok()) co_return sent;
     }
@@ -89,7 +89,7 @@ class SinkImpl final : public SinkService {
       if (!message.ok()) co_return message.status();
       if (!message->has_value()) break;
       auto answer = writer.NewMessage();
-      answer->setData((*message)->getData());
+      CopyData(*answer, (*message)->getData());
       absl::Status sent = co_await writer.Write(std::move(answer));
       if (!sent.ok()) co_return sent;
     }

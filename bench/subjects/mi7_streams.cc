@@ -28,7 +28,7 @@ absl::Status Upload(const SinkStub& sink, const Workload& workload, Recorder& re
       [&](const std::string& bytes) {
         if (!upload.has_value()) upload.emplace(sink.Upload());
         auto message = upload->NewMessage();
-        message->setData(ToData(bytes));
+        CopyData(*message, ToData(bytes));
         return upload->Write(std::move(message)).Wait();
       },
       [&]() -> absl::StatusOr<StreamTally> {
@@ -61,7 +61,7 @@ class CallbackUpload {
     const std::string& bytes = bytes_.Next();
     tally_.Add(bytes);
     auto message = upload_.NewMessage();
-    message->setData(ToData(bytes));
+    CopyData(*message, ToData(bytes));
     upload_.Write(std::move(message)).Then([this](const absl::Status& sent) { Written(sent); });
   }
 
@@ -102,7 +102,7 @@ absl::Status Pour(const SinkStub& sink, const Workload& workload, Recorder& reco
       workload, recorder,
       [&](const std::string& bytes) {
         auto request = sink.Pour();
-        request->setData(ToData(bytes));
+        CopyData(*request, ToData(bytes));
         return request.Send().Wait();
       },
       [&]() -> absl::StatusOr<StreamTally> {
@@ -173,7 +173,7 @@ class Conversation {
 
   absl::Status Write() {
     auto message = chat_.writer().NewMessage();
-    message->setData(ToData(bytes_.Next()));
+    CopyData(*message, ToData(bytes_.Next()));
     return chat_.writer().Write(std::move(message)).Wait();
   }
 

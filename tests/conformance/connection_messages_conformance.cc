@@ -9,6 +9,7 @@
 
 #include "tests/conformance/connection_conformance.h"
 #include "transport/buffer_pool.h"
+#include "transport/for_overwrite.h"
 
 namespace mi7::transport::conformance {
 namespace {
@@ -36,6 +37,41 @@ TEST_P(ConnectionConformance, MessagesOfEverySizeArriveWholeAndInOrder) {
     ASSERT_EQ(messages.size(), std::size(kSizes));
     for (size_t i = 0; i < messages.size(); ++i) {
       EXPECT_TRUE(IsCall(messages[i], static_cast<uint32_t>(i + 1), kSizes[i]));
+    }
+  }
+}
+
+// Each is followed by one of the same size that nobody writes to: what it has is what Cap'n Proto
+// was given as zero.
+TEST_P(ConnectionConformance, ContentInMemoryThatWasNotClearedArrivesWhole) {
+  ConnectAndStart();
+  client_connection_->SetBackground(true);
+  uint32_t call_id = 0;
+  for (int turn = 0; turn < 3; ++turn) {
+    for (const size_t size : kSizes) {
+      ++call_id;
+      {
+        const ForOverwrite scope;
+        ASSERT_TRUE(SendCall(*client_connection_, call_id, size).ok());
+      }
+      absl::StatusOr<OutgoingMessage> unwritten = client_connection_->Reserve(size);
+      ASSERT_TRUE(unwritten.ok()) << unwritten.status();
+      (*unwritten)->header.type = FrameType::kCall;
+      (*unwritten)->header.call_id = ++call_id;
+      (*unwritten)
+          ->getRoot<capnp::AnyPointer>()
+          .initAs<capnp::Data>(static_cast<capnp::uint>(size));
+      ASSERT_TRUE(client_connection_->Send(*std::move(unwritten)).ok());
+      ASSERT_TRUE(server_->WaitForMessages(call_id));
+      std::vector<IncomingMessage> messages;
+      while (messages.size() < 2) {
+        for (IncomingMessage& message : server_->TakeMessages()) {
+          messages.push_back(std::move(message));
+        }
+      }
+      EXPECT_TRUE(IsCall(messages[0], call_id - 1, size));
+      EXPECT_EQ(messages[1].header().call_id, call_id);
+      EXPECT_TRUE(BodyOf(messages[1]) == std::string(size, '\0')) << size;
     }
   }
 }

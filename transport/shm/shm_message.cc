@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/object_pool.h"
+#include "transport/for_overwrite.h"
 
 namespace mi7::transport::shm {
 namespace {
@@ -30,35 +31,22 @@ void ShmMessage::SetExtra(std::span<const std::byte> bytes) {
 
 kj::ArrayPtr<capnp::word> ShmMessage::allocateSegment(capnp::uint minimum_words) {
   const uint64_t needed = uint64_t{minimum_words} * kWordBytes;
-  const uint64_t better = allocated_bytes_ == 0 ? hint_bytes_ : allocated_bytes_;
-  const auto taken = slots_.Allocate(needed, better);
-  if (taken.size() != 0) {
-    allocated_bytes_ += taken.size() * kWordBytes;
-    return taken;
+  const uint64_t better =
+      allocated_bytes_ == 0 ? hint_bytes_ : allocated_bytes_ - for_overwrite_bytes_;
+  const bool for_overwrite = ForOverwrite::wanted();
+  auto memory = slots_.Allocate(needed, better, for_overwrite);
+  if (memory.size() == 0) {
+    memory = private_segments_.Allocate(
+        minimum_words, std::min(better, SlotSegments::kGrowthBytesMax), for_overwrite);
   }
-  const uint64_t bytes = std::max(needed, std::min(better, SlotSegments::kGrowthBytesMax));
-  private_segments_.push_back(BufferPool::AllocateZeroed(BufferPool::kZeroedFrom + bytes));
-  Buffer* const buffer = private_segments_.back().get();
-  allocated_bytes_ += buffer->capacity() - BufferPool::kZeroedFrom;
-  return {reinterpret_cast<capnp::word*>(buffer->data() + BufferPool::kZeroedFrom),
-          (buffer->capacity() - BufferPool::kZeroedFrom) / kWordBytes};
+  return Count(memory, for_overwrite);
 }
 
 void ShmMessage::Recycle() {
   if (LeaveToOther()) return;
   if (!slots_.slots().empty() || !private_segments_.empty()) {
     const auto segments = getSegmentsForOutput();
-    size_t block = 0;
-    for (const auto& segment : segments) {
-      auto* const start = reinterpret_cast<std::byte*>(const_cast<capnp::word*>(segment.begin()));
-      if (block < private_segments_.size() &&
-          start == private_segments_[block]->data() + BufferPool::kZeroedFrom) {
-        BufferPool::Clear(start, segment.size() * kWordBytes);
-        ++block;
-      }
-    }
-    MI7_CHECK(block == private_segments_.size(),
-              "Cap'n Proto uses the segments it asked for, in order");
+    private_segments_.Clear(segments);
     slots_.Return(segments);
   }
   ObjectPool<ShmMessage>::Delete(this);

@@ -10,6 +10,7 @@
 #include "base/object_pool.h"
 #include "transport/buffer_pool.h"
 #include "transport/message.h"
+#include "transport/private_segments.h"
 #include "transport/shm/slot_pool.h"
 #include "transport/shm/slot_segments.h"
 
@@ -40,7 +41,7 @@ class ShmMessage final : public MessageBody {
 
   SlotSegments slots_;
   const uint64_t hint_bytes_;
-  std::vector<BufferRef> private_segments_;
+  PrivateSegments private_segments_;
   BufferRef extra_;
   size_t extra_bytes_ = 0;
 };

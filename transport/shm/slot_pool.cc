@@ -148,7 +148,7 @@ bool SlotPool::PopRun(Chunk& chunk, uint32_t count, uint16_t& index) {
   return false;
 }
 
-Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes,
+Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes, bool zeroed,
                         absl::Status& refused) {
   Chunk& chunk = chunks_[size_class];
   const auto run = static_cast<uint32_t>((bytes + chunk.slot_bytes - 1) / chunk.slot_bytes);
@@ -158,7 +158,7 @@ Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes
     if (!refused.ok()) return {};
   }
   uint16_t index = 0;
-  if (run <= 1) PreferCleared(chunk);
+  if (run <= 1 && zeroed) PreferCleared(chunk);
   if (!(run <= 1 ? Pop(chunk, index) : PopRun(chunk, run, index))) return {};
   const uint64_t extent = chunk.slot_bytes * std::max<uint32_t>(run, 1);
   const uint64_t usable = extent <= kWholeBytes
@@ -174,7 +174,8 @@ Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes
       if (run <= 1) List(chunk, index);
       return {};
     }
-    if (slot.dirty_bytes != 0) {
+    slot.as_is = !zeroed;
+    if (zeroed && slot.dirty_bytes != 0) {
       // No more than what is handed out; the rest stays dirty.
       const uint64_t clear = std::min(slot.dirty_bytes, part);
       Clear(data + done, clear);
@@ -191,7 +192,7 @@ Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes
           .size_class = static_cast<uint8_t>(size_class)};
 }
 
-Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class,
+Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class, bool zeroed,
                            absl::Status* refused) {
   bool in_use = false;
   absl::Status failed;
@@ -203,7 +204,7 @@ Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class,
     const auto end = any_class ? chunks_.size() : std::min<size_t>(i + 2, chunks_.size());
     for (; i < end; ++i) {
       absl::Status why;
-      if (Slot slot = TakeFrom(i, wanted, hint_bytes, why)) return slot;
+      if (Slot slot = TakeFrom(i, wanted, hint_bytes, zeroed, why)) return slot;
       if (why.ok()) {
         in_use = true;
       } else {
@@ -217,19 +218,19 @@ Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class,
 }
 
 Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused,
-                    const void* keeper) {
+                    const void* keeper, bool zeroed) {
   if (!CouldHold(bytes)) return {};
   if (!CouldHold(hint_bytes)) hint_bytes = bytes;
   BiasedLock lock(&mutex_);
   // Released slots are the hottest: they are looked for before fresh ones are used.
   const bool collected = in_flight_ != 0 && Collect();
-  Slot slot = TakeFitting(bytes, hint_bytes, any_class, refused);
+  Slot slot = TakeFitting(bytes, hint_bytes, any_class, zeroed, refused);
   if (!slot && !collected && in_flight_ != 0 && Collect()) {
     if (refused != nullptr) *refused = absl::OkStatus();
-    slot = TakeFitting(bytes, hint_bytes, any_class, refused);
+    slot = TakeFitting(bytes, hint_bytes, any_class, zeroed, refused);
   }
   if (!slot && only_kept_ != 0) [[unlikely]] {
-    slot = TakeFromKept(bytes, hint_bytes, any_class, refused);
+    slot = TakeFromKept(bytes, hint_bytes, any_class, zeroed, refused);
   }
   if (slot) chunks_[slot.size_class].slots[slot.index].keeper = keeper;
   return slot;
@@ -241,7 +242,8 @@ void SlotPool::Free(uint32_t size_class, uint16_t index) {
   const uint16_t run = std::exchange(chunk.slots[index].run, uint16_t{1});
   for (uint32_t i = run; i-- > 0;) {
     chunk.slots[index + i].free = true;
-    if (chunk.slot_bytes >= kAheadBytes && chunk.slots[index + i].dirty_bytes != 0) {
+    const SlotState& slot = chunk.slots[index + i];
+    if (chunk.slot_bytes >= kAheadBytes && slot.dirty_bytes != 0 && !slot.as_is) {
       any_dirty_.store(true, std::memory_order_relaxed);
     }
     List(chunk, static_cast<uint16_t>(index + i));
@@ -324,7 +326,7 @@ bool SlotPool::ClearAhead() {
     for (size_t i = 0; i < std::min(listed, kAheadSlots); ++i) {
       const uint16_t index = chunk.free_stack[listed - 1 - i];
       SlotState& slot = chunk.slots[index];
-      if (!slot.free || slot.dirty_bytes == 0) continue;
+      if (!slot.free || slot.dirty_bytes == 0 || slot.as_is) continue;
       // From the end, so that what is left is still dirty from the start on.
       const uint64_t some = std::min(slot.dirty_bytes, kAheadStepBytes);
       slot.dirty_bytes -= some;

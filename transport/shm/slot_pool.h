@@ -54,7 +54,7 @@ namespace mi7::transport::shm {
 // hand.
 struct Slot {
   std::byte* data = nullptr;
-  uint64_t bytes = 0;  // usable, reserved, zero
+  uint64_t bytes = 0;  // usable, reserved
   uint16_t index = 0;  // in its class, of the first one
   uint8_t size_class = 0;
   explicit operator bool() const { return data != nullptr; }
@@ -74,9 +74,10 @@ class SlotPool final : public SegmentSource {
   // A slot of at least `bytes`, zeroed; `hint_bytes` of it are better. `any_class`: also one that
   // is much too large. Empty: all are in use, and one comes free with time; or none ever will
   // without the system's help, and `refused` becomes its RESOURCE_EXHAUSTED: no memory or
-  // descriptor for one. `keeper`: who may have its content kept.
+  // descriptor for one. `keeper`: who may have its content kept. Not `zeroed`: with whatever is in
+  // it, because it will be written as a whole.
   Slot Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused = nullptr,
-            const void* keeper = nullptr);
+            const void* keeper = nullptr, bool zeroed = true);
   // Whether Take could ever give so much.
   bool CouldHold(uint64_t bytes) const { return bytes <= largest_bytes_; }
   uint64_t largest_bytes() const { return largest_bytes_; }
@@ -140,6 +141,7 @@ class SlotPool final : public SegmentSource {
     bool listed : 1 = false;     // in free_stack
     bool only_kept : 1 = false;  // neither taken nor in flight, but kept
     bool busy : 1 = false;       // its content is read or moved out, without the lock
+    bool as_is : 1 = false;      // was last taken without being zeroed, and may be again
   };
   static_assert(sizeof(SlotState) == 32);
   // Of 64 slots, counted over all classes in order.
@@ -170,10 +172,10 @@ class SlotPool final : public SegmentSource {
   void PreferCleared(Chunk& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static bool PopRun(Chunk& chunk, uint32_t count, uint16_t& index);
   // Empty: all of the class are in use; or, with a non-OK `refused`, the system gave none.
-  Slot TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes, absl::Status& refused)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Slot TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Slot TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes, bool zeroed,
+                absl::Status& refused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Slot TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class, bool zeroed,
+                   absl::Status* refused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Free(uint32_t size_class, uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnlyKeep(SlotState& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What was moved out, by keeper and slot: class and index.
@@ -196,8 +198,8 @@ class SlotPool final : public SegmentSource {
   // Moves their content out, if there is room for it, and frees them. Not locked meanwhile.
   void MoveOut(const Runs& runs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What Take does when all slots that would do are in use and some are only kept.
-  Slot TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Slot TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool any_class, bool zeroed,
+                    absl::Status* refused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Waits until slots that were busy are no more. Not locked meanwhile.
   void AwaitBusy() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndBusy(SlotState& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -211,7 +211,7 @@ void SlotPool::MoveOut(const Runs& runs) {
   busy_ended_.notify_all();
 }
 
-Slot SlotPool::TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool any_class,
+Slot SlotPool::TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool any_class, bool zeroed,
                             absl::Status* refused) {
   for (;;) {
     const Runs runs = WhatIsInTheWay(bytes, any_class);
@@ -223,7 +223,7 @@ Slot SlotPool::TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool any_class,
       return {};
     }
     absl::Status why;
-    Slot slot = TakeFitting(bytes, hint_bytes, any_class, &why);
+    Slot slot = TakeFitting(bytes, hint_bytes, any_class, zeroed, &why);
     if (refused != nullptr) *refused = why;
     if (slot || !why.ok()) return slot;
   }

@@ -124,6 +124,35 @@ TEST_F(SlotPoolTest, ALargeSlotIsClearedWhileThePeerReadsAnother) {
   }
 }
 
+TEST_F(SlotPoolTest, WhatWillBeOverwrittenIsNeitherClearedNorClearedAhead) {
+  const auto take = [this](uint64_t bytes, bool zeroed) {
+    return pool_->Take(bytes, 0, true, /*refused=*/nullptr, /*keeper=*/nullptr, zeroed);
+  };
+  // A slot, and several of the last class.
+  for (const uint64_t bytes : {uint64_t{1} << 20, uint64_t{3} << 20}) {
+    SCOPED_TRACE(bytes);
+    std::byte* data = nullptr;
+    for (int turn = 0; turn < 3; ++turn) {
+      const Slot slot = take(bytes, /*zeroed=*/false);
+      if (turn > 0) {
+        EXPECT_EQ(slot.data, data) << "the hottest one, as nobody clears another meanwhile";
+        EXPECT_EQ(slot.data[0], std::byte{0xff});
+        EXPECT_EQ(slot.data[bytes - 1], std::byte{0xff});
+      }
+      data = slot.data;
+      std::memset(slot.data, 0xff, bytes);
+      pool_->Sent(slot, bytes);
+      Release(slot);
+      EXPECT_EQ(pool_->GetUsage().in_flight, 0u);
+      EXPECT_FALSE(pool_->ClearAhead());
+    }
+    const Slot zeroed = take(bytes, /*zeroed=*/true);
+    EXPECT_EQ(zeroed.data, data);
+    EXPECT_TRUE(IsZero(zeroed));
+    pool_->Return(zeroed, 0);
+  }
+}
+
 TEST_F(SlotPoolTest, SmallSlotsAreNotClearedAhead) {
   const Slot slot = pool_->Take(4096, 0, false);
   std::memset(slot.data, 0xff, 4096);

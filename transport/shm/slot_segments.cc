@@ -1,6 +1,7 @@
 #include "transport/shm/slot_segments.h"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 
 #include "absl/container/inlined_vector.h"
@@ -23,10 +24,12 @@ SlotSegments* SlotSegments::Of(MessageBody& message, const SlotPool& pool) {
   return own->count_ != 0 ? own : nullptr;
 }
 
-kj::ArrayPtr<capnp::word> SlotSegments::Allocate(size_t minimum_bytes, size_t better_bytes) {
-  const Slot slot =
-      pool_.Take(minimum_bytes, std::min<uint64_t>(better_bytes, kGrowthBytesMax), false,
-                 /*refused=*/nullptr, /*keeper=*/this);
+kj::ArrayPtr<capnp::word> SlotSegments::Allocate(size_t minimum_bytes, size_t better_bytes,
+                                                 bool for_overwrite) {
+  const uint64_t hint_bytes =
+      for_overwrite ? minimum_bytes : std::min<uint64_t>(better_bytes, kGrowthBytesMax);
+  const Slot slot = pool_.Take(minimum_bytes, hint_bytes, false, /*refused=*/nullptr,
+                               /*keeper=*/this, /*zeroed=*/!for_overwrite);
   if (!slot) return nullptr;
   if (count_ == few_.size()) more_.assign(few_.begin(), few_.end());
   if (count_ < few_.size()) {
@@ -35,7 +38,12 @@ kj::ArrayPtr<capnp::word> SlotSegments::Allocate(size_t minimum_bytes, size_t be
     more_.push_back(slot);
   }
   ++count_;
-  return {reinterpret_cast<capnp::word*>(slot.data), slot.bytes / kWordBytes};
+  auto* const words = reinterpret_cast<capnp::word*>(slot.data);
+  if (!for_overwrite) return {words, slot.bytes / kWordBytes};
+  // Nothing else comes to lie there.
+  const size_t count = minimum_bytes / kWordBytes;
+  std::memset(words + count - 1, 0, kWordBytes);
+  return {words, count};
 }
 
 template <typename Visit>

@@ -23,7 +23,8 @@ class SlotSegments final : public FurtherSegments {
   explicit SlotSegments(SlotPool& pool) : pool_(pool) {}
 
   const SegmentSource* source() const override { return &pool_; }
-  kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t better_bytes) override;
+  kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t better_bytes,
+                                     bool for_overwrite) override;
   void Drop(kj::ArrayPtr<const IncomingMessage::Segment> segments) override;
   void GiveUp(kj::ArrayPtr<const IncomingMessage::Segment> segments) override;
   bool WhileKept(

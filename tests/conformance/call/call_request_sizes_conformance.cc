@@ -1,5 +1,6 @@
 // Requests of every size are made once more when they were refused, and arrive whole.
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <string>
@@ -72,6 +73,43 @@ bool AwaitRefused(const Server& server, uint64_t count) {
     std::this_thread::yield();
   }
   return true;
+}
+
+// Both ways, and once more when it was refused, so that it was kept.
+TEST_P(CallTest, ContentInMemoryThatWasNotClearedArrivesWhole) {
+  probe_.on_echo = [](ServerContext&, Probe::EchoParams::Reader params,
+                      Probe::EchoResults::Builder results) -> Reply {
+    const auto sent = params.getData();
+    const auto back =
+        InitForOverwrite(results, &Probe::EchoResults::Builder::initData, sent.size());
+    std::copy(sent.begin(), sent.end(), back.begin());
+    return absl::OkStatus();
+  };
+  Start(OneAtATime(), Stubborn());
+  const Ends ends(this);
+  uint32_t number = 0;
+  for (const size_t bytes : {8u, 100u << 10, 1u << 20, 16u << 20, 1000u, 1u << 20, 100u << 10}) {
+    SCOPED_TRACE(bytes);
+    const uint64_t refused = server_->load().refused;
+    auto held = SendHold(1);
+    ASSERT_TRUE(probe_.AwaitHeld(1));
+    auto request = stub().Echo();
+    auto data = InitForOverwrite(*request, &Probe::EchoParams::Builder::initData,
+                                 static_cast<uint32_t>(bytes));
+    for (size_t i = 0; i < bytes; ++i) data[i] = ByteAt(number, i);
+    EchoCall call = request.Send();
+    ASSERT_TRUE(AwaitRefused(*server_, refused + 1));
+    probe_.TakeHeld().Answer();
+    ASSERT_THAT(held.Wait(), IsOk());
+    const auto result = call.Wait();
+    ASSERT_THAT(result, IsOk());
+    const auto back = result->getData();
+    ASSERT_EQ(back.size(), bytes);
+    size_t same = 0;
+    while (same < bytes && back[same] == ByteAt(number, same)) ++same;
+    EXPECT_EQ(same, bytes);
+    ++number;
+  }
 }
 
 TEST_P(CallTest, RefusedCallOfAnySizeIsMadeAgain) {
