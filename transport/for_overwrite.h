@@ -33,17 +33,22 @@ class ForOverwrite {
 };
 
 // Whether it builds bytes or numbers, and nothing that refers to anything.
-template <typename Builder, typename Built = void>
+template <typename T>
+inline constexpr bool kIsFlatList = false;
+template <typename T>
+inline constexpr bool kIsFlatList<capnp::List<T, capnp::Kind::PRIMITIVE>> = true;
+template <typename T>
+inline constexpr bool kIsFlatList<capnp::List<T, capnp::Kind::ENUM>> = true;
+
+template <typename Builder>
 inline constexpr bool kIsFlat = false;
 template <>
 inline constexpr bool kIsFlat<capnp::Data::Builder> = true;
 template <>
 inline constexpr bool kIsFlat<capnp::Text::Builder> = true;
 template <typename Builder>
-  requires requires { typename Builder::Builds; }
-inline constexpr bool kIsFlat<Builder, void> =
-    capnp::kind<capnp::ListElementType<typename Builder::Builds>>() == capnp::Kind::PRIMITIVE ||
-    capnp::kind<capnp::ListElementType<typename Builder::Builds>>() == capnp::Kind::ENUM;
+requires requires { typename Builder::Builds; }
+inline constexpr bool kIsFlat<Builder> = kIsFlatList<typename Builder::Builds>;
 
 }  // namespace transport
 
@@ -60,9 +65,9 @@ inline constexpr bool kIsFlat<Builder, void> =
 // of a slot pipe. Each object has a segment of its own, of which a message may have
 // Limits::segments_max.
 template <typename Builder, typename Made, typename Class, typename... Args>
-  requires(transport::kIsFlat<Made>)
-Made InitForOverwrite(Builder&& builder, Made (Class::*init)(Args...),
-                      std::type_identity_t<Args>... args) {
+requires(transport::kIsFlat<Made>) Made
+    InitForOverwrite(Builder&& builder, Made (Class::*init)(Args...),
+                     std::type_identity_t<Args>... args) {
   const transport::ForOverwrite scope;
   return (builder.*init)(args...);
 }

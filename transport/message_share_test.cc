@@ -61,7 +61,7 @@ TEST(ShareMessageTest, WhatLiesWhereThePeerReadsItMayBeLostOnceItWasSent) {
   struct Memory final : SegmentSource, FurtherSegments {
     const SegmentSource* source() const override { return this; }
     FurtherSegments* NewFurtherSegments() override { return this; }
-    kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t) override {
+    kj::ArrayPtr<capnp::word> Allocate(size_t minimum_bytes, size_t, bool) override {
       return kj::arrayPtr(words, 1024).slice(0, minimum_bytes / sizeof(capnp::word));
     }
     void Drop(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>) override {}

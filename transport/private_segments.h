@@ -48,7 +48,9 @@ class PrivateSegments {
       const Block& block = blocks_[next];
       capnp::word* const words = WordsOf(block);
       if (segment.begin() != words) continue;
-      if (block.zeroed) BufferPool::Clear(reinterpret_cast<std::byte*>(words), segment.size() * sizeof(capnp::word));
+      if (block.zeroed)
+        BufferPool::Clear(reinterpret_cast<std::byte*>(words),
+                          segment.size() * sizeof(capnp::word));
       ++next;
     }
     MI7_CHECK(next == blocks_.size(), "Cap'n Proto uses the segments it asked for, in order");

@@ -56,8 +56,8 @@ TEST_P(ConnectionConformance, ContentInMemoryThatWasNotClearedArrivesWhole) {
       }
       absl::StatusOr<OutgoingMessage> unwritten = client_connection_->Reserve(size);
       ASSERT_TRUE(unwritten.ok()) << unwritten.status();
-      (*unwritten)->header.type = FrameType::kCall;
-      (*unwritten)->header.call_id = ++call_id;
+      (*unwritten)->header = {
+          .type = FrameType::kCall, .target = TargetKind::kService, .call_id = ++call_id};
       (*unwritten)
           ->getRoot<capnp::AnyPointer>()
           .initAs<capnp::Data>(static_cast<capnp::uint>(size));
