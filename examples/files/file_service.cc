@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstring>
 #include <exception>
 #include <iterator>
 #include <set>
@@ -251,10 +252,12 @@ mi7::Reply FileService::Read(mi7::ServerContext& context, FileStore::ReadParams:
         const size_t want = offset < file_size ? std::min<uint64_t>(size, file_size - offset) : 0;
 
         // From the file straight into the message.
-        capnp::Data::Builder data = results.initData(static_cast<unsigned>(want));
+        capnp::Data::Builder data = mi7::InitForOverwrite(
+            results, &FileStore::ReadResults::Builder::initData, static_cast<unsigned>(want));
         const ssize_t got = ReadRange(fd->get(), offset, data.begin(), want);
         if (got < 0) return ErrnoStatus(errno, "read", path);
         if (static_cast<size_t>(got) < want) {  // somebody cuts it at this moment
+          std::memset(data.begin() + got, 0, want - static_cast<size_t>(got));
           capnp::Orphan<capnp::Data> shorter = results.disownData();
           shorter.truncate(static_cast<unsigned>(got));
           results.adoptData(kj::mv(shorter));

@@ -89,7 +89,8 @@ absl::StatusOr<uint64_t> Upload(const FileStoreStub& store, const std::string& l
     write->setUpload(upload);
     write->setOffset(range * kRangeBytes);
     // From the file straight into the message.
-    capnp::Data::Builder data = write->initData(RangeSize(range, size));
+    capnp::Data::Builder data = mi7::InitForOverwrite(
+        *write, &FileStore::WriteParams::Builder::initData, RangeSize(range, size));
     absl::Status read = ReadFully(fd.get(), range * kRangeBytes, data, local);
     if (!read.ok()) return read;
     return write.Send();
