@@ -51,8 +51,12 @@ size_t TotalBytes(SegmentsView segments, size_t extra_bytes) {
   return bytes;
 }
 
-void LearnSize(const MessageBody& message, size_t body_words) {
-  if (message.size_guess != nullptr) message.size_guess->Learn(body_words * kWordBytes);
+// Large segments after the first are built elsewhere whatever is guessed, so they count as the word
+// that refers to them.
+void LearnSize(const MessageBody& message, SegmentsView segments) {
+  if (message.size_guess == nullptr) return;
+  const size_t further = segments.size() == 1 ? 0 : segments.size();
+  message.size_guess->Learn((segments[0].size() + further) * kWordBytes);
 }
 
 // Checks the limits and completes the header.
@@ -78,7 +82,7 @@ absl::Status SealHeader(MessageBody& message, SegmentsView segments, size_t extr
   header.size = static_cast<uint32_t>(bytes);
   header.extra_size = static_cast<uint32_t>(extra_bytes);
   MI7_CHECK(KeepsRules(header), kBrokenRules);
-  if (segments.size() != 0) LearnSize(message, (bytes - extra_bytes) / kWordBytes);
+  if (segments.size() != 0) LearnSize(message, segments);
   return absl::OkStatus();
 }
 
@@ -162,7 +166,7 @@ class HeapMessage final : public MessageBody, public Backing {
       const size_t bytes =
           kFrameHeaderBytes + kOneSegmentTableBytes + sealed_[0].size() * kWordBytes;
       if (bytes <= limits.message_bytes_max) [[likely]] {
-        LearnSize(*this, sealed_[0].size());
+        LearnSize(*this, sealed_);
         header.size = static_cast<uint32_t>(bytes);
         header.extra_size = 0;
         MI7_CHECK(KeepsRules(header), kBrokenRules);

@@ -1,9 +1,10 @@
 #pragma once
 
-// SizeGuess: whether messages of one kind are small, learned from those that were sent before. A
-// transport may have a cheaper way for small ones (shared memory: in the lines that signal them),
-// but where a message is built is decided before its size is known. A wrong guess costs time: the
-// message is copied once.
+// SizeGuess: whether messages of one kind are small, or what they have besides large parts that are
+// built elsewhere (segments after the first), learned from those that were sent before. A transport
+// may have a cheaper way for small ones (shared memory: in the lines that signal them), but where a
+// message is built is decided before its size is known. A wrong guess costs time: the message is
+// copied once.
 
 #include <array>
 #include <atomic>

@@ -116,7 +116,7 @@ std::vector<Case> RecordCases() {
   std::vector<Case> cases = {
       {"Sound", Changed([](RawRecord&) {}), message, kOk, ""},
       {"FormZero", Changed([](RawRecord& r) { r.shape &= ~0xffu; }), closed, kInvalid, "form 0"},
-      {"FormFour", Changed([](RawRecord& r) { r.shape += 3; }), closed, kInvalid, "form 4"},
+      {"FormFive", Changed([](RawRecord& r) { r.shape += 4; }), closed, kInvalid, "form 5"},
       {"FormAll", Changed([](RawRecord& r) { r.shape |= 0xff; }), closed, kInvalid, "form 255"},
       {"WordsTooMany", Changed([](RawRecord& r) { r.shape = ShapeOf(Form::kInline, 4, 25); }),
        closed, kInvalid, "larger than a record"},
@@ -260,6 +260,40 @@ std::vector<Case> RecordCases() {
   segments("ExtraWithoutPiece", 56, {Describe(2, 0, 0)}, 24, closed, kInvalid, "pieces of");
   segments("ExtraTooLarge", 40 + (128u << 10), {Describe(2, 0, 0)}, 128u << 10, rejected,
            kExhausted, "extra_bytes_max");
+  const auto first_inline = [&](const char* name, uint32_t size, std::vector<uint64_t> words,
+                                uint32_t extra, Event::Kind kind, absl::StatusCode code,
+                                const char* why) {
+    cases.push_back({absl::StrCat("FirstInline", name),
+                     Pieces(Form::kFirstInline, size, words, extra), kind, code, why});
+  };
+  first_inline("Sound", 48 + 80, {2, 0, 0, Describe(8, 0, 0)}, 0, message, kOk, "");
+  first_inline("Extra", 48 + 88, {3, 0, 0, 0, Describe(8, 0, 0)}, 8, message, kOk, "");
+  first_inline("Full", 48 + 184, {22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                  0,  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, Describe(1, 7, 0)},
+               0, message, kOk, "");
+  first_inline("Nothing", 48 + 64, {0, Describe(4, 0, 0), Describe(4, 1, 0)}, 0, closed, kInvalid,
+               "3 words, 0 of which");
+  first_inline("NoWords", 64, {}, 0, closed, kInvalid, "0 words, 0 of which");
+  first_inline("NoPiece", 40 + 24, {2, 0, 0}, 0, closed, kInvalid, "3 words, 2 of which");
+  first_inline("TooMany", 48 + 80, {3, 0, 0, Describe(8, 0, 0)}, 0, closed, kInvalid,
+               "4 words, 3 of which");
+  first_inline("AllWords", 48 + 80, {~uint64_t{0}, 0, 0, Describe(8, 0, 0)}, 0, closed, kInvalid,
+               "4 words, 18446744073709551615 of which");
+  first_inline("ExtraIsAll", 48 + 80, {2, 0, 0, Describe(8, 0, 0)}, 16, closed, kInvalid,
+               "an extra part of 2");
+  first_inline("ExtraLonger", 48 + 80, {2, 0, 0, Describe(8, 0, 0)}, 24, closed, kInvalid,
+               "an extra part of 3");
+  first_inline("Longer", 48 + 88, {2, 0, 0, Describe(8, 0, 0)}, 0, closed, kInvalid, "pieces of");
+  first_inline("Shorter", 48 + 72, {2, 0, 0, Describe(8, 0, 0)}, 0, closed, kInvalid, "pieces of");
+  first_inline("SlotAfterLast", 48 + 80, {2, 0, 0, Describe(8, 8, 0)}, 0, closed, kInvalid,
+               "slot 8 of 8");
+  first_inline("SegmentsTooMany", 32 + 24 + 4 * 8,
+               {1, 0, Describe(1, 0, 0), Describe(1, 1, 0), Describe(1, 2, 0)}, 0, rejected,
+               kInvalid, "segments_max");
+  first_inline("TooLarge", 128u << 20, {2, 0, 0, Describe(2, 1, 0), Describe(2, 0xffff, 9)}, 0,
+               rejected, kExhausted, "message_bytes_max");
+  first_inline("TooLargeAllWords", 128u << 20, {~uint64_t{0}, 0, 0, Describe(2, 1, 0)}, 0, rejected,
+               kExhausted, "message_bytes_max");
   cases.push_back({"StreamTwoPieces",
                    Pieces(Form::kStream, 64, {Describe(2, 0, 0), Describe(2, 1, 0)}), closed,
                    kInvalid, "one piece"});
@@ -436,6 +470,22 @@ INSTANTIATE_TEST_SUITE_P(Harmless, Malformed,
                          ::testing::Combine(::testing::ValuesIn(HarmlessCases()),
                                             ::testing::Bool()),
                          NameOf);
+
+TEST(TooLarge, WhatIsRefusedIsReleased) {
+  auto loop = EventLoop::Create({});
+  ASSERT_TRUE(loop.ok());
+  for (const auto& [form, words] :
+       {std::pair{Form::kSegments, std::vector<uint64_t>{Describe(2, 1, 0)}},
+        {Form::kStream, {Describe(2, 1, 0)}},
+        // Its second word is content, and not a descriptor.
+        {Form::kFirstInline, {1, Describe(2, 2, 0), Describe(2, 1, 0)}}}) {
+    SCOPED_TRACE(static_cast<int>(form));
+    HostilePeer peer(loop->get(), PeerOptions{});
+    Pieces(form, 128u << 20, words)(peer);
+    EXPECT_EQ(peer.witness().Next().kind, Event::kRejected);
+    EXPECT_EQ(peer.theirs().released[0].load(), 1u << 1);
+  }
+}
 
 // The peer could give huge pages back, whereupon reading them would be fatal when there are none.
 TEST(HugePages, AreRefused) {

@@ -152,14 +152,15 @@ void WriteTable(HostilePeer& peer) {
   __atomic_store_n(&table[kTableSegments + 1], 0, __ATOMIC_RELAXED);
 }
 
-// A sound record: in the ring, in one or several slots, with an extra part, in stream form.
+// A sound record: in the ring, in one or several slots, with an extra part, in both, in stream
+// form.
 RawRecord SoundRecord(HostilePeer& peer, Random& random, bool tables) {
   const uint64_t dice = random();
   const auto size_class = static_cast<uint8_t>(dice >> 8 & 1);
   const auto slot = static_cast<uint16_t>((dice >> 12) % HostilePeer::kSlots[size_class]);
   const auto words = static_cast<uint32_t>(4 + (dice >> 20) % 500);
   RawRecord record;
-  switch (dice % 5) {
+  switch (dice % 6) {
     case 0: {
       std::vector<uint64_t> body((dice >> 20) % 23 + 1);
       for (uint64_t& word : body) word = random();
@@ -184,6 +185,16 @@ RawRecord SoundRecord(HostilePeer& peer, Random& random, bool tables) {
                           {Describe(8, slot, size_class), Describe(words, slot, size_class)});
       record.header.extra_size = 64;
       break;
+    case 4: {
+      const uint64_t first = 1 + (dice >> 32) % 20;
+      std::vector<uint64_t> all(1 + first);
+      for (uint64_t& word : all) word = random();
+      all[0] = first;
+      all.push_back(Describe(words, slot, size_class));
+      record =
+          CallRecord(Form::kFirstInline, 48 + static_cast<uint32_t>(first) * 8 + words * 8, all);
+      break;
+    }
     default: {
       uint64_t* const start = peer.slot(size_class, slot);
       if (tables) Store(start[0], uint64_t{words - 1} << 32);
@@ -191,7 +202,7 @@ RawRecord SoundRecord(HostilePeer& peer, Random& random, bool tables) {
       break;
     }
   }
-  if (dice % 5 != 3 && (dice >> 60 & 3) == 0) {
+  if (dice % 6 != 3 && (dice >> 60 & 3) == 0) {
     record.header.type = FrameType::kReturn;
     record.header.target = TargetKind::kNone;
   }

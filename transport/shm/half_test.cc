@@ -84,7 +84,8 @@ TEST(Half, EveryFieldOfTheGeometryIsChecked) {
   };
   using absl::StatusCode;
   EXPECT_EQ(code([](Geometry& g) { g.magic ^= 1; }), StatusCode::kInvalidArgument);
-  EXPECT_EQ(code([](Geometry& g) { g.version = 2; }), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(code([](Geometry& g) { g.version = kLayoutVersion + 1; }),
+            StatusCode::kFailedPrecondition);
   EXPECT_EQ(code([](Geometry& g) { g.control_bytes = 8192; }), StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Geometry& g) { g.ring_cells = 57; }), StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Geometry& g) { g.class_count = 0; }), StatusCode::kInvalidArgument);

@@ -48,7 +48,7 @@
 namespace mi7::transport::shm {
 
 inline constexpr uint64_t kMagic = 0x314d4853'37694dd7;  // D7 'M' 'i' '7' "SHM1"
-inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kLayoutVersion = 2;
 
 inline constexpr size_t kLineBytes = 64;
 inline constexpr size_t kPageBytes = 4096;
@@ -72,6 +72,9 @@ enum class Form : uint8_t {
   kSegments = 2,
   // One descriptor, of extra and body in stream form, as on TCP.
   kStream = 3,
+  // How many words of extra part and first segment follow; these; then a descriptor for each
+  // further segment.
+  kFirstInline = 4,
 };
 
 // Where a piece of a message lies: `words` 8-byte words from the start of a slot on. A piece larger

@@ -53,6 +53,7 @@ static_assert(HeldOf(CookieOf({kSlotsMax - 1, 3})).slots == 3);
 
 struct Link::SlotList {
   absl::InlinedVector<Held, 4> pieces;
+  BufferRef first;  // what came in the record itself
 };
 
 Link::Link(LocalHalf mine, PeerHalf theirs, UniqueFd socket, bool trusted)
@@ -145,7 +146,7 @@ absl::Status Link::Resolve(const Descriptor& piece, std::span<const std::byte>& 
 absl::Status Link::Parse(const Record& record, const Limits& limits, bool& broken,
                          IncomingMessage& message) {
   broken = true;
-  if (record.form < Form::kInline || record.form > Form::kStream) [[unlikely]]
+  if (record.form < Form::kInline || record.form > Form::kFirstInline) [[unlikely]]
     return Broken(absl::StrCat("a record of form ", static_cast<int>(record.form)));
   if (!IsPlainCallOrReturn(record.header, limits)) [[unlikely]] {
     absl::Status checked = CheckFrameHeader(record.header, limits);
@@ -153,7 +154,10 @@ absl::Status Link::Parse(const Record& record, const Limits& limits, bool& broke
       broken = !absl::IsResourceExhausted(checked);
       // What it lies in is released all the same.
       if (!broken && record.form != Form::kInline) {
-        for (uint32_t i = 0; i < record.count; ++i) {
+        uint64_t i = record.form == Form::kFirstInline && record.count != 0
+                         ? std::min<uint64_t>(record.words[0], kRecordWordsMax) + 1
+                         : 0;
+        for (; i < record.count; ++i) {
           std::span<const std::byte> bytes;
           uint32_t bit = 0;
           if (Resolve(std::bit_cast<Descriptor>(record.words[i]), bytes, bit).ok()) {
@@ -168,10 +172,22 @@ absl::Status Link::Parse(const Record& record, const Limits& limits, bool& broke
   switch (record.form) {
     case Form::kInline:
       return ParseInline(record, broken, message);
+    // The usual one has one or two pieces; what is cleared for more takes longer than all the rest.
     case Form::kSegments:
-      // The usual one has one or two; what is cleared for more takes longer than all the rest.
       return record.count <= 2 ? ParsePieces<2>(record, limits, broken, message)
                                : ParsePieces<kRecordWordsMax>(record, limits, broken, message);
+    case Form::kFirstInline: {
+      const uint64_t extra_words = record.header.extra_size / kWordBytes;
+      if (record.count < 3 || record.words[0] > record.count - 2 ||
+          record.words[0] <= extra_words) {
+        return Broken(absl::StrCat(
+            "a record of ", record.count, " words, ", record.count != 0 ? record.words[0] : 0,
+            " of which are an extra part of ", extra_words, " and a segment"));
+      }
+      return extra_words == 0 && record.count - record.words[0] == 2
+                 ? ParsePieces<2>(record, limits, broken, message)
+                 : ParsePieces<kRecordWordsMax>(record, limits, broken, message);
+    }
     case Form::kStream:
       return ParseStream(record, limits, broken, message);
   }
@@ -207,36 +223,45 @@ template <uint32_t kPiecesMax>
 absl::Status Link::ParsePieces(const Record& record, const Limits& limits, bool& broken,
                                IncomingMessage& message) {
   const FrameHeader& header = record.header;
-  MI7_CHECK(record.count <= kPiecesMax, "Parse chooses by the record's count");
   std::array<std::span<const std::byte>, kPiecesMax> pieces;
-  std::array<uint32_t, kPiecesMax> bits;
+  std::array<Held, kPiecesMax> held;
   if (record.count == 0) return Broken("a message in pieces without a piece");
-  for (uint32_t i = 0; i < record.count; ++i) {
-    absl::Status resolved = Resolve(std::bit_cast<Descriptor>(record.words[i]), pieces[i], bits[i]);
-    if (!resolved.ok()) return resolved;
-  }
   const uint32_t extra_count = header.extra_size != 0 ? 1 : 0;
-  const uint32_t segment_count = record.count - extra_count;
+  // What is in the record itself, which Parse has looked at: pieces that lie in no slot.
+  uint32_t inline_count = 0;
+  uint32_t at = 0;
+  if (record.form == Form::kFirstInline) {
+    const std::span<const std::byte> both(reinterpret_cast<const std::byte*>(&record.words[1]),
+                                          record.words[0] * kWordBytes);
+    if (extra_count != 0) pieces[inline_count++] = both.first(header.extra_size);
+    pieces[inline_count++] = both.subspan(header.extra_size);
+    at = 1 + static_cast<uint32_t>(record.words[0]);
+  }
+  const uint32_t piece_count = inline_count + record.count - at;
+  MI7_CHECK(piece_count <= kPiecesMax, "Parse chooses by the number of pieces");
+  for (uint32_t i = inline_count; i < piece_count; ++i, ++at) {
+    const auto piece = std::bit_cast<Descriptor>(record.words[at]);
+    absl::Status resolved = Resolve(piece, pieces[i], held[i].bit);
+    if (!resolved.ok()) return resolved;
+    held[i].slots = SlotsOf(piece);
+  }
+  const uint32_t segment_count = piece_count - extra_count;
   uint64_t total = kFrameHeaderBytes + header.extra_size;
   if (segment_count != 0) total += TableBytes(segment_count);
-  for (uint32_t i = extra_count; i < record.count; ++i) total += pieces[i].size();
+  for (uint32_t i = extra_count; i < piece_count; ++i) total += pieces[i].size();
   if ((extra_count != 0 && pieces[0].size() != header.extra_size) || total != header.size) {
     return Broken(absl::StrCat("pieces of ", total, " bytes for a message of ", header.size));
   }
   broken = false;
-  const auto held = [&](uint32_t i) -> Held {
-    return {.bit = bits[i], .slots = SlotsOf(std::bit_cast<Descriptor>(record.words[i]))};
-  };
-  uint64_t cookie = CookieOf(held(0));
-  if (record.count > 1) {
+  uint64_t cookie = CookieOf(held[inline_count]);
+  if (piece_count > 1) {
     auto list = MakePooled<SlotList>();
-    list->pieces.reserve(record.count);
-    for (uint32_t i = 0; i < record.count; ++i) list->pieces.push_back(held(i));
+    list->pieces.assign(held.begin() + inline_count, held.begin() + piece_count);
     cookie = reinterpret_cast<uint64_t>(list.release());
   }
   refs_.fetch_add(1, std::memory_order_relaxed);
   bool in_place = true;
-  for (uint32_t i = 0; i < record.count; ++i) {
+  for (uint32_t i = record.count - (piece_count - inline_count); i < record.count; ++i) {
     in_place &= Keep(std::bit_cast<Descriptor>(record.words[i]));
   }
   if (segment_count > limits.segments_max) {
@@ -265,11 +290,17 @@ absl::Status Link::ParsePieces(const Record& record, const Limits& limits, bool&
       }
       out += TableBytes(segment_count);
     }
-    for (uint32_t i = extra_count; i < record.count; ++i)
-      append(pieces[i].data(), pieces[i].size());
+    for (uint32_t i = extra_count; i < piece_count; ++i) append(pieces[i].data(), pieces[i].size());
     Release(cookie);
     return ParseMessage(header, {copy->data(), total - kFrameHeaderBytes}, copy, 0, limits,
                         message);
+  }
+  if (inline_count != 0) {
+    Buffer* const first = BufferPool::Allocate(kRecordWordsMax * kWordBytes).release();
+    reinterpret_cast<SlotList*>(cookie)->first = BufferRef(first);
+    std::memcpy(first->data(), &record.words[1], record.words[0] * kWordBytes);
+    if (extra_count != 0) pieces[0] = {first->data(), header.extra_size};
+    pieces[extra_count] = {first->data() + header.extra_size, pieces[extra_count].size()};
   }
   std::array<IncomingMessage::Segment, kPiecesMax> segments;
   for (uint32_t i = 0; i < segment_count; ++i) {

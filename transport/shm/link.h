@@ -57,7 +57,7 @@ class Link final : public Backing {
   void Unref();
 
  private:
-  // The slots of a message that lies in several.
+  // The slots of a message in pieces.
   struct SlotList;
 
   ~Link() = default;
@@ -73,7 +73,7 @@ class Link final : public Backing {
   bool Keep(const Descriptor& piece);
 
   absl::Status ParseInline(const Record& record, bool& broken, IncomingMessage& message);
-  // Of a record of at most `kPiecesMax` words.
+  // Of at most `kPiecesMax` pieces, some of which may be in the record itself.
   template <uint32_t kPiecesMax>
   absl::Status ParsePieces(const Record& record, const Limits& limits, bool& broken,
                            IncomingMessage& message);

@@ -80,8 +80,7 @@ TEST_P(CallTest, ContentInMemoryThatWasNotClearedArrivesWhole) {
   probe_.on_echo = [](ServerContext&, Probe::EchoParams::Reader params,
                       Probe::EchoResults::Builder results) -> Reply {
     const auto sent = params.getData();
-    const auto back =
-        InitForOverwrite(results, &Probe::EchoResults::Builder::initData, sent.size());
+    auto back = InitForOverwrite(results, &Probe::EchoResults::Builder::initData, sent.size());
     std::copy(sent.begin(), sent.end(), back.begin());
     return absl::OkStatus();
   };
