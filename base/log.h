@@ -20,7 +20,13 @@ using LogSink = std::function<void(LogLevel level, absl::string_view text)>;
 // discards. Thread-safe.
 void SetLogSink(LogSink sink);
 
-// Thread-safe. `text` is one line without its end.
+// Thread-safe. `text` is one line without its end. In one that has control characters all the same,
+// such as a peer's words, they are escaped (EscapedForLog): it stays one line, and no terminal that
+// shows it obeys them.
 void Log(LogLevel level, absl::string_view text);
+
+// `text` of somebody else, for a line: control characters, those and the ends of lines of Unicode
+// too, quotes and backslashes are escaped as in C.
+std::string EscapedForLog(absl::string_view text);
 
 }  // namespace mi7

@@ -27,10 +27,11 @@ class GradientLimitTest : public testing::Test {
       RunWindow(limit, static_cast<int64_t>(10 * kMs * queueing), in_flight);
     }
   }
-  void RunWindow(GradientLimit& limit, int64_t latency_ns, uint32_t in_flight) {
+  void RunWindow(GradientLimit& limit, int64_t latency_ns, uint32_t in_flight,
+                 bool beyond_limit = false) {
     for (int call = 0; call < 20; ++call) {
       now_ns_ += 10 * kMs;
-      limit.OnSuccess(latency_ns, in_flight, now_ns_);
+      limit.OnSuccess(latency_ns, in_flight, beyond_limit, now_ns_);
     }
   }
   int64_t now_ns_ = 0;
@@ -109,10 +110,51 @@ TEST_F(GradientLimitTest, TooFewCallsMakeNoWindow) {
   AdaptiveLimit options = Options();
   options.window_calls_min = 10;
   GradientLimit limit(options);
-  for (int call = 0; call < 9; ++call) limit.OnSuccess(kMs, 32, now_ns_ += 1000 * kMs);
+  for (int call = 0; call < 9; ++call) limit.OnSuccess(kMs, 32, false, now_ns_ += 1000 * kMs);
   EXPECT_EQ(limit.limit(), 32u);
-  limit.OnSuccess(kMs, 32, now_ns_ += 1000 * kMs);
+  limit.OnSuccess(kMs, 32, false, now_ns_ += 1000 * kMs);
   EXPECT_GT(limit.limit(), 32u);
+}
+
+// 500 calls stay, in an overload that ends.
+TEST_F(GradientLimitTest, CallBeyondTheLimitRaisesItAboveThoseThatStay) {
+  GradientLimit limit(Options());
+  RunWindows(limit, 20, 1e9);
+  ASSERT_LT(limit.limit(), 200u);
+  RunWindow(limit, 40 * kMs, 501, /*beyond_limit=*/true);
+  EXPECT_LT(limit.limit(), 200u) << "it took long";
+  RunWindow(limit, 10 * kMs, 501, /*beyond_limit=*/true);
+  EXPECT_GT(limit.limit(), 500u);
+  RunWindow(limit, 10 * kMs, 5000, /*beyond_limit=*/true);
+  EXPECT_EQ(limit.limit(), 4096u) << "calls_max";
+}
+
+TEST_F(GradientLimitTest, CallBeyondTheLimitIsMeasuredAlsoInAProbe) {
+  AdaptiveLimit options = Options();
+  options.long_windows = 5;
+  GradientLimit limit(options);
+  RunWindows(limit, 20, 1e9);
+  const uint32_t before = limit.limit();
+  for (int i = 0; i < 10; ++i) RunWindow(limit, 40 * kMs, before);
+  const uint32_t probed = limit.limit();
+  EXPECT_LT(probed, before / 3);
+  for (int i = 0; i < 10; ++i) RunWindow(limit, 40 * kMs, before);
+  EXPECT_EQ(limit.limit(), probed) << "a queue that is not gone is not measured";
+  for (int i = 0; i < 3; ++i) RunWindow(limit, 40 * kMs, before, /*beyond_limit=*/true);
+  EXPECT_GT(limit.limit(), 2 * probed) << "the probe is over";
+}
+
+TEST_F(GradientLimitTest, PatienceIsThatOfItsCalls) {
+  GradientLimit limit(Options());
+  EXPECT_EQ(limit.patience_ns(), 1000 * kMs) << "ten windows";
+  for (int i = 0; i < 10; ++i) RunWindow(limit, 10 * kMs, 32);
+  EXPECT_EQ(limit.patience_ns(), 1000 * kMs);
+  GradientLimit slow(Options());
+  for (int i = 0; i < 10; ++i) RunWindow(slow, 2000 * kMs, 32);
+  EXPECT_EQ(slow.patience_ns(), 20'000 * kMs);
+  GradientLimit slower(Options());
+  for (int i = 0; i < 10; ++i) RunWindow(slower, 3'600'000 * kMs, 32);
+  EXPECT_EQ(slower.patience_ns(), 60'000 * kMs);
 }
 
 // A mixture of quick and slow methods is no queue: the least of each window is the same.
@@ -122,7 +164,8 @@ TEST_F(GradientLimitTest, AnotherMixtureOfMethodsIsNoQueue) {
   const uint32_t before = limit.limit();
   for (int i = 0; i < 20; ++i) {
     for (int call = 0; call < 20; ++call) {
-      limit.OnSuccess(call % 5 == 0 ? 10 * kMs : 900 * kMs, limit.limit(), now_ns_ += 10 * kMs);
+      limit.OnSuccess(call % 5 == 0 ? 10 * kMs : 900 * kMs, limit.limit(), false,
+                      now_ns_ += 10 * kMs);
     }
   }
   EXPECT_GT(limit.limit(), before);

@@ -39,6 +39,7 @@ LoadControl::Share& LoadControl::Share::operator=(Share&& other) noexcept {
   started_ns_ = other.started_ns_;
   is_control_ = other.is_control_;
   measured_ = other.measured_;
+  beyond_limit_ = other.beyond_limit_;
   return *this;
 }
 
@@ -51,9 +52,10 @@ void LoadControl::Share::GiveBackAll(bool succeeded) {
   calls.fetch_sub(1, std::memory_order_relaxed);
   if (!measured_) return;
   const uint32_t in_flight = control->measured_calls_.fetch_sub(1, std::memory_order_relaxed);
+  if (beyond_limit_) control->EndBeyondLimit();
   if (!succeeded) return;
   const int64_t now_ns = MonotonicNanos();
-  control->adaptive_->OnSuccess(now_ns - started_ns_, in_flight, now_ns);
+  control->adaptive_->OnSuccess(now_ns - started_ns_, in_flight, beyond_limit_, now_ns);
 }
 
 LoadControl::LoadControl(const LoadLimits& limits)
@@ -144,21 +146,50 @@ void LoadControl::GiveBack(Method& method, uint64_t bytes) {
   method.bytes.fetch_sub(bytes, std::memory_order_relaxed);
 }
 
+bool LoadControl::TakeMeasured(bool& beyond_limit) {
+  if (Take(measured_calls_, 1u, adaptive_->limit())) {
+    if (next_beyond_limit_ns_.load(std::memory_order_relaxed) != 0) {
+      next_beyond_limit_ns_.store(0, std::memory_order_relaxed);
+    }
+    return true;
+  }
+  const int64_t now_ns = MonotonicNanos();
+  int64_t next_ns = next_beyond_limit_ns_.load(std::memory_order_relaxed);
+  if (now_ns < next_ns) return false;
+  const bool first_refused = next_ns == 0;
+  if (!next_beyond_limit_ns_.compare_exchange_strong(next_ns, now_ns + adaptive_->patience_ns(),
+                                                     std::memory_order_relaxed)) {
+    return false;
+  }
+  if (first_refused) return false;
+  beyond_limit = Take(measured_calls_, 1u, limits_.adaptive.calls_max);
+  return beyond_limit;
+}
+
+// The next one may come at once, unless there has been room.
+void LoadControl::EndBeyondLimit() {
+  int64_t next_ns = next_beyond_limit_ns_.load(std::memory_order_relaxed);
+  if (next_ns == 0) return;
+  next_beyond_limit_ns_.compare_exchange_strong(next_ns, 1, std::memory_order_relaxed);
+}
+
 absl::Status LoadControl::Admit(const MethodInfo* method, uint64_t bytes,
                                 std::atomic<uint64_t>& connection_bytes, Share& share) {
   Method* const named = Find(method);
   const bool is_control = IsControl(method);
   // How long a stream lasts is its users' affair. It takes no room of the adaptive limit either:
-  // else streams that stay would leave nothing by which that could grow.
+  // else streams that stay would leave nothing by which that could grow. Which other calls stay
+  // nobody can tell beforehand: TakeMeasured.
   const bool measured = adaptive_ != nullptr && !is_control && method != nullptr &&
                         method->kind == MethodKind::kUnary;
+  bool beyond_limit = false;
   if (is_control) {
     if (!Take(control_calls_, 1u, limits_.control_calls_max)) {
       return Refuse(too_many_control_calls_);
     }
   } else {
     if (!Take(calls_, 1u, limits_.calls_max)) return Refuse(too_many_calls_);
-    if (measured && !Take(measured_calls_, 1u, adaptive_->limit())) {
+    if (measured && !TakeMeasured(beyond_limit)) {
       calls_.fetch_sub(1, std::memory_order_relaxed);
       return Refuse(over_adaptive_limit_);
     }
@@ -166,6 +197,7 @@ absl::Status LoadControl::Admit(const MethodInfo* method, uint64_t bytes,
   const auto give_back_call = [&] {
     (is_control ? control_calls_ : calls_).fetch_sub(1, std::memory_order_relaxed);
     if (measured) measured_calls_.fetch_sub(1, std::memory_order_relaxed);
+    if (beyond_limit) EndBeyondLimit();
   };
   Method* const limited = named != nullptr && named->limited ? named : nullptr;
   if (limited != nullptr) {
@@ -192,6 +224,7 @@ absl::Status LoadControl::Admit(const MethodInfo* method, uint64_t bytes,
   share.bytes_ = bytes;
   share.is_control_ = is_control;
   share.measured_ = measured;
+  share.beyond_limit_ = beyond_limit;
   if (measured) share.started_ns_ = MonotonicNanos();
   return absl::OkStatus();
 }

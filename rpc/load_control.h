@@ -37,7 +37,8 @@ struct LoadFigures {
 // before it, and is compared with nothing but its limit; what a call has done reaches the next one
 // by other means. So they are relaxed. A count is raised first, and lowered again when that was too
 // much: it never admits more than its limit, but two calls that arrive at the same moment may both
-// be refused where there was room for one.
+// be refused where there was room for one. When the next call comes in beyond the adaptive limit is
+// no count: where two threads change it at the same moment one call comes later, or earlier.
 class LoadControl {
   struct Method;
 
@@ -66,6 +67,7 @@ class LoadControl {
     int64_t started_ns_ = 0;  // with an adaptive limit
     bool is_control_ = false;
     bool measured_ = false;
+    bool beyond_limit_ = false;  // the adaptive one
   };
 
   // `find`: the server's method with a name, nullptr when it has none.
@@ -107,6 +109,10 @@ class LoadControl {
   static const absl::Status* TakeOf(Method& method, uint64_t bytes);
   static void GiveBack(Method& method, uint64_t bytes);
   absl::Status Refusal(absl::string_view what, uint64_t limit) const;
+  // Counts a call that the adaptive limit is for. Where that has had no room for long, one at a
+  // time is let in `beyond_limit`, which EndBeyondLimit ends.
+  bool TakeMeasured(bool& beyond_limit);
+  void EndBeyondLimit();
 
   const LoadLimits limits_;
   // Those that the limits name; constant once created.
@@ -121,6 +127,9 @@ class LoadControl {
 
   std::atomic<uint32_t> calls_{0};
   std::atomic<uint32_t> measured_calls_{0};  // those of calls_ that the adaptive limit counts
+  // When the next call is let in beyond the adaptive limit, MonotonicNanos(); 0: that has room, or
+  // has refused none since it had.
+  std::atomic<int64_t> next_beyond_limit_ns_{0};
   std::atomic<uint32_t> control_calls_{0};
   std::atomic<uint64_t> bytes_{0};
   std::atomic<uint64_t> refused_{0};

@@ -1,6 +1,9 @@
 #include "rpc/load_control.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -10,6 +13,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/fake_clock.h"
 #include "rpc/retry_info.h"
 #include "rpc/status_testing.h"
 
@@ -218,6 +222,89 @@ TEST_F(LoadControlTest, StreamsThatStayLeaveTheAdaptiveLimitToCalls) {
   EXPECT_THAT(Admit(&kGet), IsOk());
   shares_.clear();
   ExpectNothingInFlight();
+}
+
+TEST_F(LoadControlTest, WhereAllCallsStayOneAtATimeComesInBeyondTheAdaptiveLimit) {
+  FakeClock clock;
+  LoadLimits limits;
+  // Its patience is a minute.
+  limits.adaptive = {.enabled = true,
+                     .calls_initial = 3,
+                     .calls_min = 2,
+                     .calls_max = 5,
+                     .window = absl::Seconds(6)};
+  limits.methods = {{"Store.scan", 1}};
+  Make(limits);
+  const auto refused = StatusIs(absl::StatusCode::kResourceExhausted,
+                                "server is overloaded: over its adaptive limit of calls");
+  clock.Advance(absl::Minutes(2));
+  EXPECT_THAT(Admit(&kScan), IsOk());
+  for (int i = 0; i < 2; ++i) ASSERT_THAT(Admit(&kGet), IsOk());
+  EXPECT_THAT(Admit(&kGet), refused) << "it begins here, however long it had nothing to do";
+  clock.Advance(absl::Seconds(30));
+  EXPECT_THAT(Admit(&kGet), refused);
+  clock.Advance(absl::Seconds(31));
+  EXPECT_THAT(Admit(&kScan), StatusIs(absl::StatusCode::kResourceExhausted,
+                                      testing::HasSubstr("calls_max of Store.scan")));
+  EXPECT_THAT(Admit(&kGet), IsOk()) << "what its method's limit refused has taken nobody's place";
+  EXPECT_THAT(Admit(&kGet), refused) << "one at a time";
+  shares_.pop_back();
+  EXPECT_THAT(Admit(&kGet), IsOk()) << "the next one, however that one ended";
+  EXPECT_THAT(Admit(&kGet), refused);
+  clock.Advance(absl::Seconds(61));
+  EXPECT_THAT(Admit(&kGet), IsOk()) << "the one before stays, too";
+  EXPECT_EQ(control_->figures().calls, 5u);
+  clock.Advance(absl::Seconds(61));
+  EXPECT_THAT(Admit(&kGet), refused) << "calls_max";
+  while (shares_.size() > 2) shares_.pop_back();
+  EXPECT_THAT(Admit(&kGet), IsOk());
+  EXPECT_THAT(Admit(&kGet), refused) << "it had room";
+  EXPECT_THAT(Admit(&kGet), refused);
+  shares_.clear();
+  ExpectNothingInFlight();
+}
+
+// A server of whose calls 60 run at a time, each for `work_ms`, and the others wait.
+TEST_F(LoadControlTest, CallsThatStayThroughAnOverloadDoNotKeepOthersOut) {
+  FakeClock clock;
+  LoadLimits limits;
+  limits.adaptive.enabled = true;
+  Make(limits);
+  struct Running {
+    int64_t ends_ms;
+    LoadControl::Share share;
+  };
+  std::deque<Running> running;
+  std::vector<int64_t> free_ms(60, 0);
+  int64_t now_ms = 0;
+  const auto run = [&](int seconds, int work_ms) {
+    int admitted = 0;
+    for (const int64_t until_ms = now_ms + 1000 * seconds; now_ms < until_ms; now_ms += 5) {
+      clock.Advance(absl::Milliseconds(5));
+      while (!running.empty() && running.front().ends_ms <= now_ms) {
+        running.front().share.Release(/*succeeded=*/true);
+        running.pop_front();
+      }
+      for (int i = 0; i < 40; ++i) {
+        LoadControl::Share share;
+        if (!control_->Admit(&kGet, 0, connection_bytes_, share).ok()) break;
+        ++admitted;
+        const auto first_free = std::min_element(free_ms.begin(), free_ms.end());
+        *first_free = std::max(*first_free, now_ms) + work_ms;
+        running.push_back({*first_free, std::move(share)});
+      }
+    }
+    return admitted;
+  };
+  EXPECT_GT(run(15, 10), 10'000);
+  for (int i = 0; i < 20; ++i) {
+    running.pop_front();  // room for one
+    ASSERT_THAT(Admit(&kGet), IsOk());
+  }
+  run(30, 60);
+  EXPECT_LE(control_->figures().adaptive_limit, 20u);
+  run(15, 10);
+  EXPECT_GT(run(5, 10), 10'000);
 }
 
 TEST_F(LoadControlTest, ManyThreadsNeverExceedTheLimitAndLoseNothing) {

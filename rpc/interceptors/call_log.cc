@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
@@ -11,21 +10,6 @@ namespace mi7 {
 namespace {
 
 constexpr size_t kValueBytesMax = 512;
-
-// C1 control characters and Unicode's own line ends, as UTF-8, which a C escape leaves alone.
-bool HasFurtherControls(absl::string_view text) {
-  for (size_t i = 0; i + 1 < text.size(); ++i) {
-    const auto at = [&](size_t offset) { return static_cast<unsigned char>(text[i + offset]); };
-    if (at(0) == 0xc2 && at(1) >= 0x80 && at(1) < 0xa0) return true;
-    if (at(0) == 0xe2 && at(1) == 0x80 && i + 2 < text.size() && (at(2) & 0xfe) == 0xa8)
-      return true;
-  }
-  return false;
-}
-
-std::string Escaped(absl::string_view text) {
-  return HasFurtherControls(text) ? absl::CHexEscape(text) : absl::Utf8SafeCEscape(text);
-}
 
 void AppendField(absl::string_view key, absl::string_view value, std::string& line) {
   absl::StrAppend(&line, line.empty() ? "" : " ", key, "=");
@@ -37,7 +21,8 @@ void AppendField(absl::string_view key, absl::string_view value, std::string& li
   if (plain) {
     absl::StrAppend(&line, shown);
   } else {
-    absl::StrAppend(&line, "\"", Escaped(shown), shown.size() < value.size() ? "...\"" : "\"");
+    absl::StrAppend(&line, "\"", EscapedForLog(shown),
+                    shown.size() < value.size() ? "...\"" : "\"");
   }
 }
 

@@ -1,5 +1,7 @@
 // What a client can do wrong before the handshake is done, and in how many connections.
 
+#include <future>
+#include <memory>
 #include <optional>
 #include <random>
 #include <string>
@@ -9,10 +11,15 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/log.h"
 #include "tests/badpeer/bad_client.h"
 
 namespace mi7::badpeer {
 namespace {
+
+using testing::EndsWith;
 
 // --- Before the handshake ---
 
@@ -100,6 +107,23 @@ TEST_F(BadClientTest, HelloMustBeSound) {
     EXPECT_EQ(peer.Read(8), Opening());
     ExpectClosed(peer, StatusIs(test.code, HasSubstr(test.text)));
   }
+}
+
+// What it says reaches the log, but neither as further lines of that, nor as what a terminal obeys.
+TEST_F(BadClientTest, WordsOfAPeerThatLeavesStayInTheirLineOfTheLog) {
+  const auto logged = std::make_shared<std::promise<std::string>>();
+  std::future<std::string> line = logged->get_future();
+  SetLogSink([logged](LogLevel level, absl::string_view text) {
+    if (level == LogLevel::kWarning) logged->set_value(std::string(text));
+  });
+  Start();
+  RawPeer peer = RawPeer::ConnectTo(endpoint_);
+  peer.Send(Opening() + Close("bye\nmi7 error: disk failure\x1b[2J"));
+  EXPECT_TRUE(peer.Ends());
+  ASSERT_EQ(line.wait_for(absl::ToChronoMilliseconds(kSoon)), std::future_status::ready);
+  SetLogSink(nullptr);
+  EXPECT_THAT(line.get(), AllOf(StartsWith("refused tcp:127.0.0.1:"),
+                                EndsWith("peer closed: bye\\nmi7 error: disk failure\\033[2J")));
 }
 
 TEST_F(BadClientTest, HelloOf4GiBFollowedBySilenceIsClosedAtOnce) {

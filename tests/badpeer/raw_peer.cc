@@ -182,6 +182,16 @@ std::string Refusal(uint32_t call_id) {
   return Message(header, extra);
 }
 
+std::string Close(absl::string_view why) {
+  capnp::MallocMessageBuilder builder;
+  builder.initRoot<protocol::ErrorInfo>().setMessage(std::string(why));
+  const Words extra = MessageWords(builder);
+  FrameHeader header = ControlHeader(FrameType::kClose);
+  header.code = static_cast<uint16_t>(absl::StatusCode::kUnavailable);
+  header.extra_size = static_cast<uint32_t>(extra.size() * sizeof(extra[0]));
+  return Message(header, extra);
+}
+
 std::string GoAwayNaming(const std::vector<uint32_t>& call_ids) {
   capnp::MallocMessageBuilder builder;
   auto root = builder.initRoot<protocol::GoAwayExtra>();

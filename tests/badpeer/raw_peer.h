@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "transport/connection.h"
 #include "transport/frame.h"
 
@@ -63,6 +64,8 @@ std::string EchoCall(uint32_t call_id);
 std::string HoldCall(uint32_t call_id);
 // A return that refuses the call: UNAVAILABLE, and the promise that it has not run.
 std::string Refusal(uint32_t call_id);
+// A Close that says why.
+std::string Close(absl::string_view why);
 // A GoAway that names calls as accepted.
 std::string GoAwayNaming(const std::vector<uint32_t>& call_ids);
 

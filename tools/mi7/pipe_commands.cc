@@ -5,6 +5,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <iostream>
@@ -342,6 +344,11 @@ absl::Status Remove(const Flags& flags) {
   return removed;
 }
 
+// For CLI11, whose ranges contain nan: it is neither below nor above them.
+std::string ExceptNan(const std::string& number) {
+  return std::isnan(std::strtod(number.c_str(), nullptr)) ? number + " is no number" : "";
+}
+
 }  // namespace
 
 void AddPipeCommands(CLI::App& app, int& status) {
@@ -376,7 +383,8 @@ void AddPipeCommands(CLI::App& app, int& status) {
     command->add_flag("--create", flags->create, "Create the pipe if there is none");
     geometry(command);
     command->add_option("--timeout", flags->timeout_s, "Seconds to wait; for ever when not given")
-        ->check(CLI::NonNegativeNumber);
+        ->check(CLI::NonNegativeNumber)
+        ->check(ExceptNan);
   };
 
   json(verb("ls", "Lists all pipes", &List), "One JSON object a line");
@@ -387,7 +395,8 @@ void AddPipeCommands(CLI::App& app, int& status) {
   show->add_flag("--live", flags->live, "Shows it again and again, until interrupted");
   show->add_option("--interval", flags->interval_s, "Seconds between two looks of --live")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::PositiveNumber)
+      ->check(ExceptNan);
 
   CLI::App* send = verb("send", "Sends texts, or each line of stdin", &Send);
   named(send);

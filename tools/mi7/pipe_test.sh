@@ -99,6 +99,15 @@ expect_json
 expect_line '"attempt":1,"bytes":12,"text":"two \\"quoted\\""'
 run 1 "$mi7" pipe receive jobs --timeout=0.05
 expect_line 'DEADLINE_EXCEEDED'
+# What is no number of seconds is not taken for a wait without end.
+for seconds in nan -nan inf -1 soon; do
+  run 105 "$mi7" pipe receive jobs --timeout="$seconds"
+  expect_line '^--timeout: '
+  run 105 "$mi7" pipe send jobs text --timeout="$seconds"
+  expect_line '^--timeout: '
+  run 105 "$mi7" pipe status jobs --live --interval="$seconds"
+  expect_line '^--interval: '
+done
 run 0 "$mi7" pipe receive jobs --dead-letters
 
 # Text goes through as it is, and bytes that are no text do not break what reads the JSON.
