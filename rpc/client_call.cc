@@ -245,7 +245,7 @@ CallOutcome ClientCall::Withdraw() {
 void ClientCall::FailAndCancel(const absl::Status& failure) {
   if (!Claim()) return;
   channel_->WithdrawCall(this);
-  if (stream_ != nullptr) stream_->OnGivenUp();
+  if (stream_ != nullptr && !is_attempt_) stream_->OnGivenUp();
   CompleteWith(failure);
 }
 
