@@ -172,6 +172,7 @@ bool Channel::InCallback() const {
     MutexLock lock(&mutex_);
     sessions.push_back(session_);
     if (recovery_ != nullptr) {
+      sessions.push_back(recovery_->next.lock());
       for (const std::weak_ptr<Session>& weak : recovery_->departing) {
         sessions.push_back(weak.lock());
       }

@@ -74,6 +74,7 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
     own.cancel = std::stop_source(std::nostopstate);
     closed = state_ == ChannelState::kClosed;
     if (session && !closed) {
+      own.next = session;
       own.backoff.Reset();
       last_failure_ = absl::OkStatus();
       why_not_better_ = why_not_better.empty()
@@ -135,6 +136,7 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
         // Only now do new calls go past the queue, so calls leave in the order they were made.
         state_ = ChannelState::kReady;
         session_ = session;
+        own.next.reset();
         NotifyStateChanged();
         over = TakeIdleRecovery();
         return;

@@ -111,7 +111,8 @@ class ClientCall : private Turn {
   bool started() const { return started_; }
 
   // Blocks until done. FAILED_PRECONDITION in status() when called inside a callback or handler of
-  // the call's own connection, where it would wait for itself; the call is then cancelled.
+  // the call's own connection, where it would wait for itself; the call is then cancelled. Of a
+  // call that waited for a connection or may be made again that is any connection of its channel.
   void Wait();
   // Whether a thread that waited for the call now would keep itself from what it waits for. Once
   // started.

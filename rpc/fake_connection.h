@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "base/check.h"
 #include "base/limits.h"
+#include "transport/callback_scope.h"
 #include "transport/connection.h"
 
 namespace mi7 {
@@ -160,15 +161,17 @@ class FakeConnection final : public transport::Connection {
 
  private:
   // While the receiver is called.
-  class Callback {
+  class Callback final : transport::CallbackScope {
    public:
     explicit Callback(FakeConnection* of)
-        : of_(of), outer_(of->in_callback_.exchange(std::this_thread::get_id())) {}
+        : CallbackScope(of),
+          of_(of),
+          outer_(of->in_callback_.exchange(std::this_thread::get_id())) {}
     ~Callback() { of_->in_callback_ = outer_; }
-    Callback(const Callback&) = delete;
-    Callback& operator=(const Callback&) = delete;
 
    private:
+    void Flush() override {}
+
     FakeConnection* const of_;
     const std::thread::id outer_;
   };
