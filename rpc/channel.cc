@@ -11,6 +11,7 @@
 #include "base/fork_guard.h"
 #include "base/last_shared.h"
 #include "base/log.h"
+#include "base/thread_kept.h"
 #include "rpc/call_outcome.h"
 #include "rpc/client_call.h"
 #include "rpc/retry_info.h"
@@ -50,7 +51,6 @@ struct LastSession {
   uint64_t channel_id = 0;
   std::weak_ptr<Session> session;
 };
-thread_local LastSession last_session;
 
 // `text`, shared with the channels made just before that have the same.
 std::shared_ptr<const std::string> ShareText(const std::string& text) {
@@ -189,16 +189,18 @@ std::shared_ptr<Session> Channel::ReadySession() const {
 }
 
 std::shared_ptr<Session> Channel::SessionForCall() const {
-  LastSession& last = last_session;
-  if (last.channel_id == id_) [[likely]] {
-    std::shared_ptr<Session> session = last.session.lock();
+  // nullptr: the thread ends.
+  LastSession* const last = ThreadKept<LastSession>::Get();
+  if (last != nullptr && last->channel_id == id_) [[likely]] {
+    std::shared_ptr<Session> session = last->session.lock();
     // One that sends no further calls may have a successor.
     if (session && !session->calls().stopped()) [[likely]]
       return session;
   }
   std::shared_ptr<Session> session = ReadySession();
-  last.channel_id = id_;
-  last.session = session;
+  if (last == nullptr) return session;
+  last->channel_id = id_;
+  last->session = session;
   return session;
 }
 

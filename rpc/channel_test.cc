@@ -92,5 +92,29 @@ TEST_F(ChannelTest, ACallThatIsStillQueuedIsNotWaitedForInACallbackOfItsConnecti
   EXPECT_THAT(waited, Optional(WouldWaitForItself()));
 }
 
+// --- Threads that end
+
+// A thread-local object that was made before what the channel keeps for the thread is gone after
+// it, and may make calls then; so do static objects.
+TEST_F(ChannelTest, CallsAreMadeWhileTheirThreadEnds) {
+  struct Late {
+    absl::AnyInvocable<void()> call;
+    ~Late() { call(); }
+  };
+  Make();
+  Connect();
+  std::thread([&] {
+    static thread_local Late late;
+    late.call = [this] { Send().Cancel(); };
+    Send().Cancel();
+    // What the thread remembers is of a session that is no more.
+    fakes_->at(0).End();
+    Connect();
+  }).join();
+  FakeConnection& second = fakes_->at(1);
+  EXPECT_EQ(second.TakeSent().header().type, FrameType::kCall);
+  EXPECT_EQ(second.TakeSent().header().type, FrameType::kCancel);
+}
+
 }  // namespace
 }  // namespace mi7
