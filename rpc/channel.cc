@@ -283,7 +283,9 @@ void Channel::StartCall(ClientCall* call) {
       } else {
         call->queued_ = true;
         call->Ref();
-        recovery().queue.push_back(call);
+        std::list<ClientCall*>& queue = recovery().queue;
+        call->queue_place_ = queue.insert(queue.end(), call);
+        call->in_queue_ = true;
         connect = state_ == ChannelState::kIdle;
         if (connect) state_ = ChannelState::kConnecting;
       }
@@ -307,14 +309,10 @@ Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
   std::shared_ptr<Session> session;
   {
     MutexLock lock(&mutex_);
-    if (recovery_ != nullptr) {
-      std::list<ClientCall*>& queue = recovery_->queue;
-      const auto found = std::find(queue.begin(), queue.end(), call);
-      if (found != queue.end()) {
-        queue.erase(found);
-        call->Unref();  // the caller holds another
-        return Withdrawn::kBeforeSend;
-      }
+    if (std::exchange(call->in_queue_, false)) {
+      recovery().queue.erase(call->queue_place_);
+      call->Unref();  // the caller holds another
+      return Withdrawn::kBeforeSend;
     }
     session = call->session_;
   }
@@ -384,6 +382,7 @@ void Channel::Close() {
       attempt.swap(recovery_->cancel);
       departing = recovery_->departing;
       queue.swap(recovery_->queue);
+      for (ClientCall* call : queue) call->in_queue_ = false;
       if (recovery_->backoff_timer) recovery_->backoff_timer->Cancel();
     }
   }

@@ -182,7 +182,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
     // Nothing that has to be kept.
     bool idle() const { return queue.empty() && departing.empty() && waiters == 0; }
 
-    // Calls that wait for a connection, in order; a reference each.
+    // Calls that wait for a connection, in order; a reference each. They know their places, since
+    // any of tens of thousands may be given up.
     std::list<ClientCall*> queue;
     // Those whose server accepts no further calls, but has calls of ours in flight, and those that
     // are ending.

@@ -1,6 +1,7 @@
 // How a channel gets and loses its connections.
 
 #include <algorithm>
+#include <list>
 #include <memory>
 #include <string>
 #include <utility>
@@ -90,14 +91,15 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
           !absl::IsUnavailable(last_failure_) && !absl::IsResourceExhausted(last_failure_);
       const absl::Duration wait = own.backoff.Next();
       failure = FailureWithAdvice(wait);
-      const auto first_failed = std::stable_partition(
-          own.queue.begin(), own.queue.end(), [wait, hopeless = own.hopeless](ClientCall* call) {
-            // Saturates: those that wait for ready may wait for ever.
-            if (call->connects_failed_ != UINT8_MAX) ++call->connects_failed_;
-            return call->WaitsToConnect(wait, hopeless);
-          });
-      failed.assign(first_failed, own.queue.end());
-      own.queue.erase(first_failed, own.queue.end());
+      for (auto next = own.queue.begin(); next != own.queue.end();) {
+        const auto place = next++;
+        ClientCall& call = **place;
+        // Saturates: those that wait for ready may wait for ever.
+        if (call.connects_failed_ != UINT8_MAX) ++call.connects_failed_;
+        if (call.WaitsToConnect(wait, own.hopeless)) continue;
+        call.in_queue_ = false;
+        failed.splice(failed.end(), own.queue, place);
+      }
       if (!own.backoff_timer) {
         own.backoff_timer =
             std::make_unique<transport::EventLoop::Timer>(loop_, [weak = weak_from_this()] {
@@ -143,6 +145,7 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
       }
       call = own.queue.front();
       own.queue.pop_front();
+      call->in_queue_ = false;
       call->session_ = session;
       call->background_ = true;  // whoever waits for it is not in Connection::Await
     }

@@ -92,6 +92,58 @@ TEST_F(ChannelTest, ACallThatIsStillQueuedIsNotWaitedForInACallbackOfItsConnecti
   EXPECT_THAT(waited, Optional(WouldWaitForItself()));
 }
 
+// --- Calls that wait for a connection
+
+TEST_F(ChannelTest, CallsThatWaitGoInOrderWhicheverWereGivenUp) {
+  Make();
+  absl::Notification all_wait, given_up;
+  fakes_->Prepare([&](FakeConnection&) {
+    all_wait.WaitForNotification();
+    return absl::UnavailableError("no room");
+  });
+  fakes_->Prepare([&](FakeConnection&) {
+    given_up.WaitForNotification();
+    return absl::OkStatus();
+  });
+  const CallOptions patient = {.wait_for_ready = true, .repeat = Repeat::kNever};
+  Pending a = Send(patient, "a"), b = Send(patient, "b");
+  Pending impatient = Send();
+  Pending c = Send(patient, "c"), d = Send(patient, "d"), e = Send(patient, "e");
+  all_wait.Notify();
+  EXPECT_THAT(impatient.Wait(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("no room")));
+  for (Pending* const call : {&d, &a}) {
+    call->Cancel();
+    EXPECT_THAT(call->Wait(), OutcomeIs(CallOutcome::kNotSent));
+  }
+  given_up.Notify();
+  FakeConnection& connection = fakes_->at(0);
+  for (const char* const key : {"b", "c", "e"}) EXPECT_EQ(KeyIn(connection.TakeSent()), key);
+  EXPECT_EQ(connection.sent_count(), 0u);
+  e.Cancel();
+  EXPECT_EQ(connection.TakeSent().header().type, FrameType::kCancel) << "it was sent";
+}
+
+// As many as wait there take a time each that does not depend on where they stand.
+TEST_F(ChannelTest, CallsThatWaitAreGivenUpQuicklyInAnyOrder) {
+  Make({.backoff = {.initial = absl::Hours(1)}});
+  fakes_->Refuse(absl::UnavailableError("no room"));
+  const auto time_of = [&](absl::AnyInvocable<void(std::vector<Pending>&)> arrange) {
+    std::vector<Pending> calls;
+    for (int i = 0; i < 20'000; ++i) {
+      calls.push_back(Send({.wait_for_ready = true, .repeat = Repeat::kNever}));
+    }
+    arrange(calls);
+    const int64_t start_ns = MonotonicNanos();
+    for (Pending& call : calls) call.Cancel();
+    return MonotonicNanos() - start_ns;
+  };
+  const int64_t first_to_last_ns = time_of([](std::vector<Pending>&) {});
+  const int64_t last_to_first_ns =
+      time_of([](std::vector<Pending>& calls) { std::reverse(calls.begin(), calls.end()); });
+  // If each were searched for it would be some hundred times as much.
+  EXPECT_LE(last_to_first_ns, 20 * first_to_last_ns + 500'000'000);
+}
+
 // --- Threads that end
 
 // A thread-local object that was made before what the channel keeps for the thread is gone after
