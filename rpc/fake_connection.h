@@ -86,6 +86,11 @@ class FakeConnection final : public transport::Connection {
     absl::MutexLock lock(&mutex_);
     next_send_ = std::move(action);
   }
+  // What the next info() does; it is called without a lock.
+  void DoAtNextInfo(std::function<void()> action) {
+    absl::MutexLock lock(&mutex_);
+    next_info_ = std::move(action);
+  }
   bool background() const { return background_; }
   // From now on what was sent can be taken back: the test must not look at it then.
   void LetWithdraw() { withdraws_ = true; }
@@ -149,6 +154,12 @@ class FakeConnection final : public transport::Connection {
   void SetBackground(bool wanted) override { background_ = wanted; }
   bool InCallback() const override { return in_callback_ == std::this_thread::get_id(); }
   transport::ConnectionInfo info() const override {
+    std::function<void()> action;
+    {
+      absl::MutexLock lock(&mutex_);
+      action = std::exchange(next_info_, nullptr);
+    }
+    if (action != nullptr) action();
     return {.transport = "fake",
             .peer = "fake:peer",
             .local = "fake:local",
@@ -189,6 +200,7 @@ class FakeConnection final : public transport::Connection {
   std::optional<absl::Status> closed_with_ ABSL_GUARDED_BY(mutex_);
   absl::Status send_failure_ ABSL_GUARDED_BY(mutex_);
   std::function<absl::Status()> next_send_ ABSL_GUARDED_BY(mutex_);
+  mutable std::function<void()> next_info_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
