@@ -17,7 +17,8 @@
 //   bounded     a sender waits while the channel is full: back-pressure
 //   unbounded   a sender never waits; what is unread takes memory
 //   closed      by Close(), or when the last Sender or the last Receiver is gone. Nothing more is
-//               sent; what was sent is received first (unless no Receiver is left)
+//               sent; what was sent is received first (unless no Receiver is left), also what is
+//               on its way to a coroutine that is destroyed then
 //
 // What cannot be done is told by these codes:
 //
