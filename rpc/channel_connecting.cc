@@ -194,7 +194,8 @@ void Channel::OnGoAway(Session& session) {
 void Channel::OnSessionClosed(Session& session, const absl::Status& why) {
   MutexLock lock(&mutex_);
   LetDepartLocked(session);  // its last callbacks are still to come
-  if (!why.ok()) last_failure_ = why;
+  // In kBackoff it is not why calls fail: the last attempt to connect has failed since.
+  if (!why.ok() && state_ != ChannelState::kBackoff) last_failure_ = why;
 }
 
 }  // namespace mi7

@@ -144,6 +144,31 @@ TEST_F(ChannelTest, CallsThatWaitAreGivenUpQuicklyInAnyOrder) {
   EXPECT_LE(last_to_first_ns, 20 * first_to_last_ns + 500'000'000);
 }
 
+// --- What those are told whose connection is lost, or is not made
+
+TEST_F(ChannelTest, AnOldConnectionsEndIsNotWhyTheNextOneIsNotMade) {
+  Make({.backoff = {.initial = absl::Hours(1)}});
+  Connect();
+  FakeConnection& old = fakes_->at(0);
+  Pending in_flight = Send();
+  old.Deliver(MakeControl(FrameType::kGoAway));
+  fakes_->Refuse(absl::UnavailableError("no room"));
+  EXPECT_THAT(Send().Wait(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("no room")));
+  EXPECT_EQ(channel_->state(), ChannelState::kBackoff);
+  old.DeliverClosed(absl::InvalidArgumentError("a frame of type 99"));
+  EXPECT_THAT(in_flight.Wait(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("type 99")));
+  EXPECT_THAT(Send().Wait(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("no room")));
+  EXPECT_THAT(channel_->Describe(), HasSubstr("no room"));
+}
+
+TEST_F(ChannelTest, TheEndOfItsConnectionIsItsLastFailure) {
+  Make();
+  Connect();
+  fakes_->at(0).DeliverClosed(absl::InvalidArgumentError("a frame of type 99"));
+  EXPECT_EQ(channel_->state(), ChannelState::kIdle);
+  EXPECT_THAT(channel_->Describe(), HasSubstr("type 99"));
+}
+
 // --- Threads that end
 
 // A thread-local object that was made before what the channel keeps for the thread is gone after
