@@ -389,12 +389,12 @@ void Channel::Close() {
   attempt.request_stop();
   // Calls that wait for their next attempt find that the channel is closed.
   if (timers) timers->Hurry();
-  if (session) {
-    session->calls().StopSending();
-    session->connection().Close(absl::OkStatus());
-  }
+  // session is among them.
   for (const std::weak_ptr<Session>& weak : departing) {
-    if (std::shared_ptr<Session> left = weak.lock()) left->connection().Close(absl::OkStatus());
+    const std::shared_ptr<Session> left = weak.lock();
+    if (!left) continue;
+    left->calls().StopForClose();
+    left->connection().Close(absl::OkStatus());
   }
   for (ClientCall* call : queue) {
     call->Fail(

@@ -154,6 +154,7 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
     call->Unref();
   }
   // Close came between, and did not know this connection.
+  session->calls().StopForClose();
   session->connection().Close(absl::OkStatus());
 }
 

@@ -169,6 +169,33 @@ TEST_F(ChannelTest, TheEndOfItsConnectionIsItsLastFailure) {
   EXPECT_THAT(channel_->Describe(), HasSubstr("type 99"));
 }
 
+TEST_F(ChannelTest, CallsInFlightAreToldThatTheChannelWasClosed) {
+  Make();
+  Connect();
+  FakeConnection& old = fakes_->at(0);
+  Pending of_old = Send();
+  old.Deliver(MakeControl(FrameType::kGoAway));
+  Connect();
+  Pending in_flight = Send();
+  channel_->Close();
+  fakes_->End();
+  for (Pending* const call : {&of_old, &in_flight}) {
+    const Pending::Result result = call->Wait();
+    EXPECT_THAT(result, StatusIs(absl::StatusCode::kUnavailable,
+                                 HasSubstr("connection lost (the channel was closed)")));
+    EXPECT_THAT(result, OutcomeIs(CallOutcome::kUnknown));
+  }
+}
+
+TEST_F(ChannelTest, CallsInFlightAreToldThatThePeerHasClosed) {
+  Make();
+  Connect();
+  Pending in_flight = Send();
+  fakes_->End();
+  EXPECT_THAT(in_flight.Wait(), StatusIs(absl::StatusCode::kUnavailable,
+                                         HasSubstr("connection lost (closed by the peer)")));
+}
+
 // --- Threads that end
 
 // A thread-local object that was made before what the channel keeps for the thread is gone after
