@@ -141,7 +141,7 @@ class [[nodiscard]] ReceiveAwaiter final : Awaiter {
     if (!waiting()) return;
     AbandonWait();
     state_.RemoveReceiver(entry());
-    if (value_.has_value()) state_.PutBack(*std::move(value_), entry().ticket);
+    if (value_.has_value()) state_.PutBack(*std::move(value_), entry());
   }
 
   bool await_ready() {
@@ -154,7 +154,7 @@ class [[nodiscard]] ReceiveAwaiter final : Awaiter {
   }
   absl::StatusOr<T> await_resume() {
     if (outcome_ == Outcome::kNotYet) {
-      state_.RemoveReceiver(entry());
+      state_.Arrive(entry());
       if (EndWait() == Wait::kDeadline) return ReceiveTimeoutError();
     } else if (waiting()) {
       EndWait();

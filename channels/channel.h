@@ -17,7 +17,8 @@
 //   bounded     a sender waits while the channel is full: back-pressure
 //   unbounded   a sender never waits; what is unread takes memory
 //   closed      by Close(), or when the last Sender or the last Receiver is gone. Nothing more is
-//               sent; what was sent is received first (unless no Receiver is left)
+//               sent; what was sent is received first (unless no Receiver is left), also what is
+//               on its way to a coroutine that is destroyed then
 //
 // What cannot be done is told by these codes:
 //
@@ -114,7 +115,7 @@ class Sender {
 
   // co_await SendOn(...), at once, gives the status of Send. What needs no waiting is done without
   // suspending; else the coroutine goes on on `loop`, which outlives the wait, as does this end. It
-  // may be destroyed while it waits, on the loop's thread.
+  // may be destroyed while it waits, on the loop's thread; then the value may have been sent.
   channels_internal::SendAwaiter<T> SendOn(transport::EventLoop* loop, T&& value,
                                            Deadline deadline = Deadline::Infinite()) const {
     return channels_internal::SendAwaiter<T>(*state_, loop, value, deadline);

@@ -31,10 +31,11 @@ class [[nodiscard]] ReceiveCase final : public Case {
   void Run() override {
     T value = *std::move(value_);
     value_.reset();
+    if (entry_.on_the_way) state_->Arrive(entry_);
     handler_(std::move(value));
   }
   void Undo() override {
-    if (value_.has_value()) state_->PutBack(*std::exchange(value_, std::nullopt), entry_.ticket);
+    if (value_.has_value()) state_->PutBack(*std::exchange(value_, std::nullopt), entry_);
   }
 
  private:

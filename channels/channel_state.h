@@ -8,7 +8,8 @@
 //
 // What was handed over to a coroutine that is gone is put back. It was sent before all that nobody
 // has received yet, because there was nothing when it was handed over. So what was put back comes
-// first, ordered by tickets, which count what is handed over.
+// first, ordered by tickets, which count what is handed over. Until the coroutine has taken it, a
+// channel that is closed is not at its end: receivers wait, as the value may be theirs.
 
 #include <algorithm>
 #include <atomic>
@@ -71,11 +72,11 @@ class ChannelState {
 
   Outcome Pop(std::optional<T>& value, Entry* entry) noexcept {
     Claimed sender;
-    ClaimedList closers;
+    ClaimedList ended;
     {
       MutexLock lock(&mutex_);
       if (values_.empty()) {
-        if (closed_) return Outcome::kClosed;
+        if (AtEnd()) return Outcome::kClosed;
         if (entry != nullptr) receivers_.Add(*entry);
         return Outcome::kNotYet;
       }
@@ -88,17 +89,17 @@ class ChannelState {
           values_.PushBack(std::move(*static_cast<T*>(first->value)));
         }
       }
-      if (closed_ && values_.empty()) closers_.ClaimAll(closers);
+      ClaimIfAtEnd(ended);
     }
     sender.Finish();
-    for (const Claimed& closer : closers) closer.Finish();
+    FinishAll(ended);
     return Outcome::kDone;
   }
 
   // kDone: closed and empty. Such an entry's wait looks again when that may have come true.
   Outcome CheckClosed(Entry* entry) noexcept {
     MutexLock lock(&mutex_);
-    if (!closed_ || !values_.empty()) {
+    if (!AtEnd()) {
       if (entry != nullptr) closers_.Add(*entry);
       return Outcome::kNotYet;
     }
@@ -119,21 +120,37 @@ class ChannelState {
     closers_.Remove(entry);
   }
 
-  // A value that was received for a coroutine that is gone, with the ticket of its entry: as if it
-  // had never been received.
-  void PutBack(T&& value, uint64_t ticket) noexcept {
+  // The coroutine whose entry it is goes on: as RemoveReceiver, and a value that was handed over to
+  // it is received.
+  void Arrive(Entry& entry) noexcept {
+    ClaimedList ended;
+    {
+      MutexLock lock(&mutex_);
+      receivers_.Remove(entry);
+      Leave(entry);
+      ClaimIfAtEnd(ended);
+    }
+    FinishAll(ended);
+  }
+  // The value that was handed over to `entry`, whose coroutine is gone: as if it had never been
+  // received.
+  void PutBack(T&& value, Entry& entry) noexcept {
     Claimed receiver;
+    ClaimedList ended;
     {
       MutexLock lock(&mutex_);
       if (Entry* const first = receivers_.ClaimFirst(receiver)) {
-        Give(*first, std::move(value), ticket);
+        Give(*first, std::move(value), entry.ticket);
       } else {
-        const auto place = std::lower_bound(put_back_.begin(), put_back_.end(), ticket);
+        const auto place = std::lower_bound(put_back_.begin(), put_back_.end(), entry.ticket);
         values_.Insert(static_cast<size_t>(place - put_back_.begin()), std::move(value));
-        put_back_.insert(place, ticket);
+        put_back_.insert(place, entry.ticket);
       }
+      Leave(entry);
+      ClaimIfAtEnd(ended);
     }
     receiver.Finish();
+    FinishAll(ended);
   }
 
   // Nothing more is sent. What was sent can be received.
@@ -144,10 +161,9 @@ class ChannelState {
       if (closed_) return;
       closed_ = true;
       senders_.ClaimAll(claimed);
-      receivers_.ClaimAll(claimed);
-      if (values_.empty()) closers_.ClaimAll(claimed);
+      ClaimIfAtEnd(claimed);
     }
-    for (const Claimed& one : claimed) one.Finish();
+    FinishAll(claimed);
   }
 
   bool closed() const {
@@ -187,9 +203,27 @@ class ChannelState {
       values_.PushBack(std::move(value));
     }
   }
-  static void Give(Entry& receiver, T&& value, uint64_t ticket) {
+  void Give(Entry& receiver, T&& value, uint64_t ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     static_cast<std::optional<T>*>(receiver.value)->emplace(std::move(value));
     receiver.ticket = ticket;
+    receiver.on_the_way = receiver.wait->may_go();
+    if (receiver.on_the_way) ++on_the_way_;
+  }
+  void Leave(Entry& receiver) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (std::exchange(receiver.on_the_way, false)) --on_the_way_;
+  }
+  // Nothing is there to be received, or will be.
+  bool AtEnd() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return closed_ && values_.empty() && on_the_way_ == 0;
+  }
+  void ClaimIfAtEnd(ClaimedList& claimed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!AtEnd()) [[likely]]
+      return;
+    receivers_.ClaimAll(claimed);
+    closers_.ClaimAll(claimed);
+  }
+  static void FinishAll(const ClaimedList& claimed) {
+    for (const Claimed& one : claimed) one.Finish();
   }
 
   const size_t capacity_;
@@ -202,6 +236,7 @@ class ChannelState {
   EntryList receivers_ ABSL_GUARDED_BY(mutex_);
   EntryList closers_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  size_t on_the_way_ ABSL_GUARDED_BY(mutex_) = 0;  // values that may be put back
   std::atomic<size_t> sender_count_{0};
   std::atomic<size_t> receiver_count_{0};
 };

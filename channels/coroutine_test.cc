@@ -162,6 +162,55 @@ TEST_F(CoroutineTest, ADestroyedReceiverTakesNothing) {
   });
 }
 
+// A value that is on its way when its channel is closed is nobody's loss.
+TEST_F(CoroutineTest, ADestroyedReceiverOfAClosedChannelTakesNothing) {
+  auto [sender, receiver] = Unbounded<int>();
+  auto [told, tell] = Unbounded<int>();
+  const auto wait = [](EventLoop* loop, Receiver<int>& in) -> Owned {
+    auto value = co_await in.ReceiveOn(loop);
+    ADD_FAILURE() << "is gone";
+  };
+  OnLoop([&, &out = sender, &in = receiver, &to = told] {
+    Owned first = wait(loop_.get(), in);
+    ReceiveOne(loop_.get(), in, 2, to);
+    ReceiveOne(loop_.get(), in, 3, to);
+    EXPECT_TRUE(out.Send(7).ok());
+    out = {};  // the last one: closed
+    EXPECT_TRUE(in.closed());
+    EXPECT_TRUE(absl::IsUnavailable(in.TryReceive().status())) << "it may come yet";
+    first.coroutine.destroy();
+    EXPECT_TRUE(absl::IsUnavailable(in.TryReceive().status())) << "to another coroutine";
+  });
+  EXPECT_EQ(tell.Receive(Late()).value(), 27);
+  EXPECT_EQ(tell.Receive(Late()).value(), -3);
+  EXPECT_TRUE(absl::IsCancelled(receiver.TryReceive().status()));
+
+  auto [other_out, other] = Unbounded<int>();
+  OnLoop([&, &out = other_out, &in = other] {
+    Owned only = wait(loop_.get(), in);
+    EXPECT_TRUE(out.Send(8).ok());
+    out.Close();
+    only.coroutine.destroy();
+    EXPECT_EQ(in.TryReceive().value(), 8) << "nobody waited";
+    EXPECT_TRUE(absl::IsCancelled(in.TryReceive().status()));
+  });
+}
+
+// Who waits behind a value that is on its way to another one hears of the end when it has arrived.
+TEST_F(CoroutineTest, TheEndComesWhenTheLastValueHasArrived) {
+  auto [sender, receiver] = Unbounded<int>();
+  auto [told, tell] = Unbounded<int>();
+  OnLoop([&, &out = sender, &in = receiver, &to = told, &tells = tell] {
+    ReceiveOne(loop_.get(), in, 1, to);
+    ReceiveOne(loop_.get(), in, 2, to);
+    EXPECT_TRUE(out.Send(7).ok());
+    out.Close();
+    EXPECT_TRUE(absl::IsUnavailable(tells.TryReceive().status()));
+  });
+  EXPECT_EQ(tell.Receive(Late()).value(), 17);
+  EXPECT_EQ(tell.Receive(Late()).value(), -2);
+}
+
 TEST_F(CoroutineTest, WhatSeveralDestroyedReceiversHadKeepsItsOrder) {
   auto [sender, receiver] = Unbounded<int>();
   const auto wait = [](EventLoop* loop, Receiver<int>& in) -> Owned {

@@ -78,7 +78,8 @@ absl::Status TrySelect(Cases&&... cases) {
 }
 // In a coroutine: co_await SelectOn(...), at once. What can be done at once is done without
 // suspending; else the coroutine goes on on `loop`. It may be destroyed while it waits, on the
-// loop's thread: then nothing was done.
+// loop's thread: then no handler runs, and what was received for it goes to others; but a value of
+// OnSend that a receiver or the channel has taken stays sent.
 template <typename... Cases>
 channels_internal::SelectAwaiter SelectOn(transport::EventLoop* loop, Cases&&... cases) {
   static_assert(!(channels_internal::NeedsThread<Cases> || ...),

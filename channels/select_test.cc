@@ -21,6 +21,11 @@ using transport::EventLoop;
 Deadline Soon() { return Deadline::After(absl::Milliseconds(5)); }
 Deadline Late() { return Deadline::After(absl::Seconds(60)); }
 void Unexpected() { ADD_FAILURE() << "this was not to be done"; }
+// Sends -1 when the channel is closed and at its end.
+DetachedTask TellTheEnd(EventLoop* loop, Receiver<int>& of, Sender<int>& to) {
+  EXPECT_TRUE(
+      (co_await SelectOn(loop, OnClosed(of, [&to] { EXPECT_TRUE(to.Send(-1).ok()); }))).ok());
+}
 
 TEST(SelectTest, DoesOneOfTheThingsThatCanBeDone) {
   auto [numbers, number] = Unbounded<int>();
@@ -256,6 +261,43 @@ TEST_F(SelectOnTest, ADestroyedOneTakesNothing) {
     EXPECT_TRUE(end.Send(1).ok());
   });
   ASSERT_TRUE(wait.Receive(Late()).ok());
+}
+
+TEST_F(SelectOnTest, AChannelThatIsClosedIsAtItsEndWhenItsLastValueHasArrived) {
+  auto [sender, receiver] = Unbounded<int>();
+  auto [told, tell] = Unbounded<int>();
+  // Posted: when it has returned, the coroutines that it has begun go on.
+  loop_->Post([&, &out = sender, &in = receiver, &to = told] {
+    TellTheEnd(loop_.get(), in, to);
+    [](EventLoop* loop, Receiver<int>& from, Sender<int>& tells) -> DetachedTask {
+      co_await SelectOn(
+          loop, OnReceive(from, [&tells](int value) { EXPECT_TRUE(tells.Send(value).ok()); }));
+    }(loop_.get(), in, to);
+    EXPECT_TRUE(out.Send(7).ok());
+    out.Close();
+    EXPECT_TRUE(absl::IsUnavailable(
+        TrySelect(OnClosed(in, Unexpected), OnReceive(in, [](int) { Unexpected(); }))));
+  });
+  EXPECT_EQ(tell.Receive(Late()).value(), 7);
+  EXPECT_EQ(tell.Receive(Late()).value(), -1);
+}
+
+TEST_F(SelectOnTest, ADestroyedOneOfAClosedChannelTakesNothing) {
+  auto [sender, receiver] = Unbounded<int>();
+  auto [told, tell] = Unbounded<int>();
+  loop_->Post([&, &out = sender, &in = receiver, &to = told] {
+    TellTheEnd(loop_.get(), in, to);
+    Owned owned = [](EventLoop* loop, Receiver<int>& from) -> Owned {
+      co_await SelectOn(loop, OnReceive(from, [](int) { Unexpected(); }));
+    }(loop_.get(), in);
+    EXPECT_TRUE(out.Send(7).ok());
+    out.Close();
+    owned.coroutine.destroy();
+    EXPECT_TRUE(absl::IsUnavailable(TrySelect(OnClosed(in, Unexpected))));
+    EXPECT_EQ(in.TryReceive().value(), 7);
+  });
+  EXPECT_EQ(tell.Receive(Late()).value(), -1);
+  EXPECT_TRUE(absl::IsCancelled(receiver.TryReceive().status()));
 }
 
 TEST_F(SelectOnTest, WhatDestroyedOnesHadKeepsItsOrder) {

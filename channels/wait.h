@@ -49,18 +49,24 @@ class Wait {
   // Under no lock of a channel: the last that is done to it from outside.
   virtual void Finish(int outcome) = 0;
 
+  // Whether the waiter may go, being a coroutine, before it has taken what was handed over.
+  bool may_go() const { return may_go_; }
+
  protected:
+  explicit Wait(bool may_go) : may_go_(may_go) {}
   ~Wait() = default;
 
  private:
   virtual void Keep() = 0;
 
   std::atomic<bool> claimed_{false};
+  const bool may_go_;
 };
 
 // Of a thread; on its stack.
 class ThreadWait final : public Wait {
  public:
+  ThreadWait() : Wait(/*may_go=*/false) {}
   void Finish(int outcome) override {
     outcome_ = outcome;
     done_.Complete();
@@ -95,7 +101,7 @@ class Suspended {
 class CoroutineWait final : public Wait, public std::enable_shared_from_this<CoroutineWait> {
  public:
   CoroutineWait(transport::EventLoop* loop, Suspended* suspended)
-      : loop_(loop), suspended_(suspended) {}
+      : Wait(/*may_go=*/true), loop_(loop), suspended_(suspended) {}
 
   // Ends with kDeadline at `deadline`, unless something else comes first.
   void EndAt(Deadline deadline);
@@ -133,6 +139,7 @@ struct Entry {
   Entry* previous = nullptr;
   Entry* next = nullptr;
   bool listed = false;
+  bool on_the_way = false;  // the value that was handed over may still be put back
 };
 
 // A wait that was claimed, to be finished when the lock is free.

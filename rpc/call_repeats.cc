@@ -103,52 +103,63 @@ void CallRepeats::ScheduleHedge() {
 }
 
 void CallRepeats::Schedule(absl::Duration wait) {
-  timer_ = call_.channel_->timers()->Schedule(Deadline::After(wait),
-                                              [this, self = Share(call_)] { OnTimer(); });
+  timer_ = call_.channel_->timers()->Schedule(
+      Deadline::After(wait),
+      [this, self = Share(call_), number = ++timer_number_] { OnTimer(number); });
 }
 
-void CallRepeats::OnTimer() {
+void CallRepeats::Unschedule() {
+  ++timer_number_;
+  if (timer_ != Timers::Handle()) call_.channel_->timers()->Cancel(std::exchange(timer_, {}));
+}
+
+void CallRepeats::OnTimer(uint32_t number) {
   std::optional<FlowGroupRef> group;
+  ClientCall* attempt = nullptr;
   {
     MutexLock lock(&mutex_);
+    if (number != timer_number_) return;
     timer_ = {};
     if (stopped_) return;
     if (call_.in_order_ != nullptr) {
       group = call_.in_order_->group->Rested(call_.in_order_);
-    } else if (first_runs_ || !running_.empty()) {
-      // A hedge, which is one attempt too many if the others get their answers.
-      if (!call_.channel_->retry_budget().Take(MonotonicNanos())) return;
+    } else {
+      if (first_runs_ || !running_.empty()) {
+        // A hedge, which is one attempt too many if the others get their answers.
+        if (!call_.channel_->retry_budget().Take(MonotonicNanos())) return;
+      }
+      attempt = NewAttempt();
     }
   }
   if (group) {
     (*group)->GoOn();
   } else {
-    Launch();
+    Launch(attempt);
   }
 }
 
-bool CallRepeats::Launch() {
-  ClientCall* attempt;
-  {
-    MutexLock lock(&mutex_);
-    if (stopped_) return false;
-    const bool others = may_have_run_ || answered_ || first_runs_ || !running_.empty();
-    // Only a hedge may run beside it, which is idempotent; what was answered has done nothing.
-    attempt = call_.NewAttempt(MakeRequest());
-    attempt->counted_bytes_ = std::exchange(counted_bytes_, 0);
-    ClientCallExtras& extras = *attempt->extras_;
-    extras.previous_attempts = static_cast<uint32_t>(attempts_);
-    extras.may_have_run_since_ns = others ? began_ns_ : 0;
-    extras.needs_recognition = may_have_run_ && may_repeat_ != Repeat::kIdempotent;
-    extras.recognized_by = recognized_by_;
-    if (call_.in_order_ != nullptr) extras.series_moves = call_.in_order_->moves;
-    ++attempts_;
-    // Beside the handle's reference, which the continuation gives back: Stop may come at any
-    // moment.
-    attempt->Ref();
-    running_.push_back(attempt);
-    if (may_repeat_ == Repeat::kIdempotent) ScheduleHedge();
-  }
+ClientCall* CallRepeats::NewAttempt() {
+  if (stopped_) return nullptr;
+  const bool others = may_have_run_ || answered_ || first_runs_ || !running_.empty();
+  // Only a hedge may run beside it, which is idempotent; what was answered has done nothing.
+  ClientCall* const attempt = call_.NewAttempt(MakeRequest());
+  attempt->counted_bytes_ = std::exchange(counted_bytes_, 0);
+  ClientCallExtras& extras = *attempt->extras_;
+  extras.previous_attempts = static_cast<uint32_t>(attempts_);
+  extras.may_have_run_since_ns = others ? began_ns_ : 0;
+  extras.needs_recognition = may_have_run_ && may_repeat_ != Repeat::kIdempotent;
+  extras.recognized_by = recognized_by_;
+  if (call_.in_order_ != nullptr) extras.series_moves = call_.in_order_->moves;
+  ++attempts_;
+  // Beside the handle's reference, which the continuation gives back: Stop may come at any moment.
+  attempt->Ref();
+  running_.push_back(attempt);
+  if (may_repeat_ == Repeat::kIdempotent) ScheduleHedge();
+  return attempt;
+}
+
+bool CallRepeats::Launch(ClientCall* attempt) {
+  if (attempt == nullptr) return false;
   attempt->Start();
   // Until OnDone the handle's reference is still here. One that somebody has claimed may not have
   // been sent.
@@ -175,12 +186,16 @@ void CallRepeats::HoldUnsent(OutgoingMessage request, size_t counted_bytes) {
 
 bool CallRepeats::Release() {
   bool admitted;
+  ClientCall* attempt = nullptr;
   {
     MutexLock lock(&mutex_);
     admitted = next_is_free_ || call_.channel_->retry_budget().Take(MonotonicNanos());
-    if (admitted) held_failure_.reset();
+    if (admitted) {
+      held_failure_.reset();
+      attempt = NewAttempt();
+    }
   }
-  if (admitted) return Launch();
+  if (admitted) return Launch(attempt);
   EndHeld();
   return false;
 }
@@ -251,6 +266,7 @@ std::optional<absl::Status> CallRepeats::OnFailed(const absl::Status& failure, b
                                                   const ClientCall& attempt) {
   const bool recognized = call_.in_order_ == nullptr && attempt.recognized();
   std::optional<FlowGroupRef> group;
+  ClientCall* next_attempt = nullptr;
   const uint64_t instance = recognized ? attempt.session_->calls().peer_instance() : 0;
   {
     MutexLock lock(&mutex_);
@@ -268,21 +284,21 @@ std::optional<absl::Status> CallRepeats::OnFailed(const absl::Status& failure, b
     if (!judgement.repeat || hopeless) return Final(failure);
     const std::optional<absl::Duration> next = Wait(judgement);
     if (!next) return Final(failure);
-    if (timer_ != Timers::Handle()) call_.channel_->timers()->Cancel(std::exchange(timer_, {}));
+    Unschedule();
     const bool rests = *next != absl::ZeroDuration();
     if (rests) Schedule(*next);
     if (call_.in_order_ != nullptr) {
       held_failure_ = failure;
       // Under the mutex: the call is not stopped, so it has its place.
       group = call_.in_order_->group->Hold(call_.in_order_, rests);
-    } else if (rests) {
-      return std::nullopt;
+    } else if (!rests) {
+      next_attempt = NewAttempt();
     }
   }
   if (group) {
     (*group)->GoOn();
   } else {
-    Launch();
+    Launch(next_attempt);
   }
   return std::nullopt;
 }

@@ -82,9 +82,14 @@ class CallRepeats {
   absl::Status Final(const absl::Status& failure) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Schedule(absl::Duration wait) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ScheduleHedge() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void OnTimer();
-  // Makes an attempt, unless the call is over. False: it is, or the attempt has failed already.
-  bool Launch();
+  // No attempt comes of what was scheduled.
+  void Unschedule() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnTimer(uint32_t number);
+  // Makes an attempt, which is to be launched; nullptr: the call is over. In one critical section
+  // with the decision for it: of several that would make the last attempt one does.
+  ClientCall* NewAttempt() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // False: there is none, or it has failed already.
+  bool Launch(ClientCall* attempt);
   transport::OutgoingMessage MakeRequest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Keeps the request of an attempt that has certainly not run, for the next one.
   void TakeBack(transport::OutgoingMessage request, size_t counted_bytes)
@@ -109,7 +114,9 @@ class CallRepeats {
   bool answered_ ABSL_GUARDED_BY(mutex_) = false;
   int attempts_ ABSL_GUARDED_BY(mutex_) = 1;                  // made so far
   std::vector<ClientCall*> running_ ABSL_GUARDED_BY(mutex_);  // but the first; a reference each
-  Timers::Handle timer_ ABSL_GUARDED_BY(mutex_);              // of the next attempt
+  // Of the next attempt. One that could not be cancelled any more comes with an older number.
+  Timers::Handle timer_ ABSL_GUARDED_BY(mutex_);
+  uint32_t timer_number_ ABSL_GUARDED_BY(mutex_) = 0;
   // It waits for its group, since its last attempt has failed so; and whether the next one is free.
   std::optional<absl::Status> held_failure_ ABSL_GUARDED_BY(mutex_);
   bool next_is_free_ ABSL_GUARDED_BY(mutex_) = false;

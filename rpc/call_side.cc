@@ -350,12 +350,15 @@ void CallSide::OnUnsent(const FrameHeader& header, const absl::Status& why) {
 }
 
 void CallSide::OnClosed(const absl::Status& why) {
-  const absl::Status closed = absl::UnavailableError(absl::StrCat(
-      "connection lost", why.ok() ? " (closed by the peer)" : absl::StrCat(": ", why.message())));
+  absl::Status closed;
   std::vector<ClientCall*> lost;
   {
     BiasedLock lock(&mutex_);
     stopped_ = true;
+    closed = absl::UnavailableError(
+        absl::StrCat("connection lost", !why.ok() ? absl::StrCat(": ", why.message())
+                                        : closes_ ? " (the channel was closed)"
+                                                  : " (closed by the peer)"));
     closed_ = closed;
     lost = calls_.TakeAll();
     background_ = 0;
@@ -407,6 +410,12 @@ void CallSide::GiveBackBackground(ClientCall* call) {
 void CallSide::StopSending() {
   BiasedLock lock(&mutex_);
   stopped_ = true;
+}
+
+void CallSide::StopForClose() {
+  BiasedLock lock(&mutex_);
+  stopped_ = true;
+  closes_ = true;
 }
 
 void CallSide::OnAcceptedNamed(const std::vector<uint32_t>& call_ids) {

@@ -83,9 +83,11 @@ class CallSide {
   // From now on no new call is sent. True when none is in flight; else Idle() becomes true later,
   // reported by OnReturn's caller checking idle().
   void StopSending();
-  // The same, when the server has said that of the calls in flight it has accepted these at most:
-  // the others will not run, though their ids are taken until their returns. Ids that are not in
-  // flight, or are named again, say nothing.
+  // The same, before the channel closes the connection: calls in flight are told of that.
+  void StopForClose();
+  // As StopSending, when the server has said that of the calls in flight it has accepted these at
+  // most: the others will not run, though their ids are taken until their returns. Ids that are not
+  // in flight, or are named again, say nothing.
   void OnAcceptedNamed(const std::vector<uint32_t>& call_ids);
   bool idle() const;
   // StopSending, and true, if no call is in flight.
@@ -124,6 +126,7 @@ class CallSide {
   std::atomic<bool> stopped_{false};                     // changed under the mutex
   const bool recognizes_calls_;                          // here it takes no memory of its own
   bool names_accepted_ ABSL_GUARDED_BY(mutex_) = false;  // OnAcceptedNamed was called
+  bool closes_ ABSL_GUARDED_BY(mutex_) = false;          // StopForClose was called
   uint32_t background_ ABSL_GUARDED_BY(mutex_) = 0;      // calls in flight that want it
   // Ids are reused at once after the return, as in Cap'n Proto RPC; the order of the connection
   // makes that unambiguous.

@@ -76,11 +76,6 @@ absl::Status CalleeStream::FailMalformed() {
   return why;
 }
 
-void CalleeStream::FailInput(const absl::Status& why) {
-  inbox().Clear();
-  inbox().End(why);
-}
-
 void CalleeStream::OnAnswering() {
   outbox().Flush();
   StopSending();

@@ -34,7 +34,7 @@ class CalleeStream final : public Stream {
   void WantBackground() override;
   transport::OutgoingMessage NewMessage() override;
   absl::Status FailMalformed() override;
-  void FailInput(const absl::Status& why) override;
+  void FailInput(const absl::Status& why) override { inbox().Clear(why); }
 
   // --- The call's life ---
 
@@ -49,7 +49,7 @@ class CalleeStream final : public Stream {
   CalleeStream(ServerCall& call, const MethodInfo& method, const Limits& limits, Deadline deadline,
                std::shared_ptr<Timers> timers, std::shared_ptr<void> keep_alive);
   // What is kept is counted in the session, which may go with keep_alive_.
-  ~CalleeStream() { inbox().Clear(); }
+  ~CalleeStream() { inbox().Clear(absl::OkStatus()); }
 
  private:
   absl::Status OnUnexpectedMessage() override { return absl::OkStatus(); }

@@ -1,5 +1,6 @@
 // What the end of a stream that answers the call sends and accepts, frame by frame.
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -122,6 +123,18 @@ TEST_F(StreamSessionTest, ACancelledCalleeHearsOfItAndStillAnswers) {
   EXPECT_EQ(connection_->sent_count(), 0u);
   handled.later.Finish(read);
   EXPECT_THAT(ReturnStatus(connection_->TakeSent()), StatusIs(absl::StatusCode::kCancelled));
+}
+
+// Else a handler that reads on another thread could take what it was sent so far for all.
+TEST_F(StreamSessionTest, WhatACalleesStreamDropsIsNotMissedBeforeItsEnd) {
+  Start();
+  DeliverCall(7, 1);
+  std::optional<Reader::Result> read;
+  WhenReleased released([&] { read = handled_[0].reader.TryRead(); });
+  connection_->Deliver(released.StreamMessage(7, kOut));
+  connection_->Deliver(MakeControl(FrameType::kCancel, 7));
+  ASSERT_TRUE(read);
+  EXPECT_THAT(*read, StatusIs(absl::StatusCode::kCancelled));
 }
 
 TEST_F(StreamSessionTest, ALoopOverMessagesWhereTheThreadMustNotWaitSaysSo) {

@@ -114,8 +114,7 @@ void CallerStream::FailInput(const absl::Status& why) {
   // The call ends with it, and the server is told to stop. One that had ended before keeps its end,
   // but nothing more is read of it.
   call_->FailAndCancel(why);
-  inbox().Clear();
-  inbox().End(why);
+  inbox().Clear(why);
 }
 
 void CallerStream::OnSending(SessionStreams& streams, uint32_t call_id, const ClientCall& by) {
@@ -158,7 +157,7 @@ void CallerStream::FailAgain(const absl::Status& why) {
 void CallerStream::OnDone() {
   call_->LeaveDeadlineQueue();
   const absl::Status& status = call_->status();
-  inbox().End(status);
+  given_up_ ? inbox().Clear(status) : inbox().End(status);
   outbox().End(!status.ok() ? status
                             : Named(absl::StatusCode::kFailedPrecondition,
                                     "the server has ended the stream with OK"));

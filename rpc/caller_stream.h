@@ -61,8 +61,8 @@ class CallerStream final : public Stream {
   // is prepared. False: none may, since the server has begun the call, or what was written is not
   // there any more. Once an attempt, by whoever has taken it out of the runtime's tables.
   bool Restart();
-  // It was given up, and what has arrived is of no use.
-  void OnGivenUp() { inbox().Clear(); }
+  // It was given up, and what has arrived is of no use: OnDone drops it. By who ends it.
+  void OnGivenUp() { given_up_ = true; }
   // It is about to be done: what its interceptors get of the initial metadata that have come.
   void TakeInitialMetadata(Metadata& initial);
   // It is done.
@@ -71,7 +71,7 @@ class CallerStream final : public Stream {
  public:  // constructed by the object pool only
   explicit CallerStream(ClientCall* call);
   // What is kept is counted in the session, which may go with the call.
-  ~CallerStream() { inbox().Clear(); }
+  ~CallerStream() { inbox().Clear(absl::OkStatus()); }
 
  private:
   absl::Status OnUnexpectedMessage() override;
@@ -85,6 +85,7 @@ class CallerStream final : public Stream {
 
   ClientCall* const call_;
   std::atomic<bool> in_background_{false};  // relaxed: asked for once or twice
+  bool given_up_ = false;                   // of whoever ends the call
   // Twice the number of the attempt, and 1 when the server has begun the call. Relaxed: who of
   // OnBegun and Restart comes second does nothing, and so reads nothing of the other one's.
   std::atomic<uint32_t> progress_{0};

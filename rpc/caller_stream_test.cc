@@ -1,6 +1,8 @@
 // What the end of a stream that makes the call sends and accepts, frame by frame.
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -305,6 +307,44 @@ TEST_F(StreamSessionTest, ACancelledStreamSaysSoOnceAndNothingMore) {
   EXPECT_TRUE(Open()) << "may have crossed the cancellation";
   connection_->Deliver(MakeReturn(0));
   EXPECT_EQ(connection_->sent_count(), 0u);
+}
+
+// Who was told that there is something finds it, or the end with its status: never nothing, which
+// would be an end in order.
+TEST_F(StreamSessionTest, WhatThereWasToReadStaysUntilItsCallHasEnded) {
+  struct AtEnd final : Interceptor {
+    void OnEnd(InterceptedCall&) override { run(); }
+    std::function<void()> run;
+  };
+  Start();
+  const auto at_end = std::make_shared<AtEnd>();
+  const Interceptors interceptors = {at_end};
+  ClientCallRef call = NewCall(0);
+  call->Intercept(interceptors);
+  Reader reader = StreamRequest<TestMessage, TestMessage>(std::move(call)).Send();
+  for (int i = 0; i < 2; ++i) connection_->Deliver(MakeStreamMessage(0, kIn));
+  int read = 0;
+  at_end->run = [&] {
+    const auto result = reader.TryRead();
+    ASSERT_TRUE(result && result->ok());
+    EXPECT_TRUE(**result);
+    ++read;
+  };
+  reader.Cancel();
+  EXPECT_EQ(read, 1);
+  EXPECT_THAT(reader.Read().Wait(), StatusIs(absl::StatusCode::kCancelled))
+      << "and the second one is dropped";
+}
+
+TEST_F(StreamSessionTest, WhatACallersStreamDropsIsNotMissedBeforeItsEnd) {
+  Start();
+  Reader reader = Watch();
+  std::optional<Reader::Result> read;
+  WhenReleased released([&] { read = reader.TryRead(); });
+  connection_->Deliver(released.StreamMessage(0, kIn));
+  reader.Cancel();
+  ASSERT_TRUE(read);
+  EXPECT_THAT(*read, StatusIs(absl::StatusCode::kCancelled));
 }
 
 TEST_F(StreamSessionTest, AMessageThatCannotBeDeliveredFailsItsStreamOnly) {

@@ -11,6 +11,7 @@
 #include "base/fork_guard.h"
 #include "base/last_shared.h"
 #include "base/log.h"
+#include "base/thread_kept.h"
 #include "rpc/call_outcome.h"
 #include "rpc/client_call.h"
 #include "rpc/retry_info.h"
@@ -50,7 +51,6 @@ struct LastSession {
   uint64_t channel_id = 0;
   std::weak_ptr<Session> session;
 };
-thread_local LastSession last_session;
 
 // `text`, shared with the channels made just before that have the same.
 std::shared_ptr<const std::string> ShareText(const std::string& text) {
@@ -172,6 +172,7 @@ bool Channel::InCallback() const {
     MutexLock lock(&mutex_);
     sessions.push_back(session_);
     if (recovery_ != nullptr) {
+      sessions.push_back(recovery_->next.lock());
       for (const std::weak_ptr<Session>& weak : recovery_->departing) {
         sessions.push_back(weak.lock());
       }
@@ -188,16 +189,18 @@ std::shared_ptr<Session> Channel::ReadySession() const {
 }
 
 std::shared_ptr<Session> Channel::SessionForCall() const {
-  LastSession& last = last_session;
-  if (last.channel_id == id_) [[likely]] {
-    std::shared_ptr<Session> session = last.session.lock();
+  // nullptr: the thread ends.
+  LastSession* const last = ThreadKept<LastSession>::Get();
+  if (last != nullptr && last->channel_id == id_) [[likely]] {
+    std::shared_ptr<Session> session = last->session.lock();
     // One that sends no further calls may have a successor.
     if (session && !session->calls().stopped()) [[likely]]
       return session;
   }
   std::shared_ptr<Session> session = ReadySession();
-  last.channel_id = id_;
-  last.session = session;
+  if (last == nullptr) return session;
+  last->channel_id = id_;
+  last->session = session;
   return session;
 }
 
@@ -280,7 +283,9 @@ void Channel::StartCall(ClientCall* call) {
       } else {
         call->queued_ = true;
         call->Ref();
-        recovery().queue.push_back(call);
+        std::list<ClientCall*>& queue = recovery().queue;
+        call->queue_place_ = queue.insert(queue.end(), call);
+        call->in_queue_ = true;
         connect = state_ == ChannelState::kIdle;
         if (connect) state_ = ChannelState::kConnecting;
       }
@@ -304,14 +309,10 @@ Channel::Withdrawn Channel::WithdrawCall(ClientCall* call) {
   std::shared_ptr<Session> session;
   {
     MutexLock lock(&mutex_);
-    if (recovery_ != nullptr) {
-      std::list<ClientCall*>& queue = recovery_->queue;
-      const auto found = std::find(queue.begin(), queue.end(), call);
-      if (found != queue.end()) {
-        queue.erase(found);
-        call->Unref();  // the caller holds another
-        return Withdrawn::kBeforeSend;
-      }
+    if (std::exchange(call->in_queue_, false)) {
+      recovery().queue.erase(call->queue_place_);
+      call->Unref();  // the caller holds another
+      return Withdrawn::kBeforeSend;
     }
     session = call->session_;
   }
@@ -381,18 +382,19 @@ void Channel::Close() {
       attempt.swap(recovery_->cancel);
       departing = recovery_->departing;
       queue.swap(recovery_->queue);
+      for (ClientCall* call : queue) call->in_queue_ = false;
       if (recovery_->backoff_timer) recovery_->backoff_timer->Cancel();
     }
   }
   attempt.request_stop();
   // Calls that wait for their next attempt find that the channel is closed.
   if (timers) timers->Hurry();
-  if (session) {
-    session->calls().StopSending();
-    session->connection().Close(absl::OkStatus());
-  }
+  // session is among them.
   for (const std::weak_ptr<Session>& weak : departing) {
-    if (std::shared_ptr<Session> left = weak.lock()) left->connection().Close(absl::OkStatus());
+    const std::shared_ptr<Session> left = weak.lock();
+    if (!left) continue;
+    left->calls().StopForClose();
+    left->connection().Close(absl::OkStatus());
   }
   for (ClientCall* call : queue) {
     call->Fail(

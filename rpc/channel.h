@@ -155,8 +155,8 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
   const std::string& endpoint() const { return *endpoint_; }
   // Whether the calling thread is the one that connects the channel.
   bool InLoopThread() const { return loop_->InLoopThread(); }
-  // Whether the calling thread is inside a callback of its connection, or of one that it has given
-  // up and that is not over.
+  // Whether the calling thread is inside a callback of its connection, of one that it has given up
+  // and that is not over, or of the one to which it sends what has waited.
   bool InCallback() const;
   // How often it has given up a connection, so that calls made since go to another one. Relaxed:
   // who has made a call since then has found the other connection under the mutex, and so the
@@ -182,11 +182,13 @@ class Channel final : public Session::Observer, public std::enable_shared_from_t
     // Nothing that has to be kept.
     bool idle() const { return queue.empty() && departing.empty() && waiters == 0; }
 
-    // Calls that wait for a connection, in order; a reference each.
+    // Calls that wait for a connection, in order; a reference each. They know their places, since
+    // any of tens of thousands may be given up.
     std::list<ClientCall*> queue;
     // Those whose server accepts no further calls, but has calls of ours in flight, and those that
     // are ending.
     std::vector<std::weak_ptr<Session>> departing;
+    std::weak_ptr<Session> next;  // to which the queue is being sent
     Backoff backoff;
     std::unique_ptr<transport::EventLoop::Timer> backoff_timer;  // made when first needed
     Deadline next_attempt;                                       // in kBackoff

@@ -1,6 +1,7 @@
 // How a channel gets and loses its connections.
 
 #include <algorithm>
+#include <list>
 #include <memory>
 #include <string>
 #include <utility>
@@ -74,6 +75,7 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
     own.cancel = std::stop_source(std::nostopstate);
     closed = state_ == ChannelState::kClosed;
     if (session && !closed) {
+      own.next = session;
       own.backoff.Reset();
       last_failure_ = absl::OkStatus();
       why_not_better_ = why_not_better.empty()
@@ -89,14 +91,15 @@ void Channel::OnConnectDone(absl::StatusOr<std::shared_ptr<transport::Connection
           !absl::IsUnavailable(last_failure_) && !absl::IsResourceExhausted(last_failure_);
       const absl::Duration wait = own.backoff.Next();
       failure = FailureWithAdvice(wait);
-      const auto first_failed = std::stable_partition(
-          own.queue.begin(), own.queue.end(), [wait, hopeless = own.hopeless](ClientCall* call) {
-            // Saturates: those that wait for ready may wait for ever.
-            if (call->connects_failed_ != UINT8_MAX) ++call->connects_failed_;
-            return call->WaitsToConnect(wait, hopeless);
-          });
-      failed.assign(first_failed, own.queue.end());
-      own.queue.erase(first_failed, own.queue.end());
+      for (auto next = own.queue.begin(); next != own.queue.end();) {
+        const auto place = next++;
+        ClientCall& call = **place;
+        // Saturates: those that wait for ready may wait for ever.
+        if (call.connects_failed_ != UINT8_MAX) ++call.connects_failed_;
+        if (call.WaitsToConnect(wait, own.hopeless)) continue;
+        call.in_queue_ = false;
+        failed.splice(failed.end(), own.queue, place);
+      }
       if (!own.backoff_timer) {
         own.backoff_timer =
             std::make_unique<transport::EventLoop::Timer>(loop_, [weak = weak_from_this()] {
@@ -135,12 +138,14 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
         // Only now do new calls go past the queue, so calls leave in the order they were made.
         state_ = ChannelState::kReady;
         session_ = session;
+        own.next.reset();
         NotifyStateChanged();
         over = TakeIdleRecovery();
         return;
       }
       call = own.queue.front();
       own.queue.pop_front();
+      call->in_queue_ = false;
       call->session_ = session;
       call->background_ = true;  // whoever waits for it is not in Connection::Await
     }
@@ -149,6 +154,7 @@ void Channel::SendQueued(const std::shared_ptr<Session>& session) {
     call->Unref();
   }
   // Close came between, and did not know this connection.
+  session->calls().StopForClose();
   session->connection().Close(absl::OkStatus());
 }
 
@@ -189,7 +195,8 @@ void Channel::OnGoAway(Session& session) {
 void Channel::OnSessionClosed(Session& session, const absl::Status& why) {
   MutexLock lock(&mutex_);
   LetDepartLocked(session);  // its last callbacks are still to come
-  if (!why.ok()) last_failure_ = why;
+  // In kBackoff it is not why calls fail: the last attempt to connect has failed since.
+  if (!why.ok() && state_ != ChannelState::kBackoff) last_failure_ = why;
 }
 
 }  // namespace mi7

@@ -13,6 +13,7 @@
 #include "rpc/channel.h"
 #include "rpc/retry_info.h"
 #include "rpc/session.h"
+#include "transport/callback_scope.h"
 
 namespace mi7 {
 
@@ -120,7 +121,12 @@ uint32_t ClientCall::calls_in_flight_max() const {
 }
 
 bool ClientCall::WouldWaitForItself() const {
-  return channel_->InLoopThread() || (!queued_ && session_ && session_->connection().InCallback());
+  if (channel_->InLoopThread() || (!queued_ && session_ && session_->connection().InCallback())) {
+    return true;
+  }
+  // The channel has sent it on whatever connection it had, or makes it again on another one.
+  return transport::CallbackScope::innermost() != nullptr &&
+         (queued_ || repeat_ != Repeat::kNever) && channel_->InCallback();
 }
 
 bool ClientCall::PrepareToStart() {
@@ -189,9 +195,10 @@ void ClientCall::RefuseToWait() {
   const CallOutcome outcome = Withdraw();
   const absl::Status status = absl::FailedPreconditionError(
       absl::StrCat(method_->name, ": Wait() inside a callback ",
-                   queued_                    ? "of the event loop that has to connect the channel"
-                   : channel_->InLoopThread() ? "of the event loop that serves the channel"
-                                              : "or handler of the same connection",
+                   !channel_->InLoopThread() ? "or handler of the same "
+                   : queued_                 ? "of the event loop that has to connect the "
+                                             : "of the event loop that serves the ",
+                   channel_->InLoopThread() || queued_ ? "channel" : "connection",
                    " would wait for itself; use Then() or co_await"));
   CompleteWith(WithOutcome(status, outcome));
 }
@@ -245,7 +252,7 @@ CallOutcome ClientCall::Withdraw() {
 void ClientCall::FailAndCancel(const absl::Status& failure) {
   if (!Claim()) return;
   channel_->WithdrawCall(this);
-  if (stream_ != nullptr) stream_->OnGivenUp();
+  if (stream_ != nullptr && !is_attempt_) stream_->OnGivenUp();
   CompleteWith(failure);
 }
 

@@ -24,6 +24,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <new>
 #include <optional>
@@ -111,7 +112,8 @@ class ClientCall : private Turn {
   bool started() const { return started_; }
 
   // Blocks until done. FAILED_PRECONDITION in status() when called inside a callback or handler of
-  // the call's own connection, where it would wait for itself; the call is then cancelled.
+  // the call's own connection, where it would wait for itself; the call is then cancelled. Of a
+  // call that waited for a connection or may be made again that is any connection of its channel.
   void Wait();
   // Whether a thread that waited for the call now would keep itself from what it waits for. Once
   // started.
@@ -340,6 +342,7 @@ class ClientCall : private Turn {
   // sees its own.
   std::atomic<bool> hopeless_{false};
   uint8_t connects_failed_ = 0;  // while it waited; under the channel's mutex
+  bool in_queue_ = false;        // the channel's, under its mutex
   // nullptr when the options are plain and the channel has no interceptors.
   PooledPtr<ClientCallExtras> extras_;
   // Until it is sent; then what keeps_request() says, until the call's return or failure. Touched
@@ -360,6 +363,9 @@ class ClientCall : private Turn {
   std::optional<transport::IncomingMessage> response_;
   Body body_;
   const Limits* limits_;  // the channel's
+
+  // Its place in the channel's queue, while it is there. Under the channel's mutex.
+  std::list<ClientCall*>::iterator queue_place_;
 
   // Position in the channel's DeadlineQueue, under its mutex; kNotInQueue outside.
   static constexpr size_t kNotInQueue = ~size_t{0};

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "base/check.h"
 #include "base/limits.h"
+#include "transport/callback_scope.h"
 #include "transport/connection.h"
 
 namespace mi7 {
@@ -85,6 +86,11 @@ class FakeConnection final : public transport::Connection {
     absl::MutexLock lock(&mutex_);
     next_send_ = std::move(action);
   }
+  // What the next info() does; it is called without a lock.
+  void DoAtNextInfo(std::function<void()> action) {
+    absl::MutexLock lock(&mutex_);
+    next_info_ = std::move(action);
+  }
   bool background() const { return background_; }
   // From now on what was sent can be taken back: the test must not look at it then.
   void LetWithdraw() { withdraws_ = true; }
@@ -148,6 +154,12 @@ class FakeConnection final : public transport::Connection {
   void SetBackground(bool wanted) override { background_ = wanted; }
   bool InCallback() const override { return in_callback_ == std::this_thread::get_id(); }
   transport::ConnectionInfo info() const override {
+    std::function<void()> action;
+    {
+      absl::MutexLock lock(&mutex_);
+      action = std::exchange(next_info_, nullptr);
+    }
+    if (action != nullptr) action();
     return {.transport = "fake",
             .peer = "fake:peer",
             .local = "fake:local",
@@ -160,15 +172,17 @@ class FakeConnection final : public transport::Connection {
 
  private:
   // While the receiver is called.
-  class Callback {
+  class Callback final : transport::CallbackScope {
    public:
     explicit Callback(FakeConnection* of)
-        : of_(of), outer_(of->in_callback_.exchange(std::this_thread::get_id())) {}
+        : CallbackScope(of),
+          of_(of),
+          outer_(of->in_callback_.exchange(std::this_thread::get_id())) {}
     ~Callback() { of_->in_callback_ = outer_; }
-    Callback(const Callback&) = delete;
-    Callback& operator=(const Callback&) = delete;
 
    private:
+    void Flush() override {}
+
     FakeConnection* const of_;
     const std::thread::id outer_;
   };
@@ -186,6 +200,7 @@ class FakeConnection final : public transport::Connection {
   std::optional<absl::Status> closed_with_ ABSL_GUARDED_BY(mutex_);
   absl::Status send_failure_ ABSL_GUARDED_BY(mutex_);
   std::function<absl::Status()> next_send_ ABSL_GUARDED_BY(mutex_);
+  mutable std::function<void()> next_info_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

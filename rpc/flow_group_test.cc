@@ -12,16 +12,10 @@
 #include <gtest/gtest.h>
 
 #include "absl/status/status.h"
-#include "absl/time/time.h"
-#include "rpc/channel.h"
-#include "rpc/fake_connection.h"
+#include "rpc/channel_fixture.h"
 #include "rpc/flow_stub.h"
-#include "rpc/server.h"
-#include "rpc/session_testing.h"
-#include "rpc/status_testing.h"
 #include "rpc/task.h"
 #include "rpc/turns.h"
-#include "transport/connection_decorator.h"
 
 namespace mi7 {
 namespace {
@@ -34,44 +28,16 @@ constexpr uint32_t kWindow = 1000;
 // Of a call that fills the window; some small ones are below it.
 constexpr size_t kAll = kWindow;
 
-// Puts connections whose peer is the test in place of a channel's.
-class Fakes final : public transport::ConnectionDecorator {
- public:
-  absl::StatusOr<std::shared_ptr<transport::Connection>> Decorate(
-      std::shared_ptr<transport::Connection> inner, transport::EventLoop*) override {
-    inner->Close(absl::OkStatus());
-    made_.push_back(std::make_shared<FakeConnection>());
-    return made_.back();
-  }
-  // While none is being made.
-  FakeConnection& last() { return *made_.back(); }
-  void End() {
-    for (const auto& connection : made_) connection->End();
-  }
-
- private:
-  std::vector<std::shared_ptr<FakeConnection>> made_;
-};
-
-class FlowGroupTest : public testing::Test {
+class FlowGroupTest : public ChannelTest {
  protected:
   void SetUp() override {
-    ASSERT_THAT(server_, IsOk());
+    ChannelTest::SetUp();
+    Renew();
+  }
+  void Renew() {
+    Make();
     Connect();
-  }
-  void TearDown() override {
-    channel_->Close();
-    fakes_->End();
-  }
-  void Connect() {
-    ChannelOptions options;
-    options.decorator = fakes_;
-    channel_ = *Channel::Create(kEndpoint, options);
-    ASSERT_THAT(channel_->Connect(Deadline::After(absl::Seconds(20))), IsOk());
     group_ = FlowGroupRef(FlowGroup::New(kWindow));
-  }
-  ClientCallRef NewCall() {
-    return ClientCallRef(channel_->NewCall(kBaseInfo, kBaseMethods[0], {.repeat = Repeat::kNever}));
   }
   FlowSending Pour(size_t bytes = 0) {
     FlowRequest<TestMessage> request(NewCall(), group_);
@@ -84,13 +50,6 @@ class FlowGroupTest : public testing::Test {
     for (uint32_t id = 0; id < count; ++id) fakes_->last().Deliver(MakeReturn(id));
   }
 
-  static constexpr char kEndpoint[] = "inproc:flow-group-test";
-  const std::shared_ptr<Fakes> fakes_ = std::make_shared<Fakes>();
-  LambdaService service_{kBaseInfo,
-                         [](uint64_t, uint16_t, ServerCall& call) { return EchoKey(call); }};
-  absl::StatusOr<std::unique_ptr<Server>> server_ =
-      ServerBuilder().AddService(&service_).Listen(kEndpoint).Start();
-  std::shared_ptr<Channel> channel_;
   FlowGroupRef group_{FlowGroup::New(kWindow)};
 };
 
@@ -171,7 +130,7 @@ TEST_F(FlowGroupTest, NobodyWaitsInsideACallbackOfAConnectionThatTheChannelHasGi
   };
   for (const auto& way : kWays) {
     SCOPED_TRACE(way.what);
-    Connect();
+    Renew();
     ClientCallRef other = NewCall();
     other->request().initRoot<TestMessage>();
     other->Start();

@@ -110,8 +110,8 @@ class [[nodiscard]] PendingCall {
 
   // Blocks until the call is done or its deadline has passed. The thread drives the connection
   // meanwhile when nobody else does, and then runs the callbacks of other calls that complete: hold
-  // no lock that a callback takes. Once. Not inside a callback or handler that runs on the
-  // connection's own thread of control (FAILED_PRECONDITION).
+  // no lock that a callback takes. Once. Not inside a callback or handler of a connection of the
+  // same channel, which may be the one that brings the answer (FAILED_PRECONDITION).
   Result Wait() {
     MI7_CHECK(call_, "PendingCall: Wait after Wait, Then, co_await or a move");
     call_->Wait();

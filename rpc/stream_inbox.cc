@@ -73,22 +73,29 @@ void StreamInbox::End(const absl::Status& status) {
   Waiter waiter;
   {
     MutexLock lock(&mutex_);
-    closed_ = true;
-    if (end_.ok()) end_ = status;
-    waiter = TakeWaiter();
+    waiter = EndLocked(status);
   }
   waiter.Wake();
 }
 
-void StreamInbox::Clear() {
+void StreamInbox::Clear(const absl::Status& status) {
   ReceivedMessage* dropped;
+  Waiter waiter;
   {
     MutexLock lock(&mutex_);
     cleared_ = true;
     dropped = std::exchange(first_, nullptr);
     if (kept_bytes_ != 0) stream_->LetGo(std::exchange(kept_bytes_, 0));
+    waiter = EndLocked(status);
   }
   Drop(dropped);
+  waiter.Wake();
+}
+
+StreamInbox::Waiter StreamInbox::EndLocked(const absl::Status& status) {
+  closed_ = true;
+  if (end_.ok()) end_ = status;
+  return TakeWaiter();
 }
 
 void StreamInbox::OnRoom() {

@@ -38,11 +38,12 @@ class StreamInbox final : public Readiness {
   absl::Status OnHalfClose();
   // There is room again for a credit that was due.
   void OnRoom();
-  // The stream is over. What has arrived can still be taken, unless Clear was called, and then
-  // `status` is the end; the first failure, if it is told several.
+  // The stream is over. What has arrived can still be taken, and then `status` is the end; the
+  // first failure, if it is told several.
   void End(const absl::Status& status);
-  // Drops what was not taken; nothing comes any more.
-  void Clear();
+  // The same, but what was not taken is dropped. Both under one lock: a user who has been told that
+  // there is something finds the end then, with its status.
+  void Clear(const absl::Status& status);
   // Messages that the peer may send without further credit; with one of so many bytes.
   uint32_t MessagesMost() const;
   static constexpr uint32_t MessagesIn(uint64_t credit) {
@@ -55,6 +56,7 @@ class StreamInbox final : public Readiness {
   // How the user's last read that did not give a message has ended; OK until then.
   absl::Status& read_status() { return read_status_; }
 
+  // kNothing: it is not ready.
   enum class Taken { kMessage, kEnd, kNothing };
   Taken Take(ReceivedMessageRef& message);
   // The end, once Take has said kEnd: OK for one in order.
@@ -69,6 +71,8 @@ class StreamInbox final : public Readiness {
   }
   // The peer has used credit for a message.
   absl::Status Charge(uint32_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What End does under the lock. Who waited is to be woken.
+  Waiter EndLocked(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Counts `bytes` as taken; what is to be granted now, 0 for nothing.
   uint32_t Give(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Drop(ReceivedMessage* first);

@@ -199,7 +199,9 @@ template <typename T>
 typename StreamReader<T>::Result StreamReader<T>::Take(const StreamRef& stream) {
   absl::Status& status = stream->inbox().read_status();
   ReceivedMessageRef message;
-  if (stream->inbox().Take(message) != StreamInbox::Taken::kMessage) {
+  const StreamInbox::Taken taken = stream->inbox().Take(message);
+  if (taken != StreamInbox::Taken::kMessage) {
+    MI7_CHECK(taken == StreamInbox::Taken::kEnd, "what was ready stays so until it is taken");
     status = stream->inbox().end();
     if (!status.ok()) return status;
     return std::nullopt;

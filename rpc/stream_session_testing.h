@@ -2,8 +2,10 @@
 
 // For tests of what a session sends and accepts for streams, frame by frame; the peer is the test.
 
+#include <array>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +20,7 @@
 #include "rpc/session.h"
 #include "rpc/session_testing.h"
 #include "rpc/status_testing.h"
+#include "transport/buffer_pool.h"
 
 namespace mi7 {
 
@@ -56,6 +59,28 @@ inline transport::OutgoingMessage MakeCredit(uint32_t call_id, transport::Stream
   message->header.timeout = bytes;
   return message;
 }
+// A stream message that tells when its memory is given back, which is what happens to one that is
+// not taken.
+class WhenReleased final : transport::Backing {
+ public:
+  explicit WhenReleased(std::function<void()> tell) : tell_(std::move(tell)) {}
+  // Once. Lives no longer than this.
+  transport::IncomingMessage StreamMessage(uint32_t call_id, transport::StreamDirection direction) {
+    transport::FrameHeader header;
+    header.type = transport::FrameType::kStreamMessage;
+    header.call_id = call_id;
+    header.code = static_cast<uint16_t>(direction);
+    header.size = transport::kFrameHeaderBytes + sizeof(body_);
+    return *transport::ParseMessage(header, std::as_bytes(std::span(body_)), this, 0, {});
+  }
+
+ private:
+  void Release(uint64_t) override { tell_(); }
+
+  const std::function<void()> tell_;
+  // One segment of a null pointer.
+  const std::array<uint64_t, 2> body_ = {uint64_t{1} << 32, 0};
+};
 // As the caller sees them.
 inline constexpr transport::StreamDirection kIn = transport::StreamDirection::kToCaller;
 inline constexpr transport::StreamDirection kOut = transport::StreamDirection::kToCallee;

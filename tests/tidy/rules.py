@@ -24,6 +24,7 @@ MAY_INCLUDE = {
 # there are is decided behind transports.h; rpc/ must not come to know one.
 SEAM = {
     "transport/buffer_pool.h",
+    "transport/callback_scope.h",
     "transport/completion.h",
     "transport/connection.h",
     "transport/connection_decorator.h",

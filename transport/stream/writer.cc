@@ -7,9 +7,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
+#include "base/thread_kept.h"
 #include "transport/message_queue.h"
 #include "transport/stream/write_pieces.h"
 #include "transport/system_calls.h"
@@ -24,11 +26,15 @@ static_assert(offsetof(ByteSpan, size) == offsetof(iovec, iov_len));
 
 constexpr int kFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
 
-// Scratch space of the calling thread, kept warm.
-WritePieces& ThreadPieces() {
-  static thread_local WritePieces pieces;
-  return pieces;
-}
+// Scratch space: the calling thread's, kept warm; one of its own when the thread ends.
+class ScratchPieces {
+ public:
+  WritePieces* operator->() { return kept_ != nullptr ? kept_ : &own_.emplace(); }
+
+ private:
+  WritePieces* const kept_ = ThreadKept<WritePieces>::Get();
+  std::optional<WritePieces> own_;
+};
 
 void RecycleAll(MessageBody* first) {
   while (first != nullptr) std::exchange(first, first->next)->Recycle();
@@ -150,7 +156,8 @@ Writer::Result Writer::WriteAll(int fd, Batch batch) {
 }
 
 int Writer::WriteBatch(int fd, Batch& batch, Result& result) {
-  PieceList& pieces = ThreadPieces().List(batch.first);
+  ScratchPieces scratch;
+  PieceList& pieces = scratch->List(batch.first);
   // Skip what is out already.
   size_t next = 0;
   for (size_t skip = batch.written; skip != 0;) {

@@ -4,7 +4,9 @@
 #include <sys/socket.h>
 
 #include <cstring>
+#include <functional>
 #include <string>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -51,6 +53,30 @@ TEST_F(WriterTest, LoneMessageIsWrittenAtOnce) {
   const auto result = writer_.Write(ours_.get(), std::move(message));
   EXPECT_EQ(result.outcome, Writer::Result::kDone);
   EXPECT_TRUE(result.wrote);
+  EXPECT_EQ(Read().size(), bytes);
+}
+
+// A thread-local object that was made before the thread's scratch space is gone after it; on the
+// main thread static objects are.
+TEST_F(WriterTest, WritesWhileItsThreadEnds) {
+  struct Late {
+    std::function<void()> write;
+    ~Late() { write(); }
+  };
+  size_t bytes = 0;
+  const auto write = [&](uint32_t count) {
+    for (uint32_t id = 0; id < count; ++id) {
+      OutgoingMessage message = Finished(id, 100);  // a piece each
+      bytes += message->header.size;
+      ASSERT_EQ(writer_.Add(message, true, UINT64_MAX), Writer::Added::kQueued);
+    }
+    EXPECT_EQ(writer_.Flush(ours_.get()).outcome, Writer::Result::kDone);
+  };
+  std::thread([&] {
+    static thread_local Late late;
+    late.write = [&] { write(50); };
+    write(1);
+  }).join();
   EXPECT_EQ(Read().size(), bytes);
 }
 
