@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -40,7 +39,9 @@ ShmConnection::ShmConnection(ShmMade made)
       loop_(made.loop),
       link_(new Link(std::move(made.mine), std::move(made.theirs), std::move(made.socket),
                      made.trusted)),
-      pool_(new SlotPool(link_->options(), link_->theirs(), made.trusted, [this] { TrimLater(); })),
+      pool_(new SlotPool(
+          link_->options(), link_->theirs(), made.trusted, [this] { TrimLater(); },
+          [this] { SlotCameFree(); })),
       negotiated_(made.negotiated),
       accepted_(made.accepted),
       peer_(std::move(made.peer)),
@@ -204,10 +205,26 @@ bool ShmConnection::Withdraw(uint32_t call_id) {
     queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - message->header.size,
                         std::memory_order_seq_cst);
   }
-  // Nobody is called by the peer's progress for the room that this made.
+  // Nobody is called by the peer's progress for the room that this made, nor, if it was the first,
+  // for those that it held up, which may lack nothing.
   const Use use(users_);
-  if (!closing() && room_wanted_.load(std::memory_order_seq_cst)) CallLoop();
+  if (closing()) return true;
+  if (room_wanted_.load(std::memory_order_seq_cst) || queue_waits()) {
+    KickDriver();
+    CallLoop();
+  }
   return true;
+}
+
+void ShmConnection::SlotCameFree() {
+  if (link_->forked()) return;
+  const Use use(users_);  // the loop is there until Finalize
+  if (closing()) return;
+  // Empty in the destructor, which waits for the pool's lock.
+  auto self = weak_from_this().lock();
+  if (self == nullptr) return;
+  KickDriver();
+  loop_->Post([self = std::move(self)] { self->LoopTurn(); });
 }
 
 bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {

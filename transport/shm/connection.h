@@ -29,7 +29,8 @@
 //   being lent is such a P1: whoever sees `lent_` in H is before the LoopTurn of CheckLent, which
 //   comes for all that was left.
 //
-// Files: connection.cc sends, driving.cc reads and waits, ending.cc ends and watches.
+// Files: connection.cc sends, putting.cc writes one message, driving.cc reads and waits, ending.cc
+// ends and watches.
 
 #include <atomic>
 #include <cstdint>
@@ -95,7 +96,7 @@ class ShmConnection final : public Connection,
     std::atomic<uint32_t>& users_;
   };
 
-  // --- Sending: connection.cc. Ending: ending.cc
+  // --- Sending: connection.cc and putting.cc. Ending: ending.cc
 
   Limits send_limits() const;
   uint64_t queue_max() const { return options_->limits.queued_bytes_max; }
@@ -138,6 +139,8 @@ class ShmConnection final : public Connection,
   // The end itself. Loop thread, holding the token for ever.
   void Finalize();
   void CheckStall();
+  // Some thread has given back a slot that what is queued may lack. The pool's lock is held.
+  void SlotCameFree();
   // Some thread has committed pages, which go back when nothing was sent for a while. The pool's
   // lock is held.
   void TrimLater();
