@@ -207,6 +207,87 @@ TEST_P(KeptMessagesTest, LeaveRoomForOthersOfTheSameSize) {
   }
 }
 
+// What is larger than a slot of the last class needs several that are adjacent, so it matters too
+// which ones are kept.
+class KeptHereAndThereTest : public ShmConnectionTest {
+ protected:
+  KeptHereAndThereTest() : ShmConnectionTest({{4096, 10}}) {}
+  OutgoingMessage Begin(uint32_t call_id) {
+    OutgoingMessage message = *client_->Reserve(3'000);
+    message->header.type = FrameType::kCall;
+    message->header.target = TargetKind::kService;
+    message->header.call_id = call_id;
+    return message;
+  }
+  // As large as a message may be for which there is always room.
+  absl::Status SendLarge(uint32_t call_id) { return Send(call_id, 20'000); }
+};
+
+TEST_F(KeptHereAndThereTest, MessagesLeaveRoomForLargerOnes) {
+  struct Kept {
+    absl::Mutex mutex;
+    std::vector<IncomingMessage> messages;
+  };
+  const auto kept = std::make_shared<Kept>();
+  at_server_->set_hook([kept](IncomingMessage message) {
+    const uint32_t call_id = message.header().call_id;
+    absl::MutexLock lock(&kept->mutex);
+    if (call_id == 3 || call_id == 6) kept->messages.push_back(std::move(message));
+  });
+  // Each in the slot of its number.
+  for (uint32_t i = 0; i < 10; ++i) ASSERT_TRUE(Send(i, 3'000).ok());
+  StartServer();
+  ASSERT_TRUE(at_server_->WaitMessages(10));
+  ASSERT_TRUE(SendLarge(10).ok());
+  ASSERT_TRUE(Send(11, 40).ok());
+  EXPECT_TRUE(at_server_->WaitMessages(12));
+  absl::MutexLock lock(&kept->mutex);
+  for (const IncomingMessage& message : kept->messages) {
+    EXPECT_EQ(BodyOf(message), std::string(3'000, 7));
+  }
+  kept->messages.clear();
+}
+
+TEST_F(KeptHereAndThereTest, MessageOfSeveralPiecesLeavesRoomForLargerOnes) {
+  StartServer();
+  at_server_->set_keep(true);
+  std::vector<OutgoingMessage> others;
+  const auto take_one = [&] {
+    others.push_back(*client_->Reserve(3'000));
+    others.back()->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(3'000);
+  };
+  take_one();
+  take_one();
+  OutgoingMessage message = Begin(1);
+  auto list = message->getRoot<capnp::AnyPointer>().initAs<capnp::List<capnp::Data>>(2);
+  list.init(0, 3'000);
+  take_one();
+  list.init(1, 6'000);
+  others.clear();
+  ASSERT_TRUE(client_->Send(std::move(message)).ok());
+  ASSERT_TRUE(at_server_->WaitMessages(1));
+  ASSERT_TRUE(SendLarge(2).ok());
+  EXPECT_TRUE(at_server_->WaitMessages(2));
+}
+
+TEST_F(KeptHereAndThereTest, WhatIsReleasedCountsNoMore) {
+  StartServer();
+  at_server_->set_keep(true);
+  const uint64_t copied_before = copied_payload_bytes.load();
+  std::vector<OutgoingMessage> others;
+  for (uint32_t i = 1; i <= 8; ++i) {
+    OutgoingMessage message = Begin(i);
+    message->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(3'000);
+    ASSERT_TRUE(client_->Send(std::move(message)).ok());
+    ASSERT_TRUE(at_server_->WaitMessages(static_cast<int>(i)));
+    EXPECT_EQ(at_server_->TakeKept().size(), 1u) << "and released";
+    // The next one has another slot.
+    others.push_back(*client_->Reserve(3'000));
+    others.back()->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(3'000);
+  }
+  EXPECT_EQ(copied_payload_bytes.load(), copied_before);
+}
+
 using Classes = std::vector<ShmOptions::SlotClass>;
 INSTANTIATE_TEST_SUITE_P(All, KeptMessagesTest,
                          ::testing::Values(Classes{{4096, 8}}, Classes{{4096, 7}},
