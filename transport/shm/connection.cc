@@ -186,10 +186,14 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
     }
     return QueueFull(bytes);
   }
+  const Use use(users_);  // the loop is there until Finalize, which sees to the queue itself
+  if (closing()) return absl::OkStatus();
+  // Once a stall timeout at most: CheckStall keeps itself going while there is need.
+  if (!stall_watched_.exchange(true, std::memory_order_seq_cst)) {
+    loop_->Post([self = shared_from_this()] { self->CheckStall(); });
+  }
   // Who drives, or the loop, writes it when there is room, and declares that it waits for that.
   if (scope == nullptr) {
-    const Use use(users_);  // the loop is there until Finalize, which sees to the queue itself
-    if (closing()) return absl::OkStatus();
     KickDriver();
     CallLoop();
   }

@@ -138,6 +138,7 @@ class ShmConnection final : public Connection,
   bool Linger();
   // The end itself. Loop thread, holding the token for ever.
   void Finalize();
+  // While something is queued, from the first of it on.
   void CheckStall();
   // Some thread has given back a slot that what is queued may lack. The pool's lock is held.
   void SlotCameFree();
@@ -244,7 +245,8 @@ class ShmConnection final : public Connection,
   std::atomic<bool> lent_{false};
   std::atomic<bool> polled_{false};  // by the loop, which will put it to Rest
   std::atomic<bool> peer_gone_{false};
-  std::atomic<bool> refused_any_{false};  // refused_ is not empty; changed under send_mutex_
+  std::atomic<bool> stall_watched_{false};  // CheckStall goes on, or is about to begin
+  std::atomic<bool> refused_any_{false};    // refused_ is not empty; changed under send_mutex_
   // The last turn has read several records, so several calls are in flight and what we write comes
   // in bursts, too. Relaxed: a hint, written by the holder of the token.
   std::atomic<bool> bursts_{false};

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -20,11 +21,13 @@
 #include "absl/synchronization/mutex.h"
 #include "base/deadline.h"
 #include "base/fake_clock.h"
+#include "transport/completion.h"
 #include "transport/copy_counter.h"
 #include "transport/shm/connection_testing.h"
 #include "transport/shm/shm_connection.h"
 #include "transport/shm/testing.h"
 #include "transport/stream/testing.h"
+#include "transport/wait_policy.h"
 
 namespace mi7::transport::shm {
 namespace {
@@ -188,22 +191,95 @@ TEST_F(ShmConnectionTest, PagesOfMessagesThatWereNotSentGoBackToo) {
 
 // --- Peers that do not read
 
-TEST_F(ShmConnectionTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
-  FakeClock clock;
-  uint32_t sent = 0;
-  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+// Lets the time pass that a peer is given.
+void ExpectClosedAfterTheStallTimeout(FakeClock& clock, Recorder& recorder) {
   absl::Duration waited;
   ASSERT_TRUE(Comes([&] {
-    if (at_client_->closed()) return true;
+    if (recorder.closed()) return true;
     clock.Advance(absl::Seconds(1));
     waited += absl::Seconds(1);
     return false;
   }));
   EXPECT_GE(waited, Limits{}.write_stall_timeout - absl::Seconds(1));
-  const absl::Status why = at_client_->WaitClosed();
+  const absl::Status why = recorder.WaitClosed();
   EXPECT_TRUE(absl::IsUnavailable(why)) << why;
   EXPECT_THAT(why.message(), HasSubstr("has not read for limits.write_stall_timeout, 1m, while "));
-  EXPECT_FALSE(at_client_->unsent().empty());
+  EXPECT_FALSE(recorder.unsent().empty());
+}
+
+TEST_F(ShmConnectionTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
+  FakeClock clock;
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  ExpectClosedAfterTheStallTimeout(clock, *at_client_);
+  StartServer();
+}
+
+TEST_F(ShmConnectionTest, PeerThatReadsNothingInTheEndIsClosedToo) {
+  FakeClock clock;
+  const auto reading = std::make_shared<absl::Mutex>();
+  at_server_->set_hook([reading](const IncomingMessage&) { absl::MutexLock lock(&*reading); });
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  StartServer();
+  ASSERT_TRUE(at_server_->WaitMessages(kMoreThanTheRing));
+  for (int i = 0; i < 3; ++i) {
+    clock.Advance(Limits{}.write_stall_timeout);
+    LetTurn(*client_loop_);
+  }
+  absl::MutexLock lock(&*reading);
+  while (sent < 2 * kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  ExpectClosedAfterTheStallTimeout(clock, *at_client_);
+}
+
+TEST_F(ShmConnectionTest, PeerThatReadsNothingIsClosedWhileAThreadDrives) {
+  FakeClock clock;
+  Completion never;
+  std::atomic<bool> drives{false};
+  std::thread waiter([&] {
+    const auto self = std::this_thread::get_id();
+    at_client_->set_hook([&drives, self](const IncomingMessage&) {
+      if (std::this_thread::get_id() == self) drives = true;
+    });
+    client_->Await(never, Deadline::Infinite());
+  });
+  // It goes on driving, once it does.
+  ASSERT_TRUE(Comes([&] {
+    const int seen = at_client_->messages();
+    EXPECT_TRUE(server_->Send(MakeMessage(FrameType::kReturn, 1, 40)).ok());
+    return at_client_->WaitMessages(seen + 1) && drives;
+  }));
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  ExpectClosedAfterTheStallTimeout(clock, *at_client_);
+  never.Complete();
+  waiter.join();
+  StartServer();
+}
+
+// A connection that a loop polls, and what is sent inside its callbacks.
+TEST_F(ShmConnectionTest, ClientThatReadsNoAnswersIsClosedWhileTheLoopPolls) {
+  FakeClock clock;
+  const auto server_loop = NewLoop(WaitPolicy::kSpin);
+  auto [client, server] = ConnectPair(client_loop_.get(), server_loop.get(), {});
+  const auto at_client = std::make_shared<Recorder>(), at_server = std::make_shared<Recorder>();
+  std::atomic<uint32_t> answers{0};
+  at_server->set_hook([&answers, to = server.get()](const IncomingMessage&) {
+    for (uint32_t i = answers; i > 0; --i) {
+      EXPECT_TRUE(to->Send(MakeMessage(FrameType::kReturn, i, 40)).ok());
+    }
+  });
+  server->Start(at_server);
+  // Behind this one it polls.
+  ASSERT_TRUE(client->Send(MakeMessage(FrameType::kCall, 1, 40)).ok());
+  ASSERT_TRUE(at_server->WaitMessages(1));
+  answers = kMoreThanTheRing;
+  ASSERT_TRUE(client->Send(MakeMessage(FrameType::kCall, 2, 40)).ok());
+  ASSERT_TRUE(at_server->WaitMessages(2));
+  ExpectClosedAfterTheStallTimeout(clock, *at_server);
+  client->Start(at_client);
+  client->Close(absl::OkStatus());
+  EXPECT_FALSE(absl::IsDeadlineExceeded(at_client->WaitClosed()));
   StartServer();
 }
 

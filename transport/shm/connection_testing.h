@@ -35,6 +35,13 @@ bool Comes(Predicate happens) {
   return true;
 }
 
+// Until the loop has done what it was called for.
+inline void LetTurn(EventLoop& loop) {
+  std::atomic<bool> turned{false};
+  loop.Post([&turned] { turned = true; });
+  ASSERT_TRUE(Comes([&turned] { return turned.load(); }));
+}
+
 // Two ends. The largest message of those of ShmConnectionTest takes 256 KiB.
 class ShmConnectionTest : public ::testing::Test {
  protected:

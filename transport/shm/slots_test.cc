@@ -1,7 +1,6 @@
 // Messages that find no free slot: whom they wait for, and whom not.
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -154,9 +153,7 @@ class UnderConstructionTest : public ShmConnectionTest {
     const uint64_t copied_before = copied_payload_bytes.load();
     ASSERT_TRUE(Send(1, 10'000).ok());
     ASSERT_TRUE(Send(2, 40).ok());
-    std::atomic<bool> turned{false};
-    client_loop_->Post([&turned] { turned = true; });
-    ASSERT_TRUE(Comes([&turned] { return turned.load(); }));
+    LetTurn(*client_loop_);
     ASSERT_EQ(copied_payload_bytes.load(), copied_before) << "it waits";
   }
 };
