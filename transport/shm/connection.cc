@@ -242,6 +242,7 @@ bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {
   const uint64_t waiting = queued_bytes_.load(std::memory_order_relaxed);
   const uint64_t bytes = message->header.size;
   if (waiting != 0 && waiting + bytes > bound) return false;
+  holders_queued_ = holders_queued_ || SlotSegments::Of(*message, *pool_) != nullptr;
   MessageBody* const body = message.release();
   body->next = nullptr;
   (first_ == nullptr ? first_ : last_->next) = body;
@@ -265,7 +266,8 @@ bool ShmConnection::FlushQueue() {
       while (put == Put::kNoRoom) {
         static_cast<void>(message.release());
         if (!writer_.HasRoom(kRecordWordsMax)) break;
-        if (!Evacuate(&first_->next) && !Evacuate(&first_)) break;
+        holders_queued_ = holders_queued_ && (Evacuate(&first_->next) || Evacuate(&first_));
+        if (!holders_queued_) break;
         next = first_->next;  // Evacuate may have put its copy there
         bytes = first_->header.size;
         message = OutgoingMessage(first_);

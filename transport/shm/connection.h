@@ -221,6 +221,9 @@ class ShmConnection final : public Connection,
   // Waiting for room, in order; linked by `next`.
   MessageBody* first_ ABSL_GUARDED_BY(send_mutex_) = nullptr;
   MessageBody* last_ ABSL_GUARDED_BY(send_mutex_) = nullptr;
+  // Whether any of them may hold slots: else none is looked for, at each attempt to write the
+  // first.
+  bool holders_queued_ ABSL_GUARDED_BY(send_mutex_) = false;
   // What left the queue because there was no memory for it, for the receiver to be told.
   struct Refused {
     FrameHeader header;

@@ -1,5 +1,7 @@
 // Messages that find no free slot: whom they wait for, and whom not.
 
+#include <time.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -179,6 +181,26 @@ TEST_F(UnderConstructionTest, LeaveASlotForThoseThatAreFinished) {
   for (int i = 0; i < 5; ++i) others.push_back(Begin());
   for (uint32_t i = 1; i <= 8; ++i) ASSERT_TRUE(Send(i, 3'000).ok());
   EXPECT_TRUE(at_server_->WaitMessages(8));
+}
+
+// Each attempt to write the first of them takes as long, however many wait behind it: with a look
+// at all of them it would be a hundred times as long in sum.
+TEST_F(UnderConstructionTest, WhatWaitsIsNotSearchedAtEachAttempt) {
+  const auto cpu_time = [] {
+    timespec time{};
+    ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return absl::DurationFromTimespec(time);
+  };
+  std::vector<OutgoingMessage> others;
+  for (int i = 0; i < 3; ++i) others.push_back(Begin());
+  SendTwoThatWait();
+  constexpr uint32_t kMessages = 20'000;
+  const absl::Duration before = cpu_time();
+  for (uint32_t i = 3; i <= kMessages; ++i) ASSERT_TRUE(Send(i, 40).ok());
+  LetTurn(*client_loop_);
+  EXPECT_LT(cpu_time() - before, absl::Seconds(4));
+  others.clear();
+  EXPECT_TRUE(at_server_->WaitMessages(kMessages));
 }
 
 // Who keeps messages does not stall the others, whatever they are made of.
