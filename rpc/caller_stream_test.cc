@@ -293,6 +293,46 @@ TEST_F(StreamSessionTest, NothingIsSentForACallThatIsOver) {
   EXPECT_EQ(connection_->sent_count(), 0u) << "no message, no end, no credit";
 }
 
+// Both ends': a message can be built on, in memory of the connection, when nothing else needs that.
+TEST_F(StreamSessionTest, ADraftKeepsTheConnectionInWhoseMemoryItIsBuilt) {
+  class Source final : public transport::SegmentSource {
+   public:
+    transport::FurtherSegments* NewFurtherSegments() override { return nullptr; }
+  };
+  Source source;
+  connection_->SetSegmentSource(&source);
+  Start();
+  std::optional<StreamDraft<TestMessage>> drafts[2];
+  DeliverCall(7, 2);
+  drafts[0] = handled_[0].writer.NewMessage();
+  handled_.clear();
+  EXPECT_EQ(connection_->TakeSent().header().type, FrameType::kReturn);
+  {
+    auto chat = Chat();
+    drafts[1] = chat.writer().NewMessage();
+  }
+  connection_->DeliverClosed(absl::OkStatus());
+  const std::weak_ptr<Session> session = std::exchange(session_, nullptr);
+  drafts[0].reset();
+  EXPECT_FALSE(session.expired());
+  drafts[0] = std::exchange(drafts[1], std::nullopt);
+  EXPECT_FALSE(session.expired());
+  drafts[0].reset();
+  EXPECT_TRUE(session.expired());
+}
+
+TEST_F(StreamSessionTest, ADraftKeepsNothingThatItDoesNotNeed) {
+  Start();
+  std::optional<StreamDraft<TestMessage>> draft;
+  {
+    auto chat = Chat();
+    draft = chat.writer().NewMessage();
+  }
+  connection_->DeliverClosed(absl::OkStatus());
+  const std::weak_ptr<Session> session = std::exchange(session_, nullptr);
+  EXPECT_TRUE(session.expired());
+}
+
 TEST_F(StreamSessionTest, ACancelledStreamSaysSoOnceAndNothingMore) {
   Start();
   auto chat = Chat();

@@ -15,6 +15,7 @@
 #include "rpc/call_outcome.h"
 #include "rpc/client_call.h"
 #include "rpc/retry_info.h"
+#include "transport/completion.h"
 #include "transport/transports.h"
 
 namespace mi7 {
@@ -344,6 +345,7 @@ absl::Status Channel::Connect(Deadline deadline) {
     ++recovery().waiters;  // so that it stays
   }
   if (connect) BeginConnect();
+  transport::Completion::FlushCallbacks();
   MutexLock lock(&mutex_);
   Recovery& own = recovery();
   const auto ended = [this, &own, ended_before]() ABSL_NO_THREAD_SAFETY_ANALYSIS {

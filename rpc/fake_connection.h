@@ -98,6 +98,8 @@ class FakeConnection final : public transport::Connection {
   void SetFeatures(uint64_t features) { features_ = features; }
   // Whether OnWritable was asked for since the last time; the test delivers it by itself.
   bool TakeWritableRequest() { return writable_requested_.exchange(false); }
+  // Whose memory messages grow into; before the first.
+  void SetSegmentSource(transport::SegmentSource* source) { segment_source_ = source; }
   // What HasRoom answers; the test delivers OnWritable by itself.
   void SetRoom(bool room) { room_ = room; }
   void DeliverWritable() {
@@ -113,7 +115,9 @@ class FakeConnection final : public transport::Connection {
   absl::StatusOr<transport::OutgoingMessage> Reserve(size_t bytes) override {
     absl::MutexLock lock(&mutex_);
     if (ended_) return absl::UnavailableError("fake connection is closed");
-    return transport::NewHeapMessage(bytes);
+    transport::OutgoingMessage message = transport::NewHeapMessage(bytes);
+    message->segment_source = segment_source_;
+    return message;
   }
   absl::Status Send(transport::OutgoingMessage&& message) override {
     transport::OutgoingMessage own = std::move(message);
@@ -189,6 +193,7 @@ class FakeConnection final : public transport::Connection {
 
   const Limits limits_;
   uint64_t features_ = transport::kFeaturesOfAll;
+  transport::SegmentSource* segment_source_ = nullptr;
   std::shared_ptr<transport::Receiver> receiver_;
   std::atomic<std::thread::id> in_callback_{};
   std::atomic<bool> background_{false};

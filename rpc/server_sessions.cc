@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "transport/completion.h"
 
 namespace mi7 {
 
@@ -48,6 +49,7 @@ ServerStatistics ServerSessions::statistics() const {
 
 bool ServerSessions::WaitUntilEmpty(Deadline deadline) {
   const auto empty = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return sessions_.empty(); };
+  transport::Completion::FlushCallbacks();
   MutexLock lock(&mutex_);
   return last_closed_.WaitUntil(mutex_, deadline, empty);
 }

@@ -27,12 +27,17 @@
 
 namespace mi7 {
 
-// A message under construction. `draft->` reaches the struct's Builder. Move-only.
+// A message under construction. `draft->` reaches the struct's Builder. Move-only. It may outlive
+// its writer, stream and channel, which it then keeps alive where it is built in the connection's
+// memory.
 template <typename T>
 class [[nodiscard]] StreamDraft {
  public:
-  explicit StreamDraft(transport::OutgoingMessage message)
-      : message_(std::move(message)), root_(message_->template initRoot<T>()) {}
+  StreamDraft(transport::OutgoingMessage message, const StreamRef& stream)
+      : memory_(message->segment_source != nullptr || !message->is_heap() ? stream.Share()
+                                                                          : StreamRef()),
+        message_(std::move(message)),
+        root_(message_->template initRoot<T>()) {}
   StreamDraft(StreamDraft&&) noexcept = default;
   StreamDraft& operator=(StreamDraft&&) noexcept = default;
 
@@ -42,6 +47,7 @@ class [[nodiscard]] StreamDraft {
  private:
   template <typename>
   friend class StreamWriter;
+  StreamRef memory_;  // keeps that; empty: it needs nobody else's
   transport::OutgoingMessage message_;
   typename T::Builder root_;
 };
@@ -112,7 +118,7 @@ class [[nodiscard]] StreamWriter {
   StreamWriter& operator=(StreamWriter&&) noexcept = default;
 
   // Never fails: what is wrong is reported by Write.
-  StreamDraft<T> NewMessage() { return StreamDraft<T>(stream()->NewMessage()); }
+  StreamDraft<T> NewMessage() { return StreamDraft<T>(stream()->NewMessage(), stream_); }
   // Sends `draft`, whose Builder must not be used any more. One write at a time.
   StreamWriting Write(StreamDraft<T>&& draft) {
     MI7_CHECK(draft.message_, "StreamWriter: Write of a message that was written or moved");

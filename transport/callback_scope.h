@@ -1,8 +1,9 @@
 #pragma once
 
 // CallbackScope: marks that the calling thread runs callbacks of a connection. What is sent inside
-// may be held back until the scope ends; a thread that is about to wait for another connection has
-// every scope around it let go of what it holds (FlushAll), on whatever transport.
+// may be held back until the scope ends; a thread that is about to wait for another connection, or
+// for what the runtime or another thread does, has every scope around it let go of what it holds
+// (FlushAll), on whatever transport: Connection::Await, Completion::Sleep and what else waits.
 
 #include <cstdint>
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "transport/callback_scope.h"
 
 namespace mi7::transport {
 namespace {
@@ -61,7 +62,10 @@ void Completion::EndSleep() {
   state_.compare_exchange_strong(seen, kIdle, std::memory_order_acq_rel, std::memory_order_acquire);
 }
 
+void Completion::FlushCallbacks() { CallbackScope::FlushAll(); }
+
 Completion::Woken Completion::Sleep(Deadline deadline) {
+  FlushCallbacks();
   uint32_t seen = state_.load(std::memory_order_acquire);
   for (;;) {
     if (seen == kDone) return Woken::kDone;

@@ -38,8 +38,13 @@ class Completion {
   void OfferTurn() { Signal(kTurn); }
 
   enum class Woken { kDone, kTurn, kDeadline };
-  // Sleeps until completed, asked to drive, or `deadline`. The waiting thread only.
+  // Sleeps until completed, asked to drive, or `deadline`, after FlushCallbacks. The waiting thread
+  // only.
   Woken Sleep(Deadline deadline);
+
+  // Before a thread waits, in whatever way: what connections hold back that it has sent inside
+  // their callbacks leaves (callback_scope.h).
+  static void FlushCallbacks();
 
   // For a waiter that sleeps in the system on this and something else at once: announces the sleep
   // (false: done already). It then sleeps while word() is kAsleep, and ends with EndSleep.

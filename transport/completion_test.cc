@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/time/time.h"
+#include "transport/callback_scope.h"
 
 namespace mi7::transport {
 namespace {
@@ -34,6 +35,22 @@ TEST(CompletionTest, CompletingPublishesWhatWasWrittenBefore) {
     EXPECT_EQ(value, 42);
     completer.join();
   }
+}
+
+TEST(CompletionTest, WhatCallbacksHoldBackLeavesBeforeTheSleep) {
+  class Scope final : public CallbackScope {
+   public:
+    Scope() : CallbackScope(nullptr) {}
+    int flushed = 0;
+
+   private:
+    void Flush() override { ++flushed; }
+  };
+  Scope outer, inner;
+  Completion never;
+  EXPECT_EQ(never.Sleep(Deadline::AtNanos(0)), Woken::kDeadline);
+  EXPECT_EQ(outer.flushed, 1);
+  EXPECT_EQ(inner.flushed, 1);
 }
 
 TEST(CompletionTest, SleepEndsAtItsDeadlineNotBefore) {

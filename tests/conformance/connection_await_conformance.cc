@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "tests/conformance/connection_conformance.h"
+#include "transport/inproc/inproc.h"
 
 namespace mi7::transport::conformance {
 namespace {
@@ -279,6 +280,60 @@ TEST_P(ConnectionConformance, SendInsideACallbackOnlyQueues) {
   ASSERT_TRUE(SendCall(*client_connection_, 1, 10).ok());
   ASSERT_TRUE(server_->WaitForMessages(kRounds / 2));
   ASSERT_TRUE(client_->WaitForMessages(kRounds / 2));
+}
+
+// Two ends of a connection within the process, for whoever waits on another one.
+class Elsewhere {
+ public:
+  explicit Elsewhere(EventLoop* loop) {
+    const Endpoint endpoint = *Endpoint::Parse("inproc:elsewhere");
+    listener_ = *inproc::Listen(endpoint, {loop}, {}, [this](std::shared_ptr<Connection> accepted) {
+      accepted->Start(receivers_[1]);
+      ends_[1] = std::move(accepted);
+      accepted_.Set();
+    });
+    inproc::Connect(endpoint, loop, {}, TestDeadline(), [this](auto connected) {
+      (*connected)->Start(receivers_[0]);
+      ends_[0] = *std::move(connected);
+      connected_.Set();
+    });
+    EXPECT_TRUE(accepted_.Wait() && connected_.Wait());
+  }
+  ~Elsewhere() {
+    for (const auto& end : ends_) end->Close(absl::OkStatus());
+    for (const auto& receiver : receivers_) EXPECT_TRUE(receiver->WaitForClosed());
+  }
+  Connection& connection() { return *ends_[0]; }
+
+ private:
+  const std::shared_ptr<RecordingReceiver> receivers_[2] = {std::make_shared<RecordingReceiver>(),
+                                                            std::make_shared<RecordingReceiver>()};
+  std::unique_ptr<Listener> listener_;
+  std::shared_ptr<Connection> ends_[2];
+  Event accepted_;
+  Event connected_;
+};
+
+TEST_P(ConnectionConformance, WhatACallbackSendsLeavesBeforeItWaitsForSomethingElse) {
+  const auto loop = *EventLoop::Create({.name = "elsewhere"});
+  Elsewhere elsewhere(loop.get());
+  Completion seen[2];
+  ConnectAndStart(
+      [&](IncomingMessage request) {
+        EXPECT_TRUE(SendEcho(*server_connection_, request).ok());
+        if (request.header().call_id == 0) {
+          EXPECT_TRUE(elsewhere.connection().Await(seen[0], TestDeadline()));
+        } else {
+          EXPECT_EQ(seen[1].Sleep(TestDeadline()), Completion::Woken::kDone);
+        }
+      },
+      [&](IncomingMessage answer) { seen[answer.header().call_id].Complete(); });
+  client_connection_->SetBackground(true);
+  for (const uint32_t call_id : {0, 1}) {
+    ASSERT_TRUE(SendCall(*client_connection_, call_id, 10).ok());
+    ASSERT_TRUE(server_->WaitForMessages(call_id + 1));
+  }
+  CloseBoth();
 }
 
 TEST_P(ConnectionConformance, InCallbackIsTrueInsideCallbacksOnly) {

@@ -388,6 +388,7 @@ void Link::End(Side& side) {
 bool Link::Await(Which which, Completion& completion, Deadline deadline) {
   MI7_CHECK(!InCallback(which), "Await is not called inside a callback of the same connection");
   if (completion.done()) return true;
+  CallbackScope::FlushAll();
   Side& side = sides_[which];
   Side& other = Other(side);
   Waiter waiter{

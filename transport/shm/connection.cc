@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -40,7 +39,9 @@ ShmConnection::ShmConnection(ShmMade made)
       loop_(made.loop),
       link_(new Link(std::move(made.mine), std::move(made.theirs), std::move(made.socket),
                      made.trusted)),
-      pool_(new SlotPool(link_->options(), link_->theirs(), made.trusted, [this] { TrimLater(); })),
+      pool_(new SlotPool(
+          link_->options(), link_->theirs(), made.trusted, [this] { TrimLater(); },
+          [this] { SlotCameFree(); })),
       negotiated_(made.negotiated),
       accepted_(made.accepted),
       peer_(std::move(made.peer)),
@@ -185,10 +186,14 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
     }
     return QueueFull(bytes);
   }
+  const Use use(users_);  // the loop is there until Finalize, which sees to the queue itself
+  if (closing()) return absl::OkStatus();
+  // Once a stall timeout at most: CheckStall keeps itself going while there is need.
+  if (!stall_watched_.exchange(true, std::memory_order_seq_cst)) {
+    loop_->Post([self = shared_from_this()] { self->CheckStall(); });
+  }
   // Who drives, or the loop, writes it when there is room, and declares that it waits for that.
   if (scope == nullptr) {
-    const Use use(users_);  // the loop is there until Finalize, which sees to the queue itself
-    if (closing()) return absl::OkStatus();
     KickDriver();
     CallLoop();
   }
@@ -204,10 +209,26 @@ bool ShmConnection::Withdraw(uint32_t call_id) {
     queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - message->header.size,
                         std::memory_order_seq_cst);
   }
-  // Nobody is called by the peer's progress for the room that this made.
+  // Nobody is called by the peer's progress for the room that this made, nor, if it was the first,
+  // for those that it held up, which may lack nothing.
   const Use use(users_);
-  if (!closing() && room_wanted_.load(std::memory_order_seq_cst)) CallLoop();
+  if (closing()) return true;
+  if (room_wanted_.load(std::memory_order_seq_cst) || queue_waits()) {
+    KickDriver();
+    CallLoop();
+  }
   return true;
+}
+
+void ShmConnection::SlotCameFree() {
+  if (link_->forked()) return;
+  const Use use(users_);  // the loop is there until Finalize
+  if (closing()) return;
+  // Empty in the destructor, which waits for the pool's lock.
+  auto self = weak_from_this().lock();
+  if (self == nullptr) return;
+  KickDriver();
+  loop_->Post([self = std::move(self)] { self->LoopTurn(); });
 }
 
 bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {
@@ -221,6 +242,7 @@ bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {
   const uint64_t waiting = queued_bytes_.load(std::memory_order_relaxed);
   const uint64_t bytes = message->header.size;
   if (waiting != 0 && waiting + bytes > bound) return false;
+  holders_queued_ = holders_queued_ || SlotSegments::Of(*message, *pool_) != nullptr;
   MessageBody* const body = message.release();
   body->next = nullptr;
   (first_ == nullptr ? first_ : last_->next) = body;
@@ -244,7 +266,8 @@ bool ShmConnection::FlushQueue() {
       while (put == Put::kNoRoom) {
         static_cast<void>(message.release());
         if (!writer_.HasRoom(kRecordWordsMax)) break;
-        if (!Evacuate(&first_->next) && !Evacuate(&first_)) break;
+        holders_queued_ = holders_queued_ && (Evacuate(&first_->next) || Evacuate(&first_));
+        if (!holders_queued_) break;
         next = first_->next;  // Evacuate may have put its copy there
         bytes = first_->header.size;
         message = OutgoingMessage(first_);

@@ -29,7 +29,8 @@
 //   being lent is such a P1: whoever sees `lent_` in H is before the LoopTurn of CheckLent, which
 //   comes for all that was left.
 //
-// Files: connection.cc sends, driving.cc reads and waits, ending.cc ends and watches.
+// Files: connection.cc sends, putting.cc writes one message, driving.cc reads and waits, ending.cc
+// ends and watches.
 
 #include <atomic>
 #include <cstdint>
@@ -95,7 +96,7 @@ class ShmConnection final : public Connection,
     std::atomic<uint32_t>& users_;
   };
 
-  // --- Sending: connection.cc. Ending: ending.cc
+  // --- Sending: connection.cc and putting.cc. Ending: ending.cc
 
   Limits send_limits() const;
   uint64_t queue_max() const { return options_->limits.queued_bytes_max; }
@@ -137,7 +138,10 @@ class ShmConnection final : public Connection,
   bool Linger();
   // The end itself. Loop thread, holding the token for ever.
   void Finalize();
+  // While something is queued, from the first of it on.
   void CheckStall();
+  // Some thread has given back a slot that what is queued may lack. The pool's lock is held.
+  void SlotCameFree();
   // Some thread has committed pages, which go back when nothing was sent for a while. The pool's
   // lock is held.
   void TrimLater();
@@ -217,6 +221,9 @@ class ShmConnection final : public Connection,
   // Waiting for room, in order; linked by `next`.
   MessageBody* first_ ABSL_GUARDED_BY(send_mutex_) = nullptr;
   MessageBody* last_ ABSL_GUARDED_BY(send_mutex_) = nullptr;
+  // Whether any of them may hold slots: else none is looked for, at each attempt to write the
+  // first.
+  bool holders_queued_ ABSL_GUARDED_BY(send_mutex_) = false;
   // What left the queue because there was no memory for it, for the receiver to be told.
   struct Refused {
     FrameHeader header;
@@ -241,7 +248,8 @@ class ShmConnection final : public Connection,
   std::atomic<bool> lent_{false};
   std::atomic<bool> polled_{false};  // by the loop, which will put it to Rest
   std::atomic<bool> peer_gone_{false};
-  std::atomic<bool> refused_any_{false};  // refused_ is not empty; changed under send_mutex_
+  std::atomic<bool> stall_watched_{false};  // CheckStall goes on, or is about to begin
+  std::atomic<bool> refused_any_{false};    // refused_ is not empty; changed under send_mutex_
   // The last turn has read several records, so several calls are in flight and what we write comes
   // in bursts, too. Relaxed: a hint, written by the holder of the token.
   std::atomic<bool> bursts_{false};

@@ -1,7 +1,6 @@
 // What is special about a shared-memory connection: what it does when memory is short, and whom it
 // trusts. What it shares with others is in the conformance suite.
 
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
@@ -11,7 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <tuple>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -22,10 +21,13 @@
 #include "absl/synchronization/mutex.h"
 #include "base/deadline.h"
 #include "base/fake_clock.h"
+#include "transport/completion.h"
 #include "transport/copy_counter.h"
+#include "transport/shm/connection_testing.h"
 #include "transport/shm/shm_connection.h"
 #include "transport/shm/testing.h"
 #include "transport/stream/testing.h"
+#include "transport/wait_policy.h"
 
 namespace mi7::transport::shm {
 namespace {
@@ -35,17 +37,6 @@ using transport::testing::BodyOf;
 using transport::testing::MakeMessage;
 using transport::testing::NewLoop;
 using transport::testing::Recorder;
-
-// Whether `happens` within some seconds of real time; asked again and again.
-template <typename Predicate>
-bool Comes(Predicate happens) {
-  const int64_t until_ns = SystemNanos() + 15'000'000'000;
-  while (!happens()) {
-    if (SystemNanos() > until_ns) return false;
-    ::sched_yield();
-  }
-  return true;
-}
 
 // No descriptor can be opened while it lives.
 class NoDescriptors {
@@ -60,42 +51,6 @@ class NoDescriptors {
 
  private:
   rlimit before_;
-};
-
-// Two ends. The largest message of those of ShmConnectionTest takes 256 KiB.
-class ShmConnectionTest : public ::testing::Test {
- protected:
-  using SlotClasses = std::vector<ShmOptions::SlotClass>;
-  explicit ShmConnectionTest(SlotClasses classes = {{4096, 16}, {16384, 16}})
-      : classes_(std::move(classes)) {}
-  static constexpr size_t kTooLarge = 300'000;
-  static constexpr uint32_t kMoreThanTheRing = 3 * kRingCells;
-
-  void SetUp() override {
-    PairOptions options;
-    options.client_shm.slot_classes = options.server_shm.slot_classes = classes_;
-    std::tie(client_, server_) = ConnectPair(client_loop_.get(), server_loop_.get(), options);
-    client_->Start(at_client_);
-  }
-  // Until then nobody reads what the client sends.
-  void StartServer() { server_->Start(at_server_); }
-  void TearDown() override {
-    client_->Close(absl::OkStatus());
-    server_->Close(absl::OkStatus());
-    EXPECT_FALSE(absl::IsDeadlineExceeded(at_client_->WaitClosed()));
-    EXPECT_FALSE(absl::IsDeadlineExceeded(at_server_->WaitClosed()));
-  }
-  absl::Status Send(uint32_t call_id, size_t bytes) {
-    return client_->Send(MakeMessage(FrameType::kCall, call_id, bytes));
-  }
-
-  const SlotClasses classes_;
-  std::unique_ptr<EventLoop> client_loop_ = NewLoop();
-  std::unique_ptr<EventLoop> server_loop_ = NewLoop();
-  std::shared_ptr<Recorder> at_client_ = std::make_shared<Recorder>();
-  std::shared_ptr<Recorder> at_server_ = std::make_shared<Recorder>();
-  std::shared_ptr<Connection> client_;
-  std::shared_ptr<Connection> server_;
 };
 
 TEST_F(ShmConnectionTest, MessageLargerThanThePoolIsRefusedByName) {
@@ -236,22 +191,95 @@ TEST_F(ShmConnectionTest, PagesOfMessagesThatWereNotSentGoBackToo) {
 
 // --- Peers that do not read
 
-TEST_F(ShmConnectionTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
-  FakeClock clock;
-  uint32_t sent = 0;
-  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+// Lets the time pass that a peer is given.
+void ExpectClosedAfterTheStallTimeout(FakeClock& clock, Recorder& recorder) {
   absl::Duration waited;
   ASSERT_TRUE(Comes([&] {
-    if (at_client_->closed()) return true;
+    if (recorder.closed()) return true;
     clock.Advance(absl::Seconds(1));
     waited += absl::Seconds(1);
     return false;
   }));
   EXPECT_GE(waited, Limits{}.write_stall_timeout - absl::Seconds(1));
-  const absl::Status why = at_client_->WaitClosed();
+  const absl::Status why = recorder.WaitClosed();
   EXPECT_TRUE(absl::IsUnavailable(why)) << why;
   EXPECT_THAT(why.message(), HasSubstr("has not read for limits.write_stall_timeout, 1m, while "));
-  EXPECT_FALSE(at_client_->unsent().empty());
+  EXPECT_FALSE(recorder.unsent().empty());
+}
+
+TEST_F(ShmConnectionTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
+  FakeClock clock;
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  ExpectClosedAfterTheStallTimeout(clock, *at_client_);
+  StartServer();
+}
+
+TEST_F(ShmConnectionTest, PeerThatReadsNothingInTheEndIsClosedToo) {
+  FakeClock clock;
+  const auto reading = std::make_shared<absl::Mutex>();
+  at_server_->set_hook([reading](const IncomingMessage&) { absl::MutexLock lock(&*reading); });
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  StartServer();
+  ASSERT_TRUE(at_server_->WaitMessages(kMoreThanTheRing));
+  for (int i = 0; i < 3; ++i) {
+    clock.Advance(Limits{}.write_stall_timeout);
+    LetTurn(*client_loop_);
+  }
+  absl::MutexLock lock(&*reading);
+  while (sent < 2 * kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  ExpectClosedAfterTheStallTimeout(clock, *at_client_);
+}
+
+TEST_F(ShmConnectionTest, PeerThatReadsNothingIsClosedWhileAThreadDrives) {
+  FakeClock clock;
+  Completion never;
+  std::atomic<bool> drives{false};
+  std::thread waiter([&] {
+    const auto self = std::this_thread::get_id();
+    at_client_->set_hook([&drives, self](const IncomingMessage&) {
+      if (std::this_thread::get_id() == self) drives = true;
+    });
+    client_->Await(never, Deadline::Infinite());
+  });
+  // It goes on driving, once it does.
+  ASSERT_TRUE(Comes([&] {
+    const int seen = at_client_->messages();
+    EXPECT_TRUE(server_->Send(MakeMessage(FrameType::kReturn, 1, 40)).ok());
+    return at_client_->WaitMessages(seen + 1) && drives;
+  }));
+  uint32_t sent = 0;
+  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
+  ExpectClosedAfterTheStallTimeout(clock, *at_client_);
+  never.Complete();
+  waiter.join();
+  StartServer();
+}
+
+// A connection that a loop polls, and what is sent inside its callbacks.
+TEST_F(ShmConnectionTest, ClientThatReadsNoAnswersIsClosedWhileTheLoopPolls) {
+  FakeClock clock;
+  const auto server_loop = NewLoop(WaitPolicy::kSpin);
+  auto [client, server] = ConnectPair(client_loop_.get(), server_loop.get(), {});
+  const auto at_client = std::make_shared<Recorder>(), at_server = std::make_shared<Recorder>();
+  std::atomic<uint32_t> answers{0};
+  at_server->set_hook([&answers, to = server.get()](const IncomingMessage&) {
+    for (uint32_t i = answers; i > 0; --i) {
+      EXPECT_TRUE(to->Send(MakeMessage(FrameType::kReturn, i, 40)).ok());
+    }
+  });
+  server->Start(at_server);
+  // Behind this one it polls.
+  ASSERT_TRUE(client->Send(MakeMessage(FrameType::kCall, 1, 40)).ok());
+  ASSERT_TRUE(at_server->WaitMessages(1));
+  answers = kMoreThanTheRing;
+  ASSERT_TRUE(client->Send(MakeMessage(FrameType::kCall, 2, 40)).ok());
+  ASSERT_TRUE(at_server->WaitMessages(2));
+  ExpectClosedAfterTheStallTimeout(clock, *at_server);
+  client->Start(at_client);
+  client->Close(absl::OkStatus());
+  EXPECT_FALSE(absl::IsDeadlineExceeded(at_client->WaitClosed()));
   StartServer();
 }
 
@@ -293,151 +321,6 @@ TEST_F(ShmConnectionTest, PeerThatReadsSlowlyIsKept) {
   ASSERT_FALSE(at_client_->closed());
   EXPECT_TRUE(at_server_->WaitMessages(kMessages));
 }
-
-// A message that needs slots, behind a full ring, and all slots held by messages behind it: those
-// would come free only after it.
-// With the parameter, their senders keep them as calls keep their requests.
-class HeldByLaterOnesTest : public ShmConnectionTest, public ::testing::WithParamInterface<bool> {
- protected:
-  HeldByLaterOnesTest() : ShmConnectionTest({{4096, 4}}) {}
-};
-
-TEST_P(HeldByLaterOnesTest, SlotsAreGivenUpForTheFirstInTheQueueAndAllArriveInOrder) {
-  struct Arrived {
-    absl::Mutex mutex;
-    std::vector<std::pair<uint32_t, std::string>> messages;
-  };
-  const auto arrived = std::make_shared<Arrived>();
-  at_server_->set_hook([arrived](IncomingMessage message) {
-    absl::MutexLock lock(&arrived->mutex);
-    arrived->messages.emplace_back(message.header().call_id, BodyOf(message));
-  });
-  uint32_t sent = 0;
-  while (sent < kMoreThanTheRing) ASSERT_TRUE(Send(sent++, 40).ok());
-  const uint32_t large = sent;
-  ASSERT_TRUE(Send(sent++, 10'000).ok()) << "of three slots";
-  const uint64_t copied_before = copied_payload_bytes.load();
-  std::vector<OutgoingMessage> kept;
-  for (int i = 0; i < 4; ++i) {
-    absl::StatusOr<OutgoingMessage> message = client_->Reserve(3'000);
-    ASSERT_TRUE(message.ok());
-    (*message)->header.type = FrameType::kCall;
-    (*message)->header.target = TargetKind::kService;
-    (*message)->header.call_id = sent++;
-    auto data = (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(3'000);
-    std::fill(data.begin(), data.end(), static_cast<uint8_t>(i));
-    if (GetParam()) {
-      kept.push_back(*std::move(message));
-      *message = ShareMessage(*kept.back(), 4096);
-    }
-    ASSERT_TRUE(client_->Send(*std::move(message)).ok());
-  }
-  EXPECT_EQ(CommittedSlotBytes(), 4 * 4096u) << "all are held";
-  EXPECT_EQ(copied_payload_bytes.load(), copied_before);
-  StartServer();
-  ASSERT_TRUE(at_server_->WaitMessages(static_cast<int>(sent)));
-  EXPECT_TRUE(at_client_->unsent().empty());
-  absl::MutexLock lock(&arrived->mutex);
-  const auto all = [&] { return arrived->messages.size() == sent; };
-  ASSERT_TRUE(arrived->mutex.AwaitWithTimeout(absl::Condition(&all), absl::Seconds(10)));
-  for (uint32_t i = 0; i < sent; ++i) {
-    const auto& [id, body] = arrived->messages[i];
-    EXPECT_EQ(id, i);
-    EXPECT_EQ(body, i < large    ? std::string(40, 7)
-                    : i == large ? std::string(10'000, 7)
-                                 : std::string(3'000, static_cast<char>(i - large - 1)));
-  }
-  EXPECT_EQ(CommittedSlotBytes(), 4 * 4096u) << "the same ones were enough";
-}
-
-// A message that turns out to be small travels without its slot, which others may need meanwhile.
-TEST_P(HeldByLaterOnesTest, SlotsOfMessagesThatRideInTheRingAreForOthers) {
-  StartServer();
-  std::vector<OutgoingMessage> kept;
-  for (uint32_t i = 0; i < 4; ++i) {
-    absl::StatusOr<OutgoingMessage> message = client_->Reserve(3'000);
-    ASSERT_TRUE(message.ok());
-    (*message)->header.type = FrameType::kCall;
-    (*message)->header.target = TargetKind::kService;
-    (*message)->header.call_id = i;
-    auto data = (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(40);
-    std::fill(data.begin(), data.end(), uint8_t{7});
-    if (GetParam()) {
-      kept.push_back(*std::move(message));
-      *message = ShareMessage(*kept.back(), 4096);
-    }
-    ASSERT_TRUE(client_->Send(*std::move(message)).ok());
-  }
-  ASSERT_TRUE(Send(4, 10'000).ok()) << "of three slots";
-  ASSERT_TRUE(at_server_->WaitMessages(5));
-}
-
-// What is built in slots and private memory in turn needs room for all of it together.
-TEST_P(HeldByLaterOnesTest, MessageWhoseOwnSlotsAreInItsWayArrives) {
-  StartServer();
-  absl::StatusOr<OutgoingMessage> message = client_->Reserve(3'000);
-  ASSERT_TRUE(message.ok());
-  (*message)->header.type = FrameType::kCall;
-  (*message)->header.target = TargetKind::kService;
-  auto list = (*message)->getRoot<capnp::AnyPointer>().initAs<capnp::List<capnp::Data>>(3);
-  list.init(0, 3'000);
-  list.init(1, 3'000);
-  {
-    std::vector<OutgoingMessage> others;
-    for (int i = 0; i < 2; ++i) {
-      others.push_back(*client_->Reserve(3'000));
-      others.back()->getRoot<capnp::AnyPointer>().initAs<capnp::Data>(3'000);
-    }
-    list.init(2, 6'000);
-  }
-  OutgoingMessage kept;
-  if (GetParam()) {
-    kept = *std::move(message);
-    *message = ShareMessage(*kept, 16'384);
-  }
-  ASSERT_TRUE(client_->Send(*std::move(message)).ok());
-  ASSERT_TRUE(at_server_->WaitMessages(1));
-}
-
-INSTANTIATE_TEST_SUITE_P(All, HeldByLaterOnesTest, ::testing::Bool(),
-                         [](const auto& of) { return std::string(of.param ? "kept" : "sent"); });
-
-// Who keeps messages does not stall the others, whatever they are made of.
-class KeptMessagesTest : public ShmConnectionTest,
-                         public ::testing::WithParamInterface<std::vector<ShmOptions::SlotClass>> {
- protected:
-  KeptMessagesTest() : ShmConnectionTest(GetParam()) {}
-};
-
-TEST_P(KeptMessagesTest, LeaveRoomForOthersOfTheSameSize) {
-  StartServer();
-  at_server_->set_keep(true);
-  for (uint32_t i = 1; i <= 8; ++i) {
-    ASSERT_TRUE(client_->Send(MakeMessage(FrameType::kCall, i, 10'000, uint8_t(i))).ok());
-    ASSERT_TRUE(at_server_->WaitMessages(static_cast<int>(i))) << "behind those that are kept";
-  }
-  std::vector<IncomingMessage> kept = at_server_->TakeKept();
-  ASSERT_EQ(kept.size(), 8u);
-  // Released in another order than they came.
-  for (uint32_t i : {3, 7, 0, 1, 6, 5, 2, 4}) {
-    EXPECT_EQ(BodyOf(kept[i]), std::string(10'000, static_cast<char>(i + 1)));
-    kept[i].reset();
-  }
-}
-
-using Classes = std::vector<ShmOptions::SlotClass>;
-INSTANTIATE_TEST_SUITE_P(All, KeptMessagesTest,
-                         ::testing::Values(Classes{{4096, 8}}, Classes{{4096, 7}},
-                                           Classes{{16384, 1}}, Classes{{4096, 4}, {16384, 1}},
-                                           Classes{{16384, 1}, {65536, 2}}),
-                         [](const auto& of) {
-                           std::string name = "Of";
-                           for (const ShmOptions::SlotClass& each : of.param) {
-                             name +=
-                                 std::to_string(each.count) + "x" + std::to_string(each.slot_bytes);
-                           }
-                           return name;
-                         });
 
 // Whether what a peer does to a message after it was delivered is seen by its reader, and whether a
 // peer could write to what we send.

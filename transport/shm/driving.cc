@@ -438,7 +438,6 @@ void ShmConnection::LoopTurn() {
     ReadSocket();
     Work();
   }
-  if (queue_waits() && stall_timer_ == nullptr && !closing()) CheckStall();
   Settle();
 }
 

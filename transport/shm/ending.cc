@@ -29,9 +29,13 @@ constexpr auto kLingerMax = absl::Seconds(5);
 }  // namespace
 
 void ShmConnection::CheckStall() {
+  // S1 and S2: a sender that queues something and finds the flag set after S1 relies on the look at
+  // S2, one that finds it cleared posts a new CheckStall.
   if (closing() || !queue_waits()) {
     stall_timer_.reset();
-    return;
+    stall_watched_.store(false, std::memory_order_seq_cst);  // S1
+    if (closing() || !queue_waits()) return;                 // S2
+    if (stall_watched_.exchange(true, std::memory_order_seq_cst)) return;
   }
   const Limits& limits = options_->limits;
   const uint32_t writes = writes_.load(std::memory_order_relaxed);

@@ -72,11 +72,11 @@ void Link::FlipReleased(uint32_t bit) {
   mine().released[bit / 64].fetch_xor(uint64_t{1} << (bit % 64), std::memory_order_release);
 }
 
-uint32_t Link::ClassOfBit(uint32_t bit) const {
+std::pair<uint32_t, uint32_t> Link::SlotOfBit(uint32_t bit) const {
   const std::span<const SizeClass> classes = theirs_.classes();
   uint32_t size_class = 0;
   while (bit >= classes[size_class].count) bit -= classes[size_class++].count;
-  return size_class;
+  return {size_class, bit};
 }
 
 uint32_t Link::SlotsOf(const Descriptor& piece) const {
@@ -87,24 +87,17 @@ uint32_t Link::SlotsOf(const Descriptor& piece) const {
   return static_cast<uint32_t>((bytes + slot_bytes - 1) / slot_bytes);
 }
 
-bool Link::Keep(const Descriptor& piece) {
-  const uint32_t slots = SlotsOf(piece);
-  const uint32_t kept = kept_[piece.size_class].fetch_add(slots, std::memory_order_relaxed);
-  const std::span<const SizeClass> classes = theirs_.classes();
-  const uint32_t count = classes[piece.size_class].count;
-  // What finds no slot of its class takes one of a larger. Of the last class one stays free, also
-  // if it is the only one.
-  const uint32_t most = piece.size_class + 1u == classes.size() ? count / 2 : (count + 1) / 2;
-  return trusted_ && kept + slots <= most;
-}
-
 void Link::Release(uint64_t cookie) {
   // In a forked child the page is not even mapped.
   if (forked()) [[unlikely]]
     return;
   const auto release = [this](Held held) {
+    const auto [size_class, slot] = SlotOfBit(held.bit);
+    if (size_class + 1 == theirs_.classes().size() && held_ != nullptr) {
+      MarkHeld(slot, held.slots, false);
+    }
     FlipReleased(held.bit);
-    kept_[ClassOfBit(held.bit)].fetch_sub(held.slots, std::memory_order_relaxed);
+    kept_[size_class].fetch_sub(held.slots, std::memory_order_relaxed);
   };
   if ((cookie & 1) != 0) {
     release(HeldOf(cookie));
@@ -262,7 +255,7 @@ absl::Status Link::ParsePieces(const Record& record, const Limits& limits, bool&
   refs_.fetch_add(1, std::memory_order_relaxed);
   bool in_place = true;
   for (uint32_t i = record.count - (piece_count - inline_count); i < record.count; ++i) {
-    in_place &= Keep(std::bit_cast<Descriptor>(record.words[i]));
+    in_place &= Keep(std::bit_cast<Descriptor>(record.words[i]), limits);
   }
   if (segment_count > limits.segments_max) {
     Release(cookie);
@@ -328,7 +321,7 @@ absl::Status Link::ParseStream(const Record& record, const Limits& limits, bool&
   broken = false;
   const uint64_t cookie = CookieOf({.bit = bit, .slots = SlotsOf(piece)});
   refs_.fetch_add(1, std::memory_order_relaxed);
-  if (!Keep(piece)) {
+  if (!Keep(piece, limits)) {
     copied_payload_bytes.fetch_add(rest.size(), std::memory_order_relaxed);
     Buffer* const copy = BufferPool::Allocate(rest.size()).release();
     ReadShared(copy->data(), rest.data(), rest.size());

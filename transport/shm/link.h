@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "base/limits.h"
@@ -65,12 +66,18 @@ class Link final : public Backing {
   absl::Status Resolve(const Descriptor& piece, std::span<const std::byte>& bytes, uint32_t& bit);
   absl::Status KeepChunk(uint32_t size_class, UniqueFd descriptor);
   void FlipReleased(uint32_t bit);
-  uint32_t ClassOfBit(uint32_t bit) const;
+  // Its class, and which one it is there.
+  std::pair<uint32_t, uint32_t> SlotOfBit(uint32_t bit) const;
   // Slots that a piece lies in, which was resolved.
   uint32_t SlotsOf(const Descriptor& piece) const;
   // Counts a piece that will be read in place. False: so many slots of its class are in the hands
-  // of users that the message is better copied, lest those who keep messages stall the others.
-  bool Keep(const Descriptor& piece);
+  // of users, or such ones, that the message is better copied, lest those who keep messages stall
+  // the others.
+  bool Keep(const Descriptor& piece, const Limits& limits);
+  void MarkHeld(uint32_t first, uint32_t slots, bool held);
+  // Whether enough slots of the last class that are adjacent are in no user's hands: for the
+  // largest message, or half of them all.
+  bool HasRoomForLargest(const Limits& limits) const;
 
   absl::Status ParseInline(const Record& record, bool& broken, IncomingMessage& message);
   // Of at most `kPiecesMax` pieces, some of which may be in the record itself.
@@ -91,6 +98,10 @@ class Link final : public Backing {
   std::array<Mapping, kClassesMax> chunks_;  // the peer's
   // Slots of each class that are read in place. Relaxed: a bound that may be off by a few.
   std::array<std::atomic<uint32_t>, kClassesMax> kept_{};
+  // The same for each slot of the last class, a bit each: its pieces may need several that are
+  // adjacent. Made with the first such piece. Set by whoever parses. Relaxed; a bit is cleared
+  // before the slot is released, and so before its owner can use it for another message.
+  std::unique_ptr<std::atomic<uint64_t>[]> held_;
 };
 
 }  // namespace mi7::transport::shm

@@ -113,7 +113,7 @@ ShmConnection::Put ShmConnection::PutMessage(OutgoingMessage& message, absl::Sta
   if (apart != nullptr && !first_inline) {
     apart_slot = TakeKnownSlot(apart_bytes, put, why);
     if (!apart_slot) {
-      if (extra_slot) pool_->Return(extra_slot, 0);
+      if (extra_slot) pool_->PutBack(extra_slot);
       return put;
     }
     std::memcpy(apart_slot.data, apart->begin(), apart_bytes);
@@ -196,7 +196,7 @@ Slot ShmConnection::TakeKnownSlot(uint64_t bytes, Put& put, absl::Status& why) {
   put = AnnounceChunk(slot.size_class, why);
   if (put == Put::kDone) [[likely]]
     return slot;
-  pool_->Return(slot, 0);
+  pool_->PutBack(slot);
   return {};
 }
 

@@ -51,11 +51,12 @@ constexpr uint64_t RoundUp(uint64_t bytes, uint64_t to) { return (bytes + to - 1
 }  // namespace
 
 SlotPool::SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer,
-                   std::function<void()> on_committed)
+                   std::function<void()> on_committed, std::function<void()> on_freed)
     : can_trim_(trusted_peer),
       moved_out_bytes_max_(options.kept_copies_bytes_max),
       peer_(&peer),
-      on_committed_(std::move(on_committed)) {
+      on_committed_(std::move(on_committed)),
+      on_freed_(std::move(on_freed)) {
   chunks_.resize(options.slot_classes.size());
   uint32_t bit = 0;
   for (size_t i = 0; i < chunks_.size(); ++i) {
@@ -148,11 +149,12 @@ bool SlotPool::PopRun(Chunk& chunk, uint32_t count, uint16_t& index) {
   return false;
 }
 
-Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes, bool zeroed,
-                        absl::Status& refused) {
+Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes, bool finished,
+                        bool zeroed, absl::Status& refused) {
   Chunk& chunk = chunks_[size_class];
   const auto run = static_cast<uint32_t>((bytes + chunk.slot_bytes - 1) / chunk.slot_bytes);
-  if (run > chunk.free_count) return {};
+  const uint32_t left = !finished && size_class + 1 == chunks_.size() ? 1 : 0;
+  if (run + left > chunk.free_count) return {};
   if (chunk.slots.empty()) [[unlikely]] {
     refused = Open(chunk);
     if (!refused.ok()) return {};
@@ -192,7 +194,7 @@ Slot SlotPool::TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes
           .size_class = static_cast<uint8_t>(size_class)};
 }
 
-Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class, bool zeroed,
+Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool finished, bool zeroed,
                            absl::Status* refused) {
   bool in_use = false;
   absl::Status failed;
@@ -201,10 +203,10 @@ Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class, 
     uint32_t i = 0;
     while (i + 1 < chunks_.size() && chunks_[i].slot_bytes < wanted) ++i;
     // Small messages must not use up what large ones need: the next larger class will do at most.
-    const auto end = any_class ? chunks_.size() : std::min<size_t>(i + 2, chunks_.size());
+    const auto end = finished ? chunks_.size() : std::min<size_t>(i + 2, chunks_.size());
     for (; i < end; ++i) {
       absl::Status why;
-      if (Slot slot = TakeFrom(i, wanted, hint_bytes, zeroed, why)) return slot;
+      if (Slot slot = TakeFrom(i, wanted, hint_bytes, finished, zeroed, why)) return slot;
       if (why.ok()) {
         in_use = true;
       } else {
@@ -217,22 +219,23 @@ Slot SlotPool::TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class, 
   return {};
 }
 
-Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused,
+Slot SlotPool::Take(uint64_t bytes, uint64_t hint_bytes, bool finished, absl::Status* refused,
                     const void* keeper, bool zeroed) {
   if (!CouldHold(bytes)) return {};
   if (!CouldHold(hint_bytes)) hint_bytes = bytes;
   BiasedLock lock(&mutex_);
   // Released slots are the hottest: they are looked for before fresh ones are used.
   const bool collected = in_flight_ != 0 && Collect();
-  Slot slot = TakeFitting(bytes, hint_bytes, any_class, zeroed, refused);
+  Slot slot = TakeFitting(bytes, hint_bytes, finished, zeroed, refused);
   if (!slot && !collected && in_flight_ != 0 && Collect()) {
     if (refused != nullptr) *refused = absl::OkStatus();
-    slot = TakeFitting(bytes, hint_bytes, any_class, zeroed, refused);
+    slot = TakeFitting(bytes, hint_bytes, finished, zeroed, refused);
   }
   if (!slot && only_kept_ != 0) [[unlikely]] {
-    slot = TakeFromKept(bytes, hint_bytes, any_class, zeroed, refused);
+    slot = TakeFromKept(bytes, hint_bytes, finished, zeroed, refused);
   }
   if (slot) chunks_[slot.size_class].slots[slot.index].keeper = keeper;
+  if (finished) wanted_ = !slot;
   return slot;
 }
 
@@ -268,9 +271,16 @@ void SlotPool::Return(const Slot& slot, uint64_t dirty_bytes) {
     Dirtied(slot, dirty_bytes);
     Free(slot.size_class, slot.index);
     --taken_;
+    TellFreed();
     last = over();
   }
   if (last) delete this;
+}
+
+void SlotPool::PutBack(const Slot& slot) {
+  BiasedLock lock(&mutex_);
+  Free(slot.size_class, slot.index);
+  --taken_;
 }
 
 void SlotPool::Sent(const Slot& slot, uint64_t dirty_bytes, bool keep) {
@@ -396,6 +406,7 @@ void SlotPool::Detach() {
   {
     BiasedLock lock(&mutex_);
     on_committed_ = nullptr;
+    on_freed_ = nullptr;
     peer_ = nullptr;
     last = over();
   }

@@ -23,6 +23,12 @@
 // stays as it is. Only who needs that very slot waits, for a memcpy of others: whoever is busy with
 // slots waits for nothing.
 //
+// A message that is finished waits for a slot if it has none; one under construction is built
+// elsewhere, and copied. So those under construction, which their makers may hold for long, leave
+// the last free slot of the last class to those that are finished. What of these finds no slot all
+// the same is told of the next one that a message under construction gives back. Of those that the
+// peer releases it is told by the peer, and those that are only kept it may have.
+//
 // A size class gets its memory, a chunk, when it is first used; the peer is passed the descriptor
 // before the first record that refers to it. A slot's pages are reserved before it is handed out,
 // so that a full machine gives RESOURCE_EXHAUSTED and never a SIGBUS.
@@ -67,17 +73,22 @@ class SlotPool final : public SegmentSource {
   // `peer`: the peer's control page, which outlives Detach. `can_trim`: whether memory may be given
   // back to the system, which the seal for peers that are not trusted forbids. `on_committed` is
   // called when the first pages since the last Trim are committed that a later one can give back:
-  // by whoever takes a slot, under the pool's lock, and never after Detach. It does not block.
+  // by whoever takes a slot. `on_freed`: by whoever gives a slot back, when the last Take for a
+  // finished message has found all in use. Both under the pool's lock, and never after Detach; they
+  // do not block.
   SlotPool(const ShmOptions& options, const Control& peer, bool trusted_peer,
-           std::function<void()> on_committed = nullptr);
+           std::function<void()> on_committed = nullptr, std::function<void()> on_freed = nullptr);
 
-  // A slot of at least `bytes`, zeroed; `hint_bytes` of it are better. `any_class`: also one that
-  // is much too large. Empty: all are in use, and one comes free with time; or none ever will
-  // without the system's help, and `refused` becomes its RESOURCE_EXHAUSTED: no memory or
-  // descriptor for one. `keeper`: who may have its content kept. Not `zeroed`: with whatever is in
-  // it, because it will be written as a whole.
-  Slot Take(uint64_t bytes, uint64_t hint_bytes, bool any_class, absl::Status* refused = nullptr,
+  // A slot of at least `bytes`, zeroed; `hint_bytes` of it are better. `finished`: for a message
+  // that is, so also one that is much too large, or the last one. Empty: all are in use, and one
+  // comes free with time; or none ever will without the system's help, and `refused` becomes its
+  // RESOURCE_EXHAUSTED: no memory or descriptor for one. `keeper`: who may have its content kept.
+  // Not `zeroed`: with whatever is in it, because it will be written as a whole.
+  Slot Take(uint64_t bytes, uint64_t hint_bytes, bool finished, absl::Status* refused = nullptr,
             const void* keeper = nullptr, bool zeroed = true);
+  // Gives back what was just taken for a finished message that needs something else as well:
+  // nothing was written, and nobody is told.
+  void PutBack(const Slot& slot);
   // Whether Take could ever give so much.
   bool CouldHold(uint64_t bytes) const { return bytes <= largest_bytes_; }
   uint64_t largest_bytes() const { return largest_bytes_; }
@@ -172,11 +183,16 @@ class SlotPool final : public SegmentSource {
   void PreferCleared(Chunk& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static bool PopRun(Chunk& chunk, uint32_t count, uint16_t& index);
   // Empty: all of the class are in use; or, with a non-OK `refused`, the system gave none.
-  Slot TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes, bool zeroed,
-                absl::Status& refused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Slot TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool any_class, bool zeroed,
+  Slot TakeFrom(uint32_t size_class, uint64_t bytes, uint64_t hint_bytes, bool finished,
+                bool zeroed, absl::Status& refused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Slot TakeFitting(uint64_t bytes, uint64_t hint_bytes, bool finished, bool zeroed,
                    absl::Status* refused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Free(uint32_t size_class, uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A message under construction has given its slot back.
+  void TellFreed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (wanted_ && on_freed_ && std::exchange(wanted_, false)) [[unlikely]]
+      on_freed_();
+  }
   void OnlyKeep(SlotState& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What was moved out, by keeper and slot: class and index.
   using MovedOut = std::pair<const void*, uint32_t>;
@@ -194,11 +210,11 @@ class SlotPool final : public SegmentSource {
     bool any_busy = false;  // there would be others, which are busy
   };
   // Which slots that are only kept have to come free for a message of `bytes`.
-  Runs WhatIsInTheWay(uint64_t bytes, bool any_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Runs WhatIsInTheWay(uint64_t bytes, bool finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Moves their content out, if there is room for it, and frees them. Not locked meanwhile.
   void MoveOut(const Runs& runs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What Take does when all slots that would do are in use and some are only kept.
-  Slot TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool any_class, bool zeroed,
+  Slot TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool finished, bool zeroed,
                     absl::Status* refused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Waits until slots that were busy are no more. Not locked meanwhile.
   void AwaitBusy() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -221,7 +237,9 @@ class SlotPool final : public SegmentSource {
   BiasedMutex mutex_;
   const Control* peer_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> on_committed_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> on_freed_ ABSL_GUARDED_BY(mutex_);
   bool told_of_pages_ ABSL_GUARDED_BY(mutex_) = false;  // since the last Trim
+  bool wanted_ ABSL_GUARDED_BY(mutex_) = false;         // on_freed_ is to be called
   uint32_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t only_kept_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -125,11 +125,11 @@ void SlotPool::AwaitBusy() {
   mutex_.Lock();
 }
 
-SlotPool::Runs SlotPool::WhatIsInTheWay(uint64_t bytes, bool any_class) {
+SlotPool::Runs SlotPool::WhatIsInTheWay(uint64_t bytes, bool finished) {
   Runs found;
   size_t i = 0;
   while (i + 1 < chunks_.size() && chunks_[i].slot_bytes < bytes) ++i;
-  const size_t end = any_class ? chunks_.size() : std::min(i + 2, chunks_.size());
+  const size_t end = finished ? chunks_.size() : std::min(i + 2, chunks_.size());
   for (; i < end; ++i) {
     const Chunk& chunk = chunks_[i];
     const uint64_t needed =
@@ -211,10 +211,10 @@ void SlotPool::MoveOut(const Runs& runs) {
   busy_ended_.notify_all();
 }
 
-Slot SlotPool::TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool any_class, bool zeroed,
+Slot SlotPool::TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool finished, bool zeroed,
                             absl::Status* refused) {
   for (;;) {
-    const Runs runs = WhatIsInTheWay(bytes, any_class);
+    const Runs runs = WhatIsInTheWay(bytes, finished);
     if (!runs.begins.empty()) {
       MoveOut(runs);
     } else if (runs.any_busy) {
@@ -223,7 +223,7 @@ Slot SlotPool::TakeFromKept(uint64_t bytes, uint64_t hint_bytes, bool any_class,
       return {};
     }
     absl::Status why;
-    Slot slot = TakeFitting(bytes, hint_bytes, any_class, zeroed, &why);
+    Slot slot = TakeFitting(bytes, hint_bytes, finished, zeroed, &why);
     if (refused != nullptr) *refused = why;
     if (slot || !why.ok()) return slot;
   }

@@ -28,7 +28,7 @@ class KeptSlotsTest : public SlotPoolTest {
  protected:
   // Sent, with `content` in its first `bytes`, which are kept for `keeper`, and released.
   Slot Kept(uint64_t bytes, std::byte content, const void* keeper) {
-    const Slot slot = pool_->Take(bytes, 0, false, nullptr, keeper);
+    const Slot slot = pool_->Take(bytes, 0, /*finished=*/true, nullptr, keeper);
     EXPECT_TRUE(slot);
     if (!slot) return slot;
     std::memset(slot.data, static_cast<int>(content), bytes);
@@ -50,7 +50,7 @@ class KeptSlotsTest : public SlotPoolTest {
   std::vector<Slot> TakeAll(uint64_t bytes) {
     std::vector<Slot> taken;
     while (pool_->GetUsage().kept + pool_->GetUsage().taken < kSlots) {
-      taken.push_back(pool_->Take(bytes, 0, /*any_class=*/true));
+      taken.push_back(pool_->Take(bytes, 0, /*finished=*/true));
       if (!taken.back()) {
         ADD_FAILURE() << "there are free ones";
         taken.pop_back();
@@ -172,7 +172,7 @@ TEST_F(KeptSlotsTest, OnlyWhatTheMessageHasIsMoved) {
   const Slot slot = Kept(100'000, std::byte{3}, &keeper);
   EXPECT_TRUE(slot.data == before[0].data || slot.data == before[1].data);
   const std::vector<Slot> others = TakeAll(100);
-  const Slot next = pool_->Take(100'000, 0, false);
+  const Slot next = pool_->Take(100'000, 0, /*finished=*/true);
   EXPECT_EQ(next.data, slot.data);
   EXPECT_EQ(pool_->GetUsage().moved_out_bytes, 100'000u);
   EXPECT_TRUE(Has(slot, 100'000, std::byte{3}, &keeper));
@@ -279,7 +279,7 @@ TEST_F(KeptSlotsTest, WhoNeedsASlotWaitsWhileItIsReadAndNobodyElseDoes) {
       std::memset(next.data, 0xff, next.bytes);
     });
     for (int i = 0; i < 1000; i += begun) {
-      const Slot large = pool_->Take(100'000, 0, false);
+      const Slot large = pool_->Take(100'000, 0, /*finished=*/true);
       EXPECT_TRUE(large);
       pool_->Return(large, 0);
       std::this_thread::yield();

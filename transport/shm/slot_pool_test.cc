@@ -60,6 +60,26 @@ TEST_F(SlotPoolTest, AdjacentSlotsOfTheLastClassHoldWhatOneDoesNot) {
   pool_->Return(whole, 0);
 }
 
+TEST_F(SlotPoolTest, TheLastSlotIsLeftToMessagesThatAreFinishedAndTheyAreToldOfTheNext) {
+  int told = 0;
+  auto* const pool = new SlotPool(Options(), *peer_, true, nullptr, [&told] { ++told; });
+  std::vector<Slot> begun;
+  while (const Slot slot = pool->Take(1u << 20, 0, false)) begun.push_back(slot);
+  EXPECT_EQ(begun.size(), 5u);
+  EXPECT_FALSE(pool->Take(2u << 20, 0, false));
+  const Slot last = pool->Take(1u << 20, 0, /*finished=*/true);
+  EXPECT_TRUE(last);
+  pool->Return(begun.back(), 0);
+  EXPECT_EQ(told, 0) << "nobody wanted one";
+  EXPECT_FALSE(pool->Take(1u << 20, 0, false)) << "it is the last one";
+  EXPECT_FALSE(pool->Take(2u << 20, 0, /*finished=*/true));
+  pool->PutBack(last);
+  EXPECT_EQ(told, 0) << "by whoever looks for several";
+  for (size_t i = 0; i + 1 < begun.size(); ++i) pool->Return(begun[i], 0);
+  EXPECT_EQ(told, 1) << "and looks again";
+  pool->Detach();
+}
+
 TEST_F(SlotPoolTest, TheHottestSlotIsTakenFirstAndIsZeroAgain) {
   const Slot first = pool_->Take(100, 0, false);
   const Slot second = pool_->Take(100, 0, false);

@@ -1,12 +1,18 @@
 // Threads that wait inside callbacks and handlers: what they may wait for, and what they must not
 // hold up.
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "tests/conformance/call/call_conformance.h"
+#include "transport/unique_fd.h"
 
 namespace mi7::conformance {
 namespace {
@@ -109,6 +115,60 @@ TEST_P(CallTest, AnswersOfOtherHandlersLeaveWhileAHandlerWaits) {
   const EchoResult second = by_thread.Wait();
   ASSERT_THAT(second, IsOk());
   EXPECT_EQ(second->getText(), "of the thread");
+}
+
+// A port where connections are taken, and nothing is said.
+class SilentServer {
+ public:
+  SilentServer() : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    auto* const any = reinterpret_cast<sockaddr*>(&address);
+    EXPECT_EQ(::bind(socket_.get(), any, size), 0);
+    EXPECT_EQ(::listen(socket_.get(), 8), 0);
+    EXPECT_EQ(::getsockname(socket_.get(), any, &size), 0);
+    endpoint_ = absl::StrCat("tcp:127.0.0.1:", ntohs(address.sin_port));
+  }
+  const std::string& endpoint() const { return endpoint_; }
+
+ private:
+  const transport::UniqueFd socket_;
+  std::string endpoint_;
+};
+
+TEST_P(CallTest, AnswersOfOtherHandlersLeaveWhileAHandlerWaitsForAConnection) {
+  const SilentServer silent;
+  std::shared_ptr<Channel> nowhere;
+  std::atomic<bool> connects{true};
+  std::atomic<bool> waits{false};
+  probe_.on_echo = [&](ServerContext&, Probe::EchoParams::Reader,
+                       Probe::EchoResults::Builder) -> Reply {
+    waits = true;
+    probe_.TakeHeld().Answer();
+    const absl::Status ended = connects ? nowhere->Connect(Deadline::Infinite())
+                                        : ProbeStub(nowhere).Echo().Send().Wait().status();
+    waits = false;
+    EXPECT_FALSE(ended.ok());
+    return absl::OkStatus();
+  };
+  const Ends ends(this);
+  Start();
+  for (const bool by_connect : {true, false}) {
+    SCOPED_TRACE(by_connect);
+    connects = by_connect;
+    nowhere = *Channel::Create(silent.endpoint());
+    // With deadlines, so that no wait of ours runs the handler.
+    auto held = SendHold(1, {.deadline = Deadline::After(kSoon)});
+    ASSERT_TRUE(probe_.AwaitHeld(1));
+    auto echo = SendEcho("", {.deadline = Deadline::After(kSoon)});
+    const auto answer = held.Wait();
+    EXPECT_THAT(answer, IsOk());
+    EXPECT_TRUE(waits) << "its answer was held back for as long as the handler waited";
+    nowhere->Close();
+    EXPECT_THAT(echo.Wait(), IsOk());
+  }
 }
 
 }  // namespace
