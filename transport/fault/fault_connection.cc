@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/mutex.h"
+#include "transport/message_queue.h"
 
 namespace mi7::transport::fault {
 namespace {
@@ -55,7 +56,6 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   absl::Status Send(OutgoingMessage message) {
     absl::Status sealed = SealMessage(*message, limits_);
     if (!sealed.ok()) return sealed;
-    const uint64_t bytes = message->header.size;
     const bool bounded = !options_.accepted && !IsStreamFrame(message->header.type) &&
                          message->header.type != FrameType::kCancel;
     // What an accepted connection answers is bounded by the inner one, which stops reading: it must
@@ -63,12 +63,13 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     const bool passes_on = options_.accepted;
     MutexLock lock(&mutex_);
     if (ended_) return absl::UnavailableError("connection is closed");
-    if (bounded && !held_.empty() && held_bytes_ + bytes > options_.limits.queued_bytes_max) {
+    const Queued after = held_count_.With(message->header.size, 1);
+    if (bounded && !held_.empty() && after.weight() > options_.limits.queued_bytes_max) {
       return QueueFull();
     }
     held_.push_back(std::move(message));
-    held_bytes_ += bytes;
-    if (passes_on && held_bytes_ > options_.limits.queued_bytes_max / 2) {
+    held_count_ = after;
+    if (passes_on && !held_count_.IsHalf(options_.limits)) {
       while (!held_.empty() && ForwardOne()) {
       }
     }
@@ -84,7 +85,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
             return message->header.type == FrameType::kCall && message->header.call_id == call_id;
           });
       if (found != held_.end()) {
-        held_bytes_ -= (*found)->header.size;
+        Dropped((*found)->header.size);
         held_.erase(found);
         ScheduleLocked();
         return true;
@@ -96,13 +97,14 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) {
     MutexLock lock(&mutex_);
     if (ended_) return absl::UnavailableError("connection is closed");
-    if (!options_.accepted && held_bytes_ >= options_.limits.queued_bytes_max) return QueueFull();
+    const bool full = held_count_.weight() >= options_.limits.queued_bytes_max;
+    if (!options_.accepted && full) return QueueFull();
     return NewHeapMessage(bytes);
   }
 
   bool HasRoom() {
     MutexLock lock(&mutex_);
-    if (held_bytes_ < StreamMark(options_.limits)) return true;
+    if (held_count_.HasRoom(options_.limits)) return true;
     writable_wanted_ = true;
     return false;
   }
@@ -185,7 +187,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
 
   absl::Status QueueFull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     writable_wanted_ = true;
-    return QueueFullError(absl::StrCat("connection has ", held_bytes_,
+    return QueueFullError(absl::StrCat("connection has ", held_count_.weight(),
                                        " bytes queued; limits.queued_bytes_max is ",
                                        options_.limits.queued_bytes_max));
   }
@@ -205,7 +207,12 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   }
 
   bool WritableDueLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return writable_wanted_ && held_bytes_ <= StreamMark(options_.limits) / 2;
+    return writable_wanted_ && held_count_.IsLow(options_.limits);
+  }
+
+  // One that was held is no more.
+  void Dropped(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    held_count_ = {held_count_.bytes - bytes, held_count_.messages - 1};
   }
 
   // Sends the first held message on; false when the inner connection does not take it now.
@@ -221,7 +228,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     }
     stuck_ = false;
     held_.pop_front();
-    held_bytes_ -= bytes;
+    Dropped(bytes);
     return true;
   }
 
@@ -278,7 +285,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   Mutex mutex_;
   std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
   std::deque<OutgoingMessage> held_ ABSL_GUARDED_BY(mutex_);
-  uint64_t held_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  Queued held_count_ ABSL_GUARDED_BY(mutex_);
   std::optional<EventLoop::Timer> timer_ ABSL_GUARDED_BY(mutex_);
   bool scheduled_ ABSL_GUARDED_BY(mutex_) = false;
   bool stuck_ ABSL_GUARDED_BY(mutex_) = false;  // until OnWritable of the inner connection

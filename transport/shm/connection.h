@@ -45,6 +45,7 @@
 #include "transport/connection.h"
 #include "transport/driver.h"
 #include "transport/event_loop.h"
+#include "transport/message_queue.h"
 #include "transport/shm/link.h"
 #include "transport/shm/ring.h"
 #include "transport/shm/shm_connection.h"
@@ -99,7 +100,7 @@ class ShmConnection final : public Connection,
 
   Limits send_limits() const;
   uint64_t queue_max() const { return options_->limits.queued_bytes_max; }
-  bool QueueFullNow() const { return queued_bytes_.load(std::memory_order_seq_cst) >= queue_max(); }
+  bool QueueFullNow() const { return queue_count().weight() >= queue_max(); }
   absl::Status ClosedError() const;
   absl::Status ForkedError() const;
   absl::Status QueueFull(uint64_t message_bytes);
@@ -131,6 +132,14 @@ class ShmConnection final : public Connection,
   void TellRefused();
   void WakePeer(bool only_for_room = false) { link_->doorbell().WakePeer(only_for_room); }
   bool queue_waits() const { return queued_bytes_.load(std::memory_order_seq_cst) != 0; }
+  Queued queue_count() const {
+    return {.bytes = queued_bytes_.load(std::memory_order_seq_cst),
+            .messages = queued_messages_.load(std::memory_order_seq_cst)};
+  }
+  void SetQueueCount(const Queued& queued) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_) {
+    queued_bytes_.store(queued.bytes, std::memory_order_seq_cst);
+    queued_messages_.store(static_cast<uint32_t>(queued.messages), std::memory_order_seq_cst);
+  }
   // Begins the end; the first one counts. `tell`: in a kClose message to the peer.
   void BeginClose(absl::Status why, bool tell);
   // Closing, and something is queued for which a living peer makes room: the end comes later.
@@ -164,11 +173,9 @@ class ShmConnection final : public Connection,
            (paused_.load(std::memory_order_seq_cst) && QueueLow());
   }
   bool DoErrands();
-  bool QueueLow() const { return queued_bytes_.load(std::memory_order_seq_cst) <= queue_max() / 2; }
+  bool QueueLow() const { return queue_count().IsHalf(options_->limits); }
   // Whether so little is queued that OnWritable tells of room.
-  bool HasRoomToTell() const {
-    return queued_bytes_.load(std::memory_order_seq_cst) <= StreamMark(options_->limits) / 2;
-  }
+  bool HasRoomToTell() const { return queue_count().IsLow(options_->limits); }
   void ReadSocket();
   bool PauseWhenFull();
   bool CanDrive() const { return !closing() && !paused_.load(std::memory_order_seq_cst); }
@@ -228,6 +235,7 @@ class ShmConnection final : public Connection,
   // Changed under send_mutex_, read without it for a first guess; seq_cst, so that a thread that
   // queues and one that sleeps or makes room see each other.
   std::atomic<uint64_t> queued_bytes_{0};
+  std::atomic<uint32_t> queued_messages_{0};
   // Somebody was refused and is to be told of room, or wants to be called in any case.
   std::atomic<bool> room_wanted_{false};
 

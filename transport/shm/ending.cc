@@ -47,10 +47,10 @@ void ShmConnection::CheckStall() {
       ring_full = !writer_.HasRoom(kRecordWordsMax);
     }
     if (ring_full) {
-      BeginClose(absl::UnavailableError(absl::StrCat(
-                     peer_, " has not read for limits.write_stall_timeout, ",
-                     absl::FormatDuration(limits.write_stall_timeout), ", while ",
-                     queued_bytes_.load(std::memory_order_relaxed), " bytes wait to be sent")),
+      BeginClose(absl::UnavailableError(
+                     absl::StrCat(peer_, " has not read for limits.write_stall_timeout, ",
+                                  absl::FormatDuration(limits.write_stall_timeout), ", while ",
+                                  queue_count().bytes, " bytes wait to be sent")),
                  /*tell=*/false);
       return;
     }
@@ -171,7 +171,7 @@ void ShmConnection::Finalize() {
   {
     BiasedLock lock(&send_mutex_);
     unsent = std::exchange(first_, nullptr);
-    queued_bytes_.store(0, std::memory_order_seq_cst);
+    SetQueueCount({});
   }
   const std::shared_ptr<ShmConnection> self = std::move(self_);  // may be the last reference
   const std::shared_ptr<Receiver> receiver = std::move(receiver_);

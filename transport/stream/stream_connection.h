@@ -121,8 +121,6 @@ class StreamConnection final : public Connection,
   // The peer as an endpoint text.
   std::string peer() const { return context_->kind->PeerText(ends_, accepted_); }
   Limits send_limits() const;
-  // Queued bytes at which OnWritable tells of room.
-  uint64_t room_mark() const { return StreamMark(context_->limits) / 2; }
   absl::Status ClosedError() const;
   absl::Status ForkedError() const;
   absl::Status QueueFull(uint32_t message_bytes);

@@ -309,11 +309,10 @@ void StreamConnection::Deliver(FrameAssembler::Received& received) {
 }
 
 bool StreamConnection::PauseWhenFull() {
-  const uint64_t queue_max = context_->limits.queued_bytes_max;
-  if (!accepted_ || !writer_.Full(queue_max)) return false;
+  if (!accepted_ || !writer_.Full(context_->limits.queued_bytes_max)) return false;
   paused_.store(true, std::memory_order_seq_cst);
   // Whoever drains the queue sees that we pause, or we see that it has drained.
-  if (writer_.queued_bytes() <= queue_max / 2) {
+  if (writer_.queued().IsHalf(context_->limits)) {
     paused_.store(false, std::memory_order_seq_cst);
     return false;
   }
@@ -322,7 +321,7 @@ bool StreamConnection::PauseWhenFull() {
 }
 
 void StreamConnection::TellRoom() {
-  if (!writer_.TakeRoom(room_mark())) return;
+  if (!writer_.TakeRoom(context_->limits)) return;
   DispatchScope scope(this);
   receiver_->OnWritable();
   Uncork(scope);
@@ -391,8 +390,8 @@ void StreamConnection::LoopTurn() {
   }
   MI7_CHECK(receiver_ != nullptr, "a connection is started before it is used");
   TellRoom();
-  const bool resume = paused_.load(std::memory_order_seq_cst) &&
-                      writer_.queued_bytes() <= context_->limits.queued_bytes_max / 2;
+  const bool resume =
+      paused_.load(std::memory_order_seq_cst) && writer_.queued().IsHalf(context_->limits);
   if (resume) paused_.store(false, std::memory_order_seq_cst);
   if (CanDrive() && assembler_.buffered_bytes() != 0) Dispatch();
   const int write_error = write_error_.load(std::memory_order_seq_cst);
