@@ -396,11 +396,16 @@ void StreamConnection::LoopTurn() {
   if (CanDrive() && assembler_.buffered_bytes() != 0) Dispatch();
   const int write_error = write_error_.load(std::memory_order_seq_cst);
   if (write_error != 0) {
-    for (Read read = Read::kSome; CanDrive() && (read == Read::kSome || read == Read::kFull);) {
-      read = ReadOnce(MSG_DONTWAIT);
+    bool more = true;
+    for (int reads = 0; reads < kReadsPerTurn && more && CanDrive(); ++reads) {
+      const Read read = ReadOnce(MSG_DONTWAIT);
+      more = read == Read::kSome || read == Read::kFull;
     }
-    // Neither an end nor anything more to read.
-    if (!closing()) EndOfStream(write_error);
+    if (more && CanDrive()) {
+      CallLoop();  // on a Unix socket a peer that takes nothing more can go on sending
+    } else if (!closing()) {
+      EndOfStream(write_error);  // neither an end nor anything more to read
+    }
   }
   ReleaseToken();
 }
