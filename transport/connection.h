@@ -11,8 +11,9 @@
 //   absl::Status sent = connection->Send(*std::move(message));
 //
 // Who calls what, on which thread:
-// * Reserve, Send, Withdraw, Close, SetBackground: any thread, at any time, also from inside
-// callbacks.
+// * Reserve, Send, Withdraw, Close, CloseWhenSent, SetBackground: any thread, at any time, also
+// from
+//   inside callbacks.
 // * Await: any thread that is not inside a callback of this connection.
 // * Receiver's callbacks: the thread that drives the connection at that moment: its event loop, or
 //   a thread inside Await. Callbacks of one connection never overlap, and each happens after the
@@ -68,7 +69,8 @@ class Receiver {
   // The connection is gone; the last callback. OK when we closed it with OK or the peer ended it
   // in order at a message boundary; the peer's status, its message prefixed with who said it, when
   // the peer told why (kClose, which the transport reads itself and never delivers); otherwise what
-  // happened. The connection drops its reference to the receiver afterwards.
+  // happened. What is queued for a peer that sends no more is written before. The connection drops
+  // its reference to the receiver afterwards.
   virtual void OnClosed(const absl::Status& why) = 0;
 };
 
@@ -154,6 +156,15 @@ class Connection {
   // between, except that a callback that runs right now finishes. Idempotent: the first one counts.
   // A non-OK `why` is told to the peer in a kClose message.
   virtual void Close(absl::Status why) = 0;
+
+  // Whether a Close at this moment could lose something that was sent, because the peer takes no
+  // more of it now. Any thread, to which it may be otherwise by then.
+  virtual bool HasUnsent() { return false; }
+
+  // Close(OK) as soon as there is nothing of that kind, which is at once where there is nothing
+  // now. Limits::write_stall_timeout bounds it. What arrives meanwhile may be read or not. A Close
+  // that comes before counts.
+  virtual void CloseWhenSent() { Close(absl::OkStatus()); }
 
   // Blocks until `completion` is done (true) or `deadline` passed (false), driving the connection
   // meanwhile when nobody else does. When the connection closes, the receiver's OnClosed is

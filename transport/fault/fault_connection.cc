@@ -69,10 +69,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     }
     held_.push_back(std::move(message));
     held_count_ = after;
-    if (passes_on && !held_count_.IsHalf(options_.limits)) {
-      while (!held_.empty() && ForwardOne()) {
-      }
-    }
+    if (passes_on && !held_count_.IsHalf(options_.limits)) ForwardAll();
     ScheduleLocked();
     return absl::OkStatus();
   }
@@ -121,10 +118,23 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       MutexLock lock(&mutex_);
       if (ended_) return;
       ended_ = true;
-      while (!held_.empty() && ForwardOne()) {
-      }
+      ForwardAll();
     }
     inner_->Close(std::move(why));
+  }
+
+  bool HasUnsent() {
+    {
+      MutexLock lock(&mutex_);
+      if (!held_.empty()) return true;
+    }
+    return inner_->HasUnsent();
+  }
+
+  void CloseWhenSent() {
+    MutexLock lock(&mutex_);
+    closes_when_sent_ = true;
+    ScheduleLocked();
   }
 
   bool InCallback() const {
@@ -194,7 +204,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
 
   void ScheduleLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const bool sends = !held_.empty() && !stuck_;
-    if (ended_ || scheduled_ || !(sends || WritableDueLocked())) return;
+    if (ended_ || scheduled_ || !(sends || WritableDueLocked() || CloseDueLocked())) return;
     scheduled_ = true;
     if (!timer_.has_value()) {
       timer_.emplace(loop_, [weak = weak_from_this()] {
@@ -208,6 +218,10 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
 
   bool WritableDueLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return writable_wanted_ && held_count_.IsLow(options_.limits);
+  }
+
+  bool CloseDueLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return closes_when_sent_ && held_.empty();
   }
 
   // One that was held is no more.
@@ -232,6 +246,11 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     return true;
   }
 
+  void ForwardAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    while (!held_.empty() && ForwardOne()) {
+    }
+  }
+
   void TellWritable() {
     const Callback callback(*this);
     {
@@ -245,6 +264,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   void Tick() {
     bool lose = false;
     bool writable = false;
+    bool close = false;
     {
       MutexLock lock(&mutex_);
       scheduled_ = false;
@@ -260,6 +280,8 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       } else {
         writable = WritableDueLocked();
         if (writable) writable_wanted_ = false;
+        close = CloseDueLocked();
+        if (close) closes_when_sent_ = false;
       }
     }
     if (lose) {
@@ -268,6 +290,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       return;
     }
     if (writable) TellWritable();
+    if (close) inner_->CloseWhenSent();
     MutexLock lock(&mutex_);
     ScheduleLocked();
   }
@@ -290,6 +313,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   bool scheduled_ ABSL_GUARDED_BY(mutex_) = false;
   bool stuck_ ABSL_GUARDED_BY(mutex_) = false;  // until OnWritable of the inner connection
   bool writable_wanted_ ABSL_GUARDED_BY(mutex_) = false;
+  bool closes_when_sent_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
@@ -308,6 +332,8 @@ class FaultConnection final : public Connection {
   bool HasRoom() override { return core_->HasRoom(); }
   void RequestWritable() override { core_->RequestWritable(); }
   void Close(absl::Status why) override { core_->Close(std::move(why)); }
+  bool HasUnsent() override { return core_->HasUnsent(); }
+  void CloseWhenSent() override { core_->CloseWhenSent(); }
   bool Await(Completion& completion, Deadline deadline) override {
     MI7_CHECK(!InCallback(), "Await is not called inside a callback of the same connection");
     return core_->inner().Await(completion, deadline);

@@ -69,6 +69,8 @@ class ShmConnection final : public Connection,
   bool HasRoom() override;
   void RequestWritable() override;
   void Close(absl::Status why) override;
+  bool HasUnsent() override { return !link_->forked() && queue_waits(); }
+  void CloseWhenSent() override;
   bool Await(Completion& completion, Deadline deadline) override;
   void SetBackground(bool wanted) override;
   bool InCallback() const override;
@@ -140,6 +142,12 @@ class ShmConnection final : public Connection,
     queued_bytes_.store(queued.bytes, std::memory_order_seq_cst);
     queued_messages_.store(static_cast<uint32_t>(queued.messages), std::memory_order_seq_cst);
   }
+  // Whether CloseWhenSent has asked for the end, and it is time.
+  bool IsSentAndToBeClosed() const {
+    return closes_when_sent_.load(std::memory_order_seq_cst) && !queue_waits();
+  }
+  // Begins the end then; whether it did.
+  bool CloseIfSent();
   // Begins the end; the first one counts. `tell`: in a kClose message to the peer.
   void BeginClose(absl::Status why, bool tell);
   // Closing, and something is queued for which a living peer makes room: the end comes later.
@@ -168,7 +176,7 @@ class ShmConnection final : public Connection,
   // Work that needs no message to arrive: room to be told of, reading to be resumed, the end.
   bool HasErrand() const {
     return peer_gone_.load(std::memory_order_seq_cst) ||
-           refused_any_.load(std::memory_order_seq_cst) ||
+           refused_any_.load(std::memory_order_seq_cst) || IsSentAndToBeClosed() ||
            (room_wanted_.load(std::memory_order_seq_cst) && HasRoomToTell()) ||
            (paused_.load(std::memory_order_seq_cst) && QueueLow());
   }
@@ -246,6 +254,7 @@ class ShmConnection final : public Connection,
   std::atomic<bool> background_{false};
   // An accepted connection reads no further until the peer has taken our answers.
   std::atomic<bool> paused_{false};
+  std::atomic<bool> closes_when_sent_{false};
   std::atomic<bool> lent_{false};
   std::atomic<bool> polled_{false};  // by the loop, which will put it to Rest
   std::atomic<bool> peer_gone_{false};

@@ -98,6 +98,23 @@ void ShmConnection::Close(absl::Status why) {
   BeginClose(std::move(why), tell);
 }
 
+void ShmConnection::CloseWhenSent() {
+  if (link_->forked()) return;
+  closes_when_sent_.store(true, std::memory_order_seq_cst);
+  if (CloseIfSent()) return;
+  // Whoever drives, or the loop, does it when it has written what waits.
+  const Use use(users_);  // the loop is there until Finalize
+  if (closing()) return;
+  KickDriver();
+  CallLoop();
+}
+
+bool ShmConnection::CloseIfSent() {
+  if (!IsSentAndToBeClosed() || closing()) return false;
+  BeginClose(absl::OkStatus(), /*tell=*/false);
+  return true;
+}
+
 void ShmConnection::BeginClose(absl::Status why, bool tell) {
   const Use use(users_);
   OutgoingMessage last;

@@ -303,6 +303,41 @@ TEST(UnixHostilePeerTest, WhoTakesNothingAndGoesOnSendingLeavesTheLoopToOthers) 
   EXPECT_LT(read_before_others, 200);
 }
 
+TEST_P(HostilePeerTest, WhoSendsNoMoreGetsWhatWaitsForItAndThenTheEnd) {
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  peer.Send(Greeting());
+  auto [connection, receiver] = server_->Accepted(0);
+  constexpr uint32_t kAnswers = 20;
+  size_t bytes = GreetingBytes();
+  for (uint32_t id = 0; id < kAnswers; ++id) {
+    ASSERT_TRUE(connection->Send(MakeMessage(FrameType::kReturn, id, 1 << 20)).ok());
+    bytes += BytesOf(MakeMessage(FrameType::kReturn, id, 1 << 20)).size();
+  }
+  EXPECT_TRUE(connection->HasUnsent());
+  peer.Send(BytesOf(MakeMessage(FrameType::kCall, 1, 8)));
+  peer.CloseSending();
+  ASSERT_TRUE(receiver->WaitMessages(1));
+  EXPECT_EQ(peer.Read().size(), bytes);
+  EXPECT_TRUE(receiver->WaitClosed().ok());
+  EXPECT_THAT(receiver->unsent(), ::testing::IsEmpty());
+}
+
+// Its buffer is full, so that no write is possible, and it is not read from.
+TEST(UnixHostilePeerTest, WhoShutsDownBothWaysAndStaysIsForgottenAtOnce) {
+  TestServer server({}, /*echo=*/false, /*loops=*/1, WaitPolicy::kAdaptive,
+                    Endpoint::Scheme::kUnix);
+  RawPeer peer = RawPeer::ConnectTo(server.endpoint());
+  peer.Send(Greeting());
+  auto [connection, receiver] = server.Accepted(0);
+  for (uint32_t id = 0; id < 20; ++id) {
+    ASSERT_TRUE(connection->Send(MakeMessage(FrameType::kReturn, id, 1 << 20)).ok());
+  }
+  peer.CloseSending();
+  peer.CloseReading();
+  EXPECT_TRUE(receiver->WaitClosed().ok());
+}
+
 TEST_P(HostilePeerTest, ClientIsRefusedWhenItsQueueIsFullAndToldOfRoom) {
   StartServer();
   RawServer server(GetParam());

@@ -258,6 +258,8 @@ void StreamConnection::AfterWrite(const Writer::Result& result) {
       CallLoop();
       return;
   }
+  if (closes_when_sent_.load(std::memory_order_seq_cst)) [[unlikely]]
+    return CloseIfSent();
   const bool paused = paused_.load(std::memory_order_seq_cst);
   const bool room_wanted = writer_.room_wanted();
   if (!paused && !room_wanted) [[likely]]
@@ -298,6 +300,23 @@ void StreamConnection::Close(absl::Status why) {
   if (forked()) return;  // it is the parent's
   const bool tell = !why.ok();
   BeginClose(std::move(why), tell);
+}
+
+bool StreamConnection::HasUnsent() {
+  if (forked()) return false;
+  const DispatchScope* const scope = DispatchScope::Of(this);
+  return (scope != nullptr && scope->count().messages != 0) || writer_.HasUnsent();
+}
+
+void StreamConnection::CloseWhenSent() {
+  if (forked()) return;
+  // Whoever writes the last of it sees that (AfterWrite), or we see that it is written.
+  closes_when_sent_.store(true, std::memory_order_seq_cst);
+  CloseIfSent();
+}
+
+void StreamConnection::CloseIfSent() {
+  if (!HasUnsent()) BeginClose(absl::OkStatus(), /*tell=*/false);
 }
 
 void StreamConnection::BeginClose(absl::Status why, bool tell) {

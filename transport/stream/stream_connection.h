@@ -80,6 +80,8 @@ class StreamConnection final : public Connection,
   bool HasRoom() override;
   void RequestWritable() override;
   void Close(absl::Status why) override;
+  bool HasUnsent() override;
+  void CloseWhenSent() override;
   bool Await(Completion& completion, Deadline deadline) override;
   void SetBackground(bool wanted) override;
   bool InCallback() const override;
@@ -137,6 +139,8 @@ class StreamConnection final : public Connection,
   void WriteGathered();
   // Does what a write's result asks for.
   void AfterWrite(const Writer::Result& result);
+  // Does what CloseWhenSent has asked for.
+  void CloseIfSent();
   // Begins the end; the first one counts. `tell`: in a kClose message to the peer.
   void BeginClose(absl::Status why, bool tell);
   // The end itself. Loop thread, holding the token for ever.
@@ -225,6 +229,8 @@ class StreamConnection final : public Connection,
   std::atomic<bool> gathers_{false};
   // An accepted connection reads no further until the peer has taken our answers.
   std::atomic<bool> paused_{false};
+  // And for good: it is to be closed when what was sent is written.
+  std::atomic<bool> closes_when_sent_{false};
   // Threads inside Send or BeginClose that may still use the socket or the loop. Raised before
   // closing_ is read or set; Finalize reads it after closing_ was set (all seq_cst), so it sees
   // whoever did not see that.

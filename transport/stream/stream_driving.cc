@@ -166,6 +166,12 @@ StreamConnection::Read StreamConnection::ReadOnce(int flags) {
 
 void StreamConnection::EndOfStream(int error) {
   const int write_error = write_error_.load(std::memory_order_seq_cst);
+  if (error == 0 && write_error == 0 && accepted_ && assembler_.AtBoundary() && HasUnsent()) {
+    // It sends no more, and may take its answers still.
+    paused_.store(true, std::memory_order_seq_cst);
+    watch_.WatchReads(false);
+    return CloseWhenSent();
+  }
   if (error == 0) error = write_error;
   // The peer has closed. On a Unix socket a write tells before the end of the stream can be read.
   if (error == EPIPE) error = 0;
@@ -390,8 +396,9 @@ void StreamConnection::LoopTurn() {
   }
   MI7_CHECK(receiver_ != nullptr, "a connection is started before it is used");
   TellRoom();
-  const bool resume =
-      paused_.load(std::memory_order_seq_cst) && writer_.queued().IsHalf(context_->limits);
+  const bool resume = paused_.load(std::memory_order_seq_cst) &&
+                      !closes_when_sent_.load(std::memory_order_seq_cst) &&
+                      writer_.queued().IsHalf(context_->limits);
   if (resume) paused_.store(false, std::memory_order_seq_cst);
   if (CanDrive() && assembler_.buffered_bytes() != 0) Dispatch();
   const int write_error = write_error_.load(std::memory_order_seq_cst);
@@ -411,7 +418,9 @@ void StreamConnection::LoopTurn() {
 }
 
 void StreamConnection::OnReady(uint32_t events) {
-  if ((events & EPOLLOUT) != 0) {
+  // Of a Unix socket that its peer has shut down both ways nothing else tells while the peer's
+  // buffer is full: the write fails then, which is the end, whether we read or not.
+  if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) {
     const Writer::Result resumed = writer_.Resume(socket_.get());
     if (resumed.wrote) peer_lives_.store(true, std::memory_order_relaxed);
     AfterWrite(resumed);

@@ -68,6 +68,12 @@ class Writer {
   // The same when the socket has become writable.
   Result Resume(int fd);
 
+  // Whether anything is queued, or being written.
+  bool HasUnsent() {
+    MutexLock lock(&mutex_);
+    return writing_ || first_ != nullptr;
+  }
+
   // Takes back a call of which not a byte was written (Connection::Withdraw).
   bool Withdraw(uint32_t call_id);
 
