@@ -12,8 +12,7 @@
 //
 // Who calls what, on which thread:
 // * Reserve, Send, Withdraw, Close, CloseWhenSent, SetBackground: any thread, at any time, also
-// from
-//   inside callbacks.
+//   from inside callbacks.
 // * Await: any thread that is not inside a callback of this connection.
 // * Receiver's callbacks: the thread that drives the connection at that moment: its event loop, or
 //   a thread inside Await. Callbacks of one connection never overlap, and each happens after the
@@ -69,8 +68,7 @@ class Receiver {
   // The connection is gone; the last callback. OK when we closed it with OK or the peer ended it
   // in order at a message boundary; the peer's status, its message prefixed with who said it, when
   // the peer told why (kClose, which the transport reads itself and never delivers); otherwise what
-  // happened. What is queued for a peer that sends no more is written before. The connection drops
-  // its reference to the receiver afterwards.
+  // happened. The connection drops its reference to the receiver afterwards.
   virtual void OnClosed(const absl::Status& why) = 0;
 };
 

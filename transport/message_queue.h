@@ -30,10 +30,11 @@ struct Queued {
   bool HasRoom(const Limits& limits) const {
     return bytes < StreamMark(limits) && weight() < limits.queued_bytes_max;
   }
-  // Whether so little is queued that OnWritable tells of room, or that reading goes on.
+  // Whether so little is queued that OnWritable tells of room.
   bool IsLow(const Limits& limits) const {
     return bytes <= StreamMark(limits) / 2 && IsHalf(limits);
   }
+  // Whether one that has paused for a full queue reads on.
   bool IsHalf(const Limits& limits) const { return weight() <= limits.queued_bytes_max / 2; }
 };
 

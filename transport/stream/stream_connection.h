@@ -229,7 +229,7 @@ class StreamConnection final : public Connection,
   std::atomic<bool> gathers_{false};
   // An accepted connection reads no further until the peer has taken our answers.
   std::atomic<bool> paused_{false};
-  // And for good: it is to be closed when what was sent is written.
+  // It is to be closed when what was sent is written; one that has paused does not read on.
   std::atomic<bool> closes_when_sent_{false};
   // Threads inside Send or BeginClose that may still use the socket or the loop. Raised before
   // closing_ is read or set; Finalize reads it after closing_ was set (all seq_cst), so it sees
