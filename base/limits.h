@@ -48,18 +48,21 @@ struct Limits {
   // answer later: what calls can make a server keep for one peer. `-> stream` calls are calls: so
   // much a client that respects no window can make it keep. A call that comes beyond it is refused
   // with advice when to come again; of control priority when it exceeds it by more than
-  // kControlBytesReserved. At least message_bytes_max.
+  // kControlBytesReserved. At least message_bytes_max. A call holds more memory than its request
+  // has bytes: a small one 8 KiB, with what its answer is built in, so that 65,536 of them, which
+  // calls_in_flight_max admits, hold 550 MiB.
   uint64_t request_bytes_max = 256u << 20;
   // Time a new connection has to complete its handshake.
   absl::Duration handshake_timeout = absl::Seconds(10);
   // Bytes accepted for sending on one connection and not yet handed to the system. At this mark a
   // server stops reading from that peer, and a client's new call fails. One message larger than
   // this is still sent when the queue is empty, and answers to calls that a server has read wait
-  // all the same.
+  // all the same. A message lies in a block of 4 KiB at least: so many that their blocks are as
+  // much, 16,384, reach the mark, too.
   uint64_t queued_bytes_max = 64u << 20;
-  // So many bytes of such answers: deferred calls, up to calls_in_flight_max of them, are answered
-  // whether the peer reads or not. At this mark results become an error, for which there is room.
-  // Below queued_bytes_max it is that.
+  // So many bytes of such answers, counted likewise: deferred calls, up to calls_in_flight_max of
+  // them, are answered whether the peer reads or not. At this mark results become an error, for
+  // which there is room. Below queued_bytes_max it is that.
   uint64_t unread_answer_bytes_max = 256u << 20;
   // At this mark of queued bytes the streams of a connection wait with further messages, so that a
   // call that is made meanwhile is not behind more. More than queued_bytes_max counts as that.

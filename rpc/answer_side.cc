@@ -183,8 +183,9 @@ absl::Status AnswerSide::AdmitSlow(const FrameHeader& header) const {
 }
 
 void AnswerSide::HoldLess(transport::IncomingMessage& message) {
-  // As ReceivedMessage::Keep does for streams. Of buffers of ordinary size as many as calls are as
-  // little as request_bytes_max.
+  // As ReceivedMessage::Keep does for streams. Buffers of ordinary size, one for each call that may
+  // be in flight, are no more than request_bytes_max; the blocks that the answers are built in are
+  // as much again.
   constexpr size_t kFactor = 8;
   constexpr size_t kLittle = 4096;
   const size_t held = message.held_bytes();

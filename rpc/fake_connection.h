@@ -102,6 +102,12 @@ class FakeConnection final : public transport::Connection {
   void SetSegmentSource(transport::SegmentSource* source) { segment_source_ = source; }
   // What HasRoom answers; the test delivers OnWritable by itself.
   void SetRoom(bool room) { room_ = room; }
+  // Whether something waits to be sent. A connection that is to be closed when nothing does is
+  // closed then.
+  void SetUnsent(bool unsent) {
+    unsent_ = unsent;
+    if (closes_when_sent_) CloseWhenSent();
+  }
   void DeliverWritable() {
     const Callback callback(this);
     receiver_->OnWritable();
@@ -142,6 +148,11 @@ class FakeConnection final : public transport::Connection {
   void Close(absl::Status why) override {
     absl::MutexLock lock(&mutex_);
     if (!closed_with_) closed_with_ = std::move(why);
+  }
+  bool HasUnsent() override { return unsent_; }
+  void CloseWhenSent() override {
+    closes_when_sent_ = true;
+    if (!unsent_) Close(absl::OkStatus());
   }
   bool Await(transport::Completion& completion, Deadline deadline) override {
     for (;;) {
@@ -199,6 +210,8 @@ class FakeConnection final : public transport::Connection {
   std::atomic<bool> background_{false};
   std::atomic<bool> withdraws_{false};
   std::atomic<bool> room_{true};
+  std::atomic<bool> unsent_{false};
+  std::atomic<bool> closes_when_sent_{false};
   std::atomic<bool> writable_requested_{false};
   mutable absl::Mutex mutex_;
   std::deque<transport::IncomingMessage> sent_ ABSL_GUARDED_BY(mutex_);

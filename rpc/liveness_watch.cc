@@ -124,6 +124,9 @@ bool LivenessWatch::LookAt(Session& session) {
   const bool patient = looks.going != 0 || looks.used == 0;
   if (looks.quiet < (patient ? going_looks_ : idle_looks_)) return true;
   looks.quiet = 0;
+  // Who has answers to read has calls. How long they may wait is Limits::write_stall_timeout's
+  // affair.
+  if (session.has_unsent()) return true;
   const bool asked = looks.going != 0;
   looks.going = 1;
   session.EndIdle(asked);

@@ -222,6 +222,27 @@ TEST_F(LivenessWatchTest, IdleServerAsksTheClientToCloseAndAnswersWhatCrosses) {
   EXPECT_THAT(*connection_->closed_with(), IsOk());
 }
 
+TEST_F(LivenessWatchTest, ServerWhoseAnswersWaitForTheirClientIsNotIdle) {
+  StartWatched(/*serves=*/true, {.interval = absl::InfiniteDuration()}, absl::Seconds(20));
+  connection_->Deliver(MakeCall(7, kBaseId, kBaseId, 0));
+  session_->NoteCall();
+  ASSERT_TRUE(HasSent(FrameType::kReturn));
+  connection_->SetUnsent(true);
+  Pass(absl::Minutes(10));
+  EXPECT_EQ(connection_->sent_count(), 0u);
+  EXPECT_EQ(connection_->closed_with(), std::nullopt);
+  connection_->SetUnsent(false);
+  Pass(absl::Seconds(20));
+  EXPECT_TRUE(HasSent(FrameType::kGoAway));
+  // That may have to wait as well.
+  connection_->SetUnsent(true);
+  Pass(absl::Minutes(10));
+  EXPECT_EQ(connection_->closed_with(), std::nullopt);
+  connection_->SetUnsent(false);
+  Pass(absl::Seconds(20));
+  EXPECT_NE(connection_->closed_with(), std::nullopt);
+}
+
 TEST_F(LivenessWatchTest, NewConnectionIsNotIdleBeforeItsFirstCallCanHaveCome) {
   const absl::Duration kIdle = absl::Seconds(2), kLook = kIdle / 4;
   StartWatched(/*serves=*/true, {.interval = absl::InfiniteDuration()}, kIdle);

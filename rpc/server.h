@@ -75,11 +75,11 @@ class Server {
   // run), finishes the accepted ones, and closes each connection when its client has its answers.
   // What is left at `deadline` is cut off: handlers are told (ServerContext::cancelled(), inline
   // ones too), and their answers are not sent, nor those of calls that came together with one that
-  // is answered inline at that moment. Returns when no handler runs inline any more, for one that
-  // keeps an event loop may keep Shutdown, too, and no connection is left: OK, or DEADLINE_EXCEEDED
-  // with the number of calls and connections cut off.
-  // Handlers that were deferred may still hold their calls; their answers go nowhere. Not inside
-  // a handler. A second call waits for the first.
+  // is answered inline at that moment, nor what their clients have not read by then. Returns when
+  // no handler runs inline any more, for one that keeps an event loop may keep Shutdown, too, and
+  // no connection is left: OK, or DEADLINE_EXCEEDED with the number of calls and connections cut
+  // off, and of clients that had answers to read still. Handlers that were deferred may still hold
+  // their calls; their answers go nowhere. Not inside a handler. A second call waits for the first.
   //
   // Services after a Shutdown that cut calls off, or the destructor: no new call reaches them, but
   // what such handlers do goes on. A service that lives outside the server must outlive them: keep

@@ -87,6 +87,7 @@ ServerSessions::CutOff ServerSessions::Close() {
   for (const auto& session : InOrder()) {
     ++cut_off.connections;
     cut_off.calls += session->unanswered_calls();
+    if (session->has_unsent()) ++cut_off.unread;
     session->connection().Close(absl::UnavailableError("server is shutting down"));
   }
   return cut_off;

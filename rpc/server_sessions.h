@@ -41,6 +41,7 @@ class ServerSessions {
   struct CutOff {
     size_t calls = 0;
     size_t connections = 0;
+    size_t unread = 0;  // of these, whose clients had not taken all that was sent to them
   };
   CutOff Close();
 

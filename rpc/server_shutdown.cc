@@ -1,5 +1,7 @@
 #include "rpc/server_shutdown.h"
 
+#include <string>
+
 #include "absl/strings/str_cat.h"
 
 namespace mi7 {
@@ -14,10 +16,13 @@ std::optional<Deadline> ServerShutdown::Step() {
     if (!deadline_.passed()) return deadline_;
     stage_ = Stage::kClosing;
     const ServerSessions::CutOff cut_off = sessions_.Close();
-    if (cut_off.calls != 0) {
-      result_ =
-          absl::DeadlineExceededError(absl::StrCat(cut_off.calls, " calls on ", cut_off.connections,
-                                                   " connections were cut off at the deadline"));
+    if (cut_off.calls != 0 || cut_off.unread != 0) {
+      std::string what =
+          absl::StrCat(cut_off.calls, " calls on ", cut_off.connections, " connections");
+      if (cut_off.unread != 0) {
+        absl::StrAppend(&what, ", and answers that ", cut_off.unread, " clients had not read,");
+      }
+      result_ = absl::DeadlineExceededError(what + " were cut off at the deadline");
     }
   }
   // Bounded: closing waits for no peer, and a loop is held up at most by a handler that runs.

@@ -27,7 +27,8 @@ class ServerShutdown {
   // left at the deadline. The next step is due when no session is left, or at that time, and does
   // nothing before. nullopt: none is left, and this was the last step.
   std::optional<Deadline> Step();
-  // After it: OK, or DEADLINE_EXCEEDED with the number of calls that were cut off.
+  // After it: OK, or DEADLINE_EXCEEDED with the number of calls that were cut off, and of clients
+  // that had answers to read still.
   const absl::Status& result() const { return result_; }
 
  private:

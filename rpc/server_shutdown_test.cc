@@ -103,6 +103,24 @@ TEST_F(ServerShutdownTest, AcceptedCallsHaveUntilTheDeadlineAndAreThenCutOff) {
               StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("1 calls on 1 connections")));
 }
 
+TEST_F(ServerShutdownTest, AnswersThatAreNotReadByTheDeadlineAreCutOff) {
+  FakeConnection& reads_late = Connect();
+  FakeConnection& silent = Connect();
+  reads_late.Deliver(MakeCall(1, kBaseId, kBaseId, 0));
+  deferred_[0].Finish(absl::OkStatus());
+  reads_late.SetUnsent(true);
+  ServerShutdown shutdown(sessions_, Deadline::AtNanos(0));
+  EXPECT_EQ(shutdown.Step(), Deadline::Infinite());
+  EXPECT_NE(reads_late.closed_with(), std::nullopt);
+  reads_late.DeliverClosed(absl::OkStatus());
+  silent.DeliverClosed(absl::OkStatus());
+  EXPECT_EQ(shutdown.Step(), std::nullopt);
+  EXPECT_THAT(shutdown.result(),
+              StatusIs(absl::StatusCode::kDeadlineExceeded,
+                       "0 calls on 2 connections, and answers that 1 clients had not read, were "
+                       "cut off at the deadline"));
+}
+
 TEST_F(ServerShutdownTest, ConnectionsThatStayWithoutCallsAreNoFailure) {
   FakeConnection& silent = Connect();
   ServerShutdown shutdown(sessions_, Deadline::AtNanos(0));

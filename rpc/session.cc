@@ -228,8 +228,7 @@ void Session::SendControl(FrameType type, uint32_t call_id) {
 }
 
 void Session::CloseIfGoneAway() {
-  if (gone_away_ && calls_.idle() && answers_.in_flight() == 0)
-    connection_->Close(absl::OkStatus());
+  if (gone_away_ && calls_.idle() && answers_.in_flight() == 0) connection_->CloseWhenSent();
 }
 
 }  // namespace mi7

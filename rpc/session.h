@@ -82,6 +82,8 @@ class Session final : public transport::Receiver,
     const bool is_inline = answering_.load(std::memory_order_relaxed) == Answering::kInline;
     return answers_.in_flight() + (is_inline ? 1 : 0);
   }
+  // Whether the peer has still to take something that was sent to it, such as answers to its calls.
+  bool has_unsent() const { return connection_->HasUnsent(); }
   bool has_calls() const { return !calls_.idle() || answers_.in_flight() != 0; }
   void Ping() { SendControl(transport::FrameType::kPing, 0); }
   // It has not answered that.

@@ -39,6 +39,16 @@ TEST_F(SessionTest, CallThatTheConnectionDroppedUnsentWasNotSent) {
   EXPECT_THAT(result, OutcomeIs(CallOutcome::kNotSent));
 }
 
+TEST_F(SessionTest, ConnectionOfAPeerThatGoesIsClosedWhenItHasItsAnswers) {
+  Start();
+  connection_->Deliver(MakeCall(7, kBaseId, kBaseId, 0));
+  connection_->SetUnsent(true);
+  connection_->Deliver(MakeControl(FrameType::kGoAway));
+  EXPECT_EQ(connection_->closed_with(), std::nullopt);
+  connection_->SetUnsent(false);
+  EXPECT_THAT(connection_->closed_with(), testing::Optional(IsOk()));
+}
+
 TEST_F(SessionTest, CallThatTheConnectionDroppedUnsentGoesToTheChannelsNext) {
   Start();
   Pending unsent = Send();

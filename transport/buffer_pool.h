@@ -5,8 +5,9 @@
 //
 // Why a pool: the first touch of a fresh page costs as much as copying it, so hot buffers are
 // handed out again, most recently used first. Each thread keeps a few buffers per size class
-// without locking; the rest is shared under a mutex and bounded (kPooledBytesMax), what exceeds
-// the bound goes back to the system at once.
+// without locking; the rest is shared under a mutex and bounded (kPooledBytesMax). What exceeds the
+// bound goes back at once: mapped blocks (kLargeBytes) to the system, smaller ones to the
+// allocator, which may keep them for what the process allocates next.
 
 #include <atomic>
 #include <cstddef>

@@ -11,8 +11,8 @@
 //   absl::Status sent = connection->Send(*std::move(message));
 //
 // Who calls what, on which thread:
-// * Reserve, Send, Withdraw, Close, SetBackground: any thread, at any time, also from inside
-// callbacks.
+// * Reserve, Send, Withdraw, Close, CloseWhenSent, SetBackground: any thread, at any time, also
+//   from inside callbacks.
 // * Await: any thread that is not inside a callback of this connection.
 // * Receiver's callbacks: the thread that drives the connection at that moment: its event loop, or
 //   a thread inside Await. Callbacks of one connection never overlap, and each happens after the
@@ -154,6 +154,15 @@ class Connection {
   // between, except that a callback that runs right now finishes. Idempotent: the first one counts.
   // A non-OK `why` is told to the peer in a kClose message.
   virtual void Close(absl::Status why) = 0;
+
+  // Whether a Close at this moment could lose something that was sent, because the peer takes no
+  // more of it now. Any thread, to which it may be otherwise by then.
+  virtual bool HasUnsent() { return false; }
+
+  // Close(OK) as soon as there is nothing of that kind, which is at once where there is nothing
+  // now. Limits::write_stall_timeout bounds it. What arrives meanwhile may be read or not. A Close
+  // that comes before counts.
+  virtual void CloseWhenSent() { Close(absl::OkStatus()); }
 
   // Blocks until `completion` is done (true) or `deadline` passed (false), driving the connection
   // meanwhile when nobody else does. When the connection closes, the receiver's OnClosed is

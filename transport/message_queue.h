@@ -13,11 +13,36 @@
 
 namespace mi7::transport {
 
+// What waits to be sent on a connection.
+struct Queued {
+  // Memory that a message takes at least, however small it is: its block.
+  static constexpr uint64_t kMessageBytesLeast = 4096;
+
+  uint64_t bytes = 0;
+  uint64_t messages = 0;
+
+  Queued With(uint64_t more_bytes, uint64_t more_messages) const {
+    return {bytes + more_bytes, messages + more_messages};
+  }
+  // What counts for limits.queued_bytes_max and unread_answer_bytes_max.
+  uint64_t weight() const { return std::max(bytes, messages * kMessageBytesLeast); }
+  // Whether streams need not wait (Connection::HasRoom).
+  bool HasRoom(const Limits& limits) const {
+    return bytes < StreamMark(limits) && weight() < limits.queued_bytes_max;
+  }
+  // Whether so little is queued that OnWritable tells of room.
+  bool IsLow(const Limits& limits) const {
+    return bytes <= StreamMark(limits) / 2 && IsHalf(limits);
+  }
+  // Whether one that has paused for a full queue reads on.
+  bool IsHalf(const Limits& limits) const { return weight() <= limits.queued_bytes_max / 2; }
+};
+
 // Of answers, errors and control messages up to this are never refused: there are as many as calls.
 inline constexpr uint64_t kSmallAnswerBytes = 1024;
 
-// Bytes that may wait, the sealed message with `header` included, unless it is the only one.
-// Streams are bounded by Connection::HasRoom.
+// Queued::weight that may wait, the sealed message with `header` included, unless it is the only
+// one. Streams are bounded by Connection::HasRoom.
 inline uint64_t QueueBound(const Limits& limits, bool accepted, const FrameHeader& header) {
   // One at most a call: a server that does not hear of it works in vain.
   if (header.type == FrameType::kCancel) return UINT64_MAX;

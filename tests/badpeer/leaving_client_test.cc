@@ -118,6 +118,31 @@ TEST_F(BadClientTest, ServerStopsReadingFromAPeerThatReadsNothing) {
   Start();
 }
 
+TEST_F(BadClientTest, SmallAnswersThatNobodyReadsCountWithTheirMemory) {
+  Limits limits;
+  limits.message_bytes_max = 2 << 20;
+  limits.queued_bytes_max = 8 << 20;
+  Start(limits);
+  // Many more than the system's buffers take of them, and of their answers.
+  std::string calls;
+  for (uint32_t id = 0; id < 400'000; ++id) calls += EchoCall(id % 60'000);
+  RawPeer peer = RawPeer::Greeted(endpoint_, /*receive_buffer=*/4096);
+  const size_t before = ResidentBytes();
+  const size_t taken = peer.SendUntilBlocked(calls, /*patience_ms=*/500);
+  EXPECT_LT(taken, calls.size()) << "the server must stop reading";
+  EXPECT_TRUE(GoodClientIsServed());
+  EXPECT_LT(ResidentBytes(), before + (40u << 20))
+      << taken / EchoCall(0).size() << " calls were taken";
+  // Nothing is lost by that.
+  const size_t whole = taken / EchoCall(0).size();
+  for (size_t i = 0; i < whole; ++i) {
+    const std::optional<Received> answer = peer.ReadMessage();
+    ASSERT_TRUE(answer) << "after " << i << " answers of " << whole;
+    ASSERT_EQ(answer->header.call_id, i % 60'000);
+  }
+  peer.Reset();
+}
+
 TEST_F(BadClientTest, PeerThatReadsNothingIsClosedAfterTheStallTimeout) {
   probe_.on_echo = [](ServerContext& context, Probe::EchoParams::Reader params,
                       Probe::EchoResults::Builder results) -> Reply {

@@ -70,6 +70,50 @@ TEST_P(ConnectionConformance, WhatWasSentBeforeCloseIsStillDelivered) {
   EXPECT_TRUE(client_->unsent().empty());
 }
 
+TEST_P(ConnectionConformance, WhatIsToBeClosedWhenAllIsSentSendsAllFirst) {
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  server_ = std::make_shared<RecordingReceiver>();
+  server_connection_->Start(server_);
+  // Several times what the system's buffers take, and the client takes nothing yet.
+  uint32_t count = 400;
+  for (uint32_t i = 1; i <= count; ++i) {
+    ASSERT_TRUE(SendCall(*server_connection_, i, 50'000).ok());
+  }
+  const bool waits = server_connection_->HasUnsent();
+  server_connection_->CloseWhenSent();
+  const bool open = SendCall(*server_connection_, count + 1, 8).ok();
+  if (open) ++count;
+  if (!GetParam().late) {
+    // Within a process all of it is with the peer at once.
+    EXPECT_EQ(waits, server_connection_->info().transport != "inproc");
+    EXPECT_EQ(open, waits) << "what comes meanwhile is sent, too";
+  }
+
+  client_ = std::make_shared<RecordingReceiver>();
+  client_connection_->Start(client_);
+  client_connection_->SetBackground(true);
+  ASSERT_TRUE(client_->WaitForMessages(count));
+  uint32_t seen = 0;
+  for (const IncomingMessage& message : client_->TakeMessages()) {
+    ASSERT_EQ(message.header().call_id, ++seen);
+  }
+  ASSERT_TRUE(client_->WaitForClosed());
+  EXPECT_TRUE(client_->closed_why().ok()) << client_->closed_why();
+  ASSERT_TRUE(server_->WaitForClosed());
+  EXPECT_TRUE(server_->closed_why().ok()) << server_->closed_why();
+  EXPECT_TRUE(server_->unsent().empty());
+}
+
+TEST_P(ConnectionConformance, WhatIsToBeClosedWhenAllIsSentIsClosedAtOnceWhenItIs) {
+  ConnectAndStart();
+  ASSERT_TRUE(SendCall(*client_connection_, 1, 100).ok());
+  ASSERT_TRUE(server_->WaitForMessages(1));
+  client_connection_->CloseWhenSent();
+  ASSERT_TRUE(client_->WaitForClosed());
+  ASSERT_TRUE(server_->WaitForClosed());
+  EXPECT_FALSE(client_connection_->HasUnsent());
+}
+
 TEST_P(ConnectionConformance, NothingIsDeliveredAfterCloseInACallback) {
   ASSERT_NO_FATAL_FAILURE(Connect());
   server_ = std::make_shared<RecordingReceiver>([&](IncomingMessage message) {

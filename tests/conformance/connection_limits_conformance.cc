@@ -311,6 +311,70 @@ TEST_P(ConnectionConformance, AServerWhoseRepliesAreNotTakenStopsTakingRequests)
   EXPECT_TRUE(client_->WaitForWritable(1));
 }
 
+// The peer takes nothing, and the first message is more than the system's buffers take of it, so
+// what comes after it waits.
+constexpr size_t kNeverTaken = 24u << 20;
+// Each is kept in a block of memory that is many times its size. Of the full queue 8192 have room.
+constexpr uint64_t kQueueOfSmall = 32u << 20;
+constexpr uint32_t kSmallMost = 9'000;
+
+TEST_P(ConnectionConformance, SmallMessagesThatWaitCountWithTheirMemory) {
+  Limits limits;
+  limits.queued_bytes_max = limits.stream_queued_bytes_max = kQueueOfSmall;
+  limits.message_bytes_max = kQueueOfSmall;
+  ASSERT_NO_FATAL_FAILURE(Connect(limits, limits));
+  client_ = std::make_shared<RecordingReceiver>();
+  client_connection_->Start(client_);
+  ASSERT_TRUE(SendCall(*client_connection_, 1, kNeverTaken).ok());
+  uint32_t sent = 1;
+  absl::Status refused;
+  while (refused.ok() && sent < 100'000) {
+    refused = SendCall(*client_connection_, sent + 1, 8);
+    if (refused.ok()) ++sent;
+  }
+  EXPECT_TRUE(IsQueueFull(refused)) << refused;
+  EXPECT_GE(sent, 8000u);
+  // What delivers late holds as many itself, and not always at this moment.
+  EXPECT_LE(sent, GetParam().late ? 2 * kSmallMost : kSmallMost);
+  EXPECT_TRUE(!client_connection_->HasRoom() || GetParam().late) << "nor for streams";
+
+  server_ = std::make_shared<RecordingReceiver>();
+  server_connection_->Start(server_);
+  ASSERT_TRUE(client_->WaitForWritable(1));
+  EXPECT_TRUE(client_connection_->HasRoom());
+  ASSERT_TRUE(SendCall(*client_connection_, ++sent, 8).ok());
+  ASSERT_TRUE(server_->WaitForMessages(sent));
+  uint32_t seen = 0;
+  for (const IncomingMessage& message : server_->TakeMessages()) {
+    ASSERT_EQ(message.header().call_id, ++seen);
+  }
+}
+
+TEST_P(ConnectionConformance, SmallRepliesThatAreNotTakenStopTheServer) {
+  Limits limits;
+  limits.queued_bytes_max = limits.message_bytes_max = kQueueOfSmall;
+  ConnectToEcho(limits);
+  ASSERT_TRUE(SendCall(*server_connection_, 0, kNeverTaken).ok());
+  // The client's Sends go on without its loop as long as they need not wait for the server.
+  uint32_t sent = 0;
+  do {
+    for (int i = 0; i < 10; ++i) ASSERT_TRUE(SendCall(*client_connection_, ++sent, 8).ok());
+    if (sent <= 8000) {
+      ASSERT_TRUE(server_->WaitForMessages(sent));
+    }
+  } while (sent < 40'000 && !Stays([&] { return server_->message_count() < sent; }));
+  EXPECT_LE(server_->message_count(), GetParam().late ? 2 * kSmallMost : kSmallMost);
+
+  client_ = std::make_shared<RecordingReceiver>();
+  client_connection_->Start(client_);
+  client_connection_->SetBackground(true);
+  ASSERT_TRUE(client_->WaitForMessages(1 + sent)) << "once they are taken it goes on";
+  uint32_t seen = 0;
+  for (const IncomingMessage& reply : client_->TakeMessages()) {
+    ASSERT_EQ(reply.header().call_id, seen++);
+  }
+}
+
 // Else a server would work for nobody, or a stream never end.
 TEST_P(ConnectionConformance, ACancellationIsTakenHoweverMuchWaits) {
   Limits limits;

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/mutex.h"
+#include "transport/message_queue.h"
 
 namespace mi7::transport::fault {
 namespace {
@@ -55,7 +56,6 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   absl::Status Send(OutgoingMessage message) {
     absl::Status sealed = SealMessage(*message, limits_);
     if (!sealed.ok()) return sealed;
-    const uint64_t bytes = message->header.size;
     const bool bounded = !options_.accepted && !IsStreamFrame(message->header.type) &&
                          message->header.type != FrameType::kCancel;
     // What an accepted connection answers is bounded by the inner one, which stops reading: it must
@@ -63,15 +63,13 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     const bool passes_on = options_.accepted;
     MutexLock lock(&mutex_);
     if (ended_) return absl::UnavailableError("connection is closed");
-    if (bounded && !held_.empty() && held_bytes_ + bytes > options_.limits.queued_bytes_max) {
+    const Queued after = held_count_.With(message->header.size, 1);
+    if (bounded && !held_.empty() && after.weight() > options_.limits.queued_bytes_max) {
       return QueueFull();
     }
     held_.push_back(std::move(message));
-    held_bytes_ += bytes;
-    if (passes_on && held_bytes_ > options_.limits.queued_bytes_max / 2) {
-      while (!held_.empty() && ForwardOne()) {
-      }
-    }
+    held_count_ = after;
+    if (passes_on && !held_count_.IsHalf(options_.limits)) ForwardAll();
     ScheduleLocked();
     return absl::OkStatus();
   }
@@ -84,7 +82,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
             return message->header.type == FrameType::kCall && message->header.call_id == call_id;
           });
       if (found != held_.end()) {
-        held_bytes_ -= (*found)->header.size;
+        Dropped((*found)->header.size);
         held_.erase(found);
         ScheduleLocked();
         return true;
@@ -96,13 +94,14 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   absl::StatusOr<OutgoingMessage> Reserve(size_t bytes) {
     MutexLock lock(&mutex_);
     if (ended_) return absl::UnavailableError("connection is closed");
-    if (!options_.accepted && held_bytes_ >= options_.limits.queued_bytes_max) return QueueFull();
+    const bool full = held_count_.weight() >= options_.limits.queued_bytes_max;
+    if (!options_.accepted && full) return QueueFull();
     return NewHeapMessage(bytes);
   }
 
   bool HasRoom() {
     MutexLock lock(&mutex_);
-    if (held_bytes_ < StreamMark(options_.limits)) return true;
+    if (held_count_.HasRoom(options_.limits)) return true;
     writable_wanted_ = true;
     return false;
   }
@@ -119,10 +118,23 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       MutexLock lock(&mutex_);
       if (ended_) return;
       ended_ = true;
-      while (!held_.empty() && ForwardOne()) {
-      }
+      ForwardAll();
     }
     inner_->Close(std::move(why));
+  }
+
+  bool HasUnsent() {
+    {
+      MutexLock lock(&mutex_);
+      if (!held_.empty()) return true;
+    }
+    return inner_->HasUnsent();
+  }
+
+  void CloseWhenSent() {
+    MutexLock lock(&mutex_);
+    closes_when_sent_ = true;
+    ScheduleLocked();
   }
 
   bool InCallback() const {
@@ -185,14 +197,14 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
 
   absl::Status QueueFull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     writable_wanted_ = true;
-    return QueueFullError(absl::StrCat("connection has ", held_bytes_,
+    return QueueFullError(absl::StrCat("connection has ", held_count_.weight(),
                                        " bytes queued; limits.queued_bytes_max is ",
                                        options_.limits.queued_bytes_max));
   }
 
   void ScheduleLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const bool sends = !held_.empty() && !stuck_;
-    if (ended_ || scheduled_ || !(sends || WritableDueLocked())) return;
+    if (ended_ || scheduled_ || !(sends || WritableDueLocked() || CloseDueLocked())) return;
     scheduled_ = true;
     if (!timer_.has_value()) {
       timer_.emplace(loop_, [weak = weak_from_this()] {
@@ -205,7 +217,16 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   }
 
   bool WritableDueLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return writable_wanted_ && held_bytes_ <= StreamMark(options_.limits) / 2;
+    return writable_wanted_ && held_count_.IsLow(options_.limits);
+  }
+
+  bool CloseDueLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return closes_when_sent_ && held_.empty();
+  }
+
+  // One that was held is no more.
+  void Dropped(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    held_count_ = {held_count_.bytes - bytes, held_count_.messages - 1};
   }
 
   // Sends the first held message on; false when the inner connection does not take it now.
@@ -221,8 +242,13 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     }
     stuck_ = false;
     held_.pop_front();
-    held_bytes_ -= bytes;
+    Dropped(bytes);
     return true;
+  }
+
+  void ForwardAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    while (!held_.empty() && ForwardOne()) {
+    }
   }
 
   void TellWritable() {
@@ -238,6 +264,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   void Tick() {
     bool lose = false;
     bool writable = false;
+    bool close = false;
     {
       MutexLock lock(&mutex_);
       scheduled_ = false;
@@ -253,6 +280,8 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       } else {
         writable = WritableDueLocked();
         if (writable) writable_wanted_ = false;
+        close = CloseDueLocked();
+        if (close) closes_when_sent_ = false;
       }
     }
     if (lose) {
@@ -261,6 +290,7 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       return;
     }
     if (writable) TellWritable();
+    if (close) inner_->CloseWhenSent();
     MutexLock lock(&mutex_);
     ScheduleLocked();
   }
@@ -278,11 +308,12 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
   Mutex mutex_;
   std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
   std::deque<OutgoingMessage> held_ ABSL_GUARDED_BY(mutex_);
-  uint64_t held_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  Queued held_count_ ABSL_GUARDED_BY(mutex_);
   std::optional<EventLoop::Timer> timer_ ABSL_GUARDED_BY(mutex_);
   bool scheduled_ ABSL_GUARDED_BY(mutex_) = false;
   bool stuck_ ABSL_GUARDED_BY(mutex_) = false;  // until OnWritable of the inner connection
   bool writable_wanted_ ABSL_GUARDED_BY(mutex_) = false;
+  bool closes_when_sent_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
@@ -301,6 +332,8 @@ class FaultConnection final : public Connection {
   bool HasRoom() override { return core_->HasRoom(); }
   void RequestWritable() override { core_->RequestWritable(); }
   void Close(absl::Status why) override { core_->Close(std::move(why)); }
+  bool HasUnsent() override { return core_->HasUnsent(); }
+  void CloseWhenSent() override { core_->CloseWhenSent(); }
   bool Await(Completion& completion, Deadline deadline) override {
     MI7_CHECK(!InCallback(), "Await is not called inside a callback of the same connection");
     return core_->inner().Await(completion, deadline);

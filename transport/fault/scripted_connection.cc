@@ -76,13 +76,26 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
       MutexLock lock(&mutex_);
       if (ended_) return;
       ended_ = true;
-      for (auto& late : out_) {
-        if (late.kind == Fate::Kind::kLose) break;
-        if (late.kind == Fate::Kind::kPass) inner_->Send(std::move(late.message)).IgnoreError();
-      }
-      out_.clear();
+      SendAllLate();
     }
     inner_->Close(std::move(why));
+  }
+
+  bool HasUnsent() {
+    {
+      MutexLock lock(&mutex_);
+      if (!out_.empty()) return true;
+    }
+    return inner_->HasUnsent();
+  }
+
+  // Sends what is late, as Close does.
+  void CloseWhenSent() {
+    {
+      MutexLock lock(&mutex_);
+      SendAllLate();
+    }
+    inner_->CloseWhenSent();
   }
 
   bool InCallback() const {
@@ -216,6 +229,14 @@ class Core final : public Receiver, public std::enable_shared_from_this<Core> {
     if (timer_.has_value()) ScheduleLocked();  // there is none after the end
   }
 
+  void SendAllLate() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    for (auto& late : out_) {
+      if (late.kind == Fate::Kind::kLose) break;
+      if (late.kind == Fate::Kind::kPass) inner_->Send(std::move(late.message)).IgnoreError();
+    }
+    out_.clear();
+  }
+
   bool SendLate() {
     FrameHeader header;
     absl::Status sent;
@@ -285,6 +306,8 @@ class ScriptedConnection final : public Connection {
   bool HasRoom() override { return core_->inner().HasRoom(); }
   void RequestWritable() override { core_->inner().RequestWritable(); }
   void Close(absl::Status why) override { core_->Close(std::move(why)); }
+  bool HasUnsent() override { return core_->HasUnsent(); }
+  void CloseWhenSent() override { core_->CloseWhenSent(); }
   bool Await(Completion& completion, Deadline deadline) override {
     MI7_CHECK(!InCallback(), "Await is not called inside a callback of the same connection");
     return core_->inner().Await(completion, deadline);

@@ -105,8 +105,7 @@ absl::Status Link::Closed(const Side& side) {
 absl::Status Link::QueueFull(Side& side) {
   side.writable_wanted = true;
   return QueueFullError(
-      absl::StrCat("connection over ", endpoint_, " has ",
-                   Other(side).inbox_bytes.load(std::memory_order_relaxed),
+      absl::StrCat("connection over ", endpoint_, " has ", Other(side).inbox_count().weight(),
                    " bytes queued that the peer has not taken; limits.queued_bytes_max is ",
                    side.limits.queued_bytes_max));
 }
@@ -130,13 +129,10 @@ absl::Status Link::RefuseReserve(Side& side) {
 bool Link::HasRoom(Which which) {
   Side& side = sides_[which];
   Side& other = Other(side);
-  const auto full = [&] {
-    return other.inbox_bytes.load(std::memory_order_relaxed) >= StreamMark(side.limits);
-  };
-  if (!full()) [[likely]]
+  if (other.inbox_count().HasRoom(side.limits)) [[likely]]
     return true;
   MutexLock lock(&mutex_);
-  if (!full()) return true;
+  if (other.inbox_count().HasRoom(side.limits)) return true;
   side.writable_wanted = true;
   return false;
 }
@@ -161,13 +157,14 @@ absl::Status Link::Send(Which which, OutgoingMessage&& message) {
   MutexLock lock(&mutex_);
   if (!IsOpen(side, other)) [[unlikely]]
     return Closed(side);
-  const uint64_t queued = other.inbox_bytes.load(std::memory_order_relaxed);
-  if (queued != 0 && queued + bytes > bound) [[unlikely]] {
-    return side.accepted ? AnswersUnread(side.limits, bytes, queued) : QueueFull(side);
+  const Queued before = other.inbox_count();
+  const Queued after = before.With(bytes, 1);
+  if (before.messages != 0 && after.weight() > bound) [[unlikely]] {
+    return side.accepted ? AnswersUnread(side.limits, bytes, before.weight()) : QueueFull(side);
   }
   other.inbox.Push(std::move(owned));
-  other.inbox_bytes.store(queued + bytes, std::memory_order_relaxed);
-  if (side.accepted && queued + bytes >= side.limits.queued_bytes_max) [[unlikely]] {
+  other.SetInboxCount(after);
+  if (side.accepted && after.weight() >= side.limits.queued_bytes_max) [[unlikely]] {
     side.paused = true;
   }
   if (!CanDrive(other)) return absl::OkStatus();  // whoever prevents it announces later
@@ -278,22 +275,22 @@ void Link::Tick(Side& side) {
 OutgoingMessage Link::TakeFromInbox(Side& side) {
   OutgoingMessage message = side.inbox.Pop();
   ++side.delivered;
-  const uint64_t left =
-      side.inbox_bytes.load(std::memory_order_relaxed) - uint64_t{message->header.size};
-  side.inbox_bytes.store(left, std::memory_order_relaxed);
+  const Queued before = side.inbox_count();
+  const Queued left = {before.bytes - message->header.size, before.messages - 1};
+  side.SetInboxCount(left);
   Side& sender = Other(side);
   if (sender.writable_wanted || sender.paused) [[unlikely]]
     MadeRoom(sender, left);
   return message;
 }
 
-void Link::MadeRoom(Side& sender, uint64_t left) {
-  if (sender.writable_wanted && left <= StreamMark(sender.limits) / 2) [[unlikely]] {
+void Link::MadeRoom(Side& sender, const Queued& left) {
+  if (sender.writable_wanted && left.IsLow(sender.limits)) [[unlikely]] {
     sender.writable_wanted = false;
     sender.writable_due = true;
     PostPump(sender);
   }
-  if (sender.paused && left <= sender.limits.queued_bytes_max / 2) [[unlikely]] {
+  if (sender.paused && left.IsHalf(sender.limits)) [[unlikely]] {
     sender.paused = false;
     Announce(sender);
   }
@@ -363,7 +360,7 @@ void Link::End(Side& side) {
   Queue unsent;
   if (other.state.load(std::memory_order_relaxed) != State::kOpen) {
     unsent.swap(other.inbox);
-    other.inbox_bytes.store(0, std::memory_order_relaxed);
+    other.SetInboxCount({});
   }
   side.timer.reset();
   std::shared_ptr<void> while_open = std::move(side.while_open);

@@ -37,6 +37,7 @@
 #include "transport/connection.h"
 #include "transport/event_loop.h"
 #include "transport/message.h"
+#include "transport/message_queue.h"
 #include "transport/spin_budget.h"
 #include "transport/wait_policy.h"
 
@@ -123,6 +124,15 @@ class Link : public std::enable_shared_from_this<Link> {
   struct Side {
     Side(Link* of_link, SideOptions side_options);
 
+    Queued inbox_count() const {
+      return {.bytes = inbox_bytes.load(std::memory_order_relaxed),
+              .messages = inbox_messages.load(std::memory_order_relaxed)};
+    }
+    void SetInboxCount(const Queued& count) {
+      inbox_bytes.store(count.bytes, std::memory_order_relaxed);
+      inbox_messages.store(static_cast<uint32_t>(count.messages), std::memory_order_relaxed);
+    }
+
     Link* const link;
     EventLoop* const loop;
     const Limits limits;
@@ -135,6 +145,7 @@ class Link : public std::enable_shared_from_this<Link> {
     // Changed under the mutex, read without it for a first guess.
     std::atomic<State> state{State::kOpen};
     std::atomic<uint64_t> inbox_bytes{0};
+    std::atomic<uint32_t> inbox_messages{0};
     std::atomic<bool> driven{false};  // a thread runs a callback of this side
 
     std::shared_ptr<Receiver> receiver;
@@ -177,8 +188,7 @@ class Link : public std::enable_shared_from_this<Link> {
   }
   // Whether a call may be added to what waits for the `other` side.
   static bool IsBelowBound(const Side& side, const Side& other) {
-    return side.accepted ||
-           other.inbox_bytes.load(std::memory_order_relaxed) < side.limits.queued_bytes_max;
+    return side.accepted || other.inbox_count().weight() < side.limits.queued_bytes_max;
   }
   Side& Other(const Side& side) { return &side == &sides_[0] ? sides_[1] : sides_[0]; }
 
@@ -217,8 +227,8 @@ class Link : public std::enable_shared_from_this<Link> {
   // Releases the mutex and takes it again.
   void RunOne(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   OutgoingMessage TakeFromInbox(Side& side) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // `left` bytes are in the inbox of a side whose `sender` waits for room.
-  void MadeRoom(Side& sender, uint64_t left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `left` is in the inbox of a side whose `sender` waits for room.
+  void MadeRoom(Side& sender, const Queued& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What Reserve refuses with: closed, or full, and then the side is told when there is room. OK:
   // there is some by now.
   absl::Status RefuseReserve(Side& side) ABSL_LOCKS_EXCLUDED(mutex_);

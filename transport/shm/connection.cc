@@ -118,22 +118,18 @@ absl::Status ShmConnection::QueueFull(uint64_t message_bytes) {
   room_wanted_.store(true, std::memory_order_seq_cst);
   // Should there be room before that was seen, the loop tells at once.
   CallLoop();
-  return QueueFullError(
-      absl::StrCat(message_bytes == 0 ? "" : absl::StrCat("message of ", message_bytes, " bytes: "),
-                   "limits.queued_bytes_max, ", queue_max(),
-                   " bytes, is reached: ", queued_bytes_.load(std::memory_order_relaxed),
-                   " wait to be sent to ", peer_, ", which does not take them; try again later"));
+  return QueueFullError(absl::StrCat(
+      message_bytes == 0 ? "" : absl::StrCat("message of ", message_bytes, " bytes: "),
+      "limits.queued_bytes_max, ", queue_max(), " bytes, is reached: ", queue_count().weight(),
+      " wait to be sent to ", peer_, ", which does not take them; try again later"));
 }
 
 bool ShmConnection::HasRoom() {
-  const auto full = [this] {
-    return queued_bytes_.load(std::memory_order_seq_cst) >= StreamMark(options_->limits);
-  };
-  if (!full()) [[likely]]
+  if (queue_count().HasRoom(options_->limits)) [[likely]]
     return true;
   room_wanted_.store(true, std::memory_order_seq_cst);
   // Whoever drains the queue sees that, or we see that it has drained.
-  return !full();
+  return queue_count().HasRoom(options_->limits);
 }
 
 absl::Status ShmConnection::Send(OutgoingMessage&& message) {
@@ -182,7 +178,7 @@ absl::Status ShmConnection::Send(OutgoingMessage&& message) {
     return refused;
   if (!queued) {
     if (accepted_) {
-      return AnswersUnread(own, bytes, queued_bytes_.load(std::memory_order_relaxed));
+      return AnswersUnread(own, bytes, queue_count().weight());
     }
     return QueueFull(bytes);
   }
@@ -206,8 +202,8 @@ bool ShmConnection::Withdraw(uint32_t call_id) {
     BiasedLock lock(&send_mutex_);
     const OutgoingMessage message = TakeCall(first_, last_, nullptr, call_id);
     if (!message) return false;
-    queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - message->header.size,
-                        std::memory_order_seq_cst);
+    const Queued before = queue_count();
+    SetQueueCount({before.bytes - message->header.size, before.messages - 1});
   }
   // Nobody is called by the peer's progress for the room that this made, nor, if it was the first,
   // for those that it held up, which may lack nothing.
@@ -239,15 +235,15 @@ bool ShmConnection::Enqueue(OutgoingMessage& message, uint64_t bound) {
     message->SetExtra({});
     MI7_CHECK(SealMessage(*message, options_->limits).ok(), "a bare header keeps the limits");
   }
-  const uint64_t waiting = queued_bytes_.load(std::memory_order_relaxed);
-  const uint64_t bytes = message->header.size;
-  if (waiting != 0 && waiting + bytes > bound) return false;
+  const Queued before = queue_count();
+  const Queued after = before.With(message->header.size, 1);
+  if (before.messages != 0 && after.weight() > bound) return false;
   holders_queued_ = holders_queued_ || SlotSegments::Of(*message, *pool_) != nullptr;
   MessageBody* const body = message.release();
   body->next = nullptr;
   (first_ == nullptr ? first_ : last_->next) = body;
   last_ = body;
-  queued_bytes_.store(waiting + bytes, std::memory_order_seq_cst);
+  SetQueueCount(after);
   return true;
 }
 
@@ -282,8 +278,8 @@ bool ShmConnection::FlushQueue() {
         any = true;
       }
       first_ = next;
-      queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - bytes,
-                          std::memory_order_seq_cst);
+      const Queued before = queue_count();
+      SetQueueCount({before.bytes - bytes, before.messages - 1});
     }
   }
   if (any) writes_.fetch_add(1, std::memory_order_relaxed);
@@ -320,9 +316,8 @@ bool ShmConnection::Evacuate(MessageBody** link) {
     const absl::Status sealed = SealMessage(*message, options_->limits);
     MI7_CHECK(sealed.ok(), "a message keeps the limits when it is copied into one segment");
     // One segment has another size than several.
-    queued_bytes_.store(
-        queued_bytes_.load(std::memory_order_relaxed) - counted + message->header.size,
-        std::memory_order_seq_cst);
+    const Queued before = queue_count();
+    SetQueueCount({before.bytes - counted + message->header.size, before.messages});
     MessageBody* const copy = message.release();
     copy->next = after;
     *link = copy;

@@ -46,6 +46,7 @@
 #include "transport/connection.h"
 #include "transport/driver.h"
 #include "transport/event_loop.h"
+#include "transport/message_queue.h"
 #include "transport/shm/link.h"
 #include "transport/shm/ring.h"
 #include "transport/shm/shm_connection.h"
@@ -69,6 +70,8 @@ class ShmConnection final : public Connection,
   bool HasRoom() override;
   void RequestWritable() override;
   void Close(absl::Status why) override;
+  bool HasUnsent() override { return !link_->forked() && queue_waits(); }
+  void CloseWhenSent() override;
   bool Await(Completion& completion, Deadline deadline) override;
   void SetBackground(bool wanted) override;
   bool InCallback() const override;
@@ -100,7 +103,7 @@ class ShmConnection final : public Connection,
 
   Limits send_limits() const;
   uint64_t queue_max() const { return options_->limits.queued_bytes_max; }
-  bool QueueFullNow() const { return queued_bytes_.load(std::memory_order_seq_cst) >= queue_max(); }
+  bool QueueFullNow() const { return queue_count().weight() >= queue_max(); }
   absl::Status ClosedError() const;
   absl::Status ForkedError() const;
   absl::Status QueueFull(uint64_t message_bytes);
@@ -132,6 +135,20 @@ class ShmConnection final : public Connection,
   void TellRefused();
   void WakePeer(bool only_for_room = false) { link_->doorbell().WakePeer(only_for_room); }
   bool queue_waits() const { return queued_bytes_.load(std::memory_order_seq_cst) != 0; }
+  Queued queue_count() const {
+    return {.bytes = queued_bytes_.load(std::memory_order_seq_cst),
+            .messages = queued_messages_.load(std::memory_order_seq_cst)};
+  }
+  void SetQueueCount(const Queued& queued) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_) {
+    queued_bytes_.store(queued.bytes, std::memory_order_seq_cst);
+    queued_messages_.store(static_cast<uint32_t>(queued.messages), std::memory_order_seq_cst);
+  }
+  // Whether CloseWhenSent has asked for the end, and it is time.
+  bool IsSentAndToBeClosed() const {
+    return closes_when_sent_.load(std::memory_order_seq_cst) && !queue_waits();
+  }
+  // Begins the end then; whether it did.
+  bool CloseIfSent();
   // Begins the end; the first one counts. `tell`: in a kClose message to the peer.
   void BeginClose(absl::Status why, bool tell);
   // Closing, and something is queued for which a living peer makes room: the end comes later.
@@ -163,16 +180,14 @@ class ShmConnection final : public Connection,
   // Work that needs no message to arrive: room to be told of, reading to be resumed, the end.
   bool HasErrand() const {
     return peer_gone_.load(std::memory_order_seq_cst) ||
-           refused_any_.load(std::memory_order_seq_cst) ||
+           refused_any_.load(std::memory_order_seq_cst) || IsSentAndToBeClosed() ||
            (room_wanted_.load(std::memory_order_seq_cst) && HasRoomToTell()) ||
            (paused_.load(std::memory_order_seq_cst) && QueueLow());
   }
   bool DoErrands();
-  bool QueueLow() const { return queued_bytes_.load(std::memory_order_seq_cst) <= queue_max() / 2; }
+  bool QueueLow() const { return queue_count().IsHalf(options_->limits); }
   // Whether so little is queued that OnWritable tells of room.
-  bool HasRoomToTell() const {
-    return queued_bytes_.load(std::memory_order_seq_cst) <= StreamMark(options_->limits) / 2;
-  }
+  bool HasRoomToTell() const { return queue_count().IsLow(options_->limits); }
   void ReadSocket();
   bool PauseWhenFull();
   bool CanDrive() const { return !closing() && !paused_.load(std::memory_order_seq_cst); }
@@ -235,6 +250,7 @@ class ShmConnection final : public Connection,
   // Changed under send_mutex_, read without it for a first guess; seq_cst, so that a thread that
   // queues and one that sleeps or makes room see each other.
   std::atomic<uint64_t> queued_bytes_{0};
+  std::atomic<uint32_t> queued_messages_{0};
   // Somebody was refused and is to be told of room, or wants to be called in any case.
   std::atomic<bool> room_wanted_{false};
 
@@ -245,6 +261,7 @@ class ShmConnection final : public Connection,
   std::atomic<bool> background_{false};
   // An accepted connection reads no further until the peer has taken our answers.
   std::atomic<bool> paused_{false};
+  std::atomic<bool> closes_when_sent_{false};
   std::atomic<bool> lent_{false};
   std::atomic<bool> polled_{false};  // by the loop, which will put it to Rest
   std::atomic<bool> peer_gone_{false};

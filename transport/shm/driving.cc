@@ -227,6 +227,7 @@ bool ShmConnection::DoErrands() {
     paused_.store(false, std::memory_order_seq_cst);
     worked = true;
   }
+  worked |= CloseIfSent();
   if (peer_gone_.load(std::memory_order_seq_cst) && !closing()) {
     // What it sent before is still there: not more than the ring holds, unless it is not gone.
     for (uint32_t i = 0; i < kRingCells && CanDrive() && ReadRing(1); ++i) {

@@ -51,10 +51,10 @@ void ShmConnection::CheckStall() {
       ring_full = !writer_.HasRoom(kRecordWordsMax);
     }
     if (ring_full) {
-      BeginClose(absl::UnavailableError(absl::StrCat(
-                     peer_, " has not read for limits.write_stall_timeout, ",
-                     absl::FormatDuration(limits.write_stall_timeout), ", while ",
-                     queued_bytes_.load(std::memory_order_relaxed), " bytes wait to be sent")),
+      BeginClose(absl::UnavailableError(
+                     absl::StrCat(peer_, " has not read for limits.write_stall_timeout, ",
+                                  absl::FormatDuration(limits.write_stall_timeout), ", while ",
+                                  queue_count().bytes, " bytes wait to be sent")),
                  /*tell=*/false);
       return;
     }
@@ -100,6 +100,23 @@ void ShmConnection::Close(absl::Status why) {
   if (link_->forked()) return;  // it is the parent's
   const bool tell = !why.ok();
   BeginClose(std::move(why), tell);
+}
+
+void ShmConnection::CloseWhenSent() {
+  if (link_->forked()) return;
+  closes_when_sent_.store(true, std::memory_order_seq_cst);
+  if (CloseIfSent()) return;
+  // Whoever drives, or the loop, does it when it has written what waits.
+  const Use use(users_);  // the loop is there until Finalize
+  if (closing()) return;
+  KickDriver();
+  CallLoop();
+}
+
+bool ShmConnection::CloseIfSent() {
+  if (!IsSentAndToBeClosed() || closing()) return false;
+  BeginClose(absl::OkStatus(), /*tell=*/false);
+  return true;
 }
 
 void ShmConnection::BeginClose(absl::Status why, bool tell) {
@@ -175,7 +192,7 @@ void ShmConnection::Finalize() {
   {
     BiasedLock lock(&send_mutex_);
     unsent = std::exchange(first_, nullptr);
-    queued_bytes_.store(0, std::memory_order_seq_cst);
+    SetQueueCount({});
   }
   const std::shared_ptr<ShmConnection> self = std::move(self_);  // may be the last reference
   const std::shared_ptr<Receiver> receiver = std::move(receiver_);

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "transport/callback_scope.h"
 #include "transport/message.h"
+#include "transport/message_queue.h"
 #include "transport/stream/stream_connection.h"
 
 namespace mi7::transport {
@@ -32,20 +33,17 @@ class StreamConnection::DispatchScope final : public CallbackScope {
   void Push(OutgoingMessage message) {
     MessageBody* const body = message.release();
     body->next = nullptr;
-    bytes_ += body->header.size;
-    ++count_;
+    count_ = count_.With(body->header.size, 1);
     (last_ == nullptr ? first_ : last_->next) = body;
     last_ = body;
   }
-  uint64_t bytes() const { return bytes_; }
-  uint32_t count() const { return count_; }
+  const Queued& count() const { return count_; }
 
   // Hands what is corked to `writer`.
   Writer::Result WriteTo(Writer& writer, int fd) {
     if (first_ == nullptr) return {};
-    count_ = 0;
     return writer.WriteChain(fd, std::exchange(first_, nullptr), std::exchange(last_, nullptr),
-                             std::exchange(bytes_, 0));
+                             std::exchange(count_, {}));
   }
 
  private:
@@ -56,8 +54,7 @@ class StreamConnection::DispatchScope final : public CallbackScope {
   StreamConnection* const owner_;
   MessageBody* first_ = nullptr;
   MessageBody* last_ = nullptr;
-  uint64_t bytes_ = 0;
-  uint32_t count_ = 0;
+  Queued count_;
 };
 
 }  // namespace mi7::transport

@@ -278,6 +278,66 @@ TEST_P(HostilePeerTest, ServerStopsReadingFromAPeerThatDoesNotRead) {
   EXPECT_FALSE(receiver->closed());
 }
 
+TEST(UnixHostilePeerTest, WhoTakesNothingAndGoesOnSendingLeavesTheLoopToOthers) {
+  TestServer server({}, /*echo=*/false, /*loops=*/1, WaitPolicy::kAdaptive,
+                    Endpoint::Scheme::kUnix);
+  RawPeer peer = RawPeer::ConnectTo(server.endpoint());
+  peer.Send(Greeting());
+  auto [connection, receiver] = server.Accepted(0);
+  peer.CloseReading();
+  // Each message that is read is followed by another one, so that there is always one more.
+  constexpr int kMessages = 2000;
+  const std::string call = BytesOf(MakeMessage(FrameType::kCall, 1, 8));
+  int read = 0;
+  int read_before_others = kMessages;
+  const auto answer_and_go_on = [&, connection = connection.get()](IncomingMessage) {
+    ++read;
+    if (read == 1) connection->Send(MakeMessage(FrameType::kReturn, 1, 8)).IgnoreError();
+    if (read == 50) server.loop(0).Post([&] { read_before_others = read; });
+    if (read < kMessages) peer.Send(call);
+  };
+  receiver->set_hook(answer_and_go_on);
+  peer.Send(call);
+  EXPECT_TRUE(receiver->WaitClosed().ok());
+  EXPECT_EQ(read, kMessages) << "it is read to its end";
+  EXPECT_LT(read_before_others, 200);
+}
+
+TEST_P(HostilePeerTest, WhoSendsNoMoreGetsWhatWaitsForItAndThenTheEnd) {
+  StartServer();
+  RawPeer peer = ConnectRaw();
+  peer.Send(Greeting());
+  auto [connection, receiver] = server_->Accepted(0);
+  constexpr uint32_t kAnswers = 20;
+  size_t bytes = GreetingBytes();
+  for (uint32_t id = 0; id < kAnswers; ++id) {
+    ASSERT_TRUE(connection->Send(MakeMessage(FrameType::kReturn, id, 1 << 20)).ok());
+    bytes += BytesOf(MakeMessage(FrameType::kReturn, id, 1 << 20)).size();
+  }
+  EXPECT_TRUE(connection->HasUnsent());
+  peer.Send(BytesOf(MakeMessage(FrameType::kCall, 1, 8)));
+  peer.CloseSending();
+  ASSERT_TRUE(receiver->WaitMessages(1));
+  EXPECT_EQ(peer.Read().size(), bytes);
+  EXPECT_TRUE(receiver->WaitClosed().ok());
+  EXPECT_THAT(receiver->unsent(), ::testing::IsEmpty());
+}
+
+// Its buffer is full, so that no write is possible, and it is not read from.
+TEST(UnixHostilePeerTest, WhoShutsDownBothWaysAndStaysIsForgottenAtOnce) {
+  TestServer server({}, /*echo=*/false, /*loops=*/1, WaitPolicy::kAdaptive,
+                    Endpoint::Scheme::kUnix);
+  RawPeer peer = RawPeer::ConnectTo(server.endpoint());
+  peer.Send(Greeting());
+  auto [connection, receiver] = server.Accepted(0);
+  for (uint32_t id = 0; id < 20; ++id) {
+    ASSERT_TRUE(connection->Send(MakeMessage(FrameType::kReturn, id, 1 << 20)).ok());
+  }
+  peer.CloseSending();
+  peer.CloseReading();
+  EXPECT_TRUE(receiver->WaitClosed().ok());
+}
+
 TEST_P(HostilePeerTest, ClientIsRefusedWhenItsQueueIsFullAndToldOfRoom) {
   StartServer();
   RawServer server(GetParam());

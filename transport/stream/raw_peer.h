@@ -106,6 +106,8 @@ class RawPeer {
     return static_cast<size_t>(bytes);
   }
   void CloseSending() { ::shutdown(fd_.get(), SHUT_WR); }
+  // On a Unix socket the other side's writes fail from now on.
+  void CloseReading() { ::shutdown(fd_.get(), SHUT_RD); }
   void Reset() {
     const linger now{1, 0};
     ::setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &now, sizeof(now));

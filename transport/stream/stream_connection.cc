@@ -107,7 +107,7 @@ absl::StatusOr<OutgoingMessage> StreamConnection::Reserve(size_t bytes) {
   if (!accepted_ && writer_.Full(queue_max)) [[unlikely]] {
     writer_.WantRoom();
     // The queue may have drained before that was seen.
-    if (writer_.TakeRoom(room_mark())) return NewHeapMessage(bytes);
+    if (writer_.TakeRoom(context_->limits)) return NewHeapMessage(bytes);
     return QueueFullError(absl::StrCat("limits.queued_bytes_max, ", queue_max,
                                        " bytes, wait to be sent to ", peer(),
                                        ", which does not read; try again later"));
@@ -116,24 +116,24 @@ absl::StatusOr<OutgoingMessage> StreamConnection::Reserve(size_t bytes) {
 }
 
 absl::Status StreamConnection::QueueFull(uint32_t message_bytes) {
-  if (accepted_) return AnswersUnread(context_->limits, message_bytes, writer_.queued_bytes());
+  if (accepted_) return AnswersUnread(context_->limits, message_bytes, writer_.queued().weight());
   const uint64_t queue_max = context_->limits.queued_bytes_max;
   writer_.WantRoom();
   // Should there be room before that was seen, the loop tells at once.
-  if (writer_.queued_bytes() <= room_mark()) CallLoop();
+  if (writer_.queued().IsLow(context_->limits)) CallLoop();
   return QueueFullError(absl::StrCat("message of ", message_bytes,
                                      " bytes does not fit limits.queued_bytes_max, ", queue_max,
-                                     " bytes, of which ", writer_.queued_bytes(),
+                                     " bytes, of which ", writer_.queued().weight(),
                                      " wait to be sent to ", peer(), "; try again later"));
 }
 
 bool StreamConnection::HasRoom() {
-  const uint64_t mark = StreamMark(context_->limits);
-  if (!writer_.Full(mark)) [[likely]]
+  const Limits& limits = context_->limits;
+  if (writer_.queued().HasRoom(limits)) [[likely]]
     return true;
   writer_.WantRoom();
   // Whoever drains the queue sees that, or we see that it has drained.
-  return writer_.queued_bytes() < mark;
+  return writer_.queued().HasRoom(limits);
 }
 
 void StreamConnection::RequestWritable() {
@@ -209,7 +209,7 @@ void StreamConnection::WriteGathered() {
 }
 
 bool StreamConnection::Withdraw(uint32_t call_id) {
-  if (forked() || writer_.queued_bytes() == 0 || !writer_.Withdraw(call_id)) return false;
+  if (forked() || writer_.queued().messages == 0 || !writer_.Withdraw(call_id)) return false;
   const Use use(users_);
   // The socket tells nobody of the room that this made.
   if (!closing() && writer_.room_wanted()) CallLoop();
@@ -217,17 +217,18 @@ bool StreamConnection::Withdraw(uint32_t call_id) {
 }
 
 absl::Status StreamConnection::Cork(DispatchScope& scope, OutgoingMessage message) {
-  const uint64_t waiting = writer_.queued_bytes() + scope.bytes();
-  if (waiting != 0 && waiting + message->header.size >
-                          QueueBound(context_->limits, accepted_, message->header)) [[unlikely]] {
+  const Queued waiting = writer_.queued().With(scope.count().bytes, scope.count().messages);
+  if (waiting.messages != 0 && waiting.With(message->header.size, 1).weight() >
+                                   QueueBound(context_->limits, accepted_, message->header))
+      [[unlikely]] {
     return QueueFull(message->header.size);
   }
   const bool spares_work = message->header.type == FrameType::kCancel;
   scope.Push(std::move(message));
   // A cancellation does not wait for what else the callback does, nor does anything for one of an
   // outer scope, which waits for another connection, for as long as it takes.
-  if (scope.count() >= kCorkedMessagesMax || scope.bytes() >= kCorkedBytesMax || spares_work ||
-      &scope != CallbackScope::innermost()) {
+  if (scope.count().messages >= kCorkedMessagesMax || scope.count().bytes >= kCorkedBytesMax ||
+      spares_work || &scope != CallbackScope::innermost()) {
     Uncork(scope);
   }
   return absl::OkStatus();
@@ -257,11 +258,15 @@ void StreamConnection::AfterWrite(const Writer::Result& result) {
       CallLoop();
       return;
   }
-  const uint64_t queued = writer_.queued_bytes();
-  if (queued > context_->limits.queued_bytes_max / 2) return;
-  if (paused_.load(std::memory_order_seq_cst) || (writer_.room_wanted() && queued <= room_mark())) {
-    CallLoop();
-  }
+  if (closes_when_sent_.load(std::memory_order_seq_cst)) [[unlikely]]
+    return CloseIfSent();
+  const bool paused = paused_.load(std::memory_order_seq_cst);
+  const bool room_wanted = writer_.room_wanted();
+  if (!paused && !room_wanted) [[likely]]
+    return;
+  const Queued queued = writer_.queued();
+  const Limits& limits = context_->limits;
+  if ((paused && queued.IsHalf(limits)) || (room_wanted && queued.IsLow(limits))) CallLoop();
 }
 
 void StreamConnection::CheckStall() {
@@ -283,7 +288,7 @@ void StreamConnection::CheckStall() {
     BeginClose(absl::UnavailableError(
                    absl::StrCat(peer(), " has not read for limits.write_stall_timeout, ",
                                 absl::FormatDuration(limits.write_stall_timeout), ", while ",
-                                writer_.queued_bytes(), " bytes wait to be sent")),
+                                writer_.queued().bytes, " bytes wait to be sent")),
                /*tell=*/false);
     return;
   }
@@ -295,6 +300,23 @@ void StreamConnection::Close(absl::Status why) {
   if (forked()) return;  // it is the parent's
   const bool tell = !why.ok();
   BeginClose(std::move(why), tell);
+}
+
+bool StreamConnection::HasUnsent() {
+  if (forked()) return false;
+  const DispatchScope* const scope = DispatchScope::Of(this);
+  return (scope != nullptr && scope->count().messages != 0) || writer_.HasUnsent();
+}
+
+void StreamConnection::CloseWhenSent() {
+  if (forked()) return;
+  // Whoever writes the last of it sees that (AfterWrite), or we see that it is written.
+  closes_when_sent_.store(true, std::memory_order_seq_cst);
+  CloseIfSent();
+}
+
+void StreamConnection::CloseIfSent() {
+  if (!HasUnsent()) BeginClose(absl::OkStatus(), /*tell=*/false);
 }
 
 void StreamConnection::BeginClose(absl::Status why, bool tell) {

@@ -80,6 +80,8 @@ class StreamConnection final : public Connection,
   bool HasRoom() override;
   void RequestWritable() override;
   void Close(absl::Status why) override;
+  bool HasUnsent() override;
+  void CloseWhenSent() override;
   bool Await(Completion& completion, Deadline deadline) override;
   void SetBackground(bool wanted) override;
   bool InCallback() const override;
@@ -121,8 +123,6 @@ class StreamConnection final : public Connection,
   // The peer as an endpoint text.
   std::string peer() const { return context_->kind->PeerText(ends_, accepted_); }
   Limits send_limits() const;
-  // Queued bytes at which OnWritable tells of room.
-  uint64_t room_mark() const { return StreamMark(context_->limits) / 2; }
   absl::Status ClosedError() const;
   absl::Status ForkedError() const;
   absl::Status QueueFull(uint32_t message_bytes);
@@ -139,6 +139,8 @@ class StreamConnection final : public Connection,
   void WriteGathered();
   // Does what a write's result asks for.
   void AfterWrite(const Writer::Result& result);
+  // Does what CloseWhenSent has asked for.
+  void CloseIfSent();
   // Begins the end; the first one counts. `tell`: in a kClose message to the peer.
   void BeginClose(absl::Status why, bool tell);
   // The end itself. Loop thread, holding the token for ever.
@@ -227,6 +229,8 @@ class StreamConnection final : public Connection,
   std::atomic<bool> gathers_{false};
   // An accepted connection reads no further until the peer has taken our answers.
   std::atomic<bool> paused_{false};
+  // It is to be closed when what was sent is written; one that has paused does not read on.
+  std::atomic<bool> closes_when_sent_{false};
   // Threads inside Send or BeginClose that may still use the socket or the loop. Raised before
   // closing_ is read or set; Finalize reads it after closing_ was set (all seq_cst), so it sees
   // whoever did not see that.

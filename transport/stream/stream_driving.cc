@@ -166,6 +166,12 @@ StreamConnection::Read StreamConnection::ReadOnce(int flags) {
 
 void StreamConnection::EndOfStream(int error) {
   const int write_error = write_error_.load(std::memory_order_seq_cst);
+  if (error == 0 && write_error == 0 && accepted_ && assembler_.AtBoundary() && HasUnsent()) {
+    // It sends no more, and may take its answers still.
+    paused_.store(true, std::memory_order_seq_cst);
+    watch_.WatchReads(false);
+    return CloseWhenSent();
+  }
   if (error == 0) error = write_error;
   // The peer has closed. On a Unix socket a write tells before the end of the stream can be read.
   if (error == EPIPE) error = 0;
@@ -309,11 +315,10 @@ void StreamConnection::Deliver(FrameAssembler::Received& received) {
 }
 
 bool StreamConnection::PauseWhenFull() {
-  const uint64_t queue_max = context_->limits.queued_bytes_max;
-  if (!accepted_ || !writer_.Full(queue_max)) return false;
+  if (!accepted_ || !writer_.Full(context_->limits.queued_bytes_max)) return false;
   paused_.store(true, std::memory_order_seq_cst);
   // Whoever drains the queue sees that we pause, or we see that it has drained.
-  if (writer_.queued_bytes() <= queue_max / 2) {
+  if (writer_.queued().IsHalf(context_->limits)) {
     paused_.store(false, std::memory_order_seq_cst);
     return false;
   }
@@ -322,7 +327,7 @@ bool StreamConnection::PauseWhenFull() {
 }
 
 void StreamConnection::TellRoom() {
-  if (!writer_.TakeRoom(room_mark())) return;
+  if (!writer_.TakeRoom(context_->limits)) return;
   DispatchScope scope(this);
   receiver_->OnWritable();
   Uncork(scope);
@@ -392,22 +397,30 @@ void StreamConnection::LoopTurn() {
   MI7_CHECK(receiver_ != nullptr, "a connection is started before it is used");
   TellRoom();
   const bool resume = paused_.load(std::memory_order_seq_cst) &&
-                      writer_.queued_bytes() <= context_->limits.queued_bytes_max / 2;
+                      !closes_when_sent_.load(std::memory_order_seq_cst) &&
+                      writer_.queued().IsHalf(context_->limits);
   if (resume) paused_.store(false, std::memory_order_seq_cst);
   if (CanDrive() && assembler_.buffered_bytes() != 0) Dispatch();
   const int write_error = write_error_.load(std::memory_order_seq_cst);
   if (write_error != 0) {
-    for (Read read = Read::kSome; CanDrive() && (read == Read::kSome || read == Read::kFull);) {
-      read = ReadOnce(MSG_DONTWAIT);
+    bool more = true;
+    for (int reads = 0; reads < kReadsPerTurn && more && CanDrive(); ++reads) {
+      const Read read = ReadOnce(MSG_DONTWAIT);
+      more = read == Read::kSome || read == Read::kFull;
     }
-    // Neither an end nor anything more to read.
-    if (!closing()) EndOfStream(write_error);
+    if (more && CanDrive()) {
+      CallLoop();  // on a Unix socket a peer that takes nothing more can go on sending
+    } else if (!closing()) {
+      EndOfStream(write_error);  // neither an end nor anything more to read
+    }
   }
   ReleaseToken();
 }
 
 void StreamConnection::OnReady(uint32_t events) {
-  if ((events & EPOLLOUT) != 0) {
+  // Of a Unix socket that its peer has shut down both ways nothing else tells while the peer's
+  // buffer is full: the write fails then, which is the end, whether we read or not.
+  if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) {
     const Writer::Result resumed = writer_.Resume(socket_.get());
     if (resumed.wrote) peer_lives_.store(true, std::memory_order_relaxed);
     AfterWrite(resumed);

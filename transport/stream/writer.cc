@@ -45,16 +45,16 @@ void RecycleAll(MessageBody* first) {
 Writer::~Writer() { RecycleAll(first_); }
 
 Writer::Added Writer::Add(OutgoingMessage& message, bool hold_back, uint64_t queue_max) {
-  const uint64_t bytes = message->header.size;
   MutexLock lock(&mutex_);
   if (closed_) return Added::kClosed;
   if (first_ == nullptr && !writing_ && !hold_back) {
     writing_ = true;
     return Added::kWrite;
   }
-  const uint64_t queued = queued_bytes_.load(std::memory_order_relaxed);
-  if (queued != 0 && queued + bytes > queue_max) return Added::kFull;
-  queued_bytes_.store(queued + bytes, std::memory_order_seq_cst);
+  const Queued before = Count(std::memory_order_relaxed);
+  const Queued after = before.With(message->header.size, 1);
+  if (before.messages != 0 && after.weight() > queue_max) return Added::kFull;
+  SetCount(after);
   MessageBody* const body = message.release();
   body->next = nullptr;
   (last_ == nullptr ? first_ : last_->next) = body;
@@ -70,7 +70,8 @@ Writer::Result Writer::Write(int fd, OutgoingMessage message) {
   return WriteAll(fd, Batch{body, body, 0});
 }
 
-Writer::Result Writer::WriteChain(int fd, MessageBody* first, MessageBody* last, uint64_t bytes) {
+Writer::Result Writer::WriteChain(int fd, MessageBody* first, MessageBody* last,
+                                  const Queued& count) {
   Batch batch{first, last, 0};
   {
     MutexLock lock(&mutex_);
@@ -78,8 +79,7 @@ Writer::Result Writer::WriteChain(int fd, MessageBody* first, MessageBody* last,
     if (first_ != nullptr || writing_) {
       (last_ == nullptr ? first_ : last_->next) = first;
       last_ = last;
-      queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) + bytes,
-                          std::memory_order_seq_cst);
+      SetCount(Count(std::memory_order_relaxed).With(count.bytes, count.messages));
       if (writing_ || blocked_.load(std::memory_order_relaxed)) return {};
       batch = TakeBatch();
     }
@@ -109,16 +109,17 @@ Writer::Result Writer::Resume(int fd) {
 
 Writer::Batch Writer::TakeBatch() {
   Batch batch{first_, first_, written_};
-  uint64_t bytes = 0;
+  Queued left = Count(std::memory_order_relaxed);
+  left.bytes += written_;
   for (int count = 1;; ++count) {
-    bytes += batch.last->header.size;
+    left.bytes -= batch.last->header.size;
+    --left.messages;
     if (count == kMessagesMax || batch.last->next == nullptr) break;
     batch.last = batch.last->next;
   }
   first_ = std::exchange(batch.last->next, nullptr);
   if (first_ == nullptr) last_ = nullptr;
-  queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - (bytes - written_),
-                      std::memory_order_seq_cst);
+  SetCount(left);
   written_ = 0;
   return batch;
 }
@@ -130,16 +131,16 @@ Writer::Result Writer::WriteAll(int fd, Batch batch) {
     MutexLock lock(&mutex_);
     if (error != 0) {
       // What is left goes back to the front.
-      uint64_t bytes = 0;
+      Queued queued = Count(std::memory_order_relaxed);
       for (MessageBody* body = batch.first; body != nullptr; body = body->next) {
-        bytes += body->header.size;
+        queued = queued.With(body->header.size, 1);
       }
+      queued.bytes -= batch.written;
       batch.last->next = first_;
       if (first_ == nullptr) last_ = batch.last;
       first_ = batch.first;
       written_ = batch.written;
-      queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) + bytes - written_,
-                          std::memory_order_seq_cst);
+      SetCount(queued);
       writing_ = false;
       // On failure too: nobody else is to try.
       blocked_.store(true, std::memory_order_seq_cst);
@@ -212,8 +213,8 @@ bool Writer::Withdraw(uint32_t call_id) {
   const OutgoingMessage message =
       TakeCall(first_, last_, written_ != 0 ? first_ : nullptr, call_id);
   if (!message) return false;
-  queued_bytes_.store(queued_bytes_.load(std::memory_order_relaxed) - message->header.size,
-                      std::memory_order_seq_cst);
+  const Queued before = Count(std::memory_order_relaxed);
+  SetCount({before.bytes - message->header.size, before.messages - 1});
   return true;
 }
 
@@ -223,7 +224,7 @@ bool Writer::Close(MessageBody*& unsent) {
   if (writing_) return false;
   unsent = std::exchange(first_, nullptr);
   last_ = nullptr;
-  queued_bytes_.store(0, std::memory_order_seq_cst);
+  SetCount({});
   if (unsent != nullptr && std::exchange(written_, 0) != 0) {
     std::exchange(unsent, unsent->next)->Recycle();
   }

@@ -88,9 +88,9 @@ TEST_F(WriterTest, HeldBackMessagesGoTogetherInOrder) {
     ASSERT_EQ(writer_.Add(message, true, UINT64_MAX), Writer::Added::kQueued);
   }
   EXPECT_EQ(Read(), "");
-  EXPECT_EQ(writer_.queued_bytes(), bytes);
+  EXPECT_EQ(writer_.queued().bytes, bytes);
   EXPECT_EQ(writer_.Flush(ours_.get()).outcome, Writer::Result::kDone);
-  EXPECT_EQ(writer_.queued_bytes(), 0u);
+  EXPECT_EQ(writer_.queued().weight(), 0u);
   std::string stream;
   for (std::string part; !(part = Read()).empty();) stream += part;
   ASSERT_EQ(stream.size(), bytes);
@@ -146,7 +146,7 @@ TEST_F(WriterTest, AnotherThreadsSendFlushesWhatIsHeldBack) {
   OutgoingMessage other = Finished(2);
   EXPECT_EQ(writer_.Add(other, false, UINT64_MAX), Writer::Added::kFlush);
   writer_.Flush(ours_.get());
-  EXPECT_EQ(writer_.queued_bytes(), 0u);
+  EXPECT_EQ(writer_.queued().weight(), 0u);
 }
 
 TEST_F(WriterTest, FullSocketKeepsTheRestAndResumesWhereItStopped) {
@@ -161,8 +161,10 @@ TEST_F(WriterTest, FullSocketKeepsTheRestAndResumesWhereItStopped) {
   EXPECT_EQ(writer_.Add(second, false, 100), Writer::Added::kFull) << "something is queued";
   EXPECT_TRUE(second) << "a refused message is untouched";
   EXPECT_EQ(writer_.Add(second, false, 10u << 20), Writer::Added::kQueued);
+  EXPECT_EQ(writer_.queued().messages, 2u);
   writer_.WantRoom();
-  EXPECT_FALSE(writer_.TakeRoom(1000));
+  const Limits limits = {.stream_queued_bytes_max = 2000};
+  EXPECT_FALSE(writer_.TakeRoom(limits));
   EXPECT_EQ(writer_.Flush(ours_.get()).wrote, false) << "nobody but Resume tries";
 
   size_t received = 0;
@@ -171,9 +173,41 @@ TEST_F(WriterTest, FullSocketKeepsTheRestAndResumesWhereItStopped) {
     writer_.Resume(ours_.get());
   }
   EXPECT_EQ(received, large_bytes + second_bytes);
-  EXPECT_EQ(writer_.queued_bytes(), 0u);
-  EXPECT_TRUE(writer_.TakeRoom(1000));
-  EXPECT_FALSE(writer_.TakeRoom(1000)) << "told once";
+  EXPECT_EQ(writer_.queued().weight(), 0u);
+  EXPECT_TRUE(writer_.TakeRoom(limits));
+  EXPECT_FALSE(writer_.TakeRoom(limits)) << "told once";
+}
+
+// However small a message is, the block that it lies in is not.
+TEST_F(WriterTest, EachMessageCountsWithItsBlock) {
+  constexpr uint64_t kBlock = Queued::kMessageBytesLeast;
+  Limits limits;
+  limits.queued_bytes_max = 10 * kBlock;
+  for (uint32_t id = 0; id < 10; ++id) {
+    EXPECT_FALSE(writer_.Full(limits.queued_bytes_max)) << id;
+    EXPECT_TRUE(writer_.queued().HasRoom(limits)) << id;
+    OutgoingMessage message = Finished(id);
+    ASSERT_EQ(writer_.Add(message, true, limits.queued_bytes_max), Writer::Added::kQueued);
+    EXPECT_EQ(writer_.queued().weight(), (id + 1) * kBlock);
+  }
+  EXPECT_TRUE(writer_.Full(limits.queued_bytes_max));
+  EXPECT_FALSE(writer_.queued().HasRoom(limits));
+  OutgoingMessage refused = Finished(10);
+  EXPECT_EQ(writer_.Add(refused, true, limits.queued_bytes_max), Writer::Added::kFull);
+
+  // Half of it is taken back, and another one comes.
+  writer_.WantRoom();
+  for (uint32_t id = 0; id < 4; ++id) ASSERT_TRUE(writer_.Withdraw(id));
+  EXPECT_FALSE(writer_.TakeRoom(limits));
+  ASSERT_TRUE(writer_.Withdraw(4));
+  EXPECT_TRUE(writer_.TakeRoom(limits));
+  EXPECT_EQ(writer_.queued().weight(), 5 * kBlock);
+  MessageBody* const chain = refused.release();
+  chain->next = nullptr;
+  const Queued count = {.bytes = chain->header.size, .messages = 1};
+  EXPECT_TRUE(writer_.WriteChain(ours_.get(), chain, chain, count).wrote);
+  EXPECT_EQ(writer_.queued().weight(), 0u);
+  EXPECT_EQ(writer_.queued().bytes, 0u);
 }
 
 TEST_F(WriterTest, SmallMessagesThatAFullSocketCutsGoOnWhereTheyStopped) {
@@ -209,7 +243,7 @@ TEST_F(WriterTest, SmallMessagesThatAFullSocketCutsGoOnWhereTheyStopped) {
     writer_.Resume(ours_.get());
   }
   EXPECT_TRUE(received == expected);
-  EXPECT_EQ(writer_.queued_bytes(), 0u);
+  EXPECT_EQ(writer_.queued().weight(), 0u);
 }
 
 TEST_F(WriterTest, CloseGivesBackWhatWasNotBegun) {
