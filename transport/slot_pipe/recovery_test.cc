@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -252,6 +253,37 @@ TEST_F(RecoveryTest, AChildForkedWhileAnotherThreadConnectsOrCreatesHasNoDescrip
   }
   stop = true;
   other.join();
+}
+
+// No descriptor to spare is as good as no /dev/null: the numbers of its parent's descriptors are
+// free in the child, and what it opens itself gets them.
+TEST_F(RecoveryTest, AForkedChildThatHasNothingToPutInItsPlaceClosesItOnce) {
+  auto other = SlotPipe::Connect("test").value();
+  rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit none = before;
+  none.rlim_cur = 0;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const pid_t child = ::fork();
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  if (child == 0) {
+    ::alarm(30);  // it hangs no longer
+    if (Possessions::Count().descriptors != before_.descriptors) ::_exit(1);
+    int own[2];
+    if (::pipe2(own, O_CLOEXEC) != 0) ::_exit(2);
+    // A child of it does not take them for its parent's either.
+    const pid_t grandchild = ::fork();
+    if (grandchild == 0) ::_exit(::write(own[1], "x", 1) == 1 ? 0 : 1);
+    int status = 0;
+    if (::waitpid(grandchild, &status, 0) != grandchild || status != 0) ::_exit(3);
+    pipe_.reset();
+    other.reset();
+    char byte = 0;
+    ::_exit(::read(own[0], &byte, 1) == 1 && ::write(own[1], "y", 1) == 1 ? 0 : 4);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << "exit " << WEXITSTATUS(status);
 }
 
 // It has the memory, but not the locks, nor the threads that its parent had: it tells what it can,
