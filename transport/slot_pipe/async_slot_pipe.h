@@ -13,6 +13,7 @@
 
 #include <coroutine>
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -54,6 +55,8 @@ class SlotAwaiter {
   std::optional<absl::StatusOr<Slot>> result_;
   std::coroutine_handle<> coroutine_;
   std::shared_ptr<SlotAwaiter*> self_;  // null inside once destroyed; while it waits
+  // Where it is in its queue, until its result is on its way. Guarded by the queue's lock.
+  std::optional<typename std::list<SlotAwaiter*>::iterator> place_;
 };
 
 // What SendBytes makes: a hold, then what SlotPipe::SendBytes does with the slot.
