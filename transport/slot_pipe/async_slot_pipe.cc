@@ -41,6 +41,9 @@ class AsyncQueue {
     if (thread_.joinable()) thread_.join();
   }
 
+  // In a forked child nothing below is: whoever held the lock is not there.
+  absl::Status Usable() const { return impl_->Usable(); }
+
   absl::StatusOr<Slot> Try() {
     if constexpr (std::is_same_v<Slot, WriteSlot>) {
       return pipe_->TryHold();
@@ -81,6 +84,7 @@ class AsyncQueue {
 
   // If it is still in the queue. Its thread is not woken for that.
   void Remove(SlotAwaiter<Slot>* awaiter) {
+    if (!Usable().ok()) return;
     MutexLock lock(&mutex_);
     if (awaiter->place_.has_value()) waiting_.erase(*awaiter->place_);
   }
@@ -94,6 +98,7 @@ class AsyncQueue {
   }
 
   void Unwatch(PipeListener* listener) {
+    if (!Usable().ok()) return;
     MutexLock lock(&mutex_);
     listeners_.erase(std::remove(listeners_.begin(), listeners_.end(), listener), listeners_.end());
   }
@@ -262,6 +267,10 @@ SlotAwaiter<Slot>::~SlotAwaiter() {
 
 template <typename Slot>
 bool SlotAwaiter<Slot>::await_ready() {
+  if (absl::Status usable = queue_->Usable(); !usable.ok()) {
+    result_.emplace(std::move(usable));
+    return true;
+  }
   if (queue_->AnybodyWaits()) return false;
   absl::StatusOr<Slot> result = queue_->Try();
   if (!result.ok() && AsyncQueue<Slot>::IsNothing(result.status())) return false;
@@ -300,7 +309,12 @@ AsyncSlotPipe::AsyncSlotPipe(SlotPipe* pipe, transport::EventLoop* loop)
       hold_(std::make_unique<AsyncQueue<WriteSlot>>(pipe, pipe->impl_.get(), loop)),
       fetch_(std::make_unique<AsyncQueue<ReadSlot>>(pipe, pipe->impl_.get(), loop)) {}
 
-AsyncSlotPipe::~AsyncSlotPipe() = default;
+AsyncSlotPipe::~AsyncSlotPipe() {
+  if (pipe_->impl_->Usable().ok()) return;
+  // The threads to be joined are not there.
+  static_cast<void>(hold_.release());
+  static_cast<void>(fetch_.release());
+}
 
 void AsyncSlotPipe::Watch(Direction direction, PipeListener* listener) {
   direction == Direction::kHold ? hold_->Watch(listener) : fetch_->Watch(listener);

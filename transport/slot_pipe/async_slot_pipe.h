@@ -82,6 +82,8 @@ class SendAwaiter {
 // outlive this object, and nobody waits when it is destroyed: SlotPipe::Cancel ends all waits with
 // CANCELLED, which resumes the coroutines on the loop. A slot for a coroutine that waited is on its
 // way in what was posted to the loop, so the loop is destroyed, or has run that, before the pipe.
+// In a forked child, which has neither the threads nor the loop's, each wait fails at once with
+// FAILED_PRECONDITION, and what its parent had begun can be destroyed.
 class AsyncSlotPipe {
  public:
   AsyncSlotPipe(SlotPipe* pipe, transport::EventLoop* loop);
@@ -107,8 +109,8 @@ class AsyncSlotPipe {
 
  private:
   SlotPipe* const pipe_;
-  const std::unique_ptr<slot_pipe_internal::AsyncQueue<WriteSlot>> hold_;
-  const std::unique_ptr<slot_pipe_internal::AsyncQueue<ReadSlot>> fetch_;
+  std::unique_ptr<slot_pipe_internal::AsyncQueue<WriteSlot>> hold_;
+  std::unique_ptr<slot_pipe_internal::AsyncQueue<ReadSlot>> fetch_;
 };
 
 }  // namespace mi7

@@ -1,5 +1,8 @@
 #include "transport/slot_pipe/async_slot_pipe.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <coroutine>
 #include <exception>
@@ -376,6 +379,45 @@ TEST_F(AsyncSlotPipeTest, AMessageThatComesAfterADestroyedCoroutineWakesAnother)
     if (MonotonicNanos() - start_ns < kSoonNs) ++woken;
   }
   EXPECT_GE(woken, kRounds / 2);
+}
+
+// Its lock is held at the fork, by a thread that is not there in the child.
+TEST_F(AsyncSlotPipeTest, AForkedChildWaitsForNothingAndForNobody) {
+  struct Stopped final : slot_pipe_internal::PipeListener {
+    void OnMayHave() override {
+      told.Down();
+      EXPECT_TRUE(go_on.Wait());
+    }
+    Countdown told{1};
+    Countdown go_on{1};
+  };
+  constexpr auto kFetch = slot_pipe_internal::Direction::kFetch;
+  auto async = std::make_unique<AsyncSlotPipe>(pipe_.get(), loop_.get());
+  Stopped listener;
+  Kept kept;
+  OnLoop([&] { kept = Waits(*async); });
+  async->Watch(kFetch, &listener);
+  ASSERT_TRUE(other_->SendBytes("x").ok());
+  ASSERT_TRUE(listener.told.Wait());
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(10);  // it hangs no longer
+    SlotPipeError fetched = SlotPipeError::kNone;
+    [](AsyncSlotPipe& from, SlotPipeError& error) -> Started {
+      error = SlotPipeErrorOf((co_await from.Fetch()).status());
+    }(*async, fetched);
+    if (fetched != SlotPipeError::kForked) ::_exit(1);
+    async->Unwatch(kFetch, &listener);
+    kept.coroutine.destroy();
+    loop_.reset();
+    async.reset();
+    ::_exit(0);
+  }
+  listener.go_on.Down();
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  OnLoop([&] { kept.coroutine.destroy(); });
 }
 
 }  // namespace
