@@ -27,6 +27,7 @@
 #include "base/deadline.h"
 #include "gtest/gtest.h"
 #include "transport/slot_pipe/event.h"
+#include "transport/slot_pipe/layout.h"
 #include "transport/slot_pipe/slot_pipe.h"
 #include "transport/slot_pipe/testing.h"
 
@@ -375,6 +376,39 @@ TEST_F(RecoveryTest, TheLastPlaceAndTheLastSlotAreAsGoodAsTheFirst) {
   }
   EXPECT_EQ(std::count(came.begin(), came.end(), true), kSlots);
   ::close(others);
+}
+
+// Who sweeps a dead one has its place locked, as if somebody were alive in it. Most times at least
+// the sweep is seen to end: this machine may have something else to do.
+TEST_F(RecoveryTest, APlaceThatIsBeingSweptIsWaitedFor) {
+  constexpr int kRounds = 20;
+  auto pipe = SlotPipe::Create("swept", {.slots = 4, .slot_bytes = 64, .participants = 2}).value();
+  const int sweeper = ::open(directory_.File("swept").c_str(), O_RDWR | O_CLOEXEC);
+  const auto ask = [sweeper](int command, short type, off_t byte) {
+    struct flock lock {};
+    lock.l_type = type;
+    lock.l_start = byte;
+    lock.l_len = 1;
+    EXPECT_EQ(::fcntl(sweeper, command, &lock), 0);
+    return lock.l_type;
+  };
+  int joined = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    ask(F_OFD_SETLK, F_WRLCK, 1);
+    std::atomic<bool> ended{false};
+    std::thread joins([&] {
+      if (SlotPipe::Connect("swept").ok()) ++joined;
+      ended = true;
+    });
+    // While it looks for a place it has locked one more byte.
+    for (int looks = 0; looks < 100 && !ended.load();) {
+      if (ask(F_OFD_GETLK, F_WRLCK, slot_pipe_internal::kJoinByte) == F_RDLCK) ++looks;
+    }
+    ask(F_OFD_SETLK, F_UNLCK, 1);
+    joins.join();
+  }
+  EXPECT_GE(joined, kRounds / 2);
+  ::close(sweeper);
 }
 
 TEST_F(RecoveryTest, APipeOfTheDeadCanBeRemoved) {
