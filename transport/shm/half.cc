@@ -97,12 +97,25 @@ absl::StatusOr<SharedMemory> CreateSharedMemory(const char* name, size_t bytes,
 }
 
 absl::Status ReserveMemory(const UniqueFd& descriptor, size_t offset, size_t bytes) {
-  int result;
-  do {
-    result =
-        ::fallocate(descriptor.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
-  } while (result != 0 && errno == EINTR);
-  if (result != 0) return Refused("fallocate", bytes, errno);
+  const auto allocate = [&](int mode, size_t from, size_t size) {
+    return ::fallocate(descriptor.get(), mode, static_cast<off_t>(from), static_cast<off_t>(size));
+  };
+  // Kernels before 6.9 reserve nothing where a signal comes meanwhile, so that a timer with a
+  // period shorter than it takes would keep us here for ever: pieces take less.
+  size_t piece = bytes;
+  for (size_t done = 0; done < bytes;) {
+    const size_t now = std::min(piece, bytes - done);
+    if (allocate(0, offset + done, now) == 0) {
+      done += now;
+    } else if (errno == EINTR) {
+      piece = std::max<size_t>(piece / 2 / kPageBytes, 1) * kPageBytes;
+    } else {
+      const int error = errno;
+      // As in one piece: nothing stays, unless the seals forbid to give anything back.
+      if (done != 0) allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, done);
+      return Refused("fallocate", bytes, error);
+    }
+  }
   return absl::OkStatus();
 }
 

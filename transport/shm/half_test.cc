@@ -1,11 +1,15 @@
 #include "transport/shm/half.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -13,6 +17,30 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+namespace {
+
+// Where a signal comes so often that no more than this is reserved between two of them, and what
+// one comes into is undone, as on kernels before 6.9; and what there is to reserve at all.
+size_t reserved_between_signals = SIZE_MAX;
+size_t left_bytes = SIZE_MAX;
+int signals = 0;
+
+}  // namespace
+
+extern "C" int fallocate(int fd, int mode, off_t offset, off_t bytes) {
+  const auto size = static_cast<size_t>(bytes);
+  if (mode == 0) {
+    // Nobody waits for ever in a test.
+    const bool interrupted = size > reserved_between_signals && ++signals < 1000;
+    if (interrupted || size > left_bytes) {
+      errno = interrupted ? EINTR : ENOSPC;
+      return -1;
+    }
+    left_bytes -= size;
+  }
+  return static_cast<int>(::syscall(SYS_fallocate, fd, mode, offset, bytes));
+}
 
 namespace mi7::transport::shm {
 namespace {
@@ -168,17 +196,44 @@ TEST(SharedMemory, IsReservedAlsoWhenTheLimitOfFilesWasLoweredSince) {
   EXPECT_TRUE(reserved.ok()) << reserved;
 }
 
+off_t Committed(const SharedMemory& memory) {
+  struct stat info;
+  EXPECT_EQ(::fstat(memory.descriptor.get(), &info), 0);
+  return info.st_blocks * 512;
+}
+
 TEST(SharedMemory, CommitsWhatIsReservedAndNoMore) {
   auto memory = CreateSharedMemory("test", 1 << 20, 0, /*for_good=*/true);
   ASSERT_TRUE(memory.ok());
-  const auto committed = [&] {
-    struct stat info;
-    EXPECT_EQ(::fstat(memory->descriptor.get(), &info), 0);
-    return info.st_blocks * 512;
-  };
-  EXPECT_EQ(committed(), 0);
+  EXPECT_EQ(Committed(*memory), 0);
   ASSERT_TRUE(ReserveMemory(memory->descriptor, 8192, 4096).ok());
-  EXPECT_EQ(committed(), 4096);
+  EXPECT_EQ(Committed(*memory), 4096);
+}
+
+TEST(SharedMemory, IsReservedHoweverOftenSignalsCome) {
+  auto memory = CreateSharedMemory("test", 1 << 20, 0, /*for_good=*/false);
+  ASSERT_TRUE(memory.ok());
+  signals = 0;
+  reserved_between_signals = 10'000;
+  EXPECT_TRUE(ReserveMemory(memory->descriptor, 4096, (1 << 20) - 4096).ok());
+  EXPECT_GT(signals, 0);
+  EXPECT_LT(signals, 100);
+  EXPECT_EQ(Committed(*memory), (1 << 20) - 4096);
+  reserved_between_signals = SIZE_MAX;
+}
+
+TEST(SharedMemory, NothingStaysReservedWhereNotAllOfItIs) {
+  auto memory = CreateSharedMemory("test", 1 << 20, 4096, /*for_good=*/false);
+  ASSERT_TRUE(memory.ok());
+  reserved_between_signals = 10'000;
+  left_bytes = 100'000;
+  const absl::Status reserved = ReserveMemory(memory->descriptor, 4096, (1 << 20) - 4096);
+  EXPECT_EQ(reserved.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(reserved.message()), HasSubstr("No space left"));
+  EXPECT_LT(left_bytes, 100'000u) << "it was tried";
+  EXPECT_EQ(Committed(*memory), 4096);
+  reserved_between_signals = SIZE_MAX;
+  left_bytes = SIZE_MAX;
 }
 
 }  // namespace

@@ -41,6 +41,9 @@ class AsyncQueue {
     if (thread_.joinable()) thread_.join();
   }
 
+  // In a forked child nothing below is: whoever held the lock is not there.
+  absl::Status Usable() const { return impl_->Usable(); }
+
   absl::StatusOr<Slot> Try() {
     if constexpr (std::is_same_v<Slot, WriteSlot>) {
       return pipe_->TryHold();
@@ -66,16 +69,24 @@ class AsyncQueue {
     return !listeners_.empty();
   }
 
-  void Add(std::shared_ptr<SlotAwaiter<Slot>*> awaiter, Deadline deadline) {
+  // `awaiter` may be resumed, and gone, before it returns.
+  void Add(SlotAwaiter<Slot>* awaiter) {
     bool earlier;
     {
       MutexLock lock(&mutex_);
-      waiting_.push_back({std::move(awaiter), deadline.at_ns()});
-      earlier = deadline.at_ns() < sleeping_until_ns_;
+      awaiter->place_ = waiting_.insert(waiting_.end(), awaiter);
+      earlier = awaiter->deadline_.at_ns() < sleeping_until_ns_;
       StartThread();
       changed_.NotifyAll();
     }
     if (earlier) Interrupt();
+  }
+
+  // If it is still in the queue. Its thread is not woken for that.
+  void Remove(SlotAwaiter<Slot>* awaiter) {
+    if (!Usable().ok()) return;
+    MutexLock lock(&mutex_);
+    if (awaiter->place_.has_value()) waiting_.erase(*awaiter->place_);
   }
 
   void Watch(PipeListener* listener) {
@@ -87,15 +98,13 @@ class AsyncQueue {
   }
 
   void Unwatch(PipeListener* listener) {
+    if (!Usable().ok()) return;
     MutexLock lock(&mutex_);
     listeners_.erase(std::remove(listeners_.begin(), listeners_.end(), listener), listeners_.end());
   }
 
  private:
-  struct Waiting {
-    std::shared_ptr<SlotAwaiter<Slot>*> awaiter;
-    int64_t deadline_ns;
-  };
+  using Waiting = std::list<SlotAwaiter<Slot>*>;
 
   static constexpr Direction kDirection =
       std::is_same_v<Slot, WriteSlot> ? Direction::kHold : Direction::kFetch;
@@ -113,30 +122,41 @@ class AsyncQueue {
         if (result.ok()) PutBack(*result);
         return;
       }
+      (*awaiter)->self_ = nullptr;
       (*awaiter)->result_.emplace(std::move(result));
       (*awaiter)->coroutine_.resume();
     });
   }
 
+  // From here on its awaiter is only touched on the loop, where it may be gone.
+  std::shared_ptr<SlotAwaiter<Slot>*> Take(typename Waiting::iterator place)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    SlotAwaiter<Slot>* const awaiter = *place;
+    waiting_.erase(place);
+    awaiter->place_.reset();
+    return awaiter->self_;
+  }
+
   // Resumes everybody who is due for it: those whose deadline has passed, or all. Returns the
   // earliest deadline of the others.
   int64_t Expire(bool all, const absl::Status& why) {
-    std::list<Waiting> due;
+    std::vector<std::shared_ptr<SlotAwaiter<Slot>*>> due;
     int64_t next_ns = kForeverNs;
     {
       MutexLock lock(&mutex_);
       const int64_t now_ns = MonotonicNanos();
       for (auto it = waiting_.begin(); it != waiting_.end();) {
         const auto current = it++;
-        if (all || current->deadline_ns <= now_ns) {
-          due.splice(due.end(), waiting_, current);
+        const int64_t deadline_ns = (*current)->deadline_.at_ns();
+        if (all || deadline_ns <= now_ns) {
+          due.push_back(Take(current));
         } else {
-          next_ns = std::min(next_ns, current->deadline_ns);
+          next_ns = std::min(next_ns, deadline_ns);
         }
       }
       sleeping_until_ns_ = next_ns;
     }
-    for (Waiting& one : due) Resume(std::move(one.awaiter), why);
+    for (auto& one : due) Resume(std::move(one), why);
     return next_ns;
   }
 
@@ -153,10 +173,7 @@ class AsyncQueue {
 
   std::shared_ptr<SlotAwaiter<Slot>*> PopFirst() {
     MutexLock lock(&mutex_);
-    if (waiting_.empty()) return nullptr;
-    auto first = std::move(waiting_.front().awaiter);
-    waiting_.pop_front();
-    return first;
+    return waiting_.empty() ? nullptr : Take(waiting_.begin());
   }
 
   void Run() {
@@ -165,6 +182,13 @@ class AsyncQueue {
       {
         MutexLock lock(&mutex_);
         if (waiting_.empty()) sleeping_until_ns_ = kForeverNs;
+        if (slept && waiting_.empty() && listeners_.empty()) {
+          // Those for whom it slept are gone. The wake may have been meant for others, who are not
+          // declared any more.
+          event().Declare();
+          event().Notify();
+          slept = false;
+        }
         changed_.WaitUntil(mutex_, Deadline::Infinite(), [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
           return stopped_ || !waiting_.empty() || !listeners_.empty();
         });
@@ -227,7 +251,7 @@ class AsyncQueue {
   Mutex mutex_;
   CondVar changed_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
-  std::list<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
+  Waiting waiting_ ABSL_GUARDED_BY(mutex_);
   std::vector<PipeListener*> listeners_ ABSL_GUARDED_BY(mutex_);
   // The first deadline that the thread knows of.
   int64_t sleeping_until_ns_ ABSL_GUARDED_BY(mutex_) = kForeverNs;
@@ -236,11 +260,17 @@ class AsyncQueue {
 
 template <typename Slot>
 SlotAwaiter<Slot>::~SlotAwaiter() {
-  if (self_ != nullptr) *self_ = nullptr;
+  if (self_ == nullptr) return;
+  queue_->Remove(this);
+  *self_ = nullptr;
 }
 
 template <typename Slot>
 bool SlotAwaiter<Slot>::await_ready() {
+  if (absl::Status usable = queue_->Usable(); !usable.ok()) {
+    result_.emplace(std::move(usable));
+    return true;
+  }
   if (queue_->AnybodyWaits()) return false;
   absl::StatusOr<Slot> result = queue_->Try();
   if (!result.ok() && AsyncQueue<Slot>::IsNothing(result.status())) return false;
@@ -252,9 +282,7 @@ template <typename Slot>
 void SlotAwaiter<Slot>::await_suspend(std::coroutine_handle<> coroutine) {
   coroutine_ = coroutine;
   self_ = std::make_shared<SlotAwaiter*>(this);
-  // May resume, and destroy this object, before Add returns: nothing of it is touched after.
-  AsyncQueue<Slot>* const queue = queue_;
-  queue->Add(self_, deadline_);
+  queue_->Add(this);
 }
 
 absl::Status SendAwaiter::await_resume() {
@@ -281,7 +309,12 @@ AsyncSlotPipe::AsyncSlotPipe(SlotPipe* pipe, transport::EventLoop* loop)
       hold_(std::make_unique<AsyncQueue<WriteSlot>>(pipe, pipe->impl_.get(), loop)),
       fetch_(std::make_unique<AsyncQueue<ReadSlot>>(pipe, pipe->impl_.get(), loop)) {}
 
-AsyncSlotPipe::~AsyncSlotPipe() = default;
+AsyncSlotPipe::~AsyncSlotPipe() {
+  if (pipe_->impl_->Usable().ok()) return;
+  // The threads to be joined are not there.
+  static_cast<void>(hold_.release());
+  static_cast<void>(fetch_.release());
+}
 
 void AsyncSlotPipe::Watch(Direction direction, PipeListener* listener) {
   direction == Direction::kHold ? hold_->Watch(listener) : fetch_->Watch(listener);

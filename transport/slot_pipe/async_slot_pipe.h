@@ -13,6 +13,7 @@
 
 #include <coroutine>
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -54,6 +55,8 @@ class SlotAwaiter {
   std::optional<absl::StatusOr<Slot>> result_;
   std::coroutine_handle<> coroutine_;
   std::shared_ptr<SlotAwaiter*> self_;  // null inside once destroyed; while it waits
+  // Where it is in its queue, until its result is on its way. Guarded by the queue's lock.
+  std::optional<typename std::list<SlotAwaiter*>::iterator> place_;
 };
 
 // What SendBytes makes: a hold, then what SlotPipe::SendBytes does with the slot.
@@ -79,6 +82,8 @@ class SendAwaiter {
 // outlive this object, and nobody waits when it is destroyed: SlotPipe::Cancel ends all waits with
 // CANCELLED, which resumes the coroutines on the loop. A slot for a coroutine that waited is on its
 // way in what was posted to the loop, so the loop is destroyed, or has run that, before the pipe.
+// In a forked child, which has neither the threads nor the loop's, each wait fails at once with
+// FAILED_PRECONDITION, and what its parent had begun can be destroyed.
 class AsyncSlotPipe {
  public:
   AsyncSlotPipe(SlotPipe* pipe, transport::EventLoop* loop);
@@ -104,8 +109,8 @@ class AsyncSlotPipe {
 
  private:
   SlotPipe* const pipe_;
-  const std::unique_ptr<slot_pipe_internal::AsyncQueue<WriteSlot>> hold_;
-  const std::unique_ptr<slot_pipe_internal::AsyncQueue<ReadSlot>> fetch_;
+  std::unique_ptr<slot_pipe_internal::AsyncQueue<WriteSlot>> hold_;
+  std::unique_ptr<slot_pipe_internal::AsyncQueue<ReadSlot>> fetch_;
 };
 
 }  // namespace mi7

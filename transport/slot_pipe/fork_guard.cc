@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include "base/check.h"
 #include "base/mutex.h"
 
@@ -26,11 +28,9 @@ std::unique_ptr<ForkGuard> ForkGuard::Open(absl::FunctionRef<int()> open) {
     MutexLock lock(&mutex);
     guard->fd_ = open();
     error = errno;
-    if (guard->fd_ >= 0) {
-      guard->next_ = first;
-      if (first != nullptr) first->previous_ = guard.get();
-      first = guard.get();
-    }
+    guard->next_ = first;
+    if (first != nullptr) first->previous_ = guard.get();
+    first = guard.get();
   }
   if (guard->fd_ < 0) guard = nullptr;
   errno = error;
@@ -38,11 +38,10 @@ std::unique_ptr<ForkGuard> ForkGuard::Open(absl::FunctionRef<int()> open) {
 }
 
 ForkGuard::~ForkGuard() {
-  if (fd_ < 0) return;
   MutexLock lock(&mutex);
   (previous_ != nullptr ? previous_->next_ : first) = next_;
   if (next_ != nullptr) next_->previous_ = previous_;
-  ::close(fd_);
+  if (fd_ >= 0) ::close(fd_);
 }
 
 void ForkGuard::Prepare() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex.Lock(); }
@@ -52,14 +51,15 @@ void ForkGuard::InChild() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   for (ForkGuard* guard = first; guard != nullptr; guard = guard->next_) {
     // Relaxed: a child of fork() has this one thread.
     guard->forked_.store(true, std::memory_order_relaxed);
-    // Another file under the same number, so that who closes it later closes nothing of others.
+    if (guard->fd_ < 0) continue;  // never open, or closed in a parent that was a child
+    // Another file under the same number, so that who uses it meanwhile or closes it later does
+    // nothing to others.
     const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (null >= 0) {
-      ::dup3(null, guard->fd_, O_CLOEXEC);
-      ::close(null);
-    } else {
-      ::close(guard->fd_);
-    }
+    const bool replaced = null >= 0 && ::dup3(null, guard->fd_, O_CLOEXEC) >= 0;
+    if (null >= 0) ::close(null);
+    // There may be no such file here, nor a descriptor to spare. Then the number is soon that of
+    // something else, and none of ours.
+    if (!replaced) ::close(std::exchange(guard->fd_, -1));
   }
   mutex.Unlock();
 }

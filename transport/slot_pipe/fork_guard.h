@@ -27,6 +27,7 @@ class ForkGuard {
   ForkGuard(const ForkGuard&) = delete;
   ForkGuard& operator=(const ForkGuard&) = delete;
 
+  // In a forked child another file, or -1.
   int fd() const { return fd_; }
   // Whether this is a child, and the descriptor closed. Relaxed: written before the child has any
   // other thread.

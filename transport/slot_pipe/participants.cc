@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,10 +11,14 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/deadline.h"
 #include "transport/slot_pipe/slot_pipe_error.h"
 
 namespace mi7::slot_pipe_internal {
 namespace {
+
+// Far longer than a sweep takes, unless who sweeps is stopped.
+constexpr int64_t kPatienceNs = 40'000'000;
 
 struct flock LockOf(short type, uint16_t index) {
   struct flock lock {};
@@ -82,6 +87,17 @@ absl::StatusOr<uint16_t> Participants::Join(absl::string_view name) {
 }
 
 absl::StatusOr<uint16_t> Participants::TakePlace(absl::string_view name) {
+  // A place whose dead one is being swept looks like that of one who is alive, and is free soon.
+  const int64_t until_ns = SystemNanos() + kPatienceNs;
+  for (;;) {
+    absl::StatusOr<uint16_t> place = TakeFreePlace(name);
+    if (!absl::IsResourceExhausted(place.status()) || SystemNanos() > until_ns) return place;
+    constexpr timespec kShort{0, 1'000'000};
+    ::nanosleep(&kShort, nullptr);
+  }
+}
+
+absl::StatusOr<uint16_t> Participants::TakeFreePlace(absl::string_view name) {
   const uint32_t count = region_.geometry().participants;
   for (uint32_t i = 0; i < count; ++i) {
     const auto index = static_cast<uint16_t>(i);

@@ -37,8 +37,9 @@ class Participants {
   Participants(int fd, const Region& region) : fd_(fd), region_(region) {}
 
   // Takes a free entry, or one of a dead participant after sweeping it, and marks it ALIVE.
-  // RESOURCE_EXHAUSTED when all are in use; ABORTED when the pipe was removed since it was opened,
-  // or somebody is about to: it is to be opened anew, and perhaps to be created.
+  // RESOURCE_EXHAUSTED when all are in use, for 40 ms (someone may be sweeping one); ABORTED when
+  // the pipe was removed since it was opened, or somebody is about to: it is to be opened anew, and
+  // perhaps to be created.
   absl::StatusOr<uint16_t> Join(absl::string_view name);
   // After a sweep of `index`, which is ours: marks it free and unlocks it.
   void Leave(uint16_t index);
@@ -58,6 +59,7 @@ class Participants {
   bool SetLock(short type, uint16_t index);
   void Unlock(uint16_t index);
   absl::StatusOr<uint16_t> TakePlace(absl::string_view name);
+  absl::StatusOr<uint16_t> TakeFreePlace(absl::string_view name);
   // Whether nobody holds the lock. Also through a descriptor that can only read.
   bool IsUnlocked(uint16_t index) const;
   bool SweepLocked(uint16_t index, Recovered& recovered);

@@ -205,6 +205,24 @@ std::unique_ptr<ForkGuard> OpenPipe(int directory, absl::string_view name, int m
   });
 }
 
+// Returns errno. Kernels before 6.9 reserve nothing where a signal comes meanwhile, so that a timer
+// with a period shorter than it takes would keep us here for ever: pieces take less.
+int Reserve(int fd, uint64_t bytes) {
+  uint64_t piece = bytes;
+  for (uint64_t done = 0; done < bytes;) {
+    const uint64_t now = std::min(piece, bytes - done);
+    const int error = ::posix_fallocate(fd, static_cast<off_t>(done), static_cast<off_t>(now));
+    if (error == 0) {
+      done += now;
+    } else if (error == EINTR) {
+      piece = std::max<uint64_t>(piece / 2, 4096);
+    } else {
+      return error;
+    }
+  }
+  return 0;
+}
+
 // Gives the file its name. Not by renaming, which would replace an existing pipe.
 absl::Status GiveName(int directory, const Directory& where, int fd, const std::string& name) {
   const std::string self = absl::StrCat("/proc/self/fd/", fd);
@@ -258,11 +276,7 @@ absl::StatusOr<std::unique_ptr<PipeFile>> PipeFile::Create(absl::string_view nam
     return AboutPipe(name, status);
   }
   // All of it now, because a tmpfs that is full later would kill who touches it (SIGBUS).
-  int error;
-  do {
-    error = ::posix_fallocate(fd, 0, static_cast<off_t>(layout.file_bytes));
-  } while (error == EINTR);
-  if (error != 0) {
+  if (const int error = Reserve(fd, layout.file_bytes); error != 0) {
     return AboutPipe(name, Failed(absl::StrCat("reserving ", layout.file_bytes, " bytes in"),
                                   where.path, error == EFBIG ? ENOSPC : error));
   }

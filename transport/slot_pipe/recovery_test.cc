@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@
 #include "base/deadline.h"
 #include "gtest/gtest.h"
 #include "transport/slot_pipe/event.h"
+#include "transport/slot_pipe/layout.h"
 #include "transport/slot_pipe/slot_pipe.h"
 #include "transport/slot_pipe/testing.h"
 
@@ -254,6 +256,37 @@ TEST_F(RecoveryTest, AChildForkedWhileAnotherThreadConnectsOrCreatesHasNoDescrip
   other.join();
 }
 
+// No descriptor to spare is as good as no /dev/null: the numbers of its parent's descriptors are
+// free in the child, and what it opens itself gets them.
+TEST_F(RecoveryTest, AForkedChildThatHasNothingToPutInItsPlaceClosesItOnce) {
+  auto other = SlotPipe::Connect("test").value();
+  rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit none = before;
+  none.rlim_cur = 0;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const pid_t child = ::fork();
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  if (child == 0) {
+    ::alarm(30);  // it hangs no longer
+    if (Possessions::Count().descriptors != before_.descriptors) ::_exit(1);
+    int own[2];
+    if (::pipe2(own, O_CLOEXEC) != 0) ::_exit(2);
+    // A child of it does not take them for its parent's either.
+    const pid_t grandchild = ::fork();
+    if (grandchild == 0) ::_exit(::write(own[1], "x", 1) == 1 ? 0 : 1);
+    int status = 0;
+    if (::waitpid(grandchild, &status, 0) != grandchild || status != 0) ::_exit(3);
+    pipe_.reset();
+    other.reset();
+    char byte = 0;
+    ::_exit(::read(own[0], &byte, 1) == 1 && ::write(own[1], "y", 1) == 1 ? 0 : 4);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << "exit " << WEXITSTATUS(status);
+}
+
 // It has the memory, but not the locks, nor the threads that its parent had: it tells what it can,
 // and soon, whatever they were doing.
 TEST_F(RecoveryTest, TheStatusInAForkedChildTakesNobodyForDead) {
@@ -343,6 +376,39 @@ TEST_F(RecoveryTest, TheLastPlaceAndTheLastSlotAreAsGoodAsTheFirst) {
   }
   EXPECT_EQ(std::count(came.begin(), came.end(), true), kSlots);
   ::close(others);
+}
+
+// Who sweeps a dead one has its place locked, as if somebody were alive in it. Most times at least
+// the sweep is seen to end: this machine may have something else to do.
+TEST_F(RecoveryTest, APlaceThatIsBeingSweptIsWaitedFor) {
+  constexpr int kRounds = 20;
+  auto pipe = SlotPipe::Create("swept", {.slots = 4, .slot_bytes = 64, .participants = 2}).value();
+  const int sweeper = ::open(directory_.File("swept").c_str(), O_RDWR | O_CLOEXEC);
+  const auto ask = [sweeper](int command, short type, off_t byte) {
+    struct flock lock {};
+    lock.l_type = type;
+    lock.l_start = byte;
+    lock.l_len = 1;
+    EXPECT_EQ(::fcntl(sweeper, command, &lock), 0);
+    return lock.l_type;
+  };
+  int joined = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    ask(F_OFD_SETLK, F_WRLCK, 1);
+    std::atomic<bool> ended{false};
+    std::thread joins([&] {
+      if (SlotPipe::Connect("swept").ok()) ++joined;
+      ended = true;
+    });
+    // While it looks for a place it has locked one more byte.
+    for (int looks = 0; looks < 100 && !ended.load();) {
+      if (ask(F_OFD_GETLK, F_WRLCK, slot_pipe_internal::kJoinByte) == F_RDLCK) ++looks;
+    }
+    ask(F_OFD_SETLK, F_UNLCK, 1);
+    joins.join();
+  }
+  EXPECT_GE(joined, kRounds / 2);
+  ::close(sweeper);
 }
 
 TEST_F(RecoveryTest, APipeOfTheDeadCanBeRemoved) {
