@@ -110,6 +110,7 @@ int main(int argc, char** argv) {
   auto [ended, all_ended] = mi7::channels::Unbounded<bool>();
   Outcome outcome;
   const int workers = std::max(1, absl::GetFlag(FLAGS_workers));
+  std::cout << "consuming" << std::endl;  // before others print
   (*loop)->Post(
       [&, to = std::move(work_sender), from = std::move(work), end = std::move(ended)]() mutable {
         for (int i = 0; i < workers; ++i) {
@@ -118,7 +119,6 @@ int main(int argc, char** argv) {
         Listen(**pipe, async, std::move(to), absl::GetFlag(FLAGS_messages),
                absl::GetFlag(FLAGS_idle_ms));
       });
-  std::cout << "consuming" << std::endl;
   all_ended.Receive().IgnoreError();  // until it is closed, because all workers have ended
   std::cout << "received " << outcome.received << std::endl;
   // The pipe goes with this function: a further signal ends the process.
