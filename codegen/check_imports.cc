@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -47,13 +48,38 @@ class Includes {
         Source source = sources_.Import(texts[i].path, name);
         SchemaText text = ParseSchemaText(source.text);
         if (text.id == 0 || !seen_.insert(text.id).second) continue;
-        Included included = Begin(text.id, name.substr(name.find_first_not_of('/')));
-        included.cpp_namespace = std::move(text.cpp_namespace);
-        included.declarations = std::move(text.declarations);
-        result_.push_back(std::move(included));
         texts.push_back(std::move(source));
+        AddFromText(std::move(text), name);
       }
     }
+  }
+
+  // What the request has of it counts. Of the rest, what is not clear collides with nothing here:
+  // the compiler of the C++ will tell, while what is refused here cannot be used at all.
+  void AddFromText(SchemaText text, const std::string& name) {
+    if (!schema_.Has(text.id) && !text.cpp_namespace.has_value()) return;
+    Included included = Begin(text.id, name.substr(name.find_first_not_of('/')));
+    included.cpp_namespace =
+        schema_.Has(text.id) ? schema_.CppNamespace(text.id) : *std::move(text.cpp_namespace);
+    for (TextDeclaration& declaration : text.declarations) {
+      if (const uint64_t id = FindDeclaration(text.id, declaration.name); id != 0) {
+        declaration.cpp_name = JoinedCppName(schema_, id);
+      }
+      if (!declaration.cpp_name.empty()) included.declarations.push_back(std::move(declaration));
+    }
+    result_.push_back(std::move(included));
+  }
+
+  // The declaration of that name, its scopes included; 0 where the request does not have it.
+  uint64_t FindDeclaration(uint64_t scope, std::string_view name) const {
+    if (!schema_.Has(scope)) return 0;
+    const size_t end = std::min(name.find('.'), name.size());
+    for (auto nested : schema_.Find(scope).getNestedNodes()) {
+      if (nested.getName().cStr() != name.substr(0, end)) continue;
+      if (end != name.size()) return FindDeclaration(nested.getId(), name.substr(end + 1));
+      return schema_.Has(nested.getId()) ? nested.getId() : 0;
+    }
+    return 0;
   }
 
   Included Begin(uint64_t file, const std::string& name) const {

@@ -6,11 +6,14 @@
 namespace mi7::codegen {
 namespace {
 
-// The bytes of the UTF-8 character at the beginning of `text`, which is not empty.
+// The bytes of the UTF-8 character at the beginning of `text`, which is not empty. One that is cut
+// short, or is of another encoding, takes nothing that follows it along.
 size_t CharacterSize(std::string_view text) {
   const unsigned char lead = static_cast<unsigned char>(text[0]);
-  const size_t size = lead < 0xc0 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-  return std::min(size, text.size());
+  const size_t whole = lead < 0xc0 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+  size_t size = 1;
+  while (size < std::min(whole, text.size()) && (text[size] & 0xc0) == 0x80) ++size;
+  return size;
 }
 
 // Marks that reorder the text around them can make code look like other code; compilers warn of

@@ -37,6 +37,14 @@ TEST(Printer, CommentCannotReachTheNextLineOrDeceiveTheReader) {
   EXPECT_EQ(Comment("cut \xe2\x80"), "// cut \xe2\x80\n");
 }
 
+TEST(Printer, CommentOfAnotherEncodingCannotReachTheNextLine) {
+  EXPECT_EQ(Comment("\xe9\rint x;"), "// \xe9int x;\n");
+  EXPECT_EQ(Comment("\xf0\rint x;"), "// \xf0int x;\n");
+  EXPECT_EQ(Comment("\xf0\x9f\x98\rint x;"), "// \xf0\x9f\x98int x;\n");
+  EXPECT_EQ(Comment("\xe9\\\r"), "// \xe9\\ .\n");
+  EXPECT_EQ(Comment("\xf0\xe2\x80\xae"), "// \xf0\n");
+}
+
 TEST(Printer, CallFitsOneLineOrIsAligned) {
   Printer out;
   const std::string a(40, 'a'), b(40, 'b');

@@ -4,6 +4,7 @@
 // used, while the generated C++ of a schema includes that of all its imports, whole.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,7 +14,7 @@ namespace mi7::codegen {
 // A struct, an interface or an enum.
 struct TextDeclaration {
   std::string name;      // with its scopes: "Outer.Inner"
-  std::string cpp_name;  // "Outer_Inner", each part as $Cxx.name has it
+  std::string cpp_name;  // "Outer_Inner", each part as $Cxx.name has it; "" where that is not clear
   bool is_interface = false;
 
   bool is_top_level() const { return name.find('.') == std::string::npos; }
@@ -22,7 +23,9 @@ struct TextDeclaration {
 // All of one file.
 struct SchemaText {
   uint64_t id = 0;  // 0 if it declares none
-  std::vector<std::string> cpp_namespace;
+  // Nothing where it is not clear: an annotation that is known by a name of another file may be
+  // $Cxx.namespace.
+  std::optional<std::vector<std::string>> cpp_namespace;
   int cpp_namespace_line = 0;        // 0 if it has none
   std::vector<std::string> imports;  // as written: "/capnp/c++.capnp", "base.capnp"
   std::vector<TextDeclaration> declarations;

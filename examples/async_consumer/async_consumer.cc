@@ -1,6 +1,7 @@
 // Coroutines that consume: a listener fetches messages and hands their slots to workers, which read
 // and release them. Ends after --messages, when none has come for --idle_ms, or cleanly on
-// SIGINT and SIGTERM: what was fetched is worked off, what was not stays in the pipe.
+// SIGINT and SIGTERM: what was fetched is worked off, what was not stays in the pipe. So does what
+// cannot be printed.
 
 #include <signal.h>
 
@@ -54,9 +55,15 @@ DetachedTask Listen(mi7::SlotPipe& pipe, mi7::AsyncSlotPipe& async, Sender<mi7::
   }
 }  // no more work: its sender was the only one
 
+// What the loop's thread counts, and main() reads when all workers have ended.
+struct Outcome {
+  uint64_t received = 0;
+  bool printed = true;  // all that was to be
+};
+
 // `ended` says that it has ended by going.
 DetachedTask Work(mi7::SlotPipe& pipe, mi7::transport::EventLoop* loop, Receiver<mi7::SlotRef> work,
-                  bool print, uint64_t& received, [[maybe_unused]] Sender<bool> ended) {
+                  bool print, Outcome& outcome, [[maybe_unused]] Sender<bool> ended) {
   for (;;) {
     const absl::StatusOr<mi7::SlotRef> ref = co_await work.ReceiveOn(loop);
     if (!ref.ok()) break;
@@ -65,12 +72,17 @@ DetachedTask Work(mi7::SlotPipe& pipe, mi7::transport::EventLoop* loop, Receiver
       std::cerr << message.status() << "\n";
       continue;
     }
-    if (print) std::cout << message->text() << "\n";
+    // On its way out of this process before it is out of the pipe.
+    if (print && !(std::cout << message->text() << std::endl)) {
+      outcome.printed = false;
+      pipe.Cancel();  // fetch no more; what this and other workers have goes back
+      continue;
+    }
     if (absl::Status status = message->Release(); !status.ok()) {
       std::cerr << status << "\n";
       continue;
     }
-    ++received;
+    ++outcome.received;
   }
 }
 
@@ -88,6 +100,7 @@ int main(int argc, char** argv) {
   the_pipe = pipe->get();
   struct sigaction action {};
   action.sa_handler = &OnSignal;
+  action.sa_flags = SA_RESTART;  // it fails no print that waits
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
 
@@ -95,20 +108,23 @@ int main(int argc, char** argv) {
   // Unbounded, because the pipe bounds how many slots there are to hand on.
   auto [work_sender, work] = mi7::channels::Unbounded<mi7::SlotRef>();
   auto [ended, all_ended] = mi7::channels::Unbounded<bool>();
-  uint64_t received = 0;  // the loop's thread counts
+  Outcome outcome;
   const int workers = std::max(1, absl::GetFlag(FLAGS_workers));
+  std::cout << "consuming" << std::endl;  // before others print
   (*loop)->Post(
       [&, to = std::move(work_sender), from = std::move(work), end = std::move(ended)]() mutable {
         for (int i = 0; i < workers; ++i) {
-          Work(**pipe, loop->get(), from, absl::GetFlag(FLAGS_print), received, end);
+          Work(**pipe, loop->get(), from, absl::GetFlag(FLAGS_print), outcome, end);
         }
         Listen(**pipe, async, std::move(to), absl::GetFlag(FLAGS_messages),
                absl::GetFlag(FLAGS_idle_ms));
       });
-  std::cout << "consuming" << std::endl;
   all_ended.Receive().IgnoreError();  // until it is closed, because all workers have ended
-  std::cout << "received " << received << std::endl;
+  std::cout << "received " << outcome.received << std::endl;
   // The pipe goes with this function: a further signal ends the process.
   ::signal(SIGINT, SIG_DFL);
   ::signal(SIGTERM, SIG_DFL);
+  if (outcome.printed && std::cout) return 0;
+  std::cerr << "async_consumer: cannot write to the standard output\n";
+  return 1;
 }

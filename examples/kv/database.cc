@@ -202,9 +202,8 @@ absl::StatusOr<uint64_t> Database::Remove(absl::string_view key, std::optional<u
   }
   absl::StatusOr<uint64_t> revision = Write(key, nullptr);
   if (!revision.ok()) return revision;
-  if (++removed_ > options_.removed_max) {
-    if (absl::Status forgot = ForgetRemoved(); !forgot.ok()) return forgot;
-  }
+  // The change is made, whatever comes of this: what is not forgotten now is with the next one.
+  if (++removed_ > options_.removed_max) ForgetRemoved().IgnoreError();
   return revision;
 }
 

@@ -40,6 +40,13 @@ class DatabaseTest : public testing::Test {
     ASSERT_THAT(database, mi7::IsOk());
     database_ = *std::move(database);
   }
+  // As another program does, while no Database has the file.
+  static void Execute(const std::string& path, const char* sql) {
+    sqlite3* database = nullptr;
+    ASSERT_EQ(sqlite3_open(path.c_str(), &database), SQLITE_OK);
+    ASSERT_EQ(sqlite3_exec(database, sql, nullptr, nullptr, nullptr), SQLITE_OK);
+    ASSERT_EQ(sqlite3_close(database), SQLITE_OK);
+  }
   uint64_t Put(const std::string& key, const std::string& value) {
     return database_->Put(key, value, std::nullopt).value();
   }
@@ -146,6 +153,25 @@ TEST_F(DatabaseTest, ForgetsTheOldestRemovals) {
       << "and remembers that it has";
 }
 
+TEST_F(DatabaseTest, WhatIsRemovedIsSoThoughNothingCanBeForgotten) {
+  database_.reset();
+  Execute(path_,
+          "CREATE TRIGGER fails BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'full'); END");
+  Open({.removed_max = 2});
+  for (int i = 0; i < 5; ++i) Put(absl::StrCat("k", i), "v");  // 1 to 5
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_THAT(database_->Remove(absl::StrCat("k", i), std::nullopt), mi7::IsOk());  // 6 to 9
+  }
+  EXPECT_THAT(Changes("", 5),
+              ElementsAre("6 k0 removed", "7 k1 removed", "8 k2 removed", "9 k3 removed"));
+  database_.reset();
+  Execute(path_, "DROP TRIGGER fails");
+  Open({.removed_max = 2});
+  EXPECT_EQ(database_->Remove("k4", std::nullopt).value(), 10u);
+  EXPECT_THAT(database_->NextChange("", 5), mi7::StatusIs(absl::StatusCode::kOutOfRange))
+      << "it is tried again";
+}
+
 TEST_F(DatabaseTest, BelongsToOneProcess) {
   EXPECT_THAT(Database::Open(path_).status(),
               mi7::StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another process")));
@@ -157,11 +183,7 @@ TEST_F(DatabaseTest, RefusesFilesOfOthers) {
   EXPECT_THAT(Database::Open(text).status(),
               mi7::StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(text)));
   const std::string other = directory_ + "/other.db";
-  sqlite3* database = nullptr;
-  ASSERT_EQ(sqlite3_open(other.c_str(), &database), SQLITE_OK);
-  ASSERT_EQ(sqlite3_exec(database, "CREATE TABLE theirs (it)", nullptr, nullptr, nullptr),
-            SQLITE_OK);
-  ASSERT_EQ(sqlite3_close(database), SQLITE_OK);
+  Execute(other, "CREATE TABLE theirs (it)");
   EXPECT_THAT(Database::Open(other).status(),
               mi7::StatusIs(absl::StatusCode::kFailedPrecondition,
                             HasSubstr("other.db: is a database of another program")));

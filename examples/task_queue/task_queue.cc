@@ -4,6 +4,7 @@
 //
 //   task_queue [--tasks=N] [--workers=N]
 
+#include <errno.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,9 +23,12 @@
 #include "transport/slot_pipe/slot_pipe.h"
 
 ABSL_FLAG(uint32_t, tasks, 40, "numbers to factorize");
-ABSL_FLAG(uint32_t, workers, 3, "processes that do it");
+ABSL_FLAG(uint32_t, workers, 3, "processes that do it, 2 to 4,093");
 
 namespace {
+
+// A pipe's participants are the workers and the parent.
+constexpr uint32_t kWorkersMax = 4093;
 
 // In shared memory between processes of one program: plain structs will do.
 struct Task {
@@ -51,8 +55,9 @@ uint64_t LargestFactor(uint64_t number) {
 }
 
 template <typename T>
-absl::Status SendStruct(mi7::SlotPipe& pipe, const T& value) {
-  return pipe.SendBytes({reinterpret_cast<const char*>(&value), sizeof(value)});
+absl::Status SendStruct(mi7::SlotPipe& pipe, const T& value,
+                        mi7::Deadline deadline = mi7::Deadline::Infinite()) {
+  return pipe.SendBytes({reinterpret_cast<const char*>(&value), sizeof(value)}, deadline);
 }
 template <typename T>
 T Read(const mi7::ReadSlot& slot) {
@@ -82,9 +87,11 @@ int Work(const std::string& name) {
 int Run() {
   const std::string name = absl::StrCat("task-queue-", ::getpid());
   const uint32_t count = absl::GetFlag(FLAGS_tasks);
-  const uint32_t workers = std::max(2u, absl::GetFlag(FLAGS_workers));
-  auto tasks = mi7::SlotPipe::Create(name + "-tasks", mi7::PipeOptions::Small());
-  auto results = mi7::SlotPipe::Create(name + "-results", mi7::PipeOptions::Small());
+  const uint32_t workers = absl::GetFlag(FLAGS_workers);
+  mi7::PipeOptions options = mi7::PipeOptions::Small();
+  options.participants = workers + 1;
+  auto tasks = mi7::SlotPipe::Create(name + "-tasks", options);
+  auto results = mi7::SlotPipe::Create(name + "-results", options);
   for (const absl::Status& status : {tasks.status(), results.status()}) {
     if (status.ok()) continue;
     std::cerr << "task_queue: " << status << "\n";
@@ -94,6 +101,11 @@ int Run() {
   for (uint32_t i = 0; i < workers; ++i) {
     const pid_t child = ::fork();
     if (child == 0) ::_exit(Work(name));
+    if (child < 0) {
+      std::cerr << "task_queue: cannot make worker " << i + 1 << ": " << std::strerror(errno)
+                << "\n";
+      break;
+    }
     children.push_back(child);
   }
 
@@ -127,13 +139,15 @@ int Run() {
       break;
     }
   }
-  // One end for each worker; the dead one's is left.
-  for (uint32_t i = 0; i < workers; ++i) {
-    const Task end{};
-    if (!SendStruct(**tasks, end).ok()) return 1;
+  // One end for each worker; the dead one's is left. Nobody takes them where all are dead.
+  for (size_t i = 0; i < children.size(); ++i) {
+    const absl::Status told = SendStruct(**tasks, Task{}, mi7::Deadline::After(absl::Seconds(30)));
+    if (told.ok()) continue;
+    std::cerr << "task_queue: workers do not take their ends: " << told << "\n";
+    break;
   }
   uint32_t killed = 0;
-  bool well = collected == count && repeated >= 1;
+  bool well = collected == count && repeated >= 1 && children.size() == workers;
   for (const pid_t child : children) {
     int status = 0;
     ::waitpid(child, &status, 0);
@@ -143,8 +157,8 @@ int Run() {
       well = false;
     }
   }
-  std::cout << collected << " of " << count << " tasks answered by " << workers << " workers, "
-            << killed << " of which was killed\n";
+  std::cout << collected << " of " << count << " tasks answered by " << children.size()
+            << " workers, " << killed << " of which was killed\n";
   for (const char* which : {"-tasks", "-results"}) {
     if (!mi7::SlotPipe::Remove(name + which, true).ok()) return 1;
   }
@@ -156,6 +170,10 @@ int Run() {
 int main(int argc, char** argv) {
   if (absl::ParseCommandLine(argc, argv).size() > 1) {
     std::cerr << "task_queue: takes no arguments but flags; see --help\n";
+    return 2;
+  }
+  if (const uint32_t workers = absl::GetFlag(FLAGS_workers); workers < 2 || workers > kWorkersMax) {
+    std::cerr << "task_queue: --workers=" << workers << " is not 2 to " << kWorkersMax << "\n";
     return 2;
   }
   return Run();

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Each schema of bad/ that has a file x.expected is refused with exactly that text, and nothing is
-# written.
+# written. Those of good/ look like such, and are accepted.
 source "$TEST_SRCDIR/$TEST_WORKSPACE/tests/codegen/test_lib.sh"
 cd "$schemas/bad" || exit 1
 
@@ -21,6 +21,12 @@ for expected in *.expected; do
 done
 for schema in *.capnp; do
   [[ -f ${schema%.capnp}.expected || $schema == *_base.capnp ]] || fail "$schema has no .expected"
+done
+for schema in ../good/*.capnp; do
+  out=$TEST_TMPDIR/$schema
+  mkdir -p "$out"
+  run "$capnp" compile "${imports[@]}" "-o$plugin:$out" "$schema"
+  expect_status 0 "$schema"
 done
 ((count > 10)) || fail "only $count bad schemas were found"
 finish "$count bad schemas were refused as expected"
