@@ -22,8 +22,7 @@ class LogTest : public testing::Test {
 
 TEST_F(LogTest, LineIsPassedAsItIs) {
   Log(LogLevel::kWarning, "refused \"gr\xc3\xbc\xc3\x9f dich\": \\x1b \xe2\x80\x93 'x'");
-  EXPECT_THAT(lines_,
-              ElementsAre("refused \"gr\xc3\xbc\xc3\x9f dich\": \\x1b \xe2\x80\x93 'x'"));
+  EXPECT_THAT(lines_, ElementsAre("refused \"gr\xc3\xbc\xc3\x9f dich\": \\x1b \xe2\x80\x93 'x'"));
 }
 
 TEST_F(LogTest, ControlCharactersAreEscaped) {

@@ -61,9 +61,8 @@ class FakeConnections final : public transport::ConnectionDecorator {
   // The connections in the order they were made, from 0; waits up to 20 s for it.
   FakeConnection& at(size_t index) {
     absl::MutexLock lock(&mutex_);
-    const auto made = [this, index]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return made_.size() > index;
-    };
+    const auto made = [this, index]()
+                          ABSL_NO_THREAD_SAFETY_ANALYSIS { return made_.size() > index; };
     MI7_CHECK(mutex_.AwaitWithTimeout(absl::Condition(&made), absl::Seconds(20)), "it is made");
     return *made_[index];
   }
@@ -101,9 +100,7 @@ class ChannelTest : public testing::Test {
     channel_ = *Channel::Create(kEndpoint, options);
   }
   // To the next of fakes_.
-  void Connect() {
-    ASSERT_THAT(channel_->Connect(Deadline::After(absl::Seconds(20))), IsOk());
-  }
+  void Connect() { ASSERT_THAT(channel_->Connect(Deadline::After(absl::Seconds(20))), IsOk()); }
   ClientCallRef NewCall(const CallOptions& options = {.repeat = Repeat::kNever}) {
     return ClientCallRef(channel_->NewCall(kBaseInfo, kBaseMethods[0], options));
   }

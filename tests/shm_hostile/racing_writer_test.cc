@@ -26,6 +26,7 @@
 #include "base/deadline.h"
 #include "tests/shm_hostile/guard_pages.h"
 #include "tests/shm_hostile/hostile_peer.h"
+#include "tests/shm_hostile/random.h"
 #include "transport/frame.h"
 #include "transport/message.h"
 #include "transport/shm/ring.h"
@@ -63,21 +64,6 @@ enum Attack : uint32_t {
   kSocket,    // anything on the socket
   kEverything,
   kAttacks,
-};
-
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15 + 1) {}
-  uint64_t operator()() {
-    state_ ^= state_ << 13;
-    state_ ^= state_ >> 7;
-    state_ ^= state_ << 17;
-    return state_;
-  }
-  uint64_t Below(uint64_t end) { return (*this)() % end; }
-
- private:
-  uint64_t state_;
 };
 
 // A value that is wrong in an interesting way.

@@ -32,6 +32,7 @@ SEAM = {
     "transport/driving_thread.h",
     "transport/endpoint.h",
     "transport/event_loop.h",
+    "transport/for_overwrite.h",
     "transport/frame.h",
     "transport/instance_id.h",
     "transport/local_options.h",
