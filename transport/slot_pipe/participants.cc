@@ -11,14 +11,14 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/deadline.h"
 #include "transport/slot_pipe/slot_pipe_error.h"
 
 namespace mi7::slot_pipe_internal {
 namespace {
 
-// Far longer than a sweep takes, unless who sweeps is stopped.
-constexpr int64_t kPatienceNs = 40'000'000;
+// For a free place, a millisecond after each other: far longer than a sweep takes, unless who
+// sweeps is stopped.
+constexpr int kLooksMax = 40;
 
 struct flock LockOf(short type, uint16_t index) {
   struct flock lock {};
@@ -88,12 +88,11 @@ absl::StatusOr<uint16_t> Participants::Join(absl::string_view name) {
 
 absl::StatusOr<uint16_t> Participants::TakePlace(absl::string_view name) {
   // A place whose dead one is being swept looks like that of one who is alive, and is free soon.
-  const int64_t until_ns = SystemNanos() + kPatienceNs;
-  for (;;) {
+  for (int looks = 1;; ++looks) {
     absl::StatusOr<uint16_t> place = TakeFreePlace(name);
-    if (!absl::IsResourceExhausted(place.status()) || SystemNanos() > until_ns) return place;
-    constexpr timespec kShort{0, 1'000'000};
-    ::nanosleep(&kShort, nullptr);
+    if (!absl::IsResourceExhausted(place.status()) || looks == kLooksMax) return place;
+    constexpr timespec kBetweenLooks{0, 1'000'000};
+    ::nanosleep(&kBetweenLooks, nullptr);
   }
 }
 
