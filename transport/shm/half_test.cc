@@ -17,7 +17,7 @@
 namespace mi7::transport::shm {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 UniqueFd Duplicate(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
 
