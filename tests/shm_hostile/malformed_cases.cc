@@ -45,7 +45,6 @@ std::function<void(HostilePeer&)> Changed(std::function<void(RawRecord&)> change
   };
 }
 
-
 // A message in stream form of `words` words in slot 0, which begins with `start`.
 std::function<void(HostilePeer&)> Stream(uint32_t words, std::vector<uint64_t> start) {
   return [=](HostilePeer& peer) {

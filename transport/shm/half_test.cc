@@ -45,7 +45,7 @@ extern "C" int fallocate(int fd, int mode, off_t offset, off_t bytes) {
 namespace mi7::transport::shm {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 UniqueFd Duplicate(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
 

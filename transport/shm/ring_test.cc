@@ -12,7 +12,7 @@
 namespace mi7::transport::shm {
 namespace {
 
-class RingTest : public testing::Test {
+class RingTest : public ::testing::Test {
  protected:
   static FrameHeader HeaderOf(uint32_t id) {
     FrameHeader header;

@@ -218,12 +218,11 @@ TEST_P(InprocZeroCopyTest, FlowCallsAreReadWhereTheyWereBuilt) {
   }
 }
 
-}  // namespace
-
 INSTANTIATE_TEST_SUITE_P(Inproc, InprocZeroCopyTest,
                          testing::Values(CallTransport{"adaptive", "inproc", InprocName},
                                          CallTransport{"blocking", "inproc", InprocName,
                                                        transport::WaitPolicy::kBlock}),
                          CallTransportName);
 
+}  // namespace
 }  // namespace mi7::conformance

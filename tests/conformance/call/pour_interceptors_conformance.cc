@@ -67,7 +67,7 @@ class Numbers {
   std::vector<uint64_t> numbers_ ABSL_GUARDED_BY(mutex_);
 };
 
-FlowSending Pour(FeedStub& stub, uint64_t number, const CallOptions& options = {}) {
+FlowSending PourItem(FeedStub& stub, uint64_t number, const CallOptions& options = {}) {
   auto request = stub.Pour(options);
   FillItem(*request, number, 10);
   return request.Send();
@@ -108,11 +108,12 @@ TEST_P(StreamTest, InterceptorsChangePoursAndTheirAnswers) {
     std::vector<std::shared_ptr<ResponseMetadata>> received;
     for (uint64_t number = 3; number < 6; ++number) {
       received.push_back(std::make_shared<ResponseMetadata>());
-      ASSERT_THAT(Pour(sink, number,
-                       {.metadata = std::make_shared<const Metadata>(Metadata{{"by", "caller"}}),
-                        .received = received.back()})
-                      .Wait(),
-                  IsOk());
+      ASSERT_THAT(
+          PourItem(sink, number,
+                   {.metadata = std::make_shared<const Metadata>(Metadata{{"by", "caller"}}),
+                    .received = received.back()})
+              .Wait(),
+          IsOk());
     }
     EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
     EXPECT_THAT(numbers.Take(), ElementsAre(312, 412, 512));
@@ -142,10 +143,10 @@ TEST_P(StreamTest, PoursCountAsLargeAsInterceptorsHaveMadeThem) {
   options.limits.stream_window_bytes = 10'000;
   Start({}, options);
   FeedStub sink = stub();
-  ASSERT_THAT(Pour(sink, 0).Wait(), IsOk());
+  ASSERT_THAT(PourItem(sink, 0).Wait(), IsOk());
   absl::Notification completed;
-  Pour(sink, 1).Then([&](absl::Status) { completed.Notify(); });
-  EXPECT_THAT(Pour(sink, 2).Wait(), StatusIs(absl::StatusCode::kFailedPrecondition));
+  PourItem(sink, 1).Then([&](absl::Status) { completed.Notify(); });
+  EXPECT_THAT(PourItem(sink, 2).Wait(), StatusIs(absl::StatusCode::kFailedPrecondition));
   EXPECT_FALSE(completed.HasBeenNotified());
   {
     absl::MutexLock lock(&mutex);
@@ -171,17 +172,17 @@ TEST_P(StreamTest, APourThatAnInterceptorRefusesFailsTheFollowingOnes) {
     Start(With<ServerOptions>(!at_client, {refuse}), With<ChannelOptions>(at_client, {refuse}));
     FeedStub sink = stub();
     const auto refused = StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("not this"));
-    EXPECT_THAT(Pour(sink, 0).Wait(), IsOk());
+    EXPECT_THAT(PourItem(sink, 0).Wait(), IsOk());
     // The failure of one at the server is known when it has come back.
-    absl::Status last = Pour(sink, 1).Wait();
+    absl::Status last = PourItem(sink, 1).Wait();
     const Deadline patience = Deadline::After(kSoon);
-    while (last.ok() && !patience.passed()) last = Pour(sink, 2).Wait();
+    while (last.ok() && !patience.passed()) last = PourItem(sink, 2).Wait();
     EXPECT_THAT(last, refused);
-    EXPECT_THAT(Pour(sink, 3).Wait(), refused) << "unsent";
+    EXPECT_THAT(PourItem(sink, 3).Wait(), refused) << "unsent";
     const absl::Status finished = sink.FinishStream().Wait();
     EXPECT_THAT(finished, refused);
     EXPECT_THAT(finished, OutcomeIs(at_client ? CallOutcome::kNotSent : CallOutcome::kAnswered));
-    EXPECT_THAT(Pour(sink, 4).Wait(), IsOk()) << "begins anew";
+    EXPECT_THAT(PourItem(sink, 4).Wait(), IsOk()) << "begins anew";
     EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
     const std::vector<uint64_t> ran = numbers.Take();
     EXPECT_EQ(ran.front(), 0u);
@@ -208,10 +209,10 @@ TEST_P(StreamTest, InterceptorsDecideHowAPourEnded) {
     });
     Start(With<ServerOptions>(!at_client, {turn}), With<ChannelOptions>(at_client, {turn}));
     FeedStub sink = stub();
-    EXPECT_THAT(Pour(sink, 1).Wait(), IsOk());
+    EXPECT_THAT(PourItem(sink, 1).Wait(), IsOk());
     EXPECT_THAT(sink.FinishStream().Wait(), IsOk());
     spoils = true;
-    Pour(sink, 2).Wait().IgnoreError();
+    PourItem(sink, 2).Wait().IgnoreError();
     EXPECT_EQ(sink.FinishStream().Wait(), absl::DataLossError("spoilt"));
     channel_ = nullptr;
     server_ = nullptr;

@@ -9,6 +9,7 @@
 #include "absl/synchronization/notification.h"
 #include "rpc/call_outcome.h"
 #include "rpc/task.h"
+#include "tests/conformance/call/flow_repeats.h"
 #include "tests/conformance/call/stream_conformance.h"
 
 namespace mi7::conformance {
@@ -16,12 +17,6 @@ namespace {
 
 using testing::HasSubstr;
 using testing::Not;
-
-FlowSending Pour(FeedStub& stub, uint64_t number, size_t bytes = 0) {
-  auto request = stub.Pour();
-  FillItem(*request, number, bytes);
-  return request.Send();
-}
 
 // Keeps the calls of pour until the test answers them.
 class PourHolder {

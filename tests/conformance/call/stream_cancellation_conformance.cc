@@ -217,7 +217,7 @@ TEST_P(StreamTest, CancellationsOfStreamsWaitForNoCredit) {
 
 // --- `-> stream` calls
 
-FlowSending Pour(FeedStub& sink, size_t bytes = 0, const CallOptions& options = {}) {
+FlowSending PourBytes(FeedStub& sink, size_t bytes = 0, const CallOptions& options = {}) {
   auto request = sink.Pour(options);
   FillItem(*request, 0, bytes);
   return request.Send();
@@ -228,7 +228,7 @@ constexpr size_t kPourBytes = 1000;
 constexpr uint32_t kPourWindow = 1500;
 
 OwnedCoroutine PourAndFinish(FeedStub sink) {
-  static_cast<void>(co_await Pour(sink, kPourBytes));
+  static_cast<void>(co_await PourBytes(sink, kPourBytes));
   static_cast<void>(co_await sink.FinishStream());
 }
 
@@ -243,7 +243,7 @@ class DoomedPour {
     }
     CallOptions options;
     if (way == Way::kDeadline) options.deadline = Deadline::After(kTimeGiven);
-    canceller_ = Pour(sink, kPourBytes, options).canceller();
+    canceller_ = PourBytes(sink, kPourBytes, options).canceller();
   }
   void GiveUp(FakeClock& clock, Channel& channel) {
     if (way_ == Way::kCancel) canceller_.Cancel();
@@ -310,7 +310,7 @@ TEST_P(StreamTest, HandlersOfFlowCallsAreToldAtOnceThatTheirCallersHaveGivenUp) 
           ASSERT_NE(stands_there, nullptr);
           WriteAll(stands->writer());
           WriteAll(stands_there->writer);
-          ASSERT_THAT(Pour(sink, kPourBytes).Wait(), IsOk());
+          ASSERT_THAT(PourBytes(sink, kPourBytes).Wait(), IsOk());
           first_there = held.Take();
           ASSERT_NE(first_there, nullptr);
         }
@@ -337,7 +337,7 @@ TEST_P(StreamTest, HandlersOfFlowCallsAreToldAtOnceThatTheirCallersHaveGivenUp) 
 }
 
 OwnedCoroutine PourAndWaitElsewhere(FeedStub sink) {
-  const FlowSending sending = Pour(sink);
+  const FlowSending sending = PourBytes(sink);
   co_await std::suspend_always();
 }
 
@@ -354,7 +354,7 @@ TEST_P(StreamTest, FlowCallsThatNobodyWaitsForGoOn) {
       OwnedCoroutine coroutine = PourAndWaitElsewhere(sink);
       coroutine.Destroy();
     } else {
-      static_cast<void>(Pour(sink));
+      static_cast<void>(PourBytes(sink));
     }
     const std::unique_ptr<Held::Stream> there = held.Take();
     ASSERT_NE(there, nullptr);
@@ -404,11 +404,11 @@ TEST_P(StreamTest, CancellationsOfFlowCallsReachTheServerWhileTheClientReadsNoth
     FeedStub sink = stub();
     std::unique_ptr<Held::Stream> first;
     if (waits) {
-      ASSERT_THAT(Pour(sink, kPourBytes).Wait(), IsOk());
+      ASSERT_THAT(PourBytes(sink, kPourBytes).Wait(), IsOk());
       first = held.Take();
       ASSERT_NE(first, nullptr);
     }
-    const CallCanceller canceller = Pour(sink, kPourBytes).canceller();
+    const CallCanceller canceller = PourBytes(sink, kPourBytes).canceller();
     const std::unique_ptr<Held::Stream> there = held.Take();
     ASSERT_NE(there, nullptr);
     ProbeStub others(channel_);
