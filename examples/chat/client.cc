@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -41,7 +42,13 @@ mi7::Deadline InTime() {
   return mi7::Deadline::After(absl::Seconds(absl::GetFlag(FLAGS_timeout_s)));
 }
 
-void Print(FromRoom::Reader message) {
+// Output that got nowhere is a failure.
+absl::Status Flush() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return absl::OkStatus();
+  return absl::DataLossError("cannot write to the standard output");
+}
+
+absl::Status Print(FromRoom::Reader message) {
   switch (message.which()) {
     case FromRoom::WELCOME: {
       std::string others;
@@ -66,7 +73,7 @@ void Print(FromRoom::Reader message) {
       absl::PrintF("* %d messages missed: you read too slowly\n", message.getMissed());
       break;
   }
-  std::fflush(stdout);
+  return Flush();
 }
 
 absl::Status Say(Stream& stream, const std::string& text) {
@@ -119,8 +126,15 @@ absl::Status Talk(const RoomStub& stub, const examples::StopSignals& signals) {
       canceller.Cancel();
     });
     std::thread reading([&stream, &status, over_fd] {
-      for (const auto& message : stream.reader().Messages()) Print(message);
-      status = stream.reader().status();
+      for (const auto& message : stream.reader().Messages()) {
+        status = Print(message);
+        if (!status.ok()) break;
+      }
+      if (status.ok()) {
+        status = stream.reader().status();
+      } else {
+        stream.canceller().Cancel();  // whoever writes to it
+      }
       const uint64_t one = 1;
       if (::write(over_fd, &one, sizeof one) < 0) std::perror("eventfd");
     });
@@ -141,22 +155,43 @@ absl::Status Who(const RoomStub& stub) {
   return absl::OkStatus();
 }
 
-absl::Status Run(const examples::StopSignals& signals) {
+// Until it is connected, one of the signals gives it up.
+absl::Status Connect(mi7::Channel& channel, const std::string& endpoint,
+                     const std::optional<examples::StopSignals>& signals) {
+  std::atomic<bool> stopped{false};
+  absl::Status connected;
+  {
+    std::optional<examples::OnStop> on_stop;
+    if (signals.has_value()) {
+      on_stop.emplace(*signals, [&stopped, &channel] {
+        stopped.store(true, std::memory_order_relaxed);
+        channel.Close();
+      });
+    }
+    connected = channel.Connect(InTime());
+  }
+  if (stopped.load(std::memory_order_relaxed)) return absl::CancelledError("interrupted");
+  if (connected.ok()) return connected;
+  return absl::Status(connected.code(),
+                      absl::StrCat(connected.message(), "\nIs there a room at ", endpoint,
+                                   "? Open one with: server --listen=", endpoint));
+}
+
+absl::Status Run() {
   const std::string endpoint = absl::GetFlag(FLAGS_server);
   if (absl::GetFlag(FLAGS_name).empty() && !absl::GetFlag(FLAGS_who)) {
     return absl::InvalidArgumentError("--name is missing: say who you are, as in --name=ann");
   }
+  // --who ends at once by a signal, whatever it waits for.
+  std::optional<examples::StopSignals> signals;
+  if (!absl::GetFlag(FLAGS_who)) signals.emplace();  // before there is a second thread
   absl::StatusOr<std::shared_ptr<mi7::Channel>> channel = mi7::Channel::Create(endpoint);
   if (!channel.ok()) return channel.status();
-  if (absl::Status connected = (*channel)->Connect(InTime()); !connected.ok()) {
-    return absl::Status(connected.code(),
-                        absl::StrCat(connected.message(), "\nIs there a room at ", endpoint,
-                                     "? Open one with: server --listen=", endpoint));
-  }
+  if (absl::Status ready = Connect(**channel, endpoint, signals); !ready.ok()) return ready;
   const RoomStub stub(*channel);
-  const absl::Status status = absl::GetFlag(FLAGS_who) ? Who(stub) : Talk(stub, signals);
+  const absl::Status status = absl::GetFlag(FLAGS_who) ? Who(stub) : Talk(stub, *signals);
   (*channel)->Close();
-  return status;
+  return status.ok() ? Flush() : status;
 }
 
 }  // namespace
@@ -172,8 +207,7 @@ int main(int argc, char** argv) {
     absl::FPrintF(stderr, "client: unexpected argument '%s'; see client --help\n", arguments[1]);
     return 2;
   }
-  const examples::StopSignals signals;
-  if (absl::Status status = Run(signals); !status.ok()) {
+  if (absl::Status status = Run(); !status.ok()) {
     absl::FPrintF(stderr, "client: %s\n",
                   status.ToString(absl::StatusToStringMode::kWithNoExtraData));
     return 1;

@@ -54,6 +54,28 @@ ends() {
   [ "$status" = "$2" ] || fail "$3 ended with status $status instead of $2"
 }
 
+# unshown ARGUMENTS...: a client fails whose output gets nowhere.
+unshown() {
+  local status=0
+  timeout 60 "$client" --server="$endpoint" "$@" 2>"$output" >/dev/full || status=$?
+  [ "$status" = 1 ] || fail "exit status $status instead of 1 with a full device: $*"
+  expect_line '^client: DATA_LOSS: cannot write to the standard output$'
+}
+
+# interrupted STATUS ARGUMENTS...: a client that waits for the server ends at once, so, by SIGTERM.
+interrupted() {
+  local expected=$1
+  shift
+  "$client" --server="$endpoint" "$@" >"$output" 2>&1 &
+  local pid=$!
+  # With its further threads it has done about signals what it does.
+  until [ "$(find "/proc/$pid/task" -mindepth 1 -maxdepth 1 | wc -l)" -gt 1 ]; do
+    kill -0 "$pid" || break
+  done
+  kill -TERM "$pid"
+  ends "$pid" "$expected" "a client after SIGTERM ($*)"
+}
+
 # over ENDPOINT: a room's life there.
 over() {
   endpoint=$1
@@ -95,6 +117,14 @@ over() {
   run 1 "$client" --server="$endpoint"
   expect_line "^client: INVALID_ARGUMENT: --name is missing"
 
+  unshown --who
+  # One that does not answer.
+  kill -STOP "$server_pid"
+  interrupted 143 --who
+  interrupted 1 --name=eve
+  expect_line '^client: CANCELLED: interrupted$'
+  kill -CONT "$server_pid"
+
   # Ways to go: the end of the input, a signal, being killed.
   exec 4>&-
   ends "$ann" 0 "a client at the end of its input"
@@ -110,6 +140,14 @@ over() {
   kill -INT "$dan"
   ends "$dan" 0 "a client after SIGINT"
   next 9 "* dan goes"
+
+  # Also one with more to say.
+  mkfifo "$sockets/$transport-eve"
+  exec 12<>"$sockets/$transport-eve"
+  unshown --name=eve <&12
+  exec 12>&-
+  next 9 "* eve comes"
+  next 9 "* eve goes"
 
   # Those who are there learn that the room closes, which does not wait for them.
   kill -TERM "$server_pid"

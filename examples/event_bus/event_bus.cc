@@ -7,6 +7,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <iostream>
@@ -79,6 +80,20 @@ struct Subscriber {
   }
 };
 
+// True where nobody but us takes part in a subscriber's pipe: it is dead. Then we leave, too, and
+// the pipe is removed, unless somebody comes at this moment.
+bool RemoveDead(const std::string& name, std::unique_ptr<mi7::SlotPipe>& pipe) {
+  const mi7::PipeStatus status = pipe->Status();
+  if (std::count_if(status.participants.begin(), status.participants.end(),
+                    [](const mi7::PipeParticipant& participant) { return participant.alive; }) >
+      1) {
+    return false;
+  }
+  pipe.reset();
+  mi7::SlotPipe::Remove(name).IgnoreError();
+  return true;
+}
+
 // Connects to the pipes of subscribers that have come.
 void FindNew(const std::string& bus, std::map<std::string, Subscriber>& subscribers) {
   const auto names = mi7::SlotPipe::List();
@@ -86,7 +101,7 @@ void FindNew(const std::string& bus, std::map<std::string, Subscriber>& subscrib
   for (const std::string& name : *names) {
     if (!absl::StartsWith(name, bus + ".") || subscribers.count(name) != 0) continue;
     auto pipe = mi7::SlotPipe::Connect(name, {.name = "publisher"});
-    if (pipe.ok()) subscribers[name].pipe = *std::move(pipe);
+    if (pipe.ok() && !RemoveDead(name, *pipe)) subscribers[name].pipe = *std::move(pipe);
   }
 }
 
@@ -109,14 +124,15 @@ int Publish(const std::string& bus, uint64_t events, uint32_t wait_for) {
   // The last one is waited for: it tells what was missed at the end.
   uint32_t told = 0;
   for (auto& [name, subscriber] : subscribers) {
-    if (subscriber.Offer(0, mi7::Deadline::After(absl::Seconds(1)))) {
-      ++told;
-      continue;
+    if (!RemoveDead(name, subscriber.pipe)) {
+      if (subscriber.Offer(0, mi7::Deadline::After(absl::Seconds(1)))) {
+        ++told;
+        continue;
+      }
+      // It has not come for any event in all this time: stopped, or dead meanwhile.
+      RemoveDead(name, subscriber.pipe);
     }
-    // It has not come for any event in all this time: stopped, or dead with its pipe left.
     std::cerr << "event_bus: " << name << " does not listen\n";
-    const mi7::PipeStatus status = subscriber.pipe->Status();
-    if (status.participants.size() <= 1) mi7::SlotPipe::Remove(name, true).IgnoreError();
   }
   std::cout << "published " << events << " events to " << told << " subscribers" << std::endl;
   return 0;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,12 @@ constexpr char kUsage[] =
 mi7::CallOptions InTime() {
   return {.deadline = mi7::Deadline::After(absl::Seconds(absl::GetFlag(FLAGS_timeout_s))),
           .wait_for_ready = true};
+}
+
+// Output that got nowhere is a failure.
+absl::Status Flush() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return absl::OkStatus();
+  return absl::DataLossError("cannot write to the standard output");
 }
 
 // On one line.
@@ -125,7 +132,7 @@ absl::Status WatchOnce(const StoreStub& stub, const std::string& prefix,
       absl::PrintF("%d %s = %s\n", change.getRevision(), Text(change.getKey()),
                    Text(change.getValue()));
     }
-    std::fflush(stdout);
+    if (absl::Status shown = Flush(); !shown.ok()) return shown;
     revision = change.getRevision();
   }
   return reader.status();
@@ -145,12 +152,15 @@ absl::Status Watch(const StoreStub& stub, const std::string& prefix,
   }
 }
 
-absl::Status Run(const std::vector<char*>& arguments, const examples::StopSignals& signals) {
+absl::Status Run(const std::vector<char*>& arguments) {
+  const absl::string_view command = arguments[1];
+  // The others end at once by a signal, whatever they wait for.
+  std::optional<examples::StopSignals> signals;
+  if (command == "watch") signals.emplace();  // before there is a second thread
   absl::StatusOr<std::shared_ptr<mi7::Channel>> channel =
       mi7::Channel::Create(absl::GetFlag(FLAGS_server));
   if (!channel.ok()) return channel.status();
   const StoreStub stub(*channel);
-  const absl::string_view command = arguments[1];
   absl::Status status;
   if (command == "get") {
     status = Get(stub, arguments[2]);
@@ -160,10 +170,10 @@ absl::Status Run(const std::vector<char*>& arguments, const examples::StopSignal
     status = Remove(stub, arguments[2]);
   } else {
     const std::string prefix = arguments.size() > 2 ? arguments[2] : "";
-    status = command == "list" ? List(stub, prefix) : Watch(stub, prefix, signals);
+    status = command == "list" ? List(stub, prefix) : Watch(stub, prefix, *signals);
   }
   (*channel)->Close();
-  return status;
+  return status.ok() ? Flush() : status;
 }
 
 bool Sound(const std::vector<char*>& arguments) {
@@ -183,8 +193,7 @@ int main(int argc, char** argv) {
     absl::FPrintF(stderr, "%s\n", kUsage);
     return 2;
   }
-  const examples::StopSignals signals;
-  if (absl::Status status = Run(arguments, signals); !status.ok()) {
+  if (absl::Status status = Run(arguments); !status.ok()) {
     absl::FPrintF(stderr, "client: %s\n",
                   status.ToString(absl::StatusToStringMode::kWithNoExtraData));
     return 1;

@@ -59,6 +59,28 @@ ends() {
   [ "$status" = "$2" ] || fail "$3 ended with status $status instead of $2"
 }
 
+# unshown ARGUMENTS...: a client fails whose output gets nowhere.
+unshown() {
+  local status=0
+  timeout 60 "$client" --server="$endpoint" "$@" 2>"$output" >/dev/full || status=$?
+  [ "$status" = 1 ] || fail "exit status $status instead of 1 with a full device: $*"
+  expect_line '^client: DATA_LOSS: cannot write to the standard output$'
+}
+
+# interrupted STATUS ARGUMENTS...: a client that waits for the server ends at once, so, by SIGTERM.
+interrupted() {
+  local expected=$1
+  shift
+  "$client" --server="$endpoint" "$@" >"$output" 2>&1 &
+  local pid=$!
+  # With its further threads it has done about signals what it does.
+  until [ "$(find "/proc/$pid/task" -mindepth 1 -maxdepth 1 | wc -l)" -gt 1 ]; do
+    kill -0 "$pid" || break
+  done
+  kill -TERM "$pid"
+  ends "$pid" "$expected" "a client after SIGTERM ($*)"
+}
+
 # over ENDPOINT: a store's life there.
 over() {
   database=$TEST_TMPDIR/store-${1%%:*}.db
@@ -103,6 +125,10 @@ over() {
   [ -z "$(cat <&4)" ] || fail "a client that was ended prints something"
   watcher=
 
+  unshown get c
+  unshown list
+  unshown watch
+
   run 1 "$server" --database="$database" --listen="$1"
   expect_line "^server: FAILED_PRECONDITION: $database: .*another process has it"
   kill -INT "$server_pid"
@@ -110,6 +136,9 @@ over() {
   server_pid=
   store 1 --timeout_s=1 get a
   expect_line "^client: (DEADLINE_EXCEEDED|UNAVAILABLE): "
+  interrupted 143 get a
+  interrupted 143 list
+  interrupted 0 watch
 }
 
 for listen in tcp:127.0.0.1:0 mi7://127.0.0.1:0 unix:"$sockets/unix" shm:"$sockets/shm"; do over "$listen"; done

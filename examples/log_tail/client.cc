@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,12 @@ constexpr char kUsage[] =
 
 mi7::Deadline InTime() {
   return mi7::Deadline::After(absl::Seconds(absl::GetFlag(FLAGS_timeout_s)));
+}
+
+// Output that got nowhere is a failure.
+absl::Status Flush() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return absl::OkStatus();
+  return absl::DataLossError("cannot write to the standard output");
 }
 
 absl::Status Print(capnp::Data::Reader data) {
@@ -86,22 +93,43 @@ absl::Status Tail(const LogTailStub& stub, const std::string& name,
   return reader.status();
 }
 
-absl::Status Run(const std::vector<char*>& arguments, const examples::StopSignals& signals) {
+// Until it is connected, one of the signals gives it up.
+absl::Status Connect(mi7::Channel& channel, const std::string& endpoint,
+                     const std::optional<examples::StopSignals>& signals) {
+  std::atomic<bool> stopped{false};
+  absl::Status connected;
+  {
+    std::optional<examples::OnStop> on_stop;
+    if (signals.has_value()) {
+      on_stop.emplace(*signals, [&stopped, &channel] {
+        stopped.store(true, std::memory_order_relaxed);
+        channel.Close();
+      });
+    }
+    connected = channel.Connect(InTime());
+  }
+  if (stopped.load(std::memory_order_relaxed)) return absl::CancelledError("interrupted");
+  if (connected.ok()) return connected;
+  return absl::Status(connected.code(),
+                      absl::StrCat(connected.message(), "\nIs there a log server at ", endpoint,
+                                   "? Start one with: server --logs=app=/var/log/app.log "
+                                   "--listen=",
+                                   endpoint));
+}
+
+absl::Status Run(const std::vector<char*>& arguments) {
   const std::string endpoint = absl::GetFlag(FLAGS_server);
+  // A list ends at once by a signal, whatever it waits for.
+  std::optional<examples::StopSignals> signals;
+  if (arguments.size() == 3) signals.emplace();  // before there is a second thread
   absl::StatusOr<std::shared_ptr<mi7::Channel>> channel = mi7::Channel::Create(endpoint);
   if (!channel.ok()) return channel.status();
-  if (absl::Status connected = (*channel)->Connect(InTime()); !connected.ok()) {
-    return absl::Status(connected.code(),
-                        absl::StrCat(connected.message(), "\nIs there a log server at ", endpoint,
-                                     "? Start one with: server --logs=app=/var/log/app.log "
-                                     "--listen=",
-                                     endpoint));
-  }
+  if (absl::Status ready = Connect(**channel, endpoint, signals); !ready.ok()) return ready;
   const LogTailStub stub(*channel);
   const absl::Status status =
-      arguments.size() == 2 ? List(stub) : Tail(stub, arguments[2], signals);
+      arguments.size() == 2 ? List(stub) : Tail(stub, arguments[2], *signals);
   (*channel)->Close();
-  return status;
+  return status.ok() ? Flush() : status;
 }
 
 bool Sound(const std::vector<char*>& arguments) {
@@ -118,8 +146,7 @@ int main(int argc, char** argv) {
     absl::FPrintF(stderr, "%s\n", kUsage);
     return 2;
   }
-  const examples::StopSignals signals;
-  if (absl::Status status = Run(arguments, signals); !status.ok()) {
+  if (absl::Status status = Run(arguments); !status.ok()) {
     absl::FPrintF(stderr, "client: %s\n",
                   status.ToString(absl::StatusToStringMode::kWithNoExtraData));
     return 1;

@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -96,20 +98,28 @@ mi7::Reply LogTailImpl::Tail(mi7::ServerContext& context, LogTail::TailParams::R
         absl::StrCat("tail: ", kReadersMax, " callers read already; try again when one has ended"));
   }
   Reader& reader = readers_.emplace_back();
-  // The context stays valid until the call is answered.
-  reader.thread = std::thread([this, &reader, &context, later = context.Defer(), path = log->second,
-                               last_lines = params.getLastLines(), follow = params.getFollow(),
-                               writer = std::move(writer)]() mutable {
-    absl::StatusOr<LogFile> file = LogFile::Open(path, last_lines);
-    if (file.ok()) {
-      absl::MutexLock reads_lock(&mutex_);
-      reader.reads = true;
-    }
-    later.Finish(file.ok() ? Follow(context, *std::move(file), follow, std::move(writer))
-                           : file.status());
-    absl::MutexLock done_lock(&mutex_);
-    reader.done = true;
-  });
+  try {
+    // The context stays valid until the call is answered.
+    reader.thread =
+        std::thread([this, &reader, &context, later = context.Defer(), path = log->second,
+                     last_lines = params.getLastLines(), follow = params.getFollow(),
+                     writer = std::move(writer)]() mutable {
+          absl::StatusOr<LogFile> file = LogFile::Open(path, last_lines);
+          if (file.ok()) {
+            absl::MutexLock reads_lock(&mutex_);
+            reader.reads = true;
+          }
+          later.Finish(file.ok() ? Follow(context, *std::move(file), follow, std::move(writer))
+                                 : file.status());
+          absl::MutexLock done_lock(&mutex_);
+          reader.done = true;
+        });
+  } catch (const std::system_error& error) {
+    readers_.pop_back();
+    // The call was dropped with what the thread would have run, so it is ours to answer again.
+    return absl::ResourceExhaustedError(
+        absl::StrCat("tail: there is no thread for it: ", error.what(), "; try again"));
+  }
   return mi7::Reply::Later();
 }
 

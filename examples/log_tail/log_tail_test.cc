@@ -1,6 +1,8 @@
 // The service through calls: what a stream carries, how it ends, and that readers do not hold up
 // each other.
 
+#include <pthread.h>
+
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -82,6 +84,38 @@ TEST_F(LogTailTest, EndsAtTheEndUnlessItFollows) {
   EXPECT_EQ(Read(reader, 1000), "two\nthree\n");
   EXPECT_THAT(reader.status(), mi7::IsOk());
   EXPECT_TRUE(AwaitReaders(0));
+}
+
+// While it exists, threads are to have more stack than there is address space.
+class NoThreads {
+ public:
+  NoThreads() {
+    pthread_getattr_default_np(&before_);
+    pthread_attr_t attributes = before_;
+    pthread_attr_setstacksize(&attributes, size_t{1} << 50);
+    EXPECT_EQ(pthread_setattr_default_np(&attributes), 0);
+  }
+  ~NoThreads() { pthread_setattr_default_np(&before_); }
+
+ private:
+  pthread_attr_t before_;
+};
+
+TEST_F(LogTailTest, ReaderThatGetsNoThreadLeavesItsPlace) {
+  Append("one\n");
+  // The connection has what threads it needs.
+  ASSERT_THAT(stub_->List(InTime()).Send().Wait(), mi7::IsOk());
+  {
+    const NoThreads no_threads;
+    for (size_t i = 0; i <= kReadersMax; ++i) {
+      auto reader = Tail(1, false);
+      EXPECT_EQ(Read(reader, 1), "");
+      EXPECT_THAT(reader.status(), mi7::StatusIs(absl::StatusCode::kResourceExhausted,
+                                                 HasSubstr("there is no thread")));
+    }
+  }
+  auto reader = Tail(1, false);
+  EXPECT_EQ(Read(reader, 1000), "one\n");
 }
 
 TEST_F(LogTailTest, SeveralReadersFollow) {

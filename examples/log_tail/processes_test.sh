@@ -49,6 +49,28 @@ ends() {
   [ "$status" = "$2" ] || fail "$3 ended with status $status instead of $2"
 }
 
+# unshown ARGUMENTS...: a client fails whose output gets nowhere.
+unshown() {
+  local status=0
+  timeout 60 "$client" --server="$endpoint" "$@" 2>"$output" >/dev/full || status=$?
+  [ "$status" = 1 ] || fail "exit status $status instead of 1 with a full device: $*"
+  expect_line '^client: DATA_LOSS: cannot write to the standard output$'
+}
+
+# interrupted STATUS ARGUMENTS...: a client that waits for the server ends at once, so, by SIGTERM.
+interrupted() {
+  local expected=$1
+  shift
+  "$client" --server="$endpoint" "$@" >"$output" 2>&1 &
+  local pid=$!
+  # With its further threads it has done about signals what it does.
+  until [ "$(find "/proc/$pid/task" -mindepth 1 -maxdepth 1 | wc -l)" -gt 1 ]; do
+    kill -0 "$pid" || break
+  done
+  kill -TERM "$pid"
+  ends "$pid" "$expected" "a client after SIGTERM ($*)"
+}
+
 # over ENDPOINT: a server's life there.
 over() {
   endpoint=$1
@@ -91,6 +113,14 @@ over() {
   expect_line "^client: NOT_FOUND: .*no log 'other'; there are: app"
   run 1 "$server" --logs=app="$log" --listen="$endpoint"
   expect_line "^server: ALREADY_EXISTS: "
+
+  unshown list
+  # One that does not answer.
+  kill -STOP "$server_pid"
+  interrupted 143 list
+  interrupted 1 tail app
+  expect_line '^client: CANCELLED: interrupted$'
+  kill -CONT "$server_pid"
 
   # Those who follow learn that the server stops, which does not wait for them.
   kill -TERM "$server_pid"

@@ -16,7 +16,8 @@
 namespace examples {
 
 // From now on the two signals interrupt nothing in this thread and those that it starts, and
-// writing to a pipe that nobody reads is an error instead of the program's end. Thread-safe.
+// writing to a pipe that nobody reads is an error instead of the program's end: so for what waits
+// for it and looks at what its writing returns. Thread-safe.
 class StopSignals {
  public:
   StopSignals();
