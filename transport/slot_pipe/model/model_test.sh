@@ -7,14 +7,16 @@ model=$PWD/transport/slot_pipe/model/slot_pipe.pml
 cd "$TEST_TMPDIR"
 states=0
 
-# Of most of them the checker would take longer to be optimized than to run.
+# Of most of them the checker would take longer to be optimized than to run, and has room for states as
+# they are.
 optimized=-O0
+packed=
 
 # check DEFINES...: runs the checker; sets `errors` and `stored`.
 check() {
   rm -f pan*
   spin -a "$@" "$model" >/dev/null
-  gcc "$optimized" -DSAFETY -DCOLLAPSE -DNOFAIR -DMEMLIM="${memory:-2000}" -o pan pan.c
+  gcc "$optimized" -DSAFETY ${packed:+"$packed"} -DNOFAIR -DMEMLIM="${memory:-2000}" -o pan pan.c
   ./pan -m100000 >out 2>&1
   if grep -Eq 'max search depth too small|memory limit|out of memory' out; then cat out; exit 1; fi
   errors=$(sed -n 's/.*errors: \([0-9]*\).*/\1/p' out)
@@ -30,15 +32,16 @@ clean() {
 }
 
 clean -DNPROD=1 -DNCONS=1 -DNREC=1 -DRETURNS
-optimized=-O1
-clean -DNPROD=1 -DNCONS=1 -DNREC=2 -DRETURNS
-optimized=-O0
+optimized=-O1 packed=-DCOLLAPSE
+clean -DNPROD=1 -DNCONS=1 -DNREC=2
+optimized=-O0 packed=
 # Two fetches at the same time: of two messages; of one that the other has returned; with a death.
 clean -DNPROD=2 -DNCONS=2 -DNREC=0 -DMAXC=0
 clean -DNPROD=2 -DNCONS=2 -DNREC=0 -DMAXC=0 -DRETURNS -DFETCHES=1
 clean -DNPROD=1 -DNCONS=2 -DNREC=1 -DMAXC=1 -DFETCHES=1
 if [ -n "${MI7_LONG:-}" ]; then
-  memory=16000 optimized=-O2
+  memory=16000 optimized=-O2 packed=-DCOLLAPSE
+  clean -DNPROD=1 -DNCONS=1 -DNREC=2 -DRETURNS
   clean -DNPROD=2 -DNCONS=1 -DNREC=1
   clean -DNPROD=2 -DNCONS=1 -DNREC=1 -DMAXC=1 -DRETURNS
   clean -DNPROD=2 -DNCONS=2 -DNREC=0 -DMAXC=1 -DFETCHES=1
