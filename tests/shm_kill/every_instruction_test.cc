@@ -76,7 +76,7 @@ constexpr Scenario kScenarios[] = {
 };
 
 // Deaths in each scenario, besides one after each change. The long run has all there are.
-constexpr uint64_t kPoints = 320;
+constexpr uint64_t kPoints = 160;
 // Messages before the one in the window, each of which is answered.
 constexpr uint32_t kWarmUp = 12;
 
