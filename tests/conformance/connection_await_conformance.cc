@@ -287,12 +287,15 @@ class Elsewhere {
  public:
   explicit Elsewhere(EventLoop* loop) {
     const Endpoint endpoint = *Endpoint::Parse("inproc:elsewhere");
-    listener_ = *inproc::Listen(endpoint, {loop}, {}, [this](std::shared_ptr<Connection> accepted) {
+    TransportOptions options;
+    options.wait = WaitPolicy::kSpin;  // so that no wait sleeps, which is for itself
+    const auto on_accept = [this](std::shared_ptr<Connection> accepted) {
       accepted->Start(receivers_[1]);
       ends_[1] = std::move(accepted);
       accepted_.Set();
-    });
-    inproc::Connect(endpoint, loop, {}, TestDeadline(), [this](auto connected) {
+    };
+    listener_ = *inproc::Listen(endpoint, {loop}, options, on_accept);
+    inproc::Connect(endpoint, loop, options, TestDeadline(), [this](auto connected) {
       (*connected)->Start(receivers_[0]);
       ends_[0] = *std::move(connected);
       connected_.Set();
@@ -317,21 +320,24 @@ class Elsewhere {
 TEST_P(ConnectionConformance, WhatACallbackSendsLeavesBeforeItWaitsForSomethingElse) {
   const auto loop = *EventLoop::Create({.name = "elsewhere"});
   Elsewhere elsewhere(loop.get());
-  Completion seen[2];
+  // It does not poll, and so sleeps until an answer wakes it.
+  client_loop_ = *EventLoop::Create({.name = "client", .wait = WaitPolicy::kBlock});
+  Completion seen[3];
   ConnectAndStart(
       [&](IncomingMessage request) {
         EXPECT_TRUE(SendEcho(*server_connection_, request).ok());
-        if (request.header().call_id == 0) {
-          EXPECT_TRUE(elsewhere.connection().Await(seen[0], TestDeadline()));
-        } else {
-          EXPECT_EQ(seen[1].Sleep(TestDeadline()), Completion::Woken::kDone);
+        if (request.header().call_id == 1) {
+          EXPECT_TRUE(elsewhere.connection().Await(seen[1], TestDeadline()));
+        } else if (request.header().call_id == 2) {
+          EXPECT_EQ(seen[2].Sleep(TestDeadline()), Completion::Woken::kDone);
         }
       },
       [&](IncomingMessage answer) { seen[answer.header().call_id].Complete(); });
   client_connection_->SetBackground(true);
-  for (const uint32_t call_id : {0, 1}) {
+  for (const uint32_t call_id : {0, 1, 2}) {
     ASSERT_TRUE(SendCall(*client_connection_, call_id, 10).ok());
     ASSERT_TRUE(server_->WaitForMessages(call_id + 1));
+    ASSERT_TRUE(client_->WaitForMessages(call_id + 1));
   }
   CloseBoth();
 }
