@@ -63,12 +63,14 @@ class LateReaderTest : public testing::Test {
 
 TEST_F(LateReaderTest, WhoSaysGoAwayGetsAllAnswersAndThenTheEnd) {
   ASSERT_TRUE(peer_.Send(Message(ControlHeader(FrameType::kGoAway))));
-  EXPECT_EQ(ReadReturns(), kCalls);
+  EXPECT_EQ(ReadReturns(kCalls), kCalls);
+  EXPECT_TRUE(peer_.Ends());
 }
 
 TEST_F(LateReaderTest, WhoSendsNoMoreGetsAllAnswersAndThenTheEnd) {
   peer_.CloseSending();
-  EXPECT_EQ(ReadReturns(), kCalls);
+  EXPECT_EQ(ReadReturns(kCalls), kCalls);
+  EXPECT_TRUE(peer_.Ends());
 }
 
 TEST_F(LateReaderTest, WhoSendsNoMoreAndLeavesIsForgotten) {
