@@ -40,10 +40,11 @@ join() {
   eval "exec $2>'$input'"
 }
 
-# next FD TEXT: the next line of the descriptor is the text.
+# next FD TEXT: the next line of the descriptor is the text, but for warnings of clients that have
+# ended before they were connected.
 next() {
   local line=
-  read -r -t 60 -u "$1" line
+  while read -r -t 60 -u "$1" line && [[ $line == "mi7 warning: refused "* ]]; do :; done
   [ "$line" = "$2" ] || fail "'$line' instead of '$2'"
 }
 
