@@ -203,8 +203,14 @@ TEST_P(CalculatorTest, ShutdownCutsOffWhatDoesNotEndByItsDeadline) {
   auto endless = SendFactorize(kLargePrime, {});
   ASSERT_TRUE(Add(1, 1).ok());  // later on the same connection, so the server has the one above
   const absl::Status status = server_->Shutdown(mi7::Deadline::After(absl::Milliseconds(20)));
-  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
-  EXPECT_EQ(endless.Wait().status().code(), absl::StatusCode::kUnavailable);
+  const absl::StatusCode ended = endless.Wait().status().code();
+  // Its handler sees the deadline, too, and may just be the first.
+  if (status.ok()) {
+    EXPECT_EQ(ended, absl::StatusCode::kCancelled);
+  } else {
+    EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
+    EXPECT_EQ(ended, absl::StatusCode::kUnavailable);
+  }
   server_.reset();
   service_.reset();  // waits for its thread
 }

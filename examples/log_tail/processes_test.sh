@@ -38,7 +38,7 @@ follow() {
 # next FD TEXT: the next line that the client prints is the text.
 next() {
   local line=
-  read -r -t 60 -u "$1" line
+  while read -r -t 60 -u "$1" line && [[ $line == "mi7 warning: refused "* ]]; do :; done
   [ "$line" = "$2" ] || fail "'$line' instead of '$2'"
 }
 
