@@ -35,7 +35,8 @@ follow() {
   pids+=("$follower")
 }
 
-# next FD TEXT: the next line that the client prints is the text.
+# next FD TEXT: the next line that is printed is the text, but for warnings of clients that have ended
+# before they were connected.
 next() {
   local line=
   while read -r -t 60 -u "$1" line && [[ $line == "mi7 warning: refused "* ]]; do :; done
