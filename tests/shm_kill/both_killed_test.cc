@@ -46,7 +46,7 @@ using testing::SizeIs;
 
 enum Role : uint32_t { kServer, kClient };
 
-constexpr uint32_t kRounds = 1000;
+constexpr uint32_t kRounds = 2000;
 
 // Met in the runtime directory, which is the test's folder: one by its name, one by its instance
 // id.
