@@ -21,6 +21,7 @@
 #include "absl/time/time.h"
 #include "base/deadline.h"
 #include "examples/log_tail/log_tail.mi7.h"
+#include "examples/stop_signals/connect.h"
 #include "examples/stop_signals/stop_signals.h"
 #include "rpc/channel.h"
 
@@ -96,19 +97,8 @@ absl::Status Tail(const LogTailStub& stub, const std::string& name,
 // Until it is connected, one of the signals gives it up.
 absl::Status Connect(mi7::Channel& channel, const std::string& endpoint,
                      const std::optional<examples::StopSignals>& signals) {
-  std::atomic<bool> stopped{false};
-  absl::Status connected;
-  {
-    std::optional<examples::OnStop> on_stop;
-    if (signals.has_value()) {
-      on_stop.emplace(*signals, [&stopped, &channel] {
-        stopped.store(true, std::memory_order_relaxed);
-        channel.Close();
-      });
-    }
-    connected = channel.Connect(InTime());
-  }
-  if (stopped.load(std::memory_order_relaxed)) return absl::CancelledError("interrupted");
+  const absl::Status connected = examples::ConnectUnlessStopped(channel, InTime(), signals);
+  if (absl::IsCancelled(connected)) return connected;
   if (connected.ok()) return connected;
   return absl::Status(connected.code(),
                       absl::StrCat(connected.message(), "\nIs there a log server at ", endpoint,
